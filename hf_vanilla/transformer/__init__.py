@@ -1,0 +1,1 @@
+"""The Transformer families: what is copied to the Hub beside a checkpoint."""

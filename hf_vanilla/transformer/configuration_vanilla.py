@@ -1,0 +1,281 @@
+"""Configurations of the three Transformer families: encoder-decoder (the paper), encoder-only and decoder-only."""
+
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+from transformers.activations import ACT2FN
+from transformers.configuration_utils import PreTrainedConfig
+
+# The paper's names, understood wherever a field is read or given.
+PAPER_NAMES = {
+    "d_model": "hidden_size",
+    "d_ff": "intermediate_size",
+    "h": "num_attention_heads",
+    "d_k": "qk_head_dim",
+    "d_v": "v_head_dim",
+    "P_drop": "dropout",
+    "hidden_act": "activation_function",
+}
+
+# Megatron-style tensor parallelism: heads and inner units are split, and summed again by `o_proj` and `linear2`.
+ATTENTION_TP_PLAN = {"q_proj": "colwise", "k_proj": "colwise", "v_proj": "colwise", "o_proj": "rowwise"}
+STACK_TP_PLAN = {
+    **{f"layers.*.self_attention.{name}": style for name, style in ATTENTION_TP_PLAN.items()},
+    "layers.*.feed_forward.linear1": "colwise",
+    "layers.*.feed_forward.linear2": "rowwise",
+}
+STACK_FSDP_PLAN = {"embed_tokens": "free_full_weight", "layers.*": "free_full_weight"}
+
+
+@strict(accept_kwargs=True)
+class VanillaBaseConfig(PreTrainedConfig):
+    r"""
+    The fields that all families share. Defaults are the paper's base model (Table 3).
+
+    Args:
+        vocab_size (`int`, defaults to 37000):
+            Entries of the vocabulary (section 5.1: about 37,000 shared by source and target).
+        hidden_size (`int`, defaults to 512):
+            d_model, the width of every sub-layer's output (section 3.1).
+        intermediate_size (`int`, defaults to 2048):
+            d_ff, the inner width of the feed-forward networks (section 3.3).
+        num_attention_heads (`int`, defaults to 8):
+            h, the number of attention heads (section 3.2.2).
+        qk_head_dim (`int`, *optional*):
+            d_k, the width of a head's queries and keys; `hidden_size / num_attention_heads` if not given. Table 3 (B).
+        v_head_dim (`int`, *optional*):
+            d_v, the width of a head's values; `hidden_size / num_attention_heads` if not given.
+        dropout (`float`, defaults to 0.1):
+            P_drop, on the output of each sub-layer before it is added to its input, and on the sum of embeddings and
+            positions (section 5.4).
+        attention_dropout (`float`, defaults to 0.0):
+            Dropout on the attention weights. The paper has none; BERT, GPT-2, Marian and BART have.
+        activation_dropout (`float`, defaults to 0.0):
+            Dropout inside the feed-forward networks, after the activation. The paper has none; Marian and BART may.
+        activation_function (`str`, defaults to `"relu"`):
+            The feed-forward networks' activation: `relu` (eq. 2); BERT, BART `gelu`; GPT-2 `gelu_new`; Marian `swish`.
+        position_embedding_type (`str`, defaults to `"sinusoidal"`):
+            `"sinusoidal"` (section 3.5), without an upper length, or `"learned"` (Table 3 (E); BERT, GPT-2, BART).
+        norm_position (`str`, defaults to `"post"`):
+            Layer normalization after the residual sum (`"post"`, section 3.1) or before each sub-layer, with a final
+            one behind each stack (`"pre"`; GPT-2).
+        embedding_norm (`bool`, defaults to `False`):
+            Layer normalization of the sum of embeddings and positions (BERT, BART).
+        layer_norm_eps (`float`, defaults to 1e-5):
+            Added to the variance in layer normalizations. BERT 1e-12.
+        scale_embedding (`bool`, defaults to `True`):
+            Whether embeddings are multiplied by sqrt(d_model) (section 3.4). BERT, GPT-2 and BART do not.
+        tie_word_embeddings (`bool`, defaults to `True`):
+            Whether source embedding, target embedding and output projection share one matrix (section 3.4).
+        max_position_embeddings (`int`, defaults to 512):
+            Rows of the table of learned positions. No limit for sinusoidal positions; tokenizers may read it.
+        pad_token_id, bos_token_id, eos_token_id (`int`, defaults to 0, 1 and 2):
+            Special tokens.
+
+    Raises:
+        ValueError: for sizes below 1, dropout outside [0, 1), an unknown activation, position or norm, a hidden size
+            that the heads do not divide (where a head's width is not given), or an odd one with sinusoidal positions.
+    """
+
+    attribute_map: ClassVar[dict[str, str]] = PAPER_NAMES
+    # For each Auto class of the family, the module and class that serve it: what `save_pretrained` writes.
+    family_auto_map: ClassVar[dict[str, str]] = {}
+
+    vocab_size: int = 37000
+    hidden_size: int = 512
+    intermediate_size: int = 2048
+    num_attention_heads: int = 8
+    qk_head_dim: int | None = None
+    v_head_dim: int | None = None
+    dropout: float | int = 0.1
+    attention_dropout: float | int = 0.0
+    activation_dropout: float | int = 0.0
+    activation_function: str = "relu"
+    position_embedding_type: str = "sinusoidal"
+    norm_position: str = "post"
+    embedding_norm: bool = False
+    layer_norm_eps: float = 1e-5
+    scale_embedding: bool = True
+    tie_word_embeddings: bool = True
+    max_position_embeddings: int = 512
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Builds the configuration from a dictionary; raises `ValueError` if that is of another model type."""
+        model_type = config_dict.get("model_type") or cls.model_type
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"`model_type` is {model_type!r}, but {cls.__name__} reads {cls.model_type!r}: "
+                "load this checkpoint with the Auto class of its task, or with the class of its own family."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+    def validate_architecture(self) -> None:
+        """Part of the validation that `@strict` runs: sizes, choices and how they fit together."""
+        layers = ("encoder_layers", "decoder_layers") if self.is_encoder_decoder else ("num_hidden_layers",)
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings")
+        for name in (*sizes, "qk_head_dim", "v_head_dim", *layers):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        for name in ("dropout", "attention_dropout", "activation_dropout", "classifier_dropout"):
+            if not 0 <= getattr(self, name, 0) < 1:
+                raise ValueError(f"`{name}` must lie in [0, 1), got {getattr(self, name)}.")
+        if self.layer_norm_eps <= 0:
+            raise ValueError(f"`layer_norm_eps` must be positive, got {self.layer_norm_eps}.")
+        choices = {"position_embedding_type": ("sinusoidal", "learned"), "norm_position": ("post", "pre")}
+        for name, allowed in {**choices, "activation_function": tuple(ACT2FN)}.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+        if None in (self.qk_head_dim, self.v_head_dim) and self.hidden_size % self.num_attention_heads:
+            raise ValueError(
+                f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "
+                f"({self.num_attention_heads}), or give both `qk_head_dim` and `v_head_dim`."
+            )
+        if self.position_embedding_type == "sinusoidal" and self.hidden_size % 2:
+            raise ValueError(
+                f"`hidden_size` must be even for sinusoidal positions, which come in pairs of sine and cosine, got "
+                f'{self.hidden_size}; use an even size or `position_embedding_type="learned"`.'
+            )
+
+
+@strict(accept_kwargs=True)
+class VanillaConfig(VanillaBaseConfig):
+    r"""
+    Configuration of the encoder-decoder, the paper's model. See [`VanillaBaseConfig`] for the shared fields.
+
+    Args:
+        encoder_layers, decoder_layers (`int`, default to 6):
+            N, the layers of each stack (section 3.1); `N=...` sets both.
+        decoder_start_token_id (`int`, defaults to 1):
+            The token that starts each target ("shifted right" in figure 1).
+        use_cache (`bool`, defaults to `True`):
+            Whether the decoder returns its keys and values for the next step.
+    """
+
+    model_type = "vanilla"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    attribute_map: ClassVar[dict[str, str]] = {**PAPER_NAMES, "num_hidden_layers": "encoder_layers"}
+    base_model_tp_plan: ClassVar[dict[str, str]] = {
+        **{f"{stack}.embed_tokens": "embedding_rowwise" for stack in ("encoder", "decoder")},
+        **{f"{stack}.{name}": style for stack in ("encoder", "decoder") for name, style in STACK_TP_PLAN.items()},
+        **{f"decoder.layers.*.cross_attention.{name}": style for name, style in ATTENTION_TP_PLAN.items()},
+    }
+    base_model_fsdp_plan: ClassVar[dict[str, str]] = {
+        "encoder.layers.*": "free_full_weight",
+        "decoder.layers.*": "free_full_weight",
+    }
+    family_auto_map: ClassVar[dict[str, str]] = {
+        "AutoConfig": "configuration_vanilla.VanillaConfig",
+        "AutoModel": "modeling_vanilla.VanillaModel",
+        "AutoModelForSeq2SeqLM": "modeling_vanilla.VanillaForConditionalGeneration",
+    }
+
+    is_encoder_decoder: bool = True
+    encoder_layers: int = 6
+    decoder_layers: int = 6
+    decoder_start_token_id: int | None = 1
+    use_cache: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if (layers := kwargs.pop("N", None)) is not None:
+            self.encoder_layers = self.decoder_layers = layers
+        super().__post_init__(**kwargs)
+
+
+def read_as_stack(config_dict: dict[str, Any], layers: str) -> dict[str, Any]:
+    """Turns the dictionary of a [`VanillaConfig`] into one for the stack whose depth is called `layers`.
+
+    Dictionaries of other model types are returned as they are.
+    """
+    if config_dict.get("model_type") != VanillaConfig.model_type:
+        return config_dict
+    of_both = ("model_type", "is_encoder_decoder", "architectures", "auto_map", "decoder_start_token_id")
+    shared = {k: v for k, v in config_dict.items() if k not in (*of_both, "encoder_layers", "decoder_layers")}
+    return {**shared, "num_hidden_layers": config_dict.get(layers, getattr(VanillaConfig, layers))}
+
+
+@strict(accept_kwargs=True)
+class VanillaEncoderConfig(VanillaBaseConfig):
+    r"""
+    Configuration of the encoder stack alone, the way to BERT. See [`VanillaBaseConfig`] for the shared fields.
+
+    Args:
+        num_hidden_layers (`int`, defaults to 6):
+            N, the layers of the stack (section 3.1).
+        classifier_dropout (`float`, defaults to 0.1):
+            Dropout before the output layer of the classification heads.
+    """
+
+    model_type = "vanilla_encoder"
+    attribute_map: ClassVar[dict[str, str]] = {
+        **PAPER_NAMES,
+        "N": "num_hidden_layers",
+        "encoder_layers": "num_hidden_layers",
+    }
+    base_model_tp_plan: ClassVar[dict[str, str]] = STACK_TP_PLAN
+    base_model_fsdp_plan: ClassVar[dict[str, str]] = STACK_FSDP_PLAN
+    family_auto_map: ClassVar[dict[str, str]] = {
+        "AutoConfig": "configuration_vanilla.VanillaEncoderConfig",
+        "AutoModel": "modeling_vanilla_encoder.VanillaEncoderModel",
+        "AutoModelForMaskedLM": "modeling_vanilla_encoder.VanillaEncoderForMaskedLM",
+        "AutoModelForSequenceClassification": "modeling_vanilla_encoder.VanillaEncoderForSequenceClassification",
+        "AutoModelForTokenClassification": "modeling_vanilla_encoder.VanillaEncoderForTokenClassification",
+        "AutoModelForQuestionAnswering": "modeling_vanilla_encoder.VanillaEncoderForQuestionAnswering",
+        "AutoModelForMultipleChoice": "modeling_vanilla_encoder.VanillaEncoderForMultipleChoice",
+    }
+
+    num_hidden_layers: int = 6
+    classifier_dropout: float | int = 0.1
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Builds the configuration from a dictionary, which may be that of an encoder-decoder ([`VanillaConfig`])."""
+        return super().from_dict(read_as_stack(config_dict, "encoder_layers"), **kwargs)
+
+
+@strict(accept_kwargs=True)
+class VanillaDecoderConfig(VanillaBaseConfig):
+    r"""
+    Configuration of the decoder stack alone, the way to GPT. See [`VanillaBaseConfig`] for the shared fields.
+
+    Args:
+        num_hidden_layers (`int`, defaults to 6):
+            N, the layers of the stack (section 3.1).
+        use_cache (`bool`, defaults to `True`):
+            Whether the model returns its keys and values for the next step.
+        classifier_dropout (`float`, defaults to 0.1):
+            Dropout before the output layer of the classification heads.
+    """
+
+    model_type = "vanilla_decoder"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    attribute_map: ClassVar[dict[str, str]] = {
+        **PAPER_NAMES,
+        "N": "num_hidden_layers",
+        "decoder_layers": "num_hidden_layers",
+    }
+    base_model_tp_plan: ClassVar[dict[str, str]] = STACK_TP_PLAN
+    base_model_fsdp_plan: ClassVar[dict[str, str]] = STACK_FSDP_PLAN
+    family_auto_map: ClassVar[dict[str, str]] = {
+        "AutoConfig": "configuration_vanilla.VanillaDecoderConfig",
+        "AutoModel": "modeling_vanilla_decoder.VanillaDecoderModel",
+        "AutoModelForCausalLM": "modeling_vanilla_decoder.VanillaDecoderForCausalLM",
+        "AutoModelForSequenceClassification": "modeling_vanilla_decoder.VanillaDecoderForSequenceClassification",
+        "AutoModelForTokenClassification": "modeling_vanilla_decoder.VanillaDecoderForTokenClassification",
+    }
+
+    num_hidden_layers: int = 6
+    use_cache: bool = True
+    classifier_dropout: float | int = 0.1
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Builds the configuration from a dictionary, which may be that of an encoder-decoder ([`VanillaConfig`])."""
+        return super().from_dict(read_as_stack(config_dict, "decoder_layers"), **kwargs)
+
+
+__all__ = ["VanillaConfig", "VanillaDecoderConfig", "VanillaEncoderConfig"]

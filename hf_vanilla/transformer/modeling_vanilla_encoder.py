@@ -1,0 +1,282 @@
+"""The encoder alone, the way to BERT (Devlin et al., 2019, arXiv:1810.04805), and its heads."""
+
+import torch
+from torch import nn
+from transformers.activations import ACT2FN
+from transformers.modeling_outputs import (
+    MaskedLMOutput,
+    MultipleChoiceModelOutput,
+    QuestionAnsweringModelOutput,
+    SequenceClassifierOutput,
+    TokenClassifierOutput,
+)
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple
+
+from .configuration_vanilla import VanillaEncoderConfig
+from .losses_vanilla import cross_entropy, sequence_classification_loss
+from .modeling_vanilla import VanillaBasePreTrainedModel, VanillaEncoder
+
+
+class VanillaEncoderPreTrainedModel(VanillaBasePreTrainedModel):
+    """Loads an encoder-only model, also from the encoder of a seq2seq checkpoint."""
+
+    config: VanillaEncoderConfig
+    base_model_prefix = "encoder"
+    _keys_to_ignore_on_load_unexpected = [r"^(model\.)?decoder\."]
+
+
+class VanillaEncoderModel(VanillaEncoder, VanillaEncoderPreTrainedModel):
+    """The encoder alone: `AutoModel` of the encoder family."""
+
+    config: VanillaEncoderConfig
+    base_model_prefix = "encoder"
+
+
+class MaskedLMTransform(nn.Module):
+    """BERT's transform of hidden states before the output projection: linear, activation, layer normalization."""
+
+    def __init__(self, config: VanillaEncoderConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.activation_function]
+        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(batch, length, hidden_size) to the same."""
+        return self.norm(self.activation(self.dense(hidden_states)))
+
+
+class VanillaEncoderForMaskedLM(VanillaEncoderPreTrainedModel):
+    """Predicts masked tokens (Devlin et al., 2019, section 3.1)."""
+
+    _tied_weights_keys = {"lm_head.weight": "encoder.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
+
+    def __init__(self, config: VanillaEncoderConfig):
+        super().__init__(config)
+        self.encoder = VanillaEncoderModel(config)
+        self.transform = MaskedLMTransform(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MaskedLMOutput:
+        """See [`VanillaEncoder.forward`] for the other arguments.
+
+        Args:
+            labels: the tokens that were masked (batch, source), -100 elsewhere.
+
+        Returns:
+            `logits` (batch, source, vocab_size), and with `labels` the mean cross-entropy per label, or their sum over
+            `num_items_in_batch`.
+        """
+        outputs = self.encoder(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
+        logits = self.lm_head(self.transform(outputs.last_hidden_state))
+        return MaskedLMOutput(
+            loss=None if labels is None else cross_entropy(logits, labels, **kwargs),
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class ClassificationHead(nn.Module):
+    """Class scores from the first token: linear and tanh, BERT's pooler, then the output layer."""
+
+    def __init__(self, config: VanillaEncoderConfig, num_labels: int | None = None):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.out_proj = nn.Linear(config.hidden_size, num_labels or config.num_labels or 2)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(batch, length, hidden_size) to (batch, labels)."""
+        pooled = torch.tanh(self.dense(self.dropout(hidden_states[:, 0])))
+        return self.out_proj(self.dropout(pooled))
+
+
+class VanillaEncoderForSequenceClassification(VanillaEncoderPreTrainedModel):
+    """Classes, labels or a value for a text, from its first token."""
+
+    def __init__(self, config: VanillaEncoderConfig):
+        super().__init__(config)
+        self.encoder = VanillaEncoderModel(config)
+        self.classifier = ClassificationHead(config)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SequenceClassifierOutput:
+        """See [`VanillaEncoder.forward`] for the other arguments, and [`sequence_classification_loss`] for `labels`.
+
+        Returns:
+            `logits` (batch, num_labels), and the loss with `labels`.
+        """
+        outputs = self.encoder(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
+        logits = self.classifier(outputs.last_hidden_state)
+        return SequenceClassifierOutput(
+            loss=None if labels is None else sequence_classification_loss(logits, labels, self.config, **kwargs),
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class VanillaEncoderForTokenClassification(VanillaEncoderPreTrainedModel):
+    """A class for each token."""
+
+    def __init__(self, config: VanillaEncoderConfig):
+        super().__init__(config)
+        self.encoder = VanillaEncoderModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels or 2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> TokenClassifierOutput:
+        """See [`VanillaEncoder.forward`] for the other arguments.
+
+        Args:
+            labels: classes (batch, source), -100 where there is no loss.
+
+        Returns:
+            `logits` (batch, source, num_labels), and the loss with `labels`.
+        """
+        outputs = self.encoder(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        return TokenClassifierOutput(
+            loss=None if labels is None else cross_entropy(logits, labels, **kwargs),
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class VanillaEncoderForQuestionAnswering(VanillaEncoderPreTrainedModel):
+    """Where in a text an answer starts and ends."""
+
+    def __init__(self, config: VanillaEncoderConfig):
+        super().__init__(config)
+        self.encoder = VanillaEncoderModel(config)
+        self.qa_outputs = nn.Linear(config.hidden_size, 2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        start_positions: torch.Tensor | None = None,
+        end_positions: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> QuestionAnsweringModelOutput:
+        """See [`VanillaEncoder.forward`] for the other arguments.
+
+        Args:
+            start_positions, end_positions: the answer's first and last token (batch,); positions outside of the input
+                add nothing to the loss.
+
+        Returns:
+            `start_logits` and `end_logits` (batch, source), and with both positions the mean of their losses.
+        """
+        outputs = self.encoder(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
+        start_logits, end_logits = self.qa_outputs(outputs.last_hidden_state).unbind(-1)
+        loss = None
+        if start_positions is not None and end_positions is not None:
+            losses = [
+                cross_entropy(logits, at.masked_fill((at < 0) | (at >= logits.shape[1]), -100).view(-1), **kwargs)
+                for logits, at in ((start_logits, start_positions), (end_logits, end_positions))
+            ]
+            loss = (losses[0] + losses[1]) / 2
+        return QuestionAnsweringModelOutput(
+            loss=loss,
+            start_logits=start_logits,
+            end_logits=end_logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class VanillaEncoderForMultipleChoice(VanillaEncoderPreTrainedModel):
+    """Which of several texts is right."""
+
+    def __init__(self, config: VanillaEncoderConfig):
+        super().__init__(config)
+        self.encoder = VanillaEncoderModel(config)
+        self.score = ClassificationHead(config, num_labels=1)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> MultipleChoiceModelOutput:
+        """See [`VanillaEncoder.forward`] for the other arguments, which have one dimension more here.
+
+        Args:
+            input_ids: token ids (batch, choices, source); `attention_mask`, `position_ids` and `inputs_embeds` alike.
+            labels: the right choice (batch,).
+
+        Returns:
+            `logits` (batch, choices), and the loss with `labels`.
+
+        Raises:
+            ValueError: for inputs that have no dimension of choices.
+        """
+        given = inputs_embeds if input_ids is None else input_ids
+        if given is None or given.ndim != (3 if input_ids is not None else 4):
+            got = "none" if given is None else tuple(given.shape)
+            raise ValueError(f"`input_ids` must be (batch, choices, length), got {got}.")
+        inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
+        outputs = self.encoder(*(None if x is None else x.flatten(0, 1) for x in inputs), **kwargs)
+        logits = self.score(outputs.last_hidden_state).view(*given.shape[:2])
+        return MultipleChoiceModelOutput(
+            loss=None if labels is None else cross_entropy(logits, labels, **kwargs),
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+__all__ = [
+    "VanillaEncoderForMaskedLM",
+    "VanillaEncoderForMultipleChoice",
+    "VanillaEncoderForQuestionAnswering",
+    "VanillaEncoderForSequenceClassification",
+    "VanillaEncoderForTokenClassification",
+    "VanillaEncoderModel",
+    "VanillaEncoderPreTrainedModel",
+]
