@@ -1,0 +1,78 @@
+"""A saved folder stands alone: it loads in a process that cannot import `hf_vanilla`, through every Auto class."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from families import batch_for, small_model
+from safetensors.torch import load_file, save_file
+
+from hf_vanilla import VanillaDecoderForCausalLM, VanillaEncoderForMaskedLM, VanillaForConditionalGeneration
+from hf_vanilla.tokenization import train_tokenizer
+
+# Loads a folder through every Auto class of its map, saves each model again, and loads that through every Auto class,
+# too. Logits of the head that was saved are written for comparison.
+SCRIPT = """
+import json, sys
+from pathlib import Path
+sys.modules["hf_vanilla"] = None  # importing it raises ImportError
+import transformers
+from safetensors.torch import load_file, save_file
+
+folder, auto_class = Path(sys.argv[1]), sys.argv[2]
+
+def check(folder, saved_as):
+    auto_map = json.loads((folder / "config.json").read_text())["auto_map"]
+    assert saved_as in auto_map and "AutoModel" in auto_map and len(auto_map) >= 3, auto_map
+    for name in auto_map:
+        loaded = getattr(transformers, name).from_pretrained(folder, trust_remote_code=True)
+        assert type(loaded).__module__.startswith("transformers_modules."), type(loaded)
+        assert type(loaded).__name__ == auto_map[name].split(".")[1], type(loaded)
+        yield name, loaded
+
+inputs = load_file(folder / "inputs.safetensors")
+for name, model in list(check(folder, auto_class)):
+    if name == "AutoConfig":
+        continue
+    model.save_pretrained(folder / name)
+    if name == auto_class:
+        save_file({"logits": model(**inputs).logits}, folder / "outputs.safetensors")
+        again = dict(check(folder / name, name))[name]
+        assert (again(**inputs).logits == model(**inputs).logits).all()
+        if model.can_generate():
+            print(model.generate(inputs["input_ids"], max_new_tokens=5, do_sample=False).tolist())
+tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+assert tokenizer.decode(tokenizer("Grüße, 世界").input_ids, skip_special_tokens=True) == "Grüße, 世界"
+"""
+
+
+@pytest.mark.parametrize(
+    ("model_class", "auto_class"),
+    [
+        (VanillaForConditionalGeneration, "AutoModelForSeq2SeqLM"),
+        (VanillaEncoderForMaskedLM, "AutoModelForMaskedLM"),
+        (VanillaDecoderForCausalLM, "AutoModelForCausalLM"),
+    ],
+)
+def test_a_folder_loads_where_the_package_is_not_installed(model_class, auto_class, tmp_path):
+    model = small_model(model_class)
+    inputs = batch_for(model_class, labels=False)
+    model.save_pretrained(tmp_path)
+    train_tokenizer(["some text", "noch ein Text"], vocab_size=300).save_pretrained(tmp_path)
+    save_file(inputs, tmp_path / "inputs.safetensors")
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(tmp_path), auto_class],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    theirs = load_file(tmp_path / "outputs.safetensors")["logits"]
+    torch.testing.assert_close(theirs, model(**inputs).logits.detach())
+    if model.can_generate():
+        ours = model.generate(inputs["input_ids"], max_new_tokens=5, do_sample=False).tolist()
+        assert str(ours) in result.stdout
