@@ -27,7 +27,7 @@ STACK_TP_PLAN = {
 STACK_FSDP_PLAN = {"embed_tokens": "free_full_weight", "layers.*": "free_full_weight"}
 
 
-@strict(accept_kwargs=True)
+@strict
 class VanillaBaseConfig(PreTrainedConfig):
     r"""
     The fields that all families share. Defaults are the paper's base model (Table 3).
@@ -142,7 +142,7 @@ class VanillaBaseConfig(PreTrainedConfig):
             )
 
 
-@strict(accept_kwargs=True)
+@strict
 class VanillaConfig(VanillaBaseConfig):
     r"""
     Configuration of the encoder-decoder, the paper's model. See [`VanillaBaseConfig`] for the shared fields.
@@ -198,7 +198,7 @@ def read_as_stack(config_dict: dict[str, Any], layers: str) -> dict[str, Any]:
     return {**shared, "num_hidden_layers": config_dict.get(layers, getattr(VanillaConfig, layers))}
 
 
-@strict(accept_kwargs=True)
+@strict
 class VanillaEncoderConfig(VanillaBaseConfig):
     r"""
     Configuration of the encoder stack alone, the way to BERT. See [`VanillaBaseConfig`] for the shared fields.
@@ -237,7 +237,7 @@ class VanillaEncoderConfig(VanillaBaseConfig):
         return super().from_dict(read_as_stack(config_dict, "encoder_layers"), **kwargs)
 
 
-@strict(accept_kwargs=True)
+@strict
 class VanillaDecoderConfig(VanillaBaseConfig):
     r"""
     Configuration of the decoder stack alone, the way to GPT. See [`VanillaBaseConfig`] for the shared fields.

@@ -8,7 +8,11 @@ from transformers.configuration_utils import PreTrainedConfig
 
 
 def cross_entropy(
-    logits: torch.Tensor, labels: torch.Tensor, num_items_in_batch: torch.Tensor | int | None = None, **kwargs: Any
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    num_items_in_batch: torch.Tensor | int | None = None,
+    name: str = "labels",
+    **kwargs: Any,
 ) -> torch.Tensor:
     """Cross-entropy in float32: its mean over all labels but -100, or its sum over `num_items_in_batch`, the number of
     labels in the global batch, so that micro-batches add up to one batch. Without any label it is 0.
@@ -16,13 +20,14 @@ def cross_entropy(
     Args:
         logits: (..., classes).
         labels: (...), from 0 to classes - 1, or -100.
+        name: what an error calls the labels.
 
     Raises:
         ValueError: for labels of another shape, or outside of the classes (checked on CPU).
     """
     if labels.shape != logits.shape[:-1]:
-        raise ValueError(f"`labels` must be {tuple(logits.shape[:-1])} like the logits, got {tuple(labels.shape)}.")
-    check_ids(labels, logits.shape[-1], "labels", "the number of classes", ignored=-100)
+        raise ValueError(f"`{name}` must be {tuple(logits.shape[:-1])} like the logits, got {tuple(labels.shape)}.")
+    check_ids(labels, logits.shape[-1], name, "the number of classes", ignored=-100)
     labels = labels.to(logits.device)
     total = F.cross_entropy(logits.flatten(0, -2).float(), labels.flatten(), ignore_index=-100, reduction="sum")
     return total / count_of(labels != -100, num_items_in_batch)
@@ -61,11 +66,10 @@ def sequence_classification_loss(
     return loss(logits.float(), labels, reduction="sum") / count_of(labels == labels, num_items_in_batch)
 
 
-def count_of(counted: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | int:
-    """`num_items_in_batch`, or else how many are `counted`, but at least 1."""
-    if num_items_in_batch is None:
-        return counted.sum().clamp(min=1)
-    return num_items_in_batch.to(counted.device) if torch.is_tensor(num_items_in_batch) else num_items_in_batch
+def count_of(counted: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor:
+    """`num_items_in_batch`, or else how many are `counted`, but at least 1: without labels, a loss is 0."""
+    count = counted.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch, device=counted.device)
+    return count.clamp(min=1)
 
 
 def check_ids(ids: torch.Tensor, size: int, name: str, field: str, ignored: int | None = None) -> None:

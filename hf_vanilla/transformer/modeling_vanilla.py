@@ -379,15 +379,15 @@ class VanillaStack(VanillaBasePreTrainedModel):
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         positions = {"sinusoidal": SinusoidalPositionalEmbedding, "learned": LearnedPositionalEmbedding}
         self.embed_positions = positions[config.position_embedding_type](config)
-        # CODEPATH: BERT and BART normalise the embeddings; the paper, GPT-2 and Marian do not.
         self.embedding_norm = (
+            # CODEPATH: BERT and BART normalise the embeddings; the paper, GPT-2 and Marian do not.
             nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if config.embedding_norm else nn.Identity()
         )
-        # CODEPATH: GPT-2 and BART do not scale; the paper and Marian do.
+        # CODEPATH: BERT, GPT-2 and BART do not scale; the paper and Marian do.
         self.embedding_scale = config.hidden_size**0.5 if config.scale_embedding else 1.0
         self.layers = nn.ModuleList(layers)
-        # CODEPATH: GPT-2 is pre-norm and ends in a norm; the paper, BERT, Marian and BART are post-norm.
         self.norm = (
+            # CODEPATH: GPT-2 is pre-norm and ends in a norm; the paper, BERT, Marian and BART are post-norm.
             nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if config.norm_position == "pre" else nn.Identity()
         )
         self.gradient_checkpointing = False
@@ -410,23 +410,30 @@ class VanillaStack(VanillaBasePreTrainedModel):
         input_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
-        is_cached: bool = False,
+        position_ids: torch.Tensor | None,
+        past_length: torch.Tensor | int | None = None,
     ) -> torch.Tensor:
         """The embeddings (batch, length, hidden_size) of `input_ids` (batch, length), or those that were given.
 
         Raises:
-            ValueError: for neither or both, for ids outside of the vocabulary, for a mask that does not fit.
+            ValueError: for neither or both, for ids outside of the vocabulary, and for what does not fit in shape.
         """
         # The decoder's arguments have another name where they come from a user of an encoder-decoder.
         prefix = "decoder_" if self.config.is_encoder_decoder and isinstance(self, VanillaDecoder) else ""
         if input_ids is not None and inputs_embeds is None:
-            if input_ids.ndim != 2:
-                raise ValueError(f"`{prefix}input_ids` must be (batch, length), got {tuple(input_ids.shape)}.")
+            if input_ids.ndim != 2 or input_ids.shape[1] == 0:
+                raise ValueError(f"`{prefix}input_ids` must be (batch, length >= 1), got {tuple(input_ids.shape)}.")
             check_ids(input_ids, self.embed_tokens.num_embeddings, f"{prefix}input_ids", "vocab_size")
             inputs_embeds = self.embed_tokens(input_ids)
         elif inputs_embeds is None or input_ids is not None:
             raise ValueError(f"Give exactly one of `{prefix}input_ids` and `{prefix}inputs_embeds`.")
-        check_mask(attention_mask, inputs_embeds, f"{prefix}attention_mask", is_cached)
+        elif inputs_embeds.ndim != 3 or inputs_embeds.shape[2] != self.config.hidden_size:
+            expected = f"(batch, length, {self.config.hidden_size})"
+            raise ValueError(f"`{prefix}inputs_embeds` must be {expected}, got {tuple(inputs_embeds.shape)}.")
+        check_mask(attention_mask, inputs_embeds, f"{prefix}attention_mask", past_length)
+        if position_ids is not None and position_ids.shape[-1] != inputs_embeds.shape[1]:
+            expected = f"(batch or 1, {inputs_embeds.shape[1]})"
+            raise ValueError(f"`{prefix}position_ids` must be {expected}, got {tuple(position_ids.shape)}.")
         return inputs_embeds
 
 
@@ -459,7 +466,7 @@ class VanillaEncoder(VanillaStack):
         Raises:
             ValueError: for ids outside of the vocabulary, a mask of another shape, neither or both kinds of input.
         """
-        inputs_embeds = self.look_up(input_ids, inputs_embeds, attention_mask)
+        inputs_embeds = self.look_up(input_ids, inputs_embeds, attention_mask, position_ids)
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
         mask = create_bidirectional_mask(
@@ -516,7 +523,8 @@ class VanillaDecoder(VanillaStack):
         if (encoder_hidden_states is not None) != self.config.is_encoder_decoder:
             needs = "needs" if self.config.is_encoder_decoder else "has no cross-attention and takes no"
             raise ValueError(f"{type(self).__name__} {needs} `encoder_hidden_states`.")
-        inputs_embeds = self.look_up(input_ids, inputs_embeds, attention_mask, past_key_values is not None)
+        past_length = None if past_key_values is None else past_key_values.get_seq_length()
+        inputs_embeds = self.look_up(input_ids, inputs_embeds, attention_mask, position_ids, past_length)
         past_key_values = self.prepare_cache(past_key_values, use_cache)
         self_cache = getattr(past_key_values, "self_attention_cache", past_key_values)
         causal_mask = create_causal_mask(
@@ -528,6 +536,9 @@ class VanillaDecoder(VanillaStack):
         )
         source_mask = None
         if encoder_hidden_states is not None:
+            if len(encoder_hidden_states) != len(inputs_embeds):
+                batches = f"{len(encoder_hidden_states)} sources and {len(inputs_embeds)} targets"
+                raise ValueError(f"`input_ids` and `decoder_input_ids` must be of one batch, got {batches}.")
             check_mask(encoder_attention_mask, encoder_hidden_states, "attention_mask")
             source_mask = create_bidirectional_mask(
                 config=mask_config(self.config, kwargs),
@@ -536,8 +547,7 @@ class VanillaDecoder(VanillaStack):
                 encoder_hidden_states=encoder_hidden_states,
             )
         if position_ids is None:
-            past_length = self_cache.get_seq_length() if self_cache is not None else 0
-            position_ids = (torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device) + past_length)[None]
+            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + (past_length or 0)
         hidden_states = self.embed(inputs_embeds, position_ids)
         for layer in self.layers:
             hidden_states = layer(
@@ -793,15 +803,20 @@ def keep_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tens
 # Checks, masks, and one family from another
 
 
-def check_mask(mask: torch.Tensor | None, embeds: torch.Tensor, name: str, is_cached: bool = False) -> None:
-    """Raises `ValueError` for a mask that is neither 4D nor (batch, length) like `embeds` (batch, length, ...)."""
-    if not isinstance(mask, torch.Tensor) or mask.ndim == 4:
+def check_mask(
+    mask: torch.Tensor | None, embeds: torch.Tensor, name: str, past_length: torch.Tensor | int | None = None
+) -> None:
+    """Raises `ValueError` for a mask that is neither 4D nor (batch, length) like `embeds` (batch, length, ...).
+
+    With a cache, `past_length` tokens and those of `embeds` are the least that the mask must cover.
+    """
+    if not isinstance(mask, torch.Tensor) or mask.ndim == 4 or torch.compiler.is_compiling():
         return
     batch, length = embeds.shape[:2]
+    least = length + int(past_length or 0)
     fits = mask.ndim == 2 and mask.shape[0] == batch
-    if not fits or (mask.shape[1] < length if is_cached else mask.shape[1] != length):
-        expected = f"({batch}, {'cached + ' if is_cached else ''}{length})"
-        raise ValueError(f"`{name}` must be {expected} like the tokens, or 4D, got {tuple(mask.shape)}.")
+    if not fits or mask.shape[1] < least or (past_length is None and mask.shape[1] > length):
+        raise ValueError(f"`{name}` must be ({batch}, {least}) like the tokens, or 4D, got {tuple(mask.shape)}.")
 
 
 def mask_config(config: PreTrainedConfig, kwargs: Any) -> PreTrainedConfig:

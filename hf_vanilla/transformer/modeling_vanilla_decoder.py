@@ -16,7 +16,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_vanilla import VanillaDecoderConfig
-from .losses_vanilla import cross_entropy, sequence_classification_loss
+from .losses_vanilla import check_ids, cross_entropy, sequence_classification_loss
 from .modeling_vanilla import (
     DecoderLayer,
     MultiHeadAttention,
@@ -93,6 +93,7 @@ class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
         logits = self.lm_head(keep_positions(outputs.last_hidden_state, logits_to_keep))
         next_tokens = kwargs.get("shift_labels")
         if next_tokens is None and labels is not None:
+            check_ids(labels, self.config.vocab_size, "labels", "vocab_size", ignored=-100)
             next_tokens = F.pad(labels[:, 1:], (0, 1), value=-100)
         return CausalLMOutputWithPast(
             loss=None if next_tokens is None else cross_entropy(logits, next_tokens, **kwargs),

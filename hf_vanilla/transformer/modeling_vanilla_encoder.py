@@ -210,10 +210,15 @@ class VanillaEncoderForQuestionAnswering(VanillaEncoderPreTrainedModel):
         outputs = self.encoder(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
         start_logits, end_logits = self.qa_outputs(outputs.last_hidden_state).unbind(-1)
         loss = None
+        if (start_positions is None) != (end_positions is None):
+            raise ValueError("Give both `start_positions` and `end_positions`, or neither.")
         if start_positions is not None and end_positions is not None:
             losses = [
-                cross_entropy(logits, at.masked_fill((at < 0) | (at >= logits.shape[1]), -100).view(-1), **kwargs)
-                for logits, at in ((start_logits, start_positions), (end_logits, end_positions))
+                cross_entropy(logits, inside(at.view(-1), logits.shape[1]), **{**kwargs, "name": name})
+                for logits, at, name in (
+                    (start_logits, start_positions, "start_positions"),
+                    (end_logits, end_positions, "end_positions"),
+                )
             ]
             loss = (losses[0] + losses[1]) / 2
         return QuestionAnsweringModelOutput(
@@ -223,6 +228,11 @@ class VanillaEncoderForQuestionAnswering(VanillaEncoderPreTrainedModel):
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
         )
+
+
+def inside(positions: torch.Tensor, length: int) -> torch.Tensor:
+    """Positions (batch,) in [0, length), and -100 for the others."""
+    return positions.masked_fill((positions < 0) | (positions >= length), -100)
 
 
 class VanillaEncoderForMultipleChoice(VanillaEncoderPreTrainedModel):
