@@ -1,0 +1,85 @@
+"""How weights start, and how many there are."""
+
+import math
+
+import pytest
+import torch
+from families import MODELS, small_model
+from torch import nn
+
+from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration
+
+
+@pytest.mark.parametrize("model_class", MODELS)
+@pytest.mark.parametrize("norm_position", ["post", "pre"])
+def test_initial_weights(model_class, norm_position):
+    """Xavier uniform, embeddings N(0, 1 / d_model), biases 0, normalizations the identity, nothing else."""
+    sizes = {"vocab_size": 900, "hidden_size": 96, "intermediate_size": 160, "max_position_embeddings": 300}
+    options = {"norm_position": norm_position, "position_embedding_type": "learned", "embedding_norm": True}
+    model = small_model(model_class, **sizes, **options, tie_word_embeddings=False)
+    seen = set()
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear):
+            bound = math.sqrt(6 / sum(module.weight.shape))
+            assert module.weight.abs().max() <= bound, name
+            if module.weight.numel() > 2_000:
+                assert module.weight.abs().max() > 0.98 * bound, name
+                assert module.weight.std().item() == pytest.approx(bound / math.sqrt(3), rel=0.05), name
+        elif isinstance(module, nn.Embedding):
+            assert module.weight.std().item() == pytest.approx(96**-0.5, rel=0.05), name
+            assert abs(module.weight.mean().item()) < 0.05 * 96**-0.5, name
+        elif isinstance(module, nn.LayerNorm):
+            assert (module.weight == 1).all(), name
+        else:
+            assert not list(module.parameters(recurse=False)), name
+            continue
+        if module.bias is not None if hasattr(module, "bias") else False:
+            assert (module.bias == 0).all(), name
+        seen.add(name)
+    assert {name.rpartition(".")[0] for name, _ in model.named_parameters()} == seen
+
+
+def test_shared_matrix_starts_as_embedding():
+    """Tying wins over the output layer's own initialisation, whatever the order in which both happen."""
+    model = small_model(VanillaForConditionalGeneration, vocab_size=900, hidden_size=96)
+    tables = [model.lm_head.weight, model.model.encoder.embed_tokens.weight, model.model.decoder.embed_tokens.weight]
+    assert len({table.data_ptr() for table in tables}) == 1
+    assert tables[0].std().item() == pytest.approx(96**-0.5, rel=0.02)
+
+
+# Table 3 of the paper: what a row changes in the base model, and its parameters in millions.
+TABLE_3 = [
+    ({"d_k": 16}, 58),
+    ({"d_k": 32}, 60),
+    ({"N": 2}, 36),
+    ({"N": 4}, 50),
+    ({"N": 8}, 80),
+    ({"d_model": 256, "d_k": 32, "d_v": 32}, 28),
+    ({"d_model": 1024, "d_k": 128, "d_v": 128}, 168),
+    ({"d_ff": 1024}, 53),
+    ({"d_ff": 4096}, 90),
+    ({"d_model": 1024, "d_ff": 4096, "h": 16}, 213),
+]
+
+
+def millions(**changes: int) -> float:
+    """Parameters of the paper's model with `changes`, a shared matrix counted once."""
+    with torch.device("meta"):
+        model = VanillaForConditionalGeneration(VanillaConfig(**changes))
+    return sum(parameter.numel() for parameter in model.parameters()) / 1e6
+
+
+@pytest.mark.parametrize(("changes", "paper"), TABLE_3)
+def test_parameters_of_table_3(changes, paper):
+    """Differences to base agree: within 1M where the embeddings are as wide as in base; the paper does not give its
+    vocabulary's size, which shows in the rows of another width."""
+    tolerance = 3.5 if "d_model" in changes else 1.0
+    assert millions(**changes) - millions() == pytest.approx(paper - 65, abs=tolerance)
+
+
+def test_base_model_is_about_as_large_as_the_paper_says():
+    """44.1M in the layers and 37,000 x 512 in the shared matrix; the paper rounds to 65M with its own vocabulary."""
+    layer = 4 * (512 * 512 + 512) + 2 * 512 * 2048 + 2048 + 512 + 2 * 2 * 512
+    cross_attention = 4 * (512 * 512 + 512) + 2 * 512
+    assert millions() == pytest.approx((12 * layer + 6 * cross_attention + 37_000 * 512) / 1e6, abs=1e-9)
+    assert millions() == pytest.approx(65, abs=2.5)
