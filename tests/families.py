@@ -52,7 +52,7 @@ def small_config(config_class: type[PreTrainedConfig], **changes: Any) -> PreTra
         "max_position_embeddings": 32,
     }
     depths = ["encoder_layers", "decoder_layers"] if config_class is VanillaConfig else ["num_hidden_layers"]
-    labels = {} if config_class is VanillaConfig else {"num_labels": LABELS}
+    labels = {} if config_class is VanillaConfig else {"num_labels": LABELS, "classifier_dropout": 0.0}
     return config_class(**(fields | dict.fromkeys(depths, 2) | labels | changes))
 
 

@@ -1,0 +1,131 @@
+"""`hf-vanilla <verb>`: a thin dispatcher; what a verb needs is imported inside it, so that `--help` is instant."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one verb; bad input ends the program with one line that says what would be right."""
+    parser = argparse.ArgumentParser(
+        prog="hf-vanilla", description="Train and use Transformers, as the paper has them."
+    )
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+
+    def add_verb(name: str, help: str, example: str) -> argparse.ArgumentParser:
+        return verbs.add_parser(name, help=help, description=help, epilog=f"example: {example}", allow_abbrev=False)
+
+    verb = add_verb(
+        "train",
+        "Train a translation model as a YAML file says; any of its fields can be set after it.",
+        "hf-vanilla train scripts/configs/tiny.yaml --output_dir runs/mine --seed 2",
+    )
+    verb.add_argument("config", help="YAML file of TrainingConfig's fields")
+
+    verb = add_verb(
+        "translate",
+        "Translate a text line by line.",
+        "echo 'In the beginning God made heaven.' | hf-vanilla translate runs/verses_demo",
+    )
+    verb.add_argument("model", help="folder or Hub id of a sequence-to-sequence model")
+    verb.add_argument("--input", type=Path, help="text file, one sentence a line (default: standard input)")
+    verb.add_argument("--output", type=Path, help="where the translations go (default: standard output)")
+    add_search(verb)
+
+    verb = add_verb(
+        "evaluate",
+        "BLEU and chrF, with signatures, on the test split of a corpus.",
+        "hf-vanilla evaluate runs/verses_demo --corpus verses",
+    )
+    verb.add_argument("model", help="folder or Hub id of a sequence-to-sequence model")
+    verb.add_argument("--corpus", default="verses", help="see hf_vanilla.corpora.load_corpus (default: verses)")
+    verb.add_argument("--target_path", help="the target side, if the corpus is a text file")
+    verb.add_argument("--source_column", default="source", help="(default: source)")
+    verb.add_argument("--target_column", default="target", help="(default: target)")
+    verb.add_argument("--split", default="test", help="train, validation or test (default: test)")
+    verb.add_argument("--short", type=int, help="also score the pairs of at most so many tokens a side alone")
+    verb.add_argument("--show", type=int, default=5, help="how many translations to print (default: 5)")
+    add_search(verb)
+
+    options, rest = parser.parse_known_args(arguments)
+    if rest and options.verb != "train":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    try:
+        {"train": run_train, "translate": run_translate, "evaluate": run_evaluate}[options.verb](options, rest)
+    except (ValueError, OSError, FloatingPointError) as error:
+        sys.exit(f"hf-vanilla {options.verb}: {error}")
+
+
+def add_search(verb: argparse.ArgumentParser) -> None:
+    """The options of each verb that translates."""
+    verb.add_argument("--num_beams", type=int, help="1 is greedy (default: the model's generation config)")
+    verb.add_argument("--batch_size", type=int, default=32, help="sentences translated together (default: 32)")
+
+
+def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
+    """`hf-vanilla train`."""
+    from hf_vanilla.training import TrainingConfig, train
+
+    print(f"saved in {train(TrainingConfig.load(options.config, overrides))}")
+
+
+def run_translate(options: argparse.Namespace, _: list[str]) -> None:
+    """`hf-vanilla translate`."""
+    from hf_vanilla.corpora import decode_lines, read_lines
+    from hf_vanilla.decoding import load_translator, translate
+
+    if options.input:
+        sentences = list(read_lines(options.input))
+    else:
+        sentences = list(decode_lines(sys.stdin.buffer, "standard input"))
+    if not sentences:
+        raise ValueError(f"{options.input or 'standard input'} is empty; expected one sentence a line")
+    model, tokenizer = load_translator(options.model)
+    translations = translate(model, tokenizer, sentences, num_beams=options.num_beams, batch_size=options.batch_size)
+    text = "".join(f"{translation}\n" for translation in translations)
+    if options.output:
+        options.output.write_text(text, encoding="utf-8")
+    else:
+        print(text, end="")
+
+
+def run_evaluate(options: argparse.Namespace, _: list[str]) -> None:
+    """`hf-vanilla evaluate`."""
+    from hf_vanilla.corpora import load_corpus
+    from hf_vanilla.decoding import load_translator, side_by_side, translate
+    from hf_vanilla.metrics import TranslationQuality
+
+    corpus = load_corpus(
+        options.corpus, options.target_path, source_column=options.source_column, target_column=options.target_column
+    )
+    if options.split not in corpus:
+        raise ValueError(f"split is {options.split!r}; expected one of {', '.join(corpus)}")
+    pairs = corpus[options.split]
+    model, tokenizer = load_translator(options.model)
+    translations = translate(
+        model, tokenizer, pairs["source"], num_beams=options.num_beams, batch_size=options.batch_size
+    )
+    references = pairs["references"] if "references" in pairs.column_names else [[text] for text in pairs["target"]]
+    print(side_by_side(pairs["source"], translations, references, options.show), end="\n\n")
+    everything = list(range(len(pairs)))
+    subsets = {f"all of the {options.split} split": everything}
+    if options.short:
+        lengths = [map(len, tokenizer(list(pairs[side]))["input_ids"]) for side in ("source", "target")]
+        longest = list(map(max, *lengths))
+        short = [row for row in everything if longest[row] <= options.short]
+        subsets[f"at most {options.short} tokens a side"] = short
+    for name, rows in subsets.items():
+        for count in sorted({len(references[0]), 1}, reverse=True):
+            scores = TranslationQuality().compute(
+                predictions=[translations[row] for row in rows], references=[references[row][:count] for row in rows]
+            )
+            print(
+                f"{name}, {len(rows)} sentences, {count} reference(s): "
+                f"BLEU {scores['bleu']:.1f} ({scores['bleu_signature']}), "
+                f"chrF {scores['chrf']:.1f} ({scores['chrf_signature']})"
+            )
+
+
+if __name__ == "__main__":
+    main()

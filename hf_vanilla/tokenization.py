@@ -1,0 +1,71 @@
+"""A byte-level BPE, trained with `tokenizers`: a stock fast tokenizer, which loads without this package."""
+
+import itertools
+from collections.abc import Iterable
+from typing import Literal
+
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import PreTrainedTokenizerFast
+
+SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<mask>"]
+"""Ids 0 to 3. There is no unknown token: each byte is in the vocabulary."""
+
+TEMPLATES = {
+    "seq2seq": {"single": "$A </s>", "pair": "$A </s> $B </s>"},
+    "encoder": {"single": "<s> $A </s>", "pair": "<s> $A </s> $B </s>"},
+    "decoder": None,
+}
+
+
+def train_tokenizer(
+    texts: Iterable[str], vocab_size: int, family: Literal["seq2seq", "encoder", "decoder"] = "seq2seq"
+) -> PreTrainedTokenizerFast:
+    """Learn a byte-level BPE (section 5.1 of the paper: one vocabulary for source and target).
+
+    Any text survives `decode(encode(text), skip_special_tokens=True)` unchanged, and text that spells a special token
+    stays text (except `<mask>` and its kin for the encoder, which fills masks in).
+
+    Args:
+        texts: sentences, of both sides for translation.
+        vocab_size: tokens to learn, specials and the 256 bytes included; a small corpus may yield fewer.
+        family: what a sentence becomes. `"seq2seq"`: tokens and `</s>`, for source and `text_target` alike;
+            `"encoder"`: `<s>`, tokens, `</s>` (and a second sentence, `</s>`); `"decoder"`: the tokens alone, padded
+            on the left, so that a prompt can be continued.
+
+    Raises:
+        ValueError: `texts` is empty, or `vocab_size` has no room for the bytes.
+    """
+    smallest = len(SPECIAL_TOKENS) + 256
+    if vocab_size < smallest:
+        raise ValueError(f"vocab_size is {vocab_size}; expected at least {smallest}: 256 bytes and the special tokens")
+    if family not in TEMPLATES:
+        raise ValueError(f"family is {family!r}; expected one of {', '.join(TEMPLATES)}")
+    texts = iter(texts)
+    if (first := next(texts, None)) is None:
+        raise ValueError("texts are empty; expected sentences to learn a vocabulary from")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(itertools.chain([first], texts), trainer)
+    if template := TEMPLATES[family]:
+        special_ids = [(token, tokenizer.token_to_id(token)) for token in SPECIAL_TOKENS]
+        tokenizer.post_processor = processors.TemplateProcessing(**template, special_tokens=special_ids)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        mask_token="<mask>",
+        cls_token="<s>" if family == "encoder" else None,
+        sep_token="</s>" if family == "encoder" else None,
+        padding_side="left" if family == "decoder" else "right",
+        split_special_tokens=family != "encoder",
+        model_input_names=["input_ids", "attention_mask"],
+        clean_up_tokenization_spaces=False,
+    )

@@ -1,0 +1,34 @@
+"""Check that a saved model, loaded by the Auto classes in a fresh process, translates as it did after training.
+
+    python scripts/check_reloaded.py runs/verses_demo
+
+Training leaves a few sentences and their translations beside the model; any difference ends this script with an error.
+Scores on a test split come from `hf-vanilla evaluate runs/verses_demo --corpus verses`.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+import hf_vanilla  # noqa: F401  registers the model
+from hf_vanilla.corpora import read_lines
+from hf_vanilla.decoding import translate
+
+
+def main(folder: Path) -> None:
+    """Compare each `translation` of `samples.jsonl` in `folder` with what the model saved there makes of `source`."""
+    samples = [json.loads(line) for line in read_lines(folder / "samples.jsonl")]
+    model = AutoModelForSeq2SeqLM.from_pretrained(folder)
+    translations = translate(model, AutoTokenizer.from_pretrained(folder), [sample["source"] for sample in samples])
+    for sample, translation in zip(samples, translations, strict=True):
+        if sample["translation"] != translation:
+            sys.exit(f"{folder}: {sample} when training ended, {translation!r} now")
+    print(f"{type(model).__name__} from {folder}: the same {len(samples)} translations as when training ended")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit(f"usage: {sys.argv[0]} FOLDER")
+    main(Path(sys.argv[1]))

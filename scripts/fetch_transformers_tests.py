@@ -1,0 +1,55 @@
+"""Fetch the tests that transformers ships in its source distribution, for `tests/transformers_suite`.
+
+    python scripts/fetch_transformers_tests.py
+
+They are downloaded by pip, in the version of the installed transformers, into `.cache/`, once: where they are present,
+nothing happens, and no network is needed.
+"""
+
+import os
+import subprocess
+import sys
+import tarfile
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+
+CACHE = Path(__file__).resolve().parents[1] / ".cache"
+
+
+def fetch_tests(release: str, cache: Path = CACHE) -> Path:
+    """Return the folder `cache/transformers-{release}/tests`, downloading it where it is missing.
+
+    Raises:
+        SystemExit: when pip cannot download the source distribution, with pip's own words.
+    """
+    folder = cache / f"transformers-{release}"
+    if folder.exists():
+        return folder / "tests"
+    cache.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=cache) as scratch:
+        # Without build isolation pip installs nothing; the sources are only unpacked, never built.
+        pip = [sys.executable, "-m", "pip", "download", "--no-binary", ":all:", "--no-deps", "--no-build-isolation"]
+        download = subprocess.run(
+            [*pip, "--dest", scratch, f"transformers=={release}"],
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        if download.returncode != 0:
+            raise SystemExit(
+                f"pip could not download the source distribution of transformers {release}, whose tests the project's "
+                f"test suite runs:\n{download.stdout}"
+            )
+        with tarfile.open(Path(scratch, f"transformers-{release}.tar.gz")) as archive:
+            tests = [member for member in archive if member.name.startswith(f"transformers-{release}/tests/")]
+            archive.extractall(scratch, tests, filter="data")
+        unpacked = Path(scratch, folder.name)
+        # test_configuration_common.py reads its own package's __init__.py, which the source distribution lacks.
+        (unpacked / "tests" / "__init__.py").touch()
+        os.replace(unpacked, folder)
+    return folder / "tests"
+
+
+if __name__ == "__main__":
+    print(fetch_tests(version("transformers")))

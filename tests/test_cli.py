@@ -1,0 +1,123 @@
+"""The command line: instant help, order kept, scores with signatures, and errors of one line."""
+
+import io
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from hf_vanilla import cli
+
+ROOT = Path(__file__).parent.parent
+VERBS = ("train", "translate", "evaluate")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A corpus, and a model that hardly learned anything from it, trained by the command line."""
+    folder = tmp_path_factory.mktemp("cli")
+    rows = [(f"the number {n} and {n + 1}", f"die Zahl {n} und {n + 1}") for n in range(200)]
+    (folder / "pairs.tsv").write_text("en\tde\n" + "".join(f"{en}\t{de}\n" for en, de in rows), encoding="utf-8")
+    config = {
+        "output_dir": folder / "model",
+        "corpus": folder / "pairs.tsv",
+        "source_column": "en",
+        "target_column": "de",
+        "vocab_size": 300,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_attention_heads": 2,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "batch_tokens": 1000,
+        "max_steps": 100,
+    }
+    (folder / "run.yaml").write_text("".join(f"{name}: {value}\n" for name, value in config.items()))
+    cli.main(["train", str(folder / "run.yaml"), "--max_steps", "3"])
+    return folder
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_answers_help_with_an_example(verb, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([verb, "--help"])
+    assert ended.value.code == 0
+    assert "example: " in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_help_imports_neither_torch_nor_transformers():
+    code = f"""
+import runpy, sys
+sys.argv = ["hf-vanilla", "--help"]
+try:
+    runpy.run_path({str(ROOT / "hf_vanilla" / "cli.py")!r}, run_name="__main__")
+finally:
+    assert not {{"torch", "transformers", "datasets"}} & set(sys.modules), "heavy imports"
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert all(verb in result.stdout for verb in VERBS)
+
+
+def test_translate_keeps_the_order_of_lines_and_empty_ones(folder, capsys, monkeypatch):
+    sentences = ["the number 7", "", "the number 1 and the number 2 and 3", "and"]
+    (folder / "input.txt").write_text("".join(f"{sentence}\n" for sentence in sentences), encoding="utf-8")
+    files = ["--input", str(folder / "input.txt"), "--output", str(folder / "out")]
+    cli.main(["translate", str(folder / "model"), *files])
+    translations = (folder / "out").read_text(encoding="utf-8").split("\n")
+    assert len(translations) == 5 and translations[1] == translations[4] == ""
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO("\n".join(sentences).encode())))
+    cli.main(["translate", str(folder / "model")])
+    assert capsys.readouterr().out.split("\n") == translations
+
+
+def test_evaluate_prints_scores_with_their_signatures(folder, capsys):
+    columns = ["--source_column", "en", "--target_column", "de"]
+    corpus = ["--corpus", str(folder / "pairs.tsv"), *columns]
+    cli.main(["evaluate", str(folder / "model"), *corpus, "--num_beams", "1", "--short", "100", "--show", "2"])
+    output = capsys.readouterr().out
+    assert output.count("source: ") == output.count("translation: ") == output.count("reference: ") == 2
+    assert "all of the test split, 5 sentences, 1 reference(s): BLEU " in output
+    assert "at most 100 tokens a side, 5 sentences" in output
+    assert output.count("tok:13a") == 2 and output.count("nc:6|nw:0") == 2
+
+
+def test_a_saved_model_translates_the_same_in_a_fresh_process_and_a_change_is_noticed(folder):
+    script, model = str(ROOT / "scripts" / "check_reloaded.py"), folder / "model"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, script, str(model)], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert "VanillaForConditionalGeneration" in result.stdout
+
+    samples = (model / "samples.jsonl").read_text(encoding="utf-8")
+    changed = samples.replace('"translation":"', '"translation":"anders ', 1)
+    (model / "samples.jsonl").write_text(changed, encoding="utf-8")
+    with pytest.raises(SystemExit, match="anders .* when training ended"):
+        runpy.run_path(script)["main"](model)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["train", "absent.yaml"], "absent.yaml"),
+        (["translate", "absent-model", "--input", "absent.txt"], "absent.txt: no such file"),
+        (["evaluate", "absent-model", "--corpus", "absent.csv"], "absent.csv: no such file"),
+    ],
+)
+def test_bad_input_ends_with_one_line_that_names_it(arguments, message):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert message in str(ended.value.code) and "\n" not in str(ended.value.code)
+
+
+def test_unknown_options_and_splits_are_refused(folder, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["translate", "model", "--bems", "4"])
+    assert "unrecognized arguments: --bems 4" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="split is 'dev'; expected one of train, validation, test"):
+        corpus = [str(folder / "pairs.tsv"), "--source_column", "en", "--target_column", "de"]
+        cli.main(["evaluate", str(folder / "model"), "--split", "dev", "--corpus", *corpus])
