@@ -32,7 +32,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/.installed  ## train a Basic English to German model, score it and show its translations
 	$(MALLOC) $(BIN)/hf-vanilla train scripts/configs/verses_demo.yaml
-	$(BIN)/hf-vanilla evaluate runs/verses_demo --short 30
+	$(MALLOC) $(BIN)/hf-vanilla evaluate runs/verses_demo --short 30
 	$(BIN)/python scripts/check_reloaded.py runs/verses_demo
 
 test: $(VENV)/.installed  ## run every test but the slow ones; PYTEST_ARGS="..." narrows it

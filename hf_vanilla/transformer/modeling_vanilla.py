@@ -547,7 +547,8 @@ class VanillaDecoder(VanillaStack):
                 encoder_hidden_states=encoder_hidden_states,
             )
         if position_ids is None:
-            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None] + (past_length or 0)
+            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
+            position_ids = position_ids if past_length is None else position_ids + past_length
         hidden_states = self.embed(inputs_embeds, position_ids)
         for layer in self.layers:
             hidden_states = layer(
@@ -813,7 +814,7 @@ def check_mask(
     if not isinstance(mask, torch.Tensor) or mask.ndim == 4 or torch.compiler.is_compiling():
         return
     batch, length = embeds.shape[:2]
-    least = length + int(past_length or 0)
+    least = length if past_length is None else length + int(past_length)
     fits = mask.ndim == 2 and mask.shape[0] == batch
     if not fits or mask.shape[1] < least or (past_length is None and mask.shape[1] > length):
         raise ValueError(f"`{name}` must be ({batch}, {least}) like the tokens, or 4D, got {tuple(mask.shape)}.")

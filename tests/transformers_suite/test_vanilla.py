@@ -1,7 +1,7 @@
 """transformers' tests of models, configs, training, tensor parallelism and FSDP, on the three families.
 
-Each family runs all of them in its default form, and those of models and configs also with the knobs that its best-known
-checkpoints need.
+Each family runs all of them in its default form, and those of models and configs also with the knobs that a well-known
+checkpoint of its kind needs.
 """
 
 from typing import Any
@@ -70,8 +70,8 @@ class Seq2SeqTest(Seq2Seq, AllTests, TestCase):
         return OfOneText
 
     def _get_tiny_config(self) -> tuple[type[PreTrainedConfig], dict[str, Any]]:
-        """With one decoder layer: the gradients of two reach the encoder's output in another order under FSDP, and Adam
-        makes steps of that rounding in the key biases, whose gradients are zero but for it (eq. 1 ignores them)."""
+        """With one decoder layer: FSDP adds up the gradients of two in another order, and Adam makes steps of the
+        rounding in key biases, whose gradients are nothing but that (a softmax ignores what all scores share)."""
         config_class, fields = super()._get_tiny_config()
         return config_class, {**fields, "decoder_layers": 1}
 
