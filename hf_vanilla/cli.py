@@ -1,4 +1,4 @@
-"""`hf-vanilla <verb>`: a thin dispatcher; what a verb needs is imported inside it, so that `--help` is instant."""
+"""`hf-vanilla <verb>`: a thin dispatcher; what a verb needs beyond the package itself is imported inside it."""
 
 import argparse
 import sys

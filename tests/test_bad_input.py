@@ -159,6 +159,25 @@ BAD_BATCHES = [
         r"`input_ids`.*\(batch, choices, length\)",
     ),
     (VanillaEncoderForQuestionAnswering, change(start_positions=shorter), r"`start_positions`.*\(3,\).*\(2,\)"),
+    (VanillaEncoderForQuestionAnswering, change(end_positions=None), r"both `start_positions` and `end_positions`"),
+    (VanillaDecoderForCausalLM, change(labels=lambda labels: labels.clone().fill_(99)), r"`labels`.*\[0, 40\).*99"),
+    *((model, change(position_ids=torch.arange(6)[None]), r"`position_ids`.*\(1, 6\)") for model in BASES),
+    *(
+        (model, change(decoder_position_ids=torch.arange(6)[None]), r"`decoder_position_ids`.*\(1, 6\)")
+        for model in SEQ2SEQ
+    ),
+    *(
+        (model, change(input_ids=lambda ids: ids[:, :0], attention_mask=None), r"`input_ids`.*length >= 1.*\(3, 0\)")
+        for model in BASES
+    ),
+    *(
+        (
+            model,
+            change(decoder_input_ids=lambda ids: ids[:2], decoder_attention_mask=None, labels=None),
+            r"`input_ids` and `decoder_input_ids`.*3 sources and 2 targets",
+        )
+        for model in SEQ2SEQ
+    ),
 ]
 
 

@@ -49,7 +49,7 @@ def test_each_verb_answers_help_with_an_example(verb, capsys):
     assert "example: " in capsys.readouterr().out.replace("\n", " ")
 
 
-def test_help_imports_neither_torch_nor_transformers():
+def test_the_dispatcher_itself_imports_neither_torch_nor_transformers():
     code = f"""
 import runpy, sys
 sys.argv = ["hf-vanilla", "--help"]

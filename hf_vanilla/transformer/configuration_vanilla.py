@@ -67,6 +67,8 @@ class VanillaBaseConfig(PreTrainedConfig):
             Whether embeddings are multiplied by sqrt(d_model) (section 3.4). BERT, GPT-2 and BART do not.
         tie_word_embeddings (`bool`, defaults to `True`):
             Whether source embedding, target embedding and output projection share one matrix (section 3.4).
+        initializer_range (`float`, defaults to 0.02):
+            Standard deviation of initial weights.
         max_position_embeddings (`int`, defaults to 512):
             Rows of the table of learned positions. No limit for sinusoidal positions; tokenizers may read it.
         pad_token_id, bos_token_id, eos_token_id (`int`, defaults to 0, 1 and 2):
@@ -97,6 +99,7 @@ class VanillaBaseConfig(PreTrainedConfig):
     layer_norm_eps: float = 1e-5
     scale_embedding: bool = True
     tie_word_embeddings: bool = True
+    initializer_range: float = 0.02
     max_position_embeddings: int = 512
     pad_token_id: int | None = 0
     bos_token_id: int | None = 1
@@ -124,8 +127,9 @@ class VanillaBaseConfig(PreTrainedConfig):
         for name in ("dropout", "attention_dropout", "activation_dropout", "classifier_dropout"):
             if not 0 <= getattr(self, name, 0) < 1:
                 raise ValueError(f"`{name}` must lie in [0, 1), got {getattr(self, name)}.")
-        if self.layer_norm_eps <= 0:
-            raise ValueError(f"`layer_norm_eps` must be positive, got {self.layer_norm_eps}.")
+        for name in ("layer_norm_eps", "initializer_range"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
         choices = {"position_embedding_type": ("sinusoidal", "learned"), "norm_position": ("post", "pre")}
         for name, allowed in {**choices, "activation_function": tuple(ACT2FN)}.items():
             if getattr(self, name) not in allowed:
