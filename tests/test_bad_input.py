@@ -162,6 +162,15 @@ BAD_BATCHES = [
     (VanillaEncoderForQuestionAnswering, change(end_positions=None), r"both `start_positions` and `end_positions`"),
     (VanillaDecoderForCausalLM, change(labels=lambda labels: labels.clone().fill_(99)), r"`labels`.*\[0, 40\).*99"),
     *((model, change(position_ids=torch.arange(6)[None]), r"`position_ids`.*\(1, 6\)") for model in BASES),
+    *((model, change(position_ids=torch.arange(7).repeat(2, 1)), r"`position_ids`.*\(2, 7\)") for model in BASES),
+    *(
+        (
+            model,
+            change(labels=lambda labels: labels[0], decoder_input_ids=None, decoder_attention_mask=None),
+            r"`labels`.*\(\d,\)",
+        )
+        for model in (VanillaForConditionalGeneration, VanillaDecoderForCausalLM)
+    ),
     *(
         (model, change(decoder_position_ids=torch.arange(6)[None]), r"`decoder_position_ids`.*\(1, 6\)")
         for model in SEQ2SEQ

@@ -189,6 +189,19 @@ def test_a_folder_holds_the_map_of_its_family_and_the_code(model_class, tmp_path
     assert not list(tmp_path.glob("*.bin"))
 
 
+def test_a_field_changed_while_loading_is_checked(tmp_path):
+    small_model(VanillaEncoderModel).save_pretrained(tmp_path)
+    assert VanillaEncoderModel.from_pretrained(tmp_path, norm_position="pre").config.norm_position == "pre"
+    with pytest.raises(ValueError, match="`norm_position` must be one of post, pre, got 'Pre'"):
+        VanillaEncoderModel.from_pretrained(tmp_path, norm_position="Pre")
+
+
+@pytest.mark.parametrize("dtype", ["auto", torch.bfloat16])
+def test_a_stack_loads_in_a_given_precision(dtype, tmp_path):
+    small_model(VanillaForConditionalGeneration).to(torch.bfloat16).save_pretrained(tmp_path)
+    assert VanillaEncoderModel.from_pretrained(tmp_path, dtype=dtype).dtype is torch.bfloat16
+
+
 def test_a_tied_matrix_is_stored_once(tmp_path):
     small_model(VanillaForConditionalGeneration).save_pretrained(tmp_path)
     names = load_file(tmp_path / "model.safetensors")

@@ -23,5 +23,5 @@ def test_snippet(snippet, tmp_path):
     assert result.returncode == 0, result.stderr
     lines = result.stdout.splitlines()
     assert lines
-    for printed in re.findall(r"print\(.*\)  # (.*)", snippet):
+    for printed in re.findall(r"print\(.*\)  # (der .*)", snippet):
         assert printed in lines

@@ -325,6 +325,11 @@ class VanillaBasePreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
     _can_compile_fullgraph = True
 
+    def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any):
+        # Fields may have been set since the configuration was made, by `from_pretrained(..., field=value)` for one.
+        config.validate_architecture()
+        super().__init__(config, *args, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Weights from N(0, initializer_range^2), as in BERT, GPT-2, Marian and BART; biases 0; norms the identity.
@@ -348,8 +353,9 @@ class VanillaBasePreTrainedModel(PreTrainedModel):
         if checkpoint.get("model_type") != VanillaConfig.model_type:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         if "config" not in kwargs:
+            dtypes: dict[str, Any] = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
             config, kwargs = STACK_CONFIGS[stack].from_dict(checkpoint, return_unused_kwargs=True, **kwargs)
-            kwargs["config"] = config
+            kwargs |= {"config": config, **dtypes}
         key_mapping = {rf"^model\.{stack}\.": f"{stack}."}
         if stack == "encoder":
             # What projects to the target's vocabulary belongs to the decoder, which is left behind.
@@ -363,10 +369,10 @@ class VanillaBasePreTrainedModel(PreTrainedModel):
         (loaded[0] if isinstance(loaded, tuple) else loaded)._weight_conversions = []
         return loaded
 
-    def save_pretrained(self, save_directory: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As in transformers, and with the Auto classes of the whole family written beside the weights."""
         self.config.auto_map = dict(self.config.family_auto_map)
-        super().save_pretrained(save_directory, **kwargs)
+        super().save_pretrained(save_directory, *args, **kwargs)
 
 
 class VanillaStack(VanillaBasePreTrainedModel):
@@ -399,7 +405,7 @@ class VanillaStack(VanillaBasePreTrainedModel):
 
     def embed(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
         """Embeddings (batch, length, hidden_size) scaled (section 3.4), plus positions (3.5), after dropout (5.4)."""
-        positions = self.embed_positions(position_ids).to(inputs_embeds.dtype)
+        positions = self.embed_positions(position_ids).to(inputs_embeds)
         hidden_states = self.embedding_norm(inputs_embeds * self.embedding_scale + positions)
         return F.dropout(hidden_states, self.config.dropout, self.training)
 
@@ -425,12 +431,15 @@ class VanillaStack(VanillaBasePreTrainedModel):
             inputs_embeds = self.embed_tokens(input_ids)
         elif inputs_embeds is None or input_ids is not None:
             raise ValueError(f"Give exactly one of `{prefix}input_ids` and `{prefix}inputs_embeds`.")
-        elif inputs_embeds.ndim != 3 or inputs_embeds.shape[2] != self.config.hidden_size:
-            expected = f"(batch, length, {self.config.hidden_size})"
+        elif (
+            inputs_embeds.ndim != 3 or inputs_embeds.shape[1] == 0 or inputs_embeds.shape[2] != self.config.hidden_size
+        ):
+            expected = f"(batch, length >= 1, {self.config.hidden_size})"
             raise ValueError(f"`{prefix}inputs_embeds` must be {expected}, got {tuple(inputs_embeds.shape)}.")
         check_mask(attention_mask, inputs_embeds, f"{prefix}attention_mask", past_length)
-        if position_ids is not None and position_ids.shape[-1] != inputs_embeds.shape[1]:
-            expected = f"(batch or 1, {inputs_embeds.shape[1]})"
+        batch, length = inputs_embeds.shape[:2]
+        if position_ids is not None and position_ids.shape not in ((length,), (1, length), (batch, length)):
+            expected = f"({batch} or 1, {length})"
             raise ValueError(f"`{prefix}position_ids` must be {expected}, got {tuple(position_ids.shape)}.")
         return inputs_embeds
 
@@ -480,7 +489,7 @@ class VanillaDecoder(VanillaStack):
     """The decoder stack (section 3.1); without its attention to an encoder in the decoder-only family."""
 
     _can_record_outputs = {
-        "hidden_states": DecoderLayer,
+        "hidden_states": OutputRecorder(DecoderLayer, num_hidden_layers_key="decoder_layers"),
         "attentions": OutputRecorder(MultiHeadAttention, index=1, layer_name="self_attention"),
         "cross_attentions": OutputRecorder(MultiHeadAttention, index=1, layer_name="cross_attention"),
     }
@@ -784,8 +793,10 @@ def shift_right(ids: torch.Tensor, config: VanillaConfig) -> torch.Tensor:
     (batch, target) to the same.
 
     Raises:
-        ValueError: where the configuration has no start token, or no padding token.
+        ValueError: for ids of another shape, and where the configuration has no start token, or no padding token.
     """
+    if ids.ndim != 2:
+        raise ValueError(f"`labels` must be (batch, target), got {tuple(ids.shape)}.")
     start, padding = config.decoder_start_token_id, config.pad_token_id
     if start is None or padding is None:
         raise ValueError("To shift a target right, set `decoder_start_token_id` and `pad_token_id` in the config.")
@@ -830,6 +841,7 @@ def resize_target_embeddings(decoder: VanillaDecoder, new_num_tokens: int, *args
     """Resizes the decoder's own embeddings; tied ones follow the encoder's."""
     if not decoder.config.tie_word_embeddings:
         resized = decoder._get_resized_embeddings(decoder.embed_tokens, new_num_tokens, *args, **kwargs)
+        resized.requires_grad_(decoder.embed_tokens.weight.requires_grad)
         decoder.set_input_embeddings(resized)
 
 

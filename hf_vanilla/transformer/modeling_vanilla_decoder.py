@@ -93,6 +93,8 @@ class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
         logits = self.lm_head(keep_positions(outputs.last_hidden_state, logits_to_keep))
         next_tokens = kwargs.get("shift_labels")
         if next_tokens is None and labels is not None:
+            if labels.ndim != 2:
+                raise ValueError(f"`labels` must be (batch, target), got {tuple(labels.shape)}.")
             check_ids(labels, self.config.vocab_size, "labels", "vocab_size", ignored=-100)
             next_tokens = F.pad(labels[:, 1:], (0, 1), value=-100)
         return CausalLMOutputWithPast(
