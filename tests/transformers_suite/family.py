@@ -114,6 +114,8 @@ class AllTests(ModelTests, TrainingTesterMixin, TensorParallelTesterMixin, FSDPT
 
     trained_class: ClassVar[type[PreTrainedModel]]
     auto_class: ClassVar[type] = AutoModelForCausalLM
+    # After the usual 300 the gradient has shrunk by 89 %, not yet by the 90 % that is asked for.
+    training_overfit_steps = 400
 
     def setUp(self) -> None:
         super().setUp()
@@ -126,6 +128,11 @@ class AllTests(ModelTests, TrainingTesterMixin, TensorParallelTesterMixin, FSDPT
 
     def _get_tp_model_class(self) -> type[PreTrainedModel]:
         return self.trained_class
+
+    def test_training_overfit(self) -> None:
+        """Without dropout, whose noise is most of what is left of the gradient in the end."""
+        self.model_tester.fields = {**self.model_tester.fields, "dropout": 0.0}
+        super().test_training_overfit()
 
     def _get_tp_config(self, tie_word_embeddings: bool | None = None) -> PreTrainedConfig:
         """Without dropout, which the model that is compared draws differently."""
