@@ -334,8 +334,7 @@ class VanillaBasePreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Weights from N(0, initializer_range^2), as in BERT, GPT-2, Marian and BART; biases 0; norms the identity.
 
-        The paper does not say. Small weights leave each sub-layer of a post-norm stack close to its residual at first:
-        a short warm-up is enough, where Xavier's need a long one.
+        The paper does not say.
         """
         super()._init_weights(module)
         if isinstance(module, AddNorm):
