@@ -311,6 +311,7 @@ class DecoderLayer(GradientCheckpointingLayer):
 # Stacks (sections 3.1, 3.4 and 3.5)
 
 
+# trf-ignore: TRF013 (each model calls `post_init` once its modules are there)
 class VanillaBasePreTrainedModel(PreTrainedModel):
     """Initialisation, loading and saving, for all families."""
 
