@@ -31,6 +31,7 @@ class VanillaDecoderPreTrainedModel(VanillaBasePreTrainedModel):
 
     config: VanillaDecoderConfig
     base_model_prefix = "decoder"
+    _no_split_modules = ["DecoderLayer"]
     _keys_to_ignore_on_load_unexpected = [r"^(model\.)?encoder\.", r"\.cross_attention"]
 
 

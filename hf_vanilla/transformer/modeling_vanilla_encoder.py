@@ -24,6 +24,7 @@ class VanillaEncoderPreTrainedModel(VanillaBasePreTrainedModel):
 
     config: VanillaEncoderConfig
     base_model_prefix = "encoder"
+    _no_split_modules = ["EncoderLayer"]
     _keys_to_ignore_on_load_unexpected = [r"^(model\.)?decoder\."]
 
 
