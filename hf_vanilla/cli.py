@@ -1,9 +1,12 @@
 """`hf-vanilla <verb>`: a thin dispatcher; what a verb needs beyond the package itself is imported inside it."""
 
 import argparse
+import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NoReturn
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -13,15 +16,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
 
-    def add_verb(name: str, help: str, example: str) -> argparse.ArgumentParser:
-        return verbs.add_parser(name, help=help, description=help, epilog=f"example: {example}", allow_abbrev=False)
+    def add_verb(name: str, help: str, example: str, **options: Any) -> argparse.ArgumentParser:
+        epilog = f"example: {example}"
+        return verbs.add_parser(name, help=help, description=help, epilog=epilog, allow_abbrev=False, **options)
 
     verb = add_verb(
         "train",
-        "Train a translation model as a YAML file says; any of its fields can be set after it.",
+        "Train a model as a YAML file says; any of its fields can be set after it. "
+        "The same command goes on with a run that was interrupted.",
         "hf-vanilla train scripts/configs/tiny.yaml --output_dir runs/mine --seed 2",
+        add_help=False,
     )
-    verb.add_argument("config", help="YAML file of TrainingConfig's fields")
+    verb.add_argument("config", help="YAML file of these fields")
+    verb.add_argument("-h", "--help", action=ExplainFields)
 
     verb = add_verb(
         "translate",
@@ -48,13 +55,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     verb.add_argument("--show", type=int, default=5, help="how many translations to print (default: 5)")
     add_search(verb)
 
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     options, rest = parser.parse_known_args(arguments)
     if rest and options.verb != "train":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    logging.basicConfig(format="%(message)s")
+    # What is dropped from a corpus, for one; said once, however many processes there are.
+    logging.getLogger("hf_vanilla").setLevel(logging.WARNING if int(os.environ.get("RANK", 0)) else logging.INFO)
     try:
         {"train": run_train, "translate": run_translate, "evaluate": run_evaluate}[options.verb](options, rest)
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"hf-vanilla {options.verb}: {error}")
+
+
+class ExplainFields(argparse.Action):
+    """Help on `train`: that of its own, and each field of a configuration."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**(options | {"nargs": 0, "help": "show this help message and exit"}))
+
+    def __call__(self, parser: argparse.ArgumentParser, *arguments: Any) -> NoReturn:
+        from hf_vanilla.training_config import TrainingConfig
+
+        print(parser.format_help())
+        fields = TrainingConfig.parser(parser.prog).format_help()
+        print("fields of CONFIG.yaml, and options after it:", fields[fields.index("\n  --task") :], sep="")
+        sys.exit()
 
 
 def add_search(verb: argparse.ArgumentParser) -> None:
@@ -65,9 +91,12 @@ def add_search(verb: argparse.ArgumentParser) -> None:
 
 def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
     """`hf-vanilla train`."""
-    from hf_vanilla.training import TrainingConfig, train
+    from hf_vanilla.training import train
+    from hf_vanilla.training_config import TrainingConfig
 
-    print(f"saved in {train(TrainingConfig.load(options.config, overrides))}")
+    folder = train(TrainingConfig.load(options.config, overrides))
+    if not int(os.environ.get("RANK", 0)):
+        print(f"saved in {folder}")
 
 
 def run_translate(options: argparse.Namespace, _: list[str]) -> None:

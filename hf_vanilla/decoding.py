@@ -24,6 +24,7 @@ def translate(
     *,
     num_beams: int | None = None,
     batch_size: int = 32,
+    progress: bool = True,
 ) -> list[str]:
     """Translate with `model.generate`, sentences of about equal length together; the order is kept.
 
@@ -33,6 +34,7 @@ def translate(
         sentences: an empty one stays empty.
         num_beams: 1 is greedy; by default, what the model's generation config says.
         batch_size: sentences translated together.
+        progress: show a bar.
 
     Returns:
         One translation for each sentence, on one line, of at most as many tokens as the longest source of its batch
@@ -44,7 +46,9 @@ def translate(
     translations = [""] * len(sentences)
     encoded = {row: ids for row, ids in enumerate(tokenizer(list(sentences))["input_ids"]) if sentences[row].strip()}
     longest_first = sorted(encoded, key=lambda row: -len(encoded[row]))
-    with tqdm(total=len(longest_first), desc="translating", unit=" sentences", mininterval=1) as bar:
+    with tqdm(
+        total=len(longest_first), desc="translating", unit=" sentences", mininterval=1, disable=not progress
+    ) as bar:
         for start in range(0, len(longest_first), batch_size):
             rows = longest_first[start : start + batch_size]
             batch = tokenizer.pad({"input_ids": [encoded[row] for row in rows]}, return_tensors="pt").to(model.device)

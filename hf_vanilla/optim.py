@@ -1,16 +1,53 @@
-"""The paper's optimiser and schedules (section 5.3), and the averaging of weights (section 6.1)."""
+"""The paper's optimiser and schedules (section 5.3), and averages of weights (section 6.1)."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Adam, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import get_ema_multi_avg_fn
+from transformers import get_scheduler
 
 
 def adam(parameters: Iterable[Tensor], learning_rate: float = 1.0) -> Adam:
     """Adam with the paper's betas (0.9, 0.98) and epsilon 1e-9, fused: one kernel for all parameters."""
     return Adam(parameters, lr=learning_rate, betas=(0.9, 0.98), eps=1e-9, fused=True)
+
+
+class Progress:
+    """How much of a run lies behind: of its updates or of its time, whichever is further on.
+
+    Args:
+        max_steps: updates; None for no limit.
+        train_minutes: None for no limit.
+        warmup_steps: updates after which `linear_schedule` goes down.
+    """
+
+    def __init__(self, max_steps: int | None, train_minutes: float | None, warmup_steps: int = 0) -> None:
+        self.max_steps = max_steps or float("inf")
+        self.seconds = (train_minutes or float("inf")) * 60
+        self.warmup_steps = warmup_steps
+        self.done = 0.0
+        """In [0, 1]."""
+        self.end_of_warmup = 0.0
+
+    def update(self, steps: int, elapsed: float) -> None:
+        """Note that `steps` updates are done, `elapsed` seconds after the start."""
+        self.done = min(1.0, max(steps / self.max_steps, elapsed / self.seconds))
+        if steps < self.warmup_steps:
+            self.end_of_warmup = self.done
+
+
+def make_schedule(
+    name: str, optimizer: Optimizer, progress: Progress, hidden_size: int, warmup_steps: int, max_steps: int | None
+) -> LambdaLR:
+    """Equation 3 (`"noam"`), or a schedule of transformers by name; limited by time, `"linear"` follows the clock."""
+    if name == "noam":
+        return noam_schedule(optimizer, hidden_size, warmup_steps)
+    if name == "linear" and progress.seconds < float("inf"):
+        return linear_schedule(optimizer, warmup_steps, progress)
+    return get_scheduler(name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=max_steps)
 
 
 def noam_schedule(optimizer: Optimizer, hidden_size: int, warmup_steps: int = 4000) -> LambdaLR:
@@ -26,35 +63,55 @@ def noam_schedule(optimizer: Optimizer, hidden_size: int, warmup_steps: int = 40
     return LambdaLR(optimizer, rate)
 
 
-def linear_schedule(optimizer: Optimizer, warmup_steps: int, progress: Callable[[], float]) -> LambdaLR:
-    """Up to the optimiser's own rate in `warmup_steps` updates, then down to 0 where `progress()` reaches 1.
+def linear_schedule(optimizer: Optimizer, warmup_steps: int, progress: Progress) -> LambdaLR:
+    """Up to the optimiser's own rate in `warmup_steps` updates, then down to 0 where `progress` is at its end.
 
-    `progress` is the share of the run that lies behind, in [0, 1]: of its steps, or of its time, so that a run which
-    must end in ten minutes ends with a rate of 0 however fast the machine is.
+    A run which must end in ten minutes ends with a rate of 0 however fast the machine is.
     """
-    end_of_warmup = 0.0
 
     def rate(updates: int) -> float:
-        nonlocal end_of_warmup
         if updates < warmup_steps:
-            end_of_warmup = progress()
             return (updates + 1) / warmup_steps
-        return (1 - progress()) / max(1 - end_of_warmup, 1e-9)
+        return (1 - progress.done) / max(1 - progress.end_of_warmup, 1e-9)
 
     return LambdaLR(optimizer, rate)
 
 
-def average_weights(states: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:
+def average_weights(states: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
     """The mean of several `state_dict`s of one model, tensor by tensor (the paper: the last 5 checkpoints).
+
+    One state after the other is read, and the sums are held in float32.
 
     Raises:
         ValueError: there is none, or they differ in their keys.
     """
-    if not states:
+    sums: dict[str, Tensor] = {}
+    dtypes: dict[str, torch.dtype] = {}
+    count = 0
+    for state in states:
+        if count and state.keys() != sums.keys():
+            raise ValueError("states have different keys; expected snapshots of one model")
+        for name, tensor in state.items():
+            sums[name] = sums[name] + tensor.float() if count else tensor.to(torch.float32, copy=True)
+            dtypes[name] = tensor.dtype
+        count += 1
+    if not count:
         raise ValueError("states is empty; expected at least one state_dict to average")
-    if any(state.keys() != states[0].keys() for state in states):
-        raise ValueError("states have different keys; expected snapshots of one model")
-    return {
-        name: torch.stack([state[name].float() for state in states]).mean(0).to(tensor.dtype)
-        for name, tensor in states[0].items()
-    }
+    return {name: (total / count).to(dtypes[name]) for name, total in sums.items()}
+
+
+class ExponentialMovingAverage:
+    """The weights' average over the updates, each update counting `decay` times as much as the one after it.
+
+    `decay` is less at first, (1 + n) / (10 + n) after n updates, so that the first weights are soon forgotten.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+
+    def update(self, model: nn.Module, updates: int) -> None:
+        """Take in the model's weights after so many updates."""
+        decay = min(self.decay, (1 + updates) / (10 + updates))
+        averages, parameters = list(self.weights.values()), [parameter.detach() for parameter in model.parameters()]
+        get_ema_multi_avg_fn(decay)(averages, parameters, None)

@@ -1,284 +1,297 @@
-"""The training loop of translation models, by Accelerate: one process or many, the same result."""
+"""The training loop, by Accelerate: one process or many, interrupted or not, the same result."""
 
 import contextlib
 import dataclasses
-import difflib
+import importlib.metadata
 import itertools
 import json
 import logging
 import math
-import sys
+import os
+import signal
+import tempfile
+import threading
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, cast
+from types import FrameType
+from typing import Any
 
 import torch
+import transformers
 import yaml
-from accelerate import Accelerator
-from accelerate.utils import set_seed
-from datasets import Dataset
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
-from transformers import (
-    AutoTokenizer,
-    BatchEncoding,
-    DataCollatorForSeq2Seq,
-    HfArgumentParser,
-    PreTrainedTokenizerBase,
-)
+from accelerate import Accelerator, DistributedType
+from accelerate.tracking import get_available_trackers
+from accelerate.utils import broadcast_object_list, gather_object, is_deepspeed_available, set_seed, str_to_bool
+from torch import nn
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_vanilla.batching import TokenBatchSampler
-from hf_vanilla.corpora import load_corpus
+from hf_vanilla.checkpointing import (
+    CheckpointError,
+    Checkpoints,
+    keep_newest,
+    make_skeleton,
+    numbered,
+    read_weights,
+    save_model,
+    with_weights,
+)
 from hf_vanilla.decoding import side_by_side, translate
+from hf_vanilla.metrics import TranslationQuality
 from hf_vanilla.objectives import label_smoothed_cross_entropy
-from hf_vanilla.optim import adam, average_weights, linear_schedule, noam_schedule
-from hf_vanilla.tokenization import train_tokenizer
-from hf_vanilla.transformer.configuration_vanilla import VanillaConfig
-from hf_vanilla.transformer.modeling_vanilla import VanillaForConditionalGeneration
+from hf_vanilla.optim import ExponentialMovingAverage, Progress, adam, average_weights, make_schedule
+from hf_vanilla.run_log import RunLog, memory_gib, plot_curves
+from hf_vanilla.tasks import TASKS, Batches, Task
+from hf_vanilla.training_config import TrainingConfig
 
 logger = logging.getLogger(__name__)
 
-
-def _option(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
+CONFIG = "training_config.yaml"
+SUMMARY = "training_summary.json"
+SHARDING = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+WINDOW = ("loss", "tokens", "filled", "slots", "seconds", "updates")
 
 
 @dataclass
-class TrainingConfig:
-    """What a training run is made of; the defaults are the paper's base model and recipe."""
+class RunState:
+    """Where a run is: what a checkpoint holds beside weights, optimiser and random states."""
 
-    output_dir: str = _option("runs/translation", "where model, tokenizer, log and curves go")
-    corpus: str = _option("verses", "'verses', a text, .jsonl, .csv or .tsv file, or a data set on the Hub")
-    target_path: str | None = _option(None, "the target side, if `corpus` is a text file with one sentence a line")
-    source_column: str = _option("source", "column to translate from, such as translation.en")
-    target_column: str = _option("target", "column to translate to")
-    corpus_configuration: str | None = _option(None, "configuration of a data set on the Hub, such as de-en")
-    max_length: int = _option(256, "tokens; pairs with a longer side are left out of training and validation")
-
-    vocab_size: int = _option(37000, "tokens of the byte-level BPE that source and target share")
-    hidden_size: int = _option(512, "d_model")
-    intermediate_size: int = _option(2048, "d_ff")
-    num_attention_heads: int = _option(8, "h")
-    encoder_layers: int = _option(6, "N of the encoder")
-    decoder_layers: int = _option(6, "N of the decoder")
-    dropout: float = _option(0.1, "P_drop")
-    norm_position: Literal["post", "pre"] = _option("post", "layer norm after each residual sum, or before its branch")
-
-    batch_tokens: int = _option(25000, "tokens a side in one update, over all processes and accumulation steps")
-    accumulation_steps: int = _option(1, "micro-batches that each process makes of its share of an update")
-    label_smoothing: float = _option(0.1, "epsilon_ls")
-    schedule: Literal["noam", "linear"] = _option("noam", "equation 3, or to `learning_rate` and down to 0 at the end")
-    learning_rate: float = _option(1.0, "factor on equation 3, or the peak of the linear schedule")
-    warmup_steps: int = _option(4000, "updates")
-    max_grad_norm: float | None = _option(None, "clip gradients to this norm")
-    max_steps: int | None = _option(None, "stop after so many updates")
-    train_minutes: float | None = _option(None, "stop after so long; the linear schedule reaches 0 just then")
-    average_last: int = _option(5, "save the mean of so many snapshots, the last of them the final weights")
-    average_every: int = _option(1000, "updates between two snapshots")
-
-    log_every: int = _option(20, "updates between two lines of log.jsonl")
-    evaluations: int = _option(10, "how often to measure the validation perplexity, evenly over the run")
-    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = _option("auto", "auto: bf16 where the hardware has it")
-    seed: int = _option(1, "of initial weights, dropout and order")
-
-    def __post_init__(self) -> None:
-        for name in ("max_length", "batch_tokens", "accumulation_steps", "learning_rate", "warmup_steps"):
-            self._expect(name, getattr(self, name) > 0, "a positive number")
-        for name in ("average_last", "average_every", "log_every", "evaluations"):
-            self._expect(name, getattr(self, name) > 0, "a positive number")
-        for name in ("max_steps", "train_minutes", "max_grad_norm"):
-            self._expect(name, getattr(self, name) is None or getattr(self, name) > 0, "a positive number or nothing")
-        self._expect("label_smoothing", 0 <= self.label_smoothing < 1, "a number in [0, 1)")
-        self._expect("max_steps", self.max_steps or self.train_minutes, "a limit here or in train_minutes")
-
-    def _expect(self, name: str, holds: Any, expected: str) -> None:
-        if not holds:
-            raise ValueError(f"{name} is {getattr(self, name)}; expected {expected}")
-
-    @classmethod
-    def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "TrainingConfig":
-        """Read a YAML file; `overrides` are command line arguments such as `["--seed", "2"]`.
-
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is not YAML, a field is unknown (the nearest is named), or a value is out of range.
-        """
-        try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-        except yaml.YAMLError as error:
-            raise ValueError(f"{path}: not YAML: {error}") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{path}: expected lines of the form `field: value`")
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in values:
-            if name not in known:
-                nearest = difflib.get_close_matches(str(name), known, n=1)
-                hint = f"; did you mean {nearest[0]!r}?" if nearest else f"; the fields are {', '.join(known)}"
-                raise ValueError(f"{path}: unknown field {name!r}{hint}")
-        parser = HfArgumentParser(cast(Any, cls), prog=f"hf-vanilla train {path}", allow_abbrev=False)
-        # Text, so that the parser checks and converts what stands in the file as it does the command line.
-        given = [part for name, value in values.items() if value is not None for part in (f"--{name}", str(value))]
-        (config,) = parser.parse_args_into_dataclasses([*given, *overrides])
-        return config
-
-
-class Progress:
-    """How much of a run lies behind, in [0, 1]: of its updates or of its time, whichever is further on."""
-
-    def __init__(self, max_steps: int | None, train_minutes: float | None) -> None:
-        self.max_steps = max_steps or math.inf
-        self.seconds = (train_minutes or math.inf) * 60
-        self.start = time.monotonic()
-        self.done = 0.0
-
-    @property
-    def elapsed(self) -> float:
-        """Seconds since the start."""
-        return time.monotonic() - self.start
-
-    def update(self, steps: int, elapsed: float) -> None:
-        """Note that `steps` updates are done, `elapsed` seconds after the start."""
-        self.done = min(1.0, max(steps / self.max_steps, elapsed / self.seconds))
+    step: int = 0
+    """Updates done."""
+    epoch: int = 0
+    next_update: int = 0
+    """Number of the next update within the epoch."""
+    elapsed: float = 0.0
+    """Seconds of training, those before an interruption included."""
+    done: float = 0.0
+    end_of_warmup: float = 0.0
+    target_tokens: int = 0
+    validations: int = 0
+    best_validation_loss: float | None = None
+    examples: int | None = None
+    """Of the training split, None if streamed: another number means that the corpus has changed."""
+    window: dict[str, float] = field(default_factory=lambda: dict.fromkeys(WINDOW, 0.0))
+    """Sums over the updates since the last line of the log."""
 
 
 def train(config: TrainingConfig) -> Path:
-    """Train a `VanillaForConditionalGeneration` from scratch and save it, with its tokenizer, into `output_dir`.
+    """Train a model from scratch, and save it with its tokenizer into `output_dir`; or go on with an interrupted run.
 
-    Beside the model lie `log.jsonl` (a line every `log_every` updates and at each validation), `curves.png`, and
-    `samples.jsonl`: five pairs of the validation split, with the `translation` of their `source`.
+    Beside the model lie `log.jsonl` (a line every `log_every` updates and at each validation), `curves.png`,
+    `training_summary.json`, `checkpoints/` to resume from, `snapshots/` (the models that were averaged), `best/`
+    (the model with the lowest validation loss on the way), and for translation `samples.jsonl`: five pairs of the
+    validation split, with the `translation` of their `source`.
 
     Returns:
         `output_dir`.
 
     Raises:
         FloatingPointError: the loss is no longer a finite number.
-        ValueError, FileNotFoundError: the corpus is not fit for use; see `load_corpus`.
+        ValueError, FileNotFoundError: corpus, configuration or `output_dir` are not fit for use; nothing was changed.
+        SystemExit: after SIGTERM or Ctrl-C, once a checkpoint is saved.
     """
-    accelerator = Accelerator(mixed_precision=choose_precision(config.mixed_precision))
-    set_seed(config.seed)
-    corpus = load_corpus(
-        config.corpus,
-        config.target_path,
-        source_column=config.source_column,
-        target_column=config.target_column,
-        configuration=config.corpus_configuration,
-    )
-    if accelerator.is_main_process:
-        texts = itertools.chain(corpus["train"]["source"], corpus["train"]["target"])
-        train_tokenizer(texts, config.vocab_size).save_pretrained(config.output_dir)
-    accelerator.wait_for_everyone()
-    tokenizer = AutoTokenizer.from_pretrained(config.output_dir)
-    model = build_model(config, tokenizer)
-    pairs = {split: encode(corpus[split], tokenizer, config.max_length) for split in ("train", "validation")}
-    train_batches, validation_batches = (
-        make_batches(pairs[split], model, tokenizer, config, accelerator) for split in pairs
-    )
-    model, optimizer = accelerator.prepare(model, adam(model.parameters(), config.learning_rate))
-    progress = Progress(config.max_steps, config.train_minutes)
-    # Not prepared: Accelerate would step a prepared schedule once for each process.
-    if config.schedule == "noam":
-        scheduler = noam_schedule(optimizer.optimizer, config.hidden_size, config.warmup_steps)
+    transformers.utils.logging.disable_progress_bar()  # one bar is enough
+    accelerator = make_accelerator(config)
+    folder = Path(config.output_dir)
+    started = check_folder(folder, config, accelerator)
+
+    # What to learn from
+    task = TASKS[config.task](config)
+    with accelerator.main_process_first():  # the others then read its cache
+        corpus = task.load_corpus()
+    if started:
+        tokenizer = AutoTokenizer.from_pretrained(folder)
     else:
-        scheduler = linear_schedule(optimizer.optimizer, config.warmup_steps, lambda: progress.done)
-    log = RunLog(Path(config.output_dir), accelerator.is_main_process)
+        tokenizer = broadcast_object_list([task.load_tokenizer(corpus) if accelerator.is_main_process else None])[0]
+    with accelerator.main_process_first():
+        examples = {split: task.examples(corpus, split, tokenizer) for split in ("train", "validation")}
+
+    # What learns
+    set_seed(config.seed)
+    model = task.build_model(tokenizer)
+    batches = task.batches(examples["train"], tokenizer, model, accelerator)
+    validation_batches = task.batches(examples["validation"], tokenizer, model, accelerator, training=False)
+    skeleton = make_skeleton(model)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    if config.compile:
+        model.compile(dynamic=True)
+    group_tied_embeddings(model, accelerator)
+    optimizer = adam(model.parameters(), config.learning_rate)
+    progress = Progress(config.max_steps, config.train_minutes, config.warmup_steps)
+    # Not prepared: Accelerate would step a prepared schedule once for each process.
+    scheduler = make_schedule(
+        config.schedule, optimizer, progress, model.config.hidden_size, config.warmup_steps, config.max_steps
+    )
+    model, optimizer = accelerator.prepare(model, optimizer)
+    average = ExponentialMovingAverage(accelerator.unwrap_model(model), config.ema_decay) if config.ema_decay else None
+    set_seed(config.seed, device_specific=True)  # dropout differs between processes
+
+    # Where it begins, or goes on
+    state = RunState(examples=None if config.streaming else len(examples["train"]))
+    checkpoints = Checkpoints(folder, accelerator, config.keep_checkpoints)
+    if started and (newest := checkpoints.newest()):
+        state = resume(checkpoints, newest, state, progress, scheduler, average)
+        if state.done == 1 and (folder / SUMMARY).exists():
+            logger.warning("%s: trained already, %d updates; remove the folder to train anew", folder, state.step)
+            return folder
+    elif accelerator.is_main_process:
+        tokenizer.save_pretrained(folder)
+        (folder / CONFIG).write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), encoding="utf-8")
+    accelerator.wait_for_everyone()
+    accelerator.init_trackers("trackers", config={name: str(value) for name, value in vars(config).items()})
+    log = RunLog(folder, accelerator, after=state.step, done=state.done)
     log.say(
-        f"{len(pairs['train'])} training and {len(pairs['validation'])} validation pairs of at most "
-        f"{config.max_length} tokens a side; {sum(weight.numel() for weight in model.parameters()):,} parameters; "
-        f"{accelerator.num_processes} process(es) on {accelerator.device.type}, "
+        f"{'streamed' if state.examples is None else f'{state.examples:,}'} training examples; "
+        f"{sum(weight.numel() for weight in model.parameters()):,} parameters; "
+        f"{accelerator.num_processes} process(es) on {accelerator.device.type}, {accelerator.distributed_type.value}, "
         f"mixed precision: {accelerator.mixed_precision}"
+        + (f"; going on after update {state.step}" * bool(state.step))
     )
 
-    snapshots: deque[dict[str, Tensor]] = deque(maxlen=config.average_last)
-    loss_sum = torch.zeros((), device=accelerator.device)
-    token_sum, window_start, validations = 0.0, 0.0, 0
-    for step, (epoch, micro_batches) in enumerate(updates(train_batches), start=1):
-        # What all processes must agree on: the target tokens of this update, and the time (the main process's).
-        own_tokens = sum(int((batch["labels"] != -100).sum()) for batch in micro_batches)
-        own_elapsed = progress.elapsed if accelerator.is_main_process else 0.0
-        shared = torch.tensor([own_tokens, own_elapsed], device=accelerator.device)
-        tokens, elapsed = accelerator.reduce(shared).tolist()
+    def save_checkpoint() -> None:
+        schedule = {"schedule": scheduler.state_dict()}
+        checkpoints.save(state.step, dataclasses.asdict(state) | schedule, average.weights if average else {})
 
-        model.train()
-        for number, batch in enumerate(micro_batches, start=1):
-            with contextlib.nullcontext() if number == len(micro_batches) else accelerator.no_sync(model):
-                batch = batch.to(accelerator.device)
-                labels = batch.pop("labels")
-                logits = model(**batch, use_cache=False).logits
-                loss = label_smoothed_cross_entropy(logits, labels, config.label_smoothing, tokens)
-                if not loss.isfinite():
-                    raise FloatingPointError(
-                        f"the loss is {loss.item()} at update {step}, learning rate {scheduler.get_last_lr()[0]:.3g}; "
-                        "try a lower learning_rate, a longer warm-up, or max_grad_norm"
-                    )
-                # The gradient of an update is the sum over the processes; DDP takes their mean.
-                accelerator.backward(loss * accelerator.num_processes)
-            loss_sum += loss.detach() * tokens
-        if config.max_grad_norm is not None:
-            accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad()
-        learning_rate = float(scheduler.get_last_lr()[0])
-        progress.update(step, elapsed)
-        scheduler.step()
-        token_sum += tokens
+    clock = Clock(state.elapsed)
+    with StopSignal() as stop:
+        for epoch, number, micro_batches in batches.updates(state.epoch, state.next_update):
+            state.epoch, state.next_update = epoch, number
+            if state.done == 1:
+                break
+            # What all processes must agree on: the target tokens of this update, the time, and whether to stop.
+            own_tokens = sum(int((batch["labels"] != -100).sum()) for batch in micro_batches)
+            own_elapsed = clock.seconds() if accelerator.is_main_process else 0.0
+            own = [own_tokens, own_elapsed, stop.received is not None, *fill(micro_batches)]
+            tokens, state.elapsed, stopped, filled, slots = accelerator.reduce(
+                torch.tensor(own, device=accelerator.device, dtype=torch.float32)
+            ).tolist()
+            tokens = max(tokens, 1.0)  # all may be padding
+            if stopped:
+                save_checkpoint()
+                log.say(f"stopped, and saved after update {state.step}; the same command goes on from there")
+                log.close()
+                raise SystemExit(128 + (stop.received or signal.SIGTERM))
 
-        finished = progress.done == 1
-        if step % config.log_every == 0 or finished:
-            loss_value = accelerator.reduce(loss_sum).item() / token_sum
-            speed = token_sum / (progress.elapsed - window_start)
-            log.write(step=step, epoch=epoch, loss=loss_value, learning_rate=learning_rate, tokens_per_second=speed)
-            loss_sum.zero_()
-            token_sum, window_start = 0.0, progress.elapsed
-        log.advance(progress.done)
-        if step % config.average_every == 0 or finished:
-            weights = accelerator.unwrap_model(model).state_dict()
-            snapshots.append({name: tensor.clone() for name, tensor in weights.items()})
-        if finished:
-            break
-        if progress.done * config.evaluations >= validations + 1:
-            validations += 1
-            validation_start = progress.elapsed
-            log.write(step=step, **validate(model, validation_batches, accelerator))
-            window_start += progress.elapsed - validation_start
+            model.train()
+            own_loss = torch.zeros((), device=accelerator.device)
+            for number, batch in enumerate(micro_batches, start=1):
+                last = number == len(micro_batches)
+                accelerator.sync_gradients = last  # DeepSpeed then makes its step within `backward`
+                with contextlib.nullcontext() if last else accelerator.no_sync(model):
+                    logits, labels = task.logits_and_labels(model, batch.to(accelerator.device))
+                    loss = label_smoothed_cross_entropy(logits, labels, config.label_smoothing or 0.0, tokens)
+                    # The gradient of an update is the sum over the processes; DDP takes their mean.
+                    accelerator.backward(loss * accelerator.num_processes)
+                own_loss += loss.detach()
+            update_loss = accelerator.reduce(own_loss).item()
+            learning_rate = float(scheduler.get_last_lr()[0])
+            state.step += 1
+            if not math.isfinite(update_loss):
+                log.close()
+                raise FloatingPointError(
+                    f"the loss is {update_loss} at update {state.step}, learning rate {learning_rate:.3g}, in "
+                    f"{describe_examples(micro_batches, tokenizer, folder, bool(own_loss.isfinite()))}. Checkpoints "
+                    "are as they were. Look at these examples; try a lower learning_rate, or max_grad_norm"
+                )
+            if config.max_grad_norm is not None:
+                accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            progress.update(state.step, state.elapsed)
+            state.done, state.end_of_warmup = progress.done, progress.end_of_warmup
+            scheduler.step()
+            if average:
+                average.update(accelerator.unwrap_model(model), state.step)
 
-    # Without the wrapper of mixed precision: what is measured and shown here is what a user will load.
-    model = accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-    model.load_state_dict(average_weights(snapshots))
-    log.write(step=step, **validate(model, validation_batches, accelerator))
+            # What is seen of it, and kept
+            state.next_update += 1
+            state.target_tokens += int(tokens)
+            seconds = clock.lap()
+            for name, value in zip(WINDOW, (update_loss * tokens, tokens, filled, slots, seconds, 1), strict=True):
+                state.window[name] += value
+            if state.step % config.log_every == 0 or state.done == 1:
+                log.write(step=state.step, epoch=state.epoch, **means(state.window), learning_rate=learning_rate)
+                state.window = dict.fromkeys(WINDOW, 0.0)
+            log.advance(state.done)
+            try:
+                if state.step % config.average_every == 0 or state.done == 1:
+                    save_model(folder / "snapshots" / f"step-{state.step}", model, skeleton, tokenizer, accelerator)
+                    keep_newest(folder / "snapshots", config.average_last, accelerator)
+                if state.done * config.evaluations >= state.validations + 1 and state.done < 1:
+                    state.validations += 1
+                    scores = evaluate(task, model, tokenizer, validation_batches, corpus, accelerator)
+                    log.write(step=state.step, **scores)
+                    if scores["validation_loss"] < (state.best_validation_loss or math.inf):
+                        state.best_validation_loss = scores["validation_loss"]
+                        save_model(folder / "best", model, skeleton, tokenizer, accelerator)
+                if state.step % config.checkpoint_every == 0 or state.done == 1:
+                    save_checkpoint()
+            except CheckpointError as error:
+                log.say(f"warning: {error}; going on, and what was saved before is as it was")
+            clock.lap()
+
+    # What is measured and shown here is what a user will load, in float32; only a sharded model is measured as it is.
+    snapshots = numbered(folder / "snapshots")[-config.average_last :]
+    weights = average.weights if average else average_weights(map(read_weights, snapshots))
+    final = with_weights(skeleton, weights)
+    measured = model if is_sharded(accelerator) else final.to(accelerator.device)
+    scores = evaluate(task, measured, tokenizer, validation_batches, corpus, accelerator)
+    log.write(step=state.step, **scores)
     if accelerator.is_main_process:
-        model.save_pretrained(config.output_dir)
-        log.close()
-        write_samples(model, tokenizer, corpus["validation"], Path(config.output_dir))
-    accelerator.wait_for_everyone()
-    return Path(config.output_dir)
+        final.save_pretrained(folder)
+        plot_curves(log.records, folder / "curves.png")
+        if config.task == "translation":
+            write_samples(final, tokenizer, corpus["validation"], folder)
+        write_summary(folder, config, state, scores, task, accelerator)
+    log.close()
+    accelerator.end_training()
+    return folder
 
 
-def updates(batches: DataLoader) -> Iterator[tuple[int, list[BatchEncoding]]]:
-    """Epoch after epoch: its number, and the micro-batches that this process adds to one update."""
-    sampler = cast(TokenBatchSampler, batches.batch_sampler)
-    for epoch in itertools.count():
-        sampler.set_epoch(epoch)
-        micro_batches = iter(batches)
-        while update := list(itertools.islice(micro_batches, sampler.accumulation_steps)):
-            yield epoch, update
+def make_accelerator(config: TrainingConfig) -> Accelerator:
+    """Accelerate, as the launcher set it up.
+
+    Raises:
+        ValueError: a tracker is not installed, or sharding was asked for and is not in force.
+    """
+    available = [str(tracker) for tracker in get_available_trackers()]
+    for tracker in config.trackers:
+        if tracker not in available:
+            raise ValueError(
+                f"trackers names {tracker}, which is not installed; installed: {', '.join(available) or 'none'}"
+            )
+    asked_for = [kind for kind in SHARDING if str_to_bool(os.environ.get(f"ACCELERATE_USE_{kind.value}", "false"))]
+    if DistributedType.DEEPSPEED in asked_for and not is_deepspeed_available():
+        raise ValueError("DEEPSPEED was asked for, but it is not installed: pip install deepspeed")
+    accelerator = Accelerator(
+        mixed_precision=choose_precision(config.mixed_precision),
+        log_with=list(config.trackers) or None,
+        project_dir=config.output_dir,
+    )
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)  # tied weights are no news
+    for kind in asked_for:
+        if accelerator.distributed_type != kind:
+            raise ValueError(
+                f"{kind.value} was asked for, but Accelerate runs {accelerator.distributed_type.value} on "
+                f"{accelerator.device.type}: parameters would not be sharded. Launch on GPUs, or without {kind.value}"
+            )
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:
+        deepspeed = accelerator.state.deepspeed_plugin.deepspeed_config
+        deepspeed["train_micro_batch_size_per_gpu"] = 1  # it varies here; DeepSpeed uses it for its accounts only
+        deepspeed["gradient_clipping"] = config.max_grad_norm or 0.0
+    if config.ema_decay and is_sharded(accelerator):
+        raise ValueError(
+            "ema_decay needs whole parameters; leave it out with FSDP and DeepSpeed, and average snapshots"
+        )
+    return accelerator
 
 
-@torch.inference_mode()
-def validate(model: nn.Module, batches: DataLoader, accelerator: Accelerator) -> dict[str, float]:
-    """Cross-entropy in nats per target token, without smoothing, over all processes; and its perplexity."""
-    model.eval()
-    sums = torch.zeros(2, device=accelerator.device)
-    for batch in batches:
-        batch = batch.to(accelerator.device)
-        labels = batch.pop("labels")
-        logits = model(**batch, use_cache=False).logits
-        sums += torch.stack([label_smoothed_cross_entropy(logits, labels, num_items=1), (labels != -100).sum()])
-    loss_sum, token_sum = accelerator.reduce(sums).tolist()
-    return {"validation_loss": loss_sum / token_sum, "validation_perplexity": math.exp(loss_sum / token_sum)}
+def is_sharded(accelerator: Accelerator) -> bool:
+    """Whether no process has the whole model."""
+    return accelerator.distributed_type in SHARDING
 
 
 def choose_precision(requested: str) -> str:
@@ -291,136 +304,235 @@ def choose_precision(requested: str) -> str:
     return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "no"
 
 
-def encode(pairs: Dataset, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Dataset:
-    """Token ids of `source` and `target` as `input_ids` and `labels`, without the pairs that are longer.
+def group_tied_embeddings(model: PreTrainedModel, accelerator: Accelerator) -> None:
+    """Put all tied matrices of an encoder-decoder into one group of FSDP2.
+
+    Accelerate does so for the embeddings of the input and the output, but does not know of the decoder's own.
+    """
+    if accelerator.is_fsdp2 and model.config.is_encoder_decoder and model.config.tie_word_embeddings:
+        from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+        policy = accelerator.state.fsdp_plugin.mixed_precision_policy or MixedPrecisionPolicy()
+        tied = [model.get_input_embeddings(), model.get_decoder().embed_tokens, model.get_output_embeddings()]
+        fully_shard(tied, reshard_after_forward=False, mp_policy=policy)
+
+
+def check_folder(folder: Path, config: TrainingConfig, accelerator: Accelerator) -> bool:
+    """Whether a run was started in `folder`; the answer, or the error, is the same on every process.
 
     Raises:
-        ValueError: no pair is short enough.
+        ValueError: the run there was started with other settings, or what is there is no run.
+        OSError: it cannot be written to.
     """
-    encoded = pairs.map(
-        lambda rows: tokenizer(rows["source"], text_target=rows["target"]),
-        batched=True,
-        remove_columns=pairs.column_names,
-        desc="encoding",
-    )
-    lengths = zip(encoded["input_ids"], encoded["labels"], strict=True)
-    short = [row for row, sides in enumerate(lengths) if max(map(len, sides)) <= max_length]
-    if not short:
-        raise ValueError(f"max_length is {max_length}; expected more: no pair is as short")
-    return encoded.select(short)
+    problem: Exception | None = None
+    started = False
+    if accelerator.is_main_process:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=folder):
+                pass  # for its error
+            started = bool(numbered(folder / "checkpoints"))
+            if (folder / CONFIG).exists():
+                earlier = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+                if started and (changes := config.changes(earlier)):
+                    raise ValueError(
+                        f"{folder} holds a run with other settings: {'; '.join(changes)}. "
+                        "Set them back to go on with it, or choose another output_dir"
+                    )
+            elif any(folder.iterdir()):
+                raise ValueError(f"{folder} holds files, but no run to go on with; choose another output_dir")
+        except (ValueError, OSError) as error:
+            problem = error
+    problem, started = broadcast_object_list([problem, started])
+    if problem:
+        raise problem
+    return started
 
 
-def build_model(config: TrainingConfig, tokenizer: PreTrainedTokenizerBase) -> VanillaForConditionalGeneration:
-    """The model of `config`, its vocabulary and special tokens those of `tokenizer`; translates by beam search."""
-    model = VanillaForConditionalGeneration(
-        VanillaConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=config.hidden_size,
-            intermediate_size=config.intermediate_size,
-            num_attention_heads=config.num_attention_heads,
-            encoder_layers=config.encoder_layers,
-            decoder_layers=config.decoder_layers,
-            dropout=config.dropout,
-            norm_position=config.norm_position,
-            pad_token_id=tokenizer.pad_token_id,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            decoder_start_token_id=tokenizer.bos_token_id,
-        )
-    )
-    model.generation_config.update(num_beams=4, length_penalty=1.0)
-    return model
+def resume(
+    checkpoints: Checkpoints,
+    newest: Path,
+    fresh: RunState,
+    progress: Progress,
+    scheduler: LambdaLR,
+    average: ExponentialMovingAverage | None,
+) -> RunState:
+    """Load the checkpoint `newest`.
+
+    Raises:
+        ValueError: it was trained on another corpus than `fresh` begins with.
+    """
+    loaded, weights = checkpoints.load(newest)
+    scheduler.load_state_dict(loaded.pop("schedule"))
+    if average:
+        average.weights = {name: weights[name].to(weight.device) for name, weight in average.weights.items()}
+    state = RunState(**loaded)
+    if state.examples != fresh.examples:
+        raise ValueError(f"{newest}: trained on {state.examples} examples; now the corpus gives {fresh.examples}")
+    progress.end_of_warmup = state.end_of_warmup
+    progress.update(state.step, state.elapsed)
+    state.done = progress.done
+    return state
 
 
-def make_batches(
-    pairs: Dataset,
+class Clock:
+    """Seconds of training, those of an earlier part of the run included."""
+
+    def __init__(self, earlier: float) -> None:
+        self.start = time.monotonic() - earlier
+        self.last = time.monotonic()
+
+    def seconds(self) -> float:
+        """Since the start."""
+        return time.monotonic() - self.start
+
+    def lap(self) -> float:
+        """Since the last lap."""
+        now = time.monotonic()
+        lap, self.last = now - self.last, now
+        return lap
+
+
+class StopSignal:
+    """Takes note of SIGTERM and Ctrl-C, so that a run ends between two updates. A second one ends it at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> "StopSignal":
+        if threading.current_thread() is threading.main_thread():
+            self.handlers = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def note(self, number: int, frame: FrameType | None) -> None:
+        """The handler."""
+        self.received = number
+        self.__exit__()
+
+    def __exit__(self, *exception: object) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+
+
+def fill(micro_batches: Sequence[BatchEncoding]) -> tuple[int, int]:
+    """How many of the places in a batch, on all sides, hold tokens; and how many places there are."""
+    filled = slots = 0
+    for batch in micro_batches:
+        if "attention_mask" not in batch:  # packed
+            filled, slots = filled + batch["input_ids"].numel(), slots + batch["input_ids"].numel()
+            continue
+        filled, slots = filled + int(batch["attention_mask"].sum()), slots + batch["attention_mask"].numel()
+        if "decoder_input_ids" in batch:
+            filled, slots = filled + int((batch["labels"] != -100).sum()), slots + batch["labels"].numel()
+    return filled, slots
+
+
+def means(window: dict[str, float]) -> dict[str, float]:
+    """A line of the log: loss per target token, speed, share of padding, peak memory in GiB."""
+    return {
+        "loss": window["loss"] / window["tokens"],
+        "tokens_per_second": window["tokens"] / window["seconds"],
+        "seconds_per_update": window["seconds"] / window["updates"],
+        "padding": 1 - window["filled"] / window["slots"],
+        "memory_gib": memory_gib(),
+    }
+
+
+def describe_examples(
+    micro_batches: Sequence[BatchEncoding], tokenizer: PreTrainedTokenizerBase, folder: Path, innocent: bool
+) -> str:
+    """Name the examples of the processes whose loss is not finite, and write all of them to a file."""
+    texts = [
+        tokenizer.decode(row, skip_special_tokens=True)
+        for batch in micro_batches
+        for row in batch["input_ids"].tolist()
+    ]
+    found = gather_object([] if innocent else texts)
+    path = folder / "bad_examples.json"
+    with contextlib.suppress(OSError):
+        path.write_text(json.dumps(found, ensure_ascii=False, indent=1), encoding="utf-8")
+    return f"a batch of {len(found)} examples (in {path}), the first of them {found[0][:80]!r}"
+
+
+@torch.inference_mode()
+def evaluate(
+    task: Task,
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
-    config: TrainingConfig,
+    batches: Batches,
+    corpus: Any,
     accelerator: Accelerator,
-) -> DataLoader:
-    """This process's share of `pairs` by tokens; not prepared by Accelerate, which would share it out once more."""
-    sampler = TokenBatchSampler(
-        [len(ids) for ids in pairs["input_ids"]],
-        [len(ids) for ids in pairs["labels"]],
-        config.batch_tokens,
-        num_processes=accelerator.num_processes,
-        process_index=accelerator.process_index,
-        accumulation_steps=config.accumulation_steps,
-        seed=config.seed,
-    )
-    return DataLoader(pairs, batch_sampler=sampler, collate_fn=DataCollatorForSeq2Seq(tokenizer, model))
-
-
-def write_samples(model: Any, tokenizer: PreTrainedTokenizerBase, pairs: Dataset, folder: Path) -> None:
-    """Translate five sentences, show them, and keep them for comparison with what the saved model makes of them."""
-    some = pairs.select(range(0, len(pairs), math.ceil(len(pairs) / 5)))
-    translations = translate(model, tokenizer, some["source"][:])
-    print(side_by_side(some["source"], translations, [[target] for target in some["target"]], 5), end="\n\n")
-    samples = some.select_columns(["source", "target"]).add_column("translation", translations)
-    samples.to_json(folder / "samples.jsonl", force_ascii=False)
-
-
-class RunLog:
-    """The run as a user sees it: a progress bar with ETA on the main process, and `log.jsonl`."""
-
-    def __init__(self, folder: Path, enabled: bool) -> None:
-        self.folder = folder
-        self.records: list[dict[str, float]] = []
-        self.shown: dict[str, float] = {}
-        self.bar = tqdm(
-            total=1.0,
-            disable=not enabled,
-            bar_format="{percentage:3.0f}%|{bar:10}| {elapsed}<{remaining}{postfix}",
-            mininterval=1 if sys.stderr.isatty() else 10,
+) -> dict[str, float]:
+    """Cross-entropy in nats per target token, without smoothing, over all processes; its perplexity; BLEU and chrF."""
+    model.eval()
+    sums = torch.zeros(2, device=accelerator.device)
+    for batch in batches.epoch(0):
+        logits, labels = task.logits_and_labels(model, batch.to(accelerator.device))
+        sums += torch.stack([label_smoothed_cross_entropy(logits, labels, num_items=1), (labels != -100).sum()])
+    loss_sum, token_sum = accelerator.reduce(sums).tolist()
+    loss = loss_sum / token_sum
+    scores = {"validation_loss": loss, "validation_perplexity": math.exp(min(loss, 700))}
+    # `generate` takes as many steps as its sentences need: processes that share a model would wait for each other.
+    if task.config.task == "translation" and task.config.bleu_sentences and not is_sharded(accelerator):
+        scores |= translation_scores(
+            task, accelerator.unwrap_model(model), tokenizer, corpus["validation"], accelerator
         )
-        self.file = (folder / "log.jsonl").open("w", encoding="utf-8") if enabled else None
-
-    def say(self, message: str) -> None:
-        """Print a line above the bar."""
-        if self.file:
-            self.bar.write(message, file=sys.stderr)
-
-    def advance(self, done: float) -> None:
-        """Move the bar to the share `done` of the run."""
-        self.bar.update(done - self.bar.n)
-
-    def write(self, **record: float) -> None:
-        """Append a line to `log.jsonl`, and show it beside the bar."""
-        if self.file:
-            self.records.append(record)
-            print(json.dumps(record), file=self.file, flush=True)
-            self.shown.update(record)
-            self.bar.set_postfix({name: f"{value:.4g}" for name, value in self.shown.items()}, refresh=False)
-
-    def close(self) -> None:
-        """End the bar and draw `curves.png`: loss and learning rate over the updates."""
-        self.bar.close()
-        if self.file:
-            self.file.close()
-            plot_curves(self.records, self.folder / "curves.png")
+    return scores
 
 
-def plot_curves(records: Sequence[dict[str, float]], path: Path) -> None:
-    """Draw the losses and the learning rate of a log over its updates, if matplotlib is installed."""
-    try:
-        from matplotlib.figure import Figure
-    except ImportError:
-        logger.warning("no curves.png: pip install matplotlib")
-        return
-    figure = Figure(figsize=(7, 5), layout="constrained")
-    losses, rates = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
-    for axes, name, label in (
-        (losses, "loss", "training, smoothed labels"),
-        (losses, "validation_loss", "validation"),
-        (rates, "learning_rate", None),
-    ):
-        points = [(record["step"], record[name]) for record in records if name in record]
-        axes.plot(*zip(*points, strict=True), label=label, marker="o" if name == "validation_loss" else None)
-    losses.set_ylabel("nats per target token")
-    losses.legend()
-    rates.set_ylabel("learning rate")
-    rates.set_xlabel("update")
-    for axes in (losses, rates):
-        axes.grid(alpha=0.3)
-    figure.savefig(path, dpi=150)
+def translation_scores(
+    task: Task, model: Any, tokenizer: PreTrainedTokenizerBase, pairs: Any, accelerator: Accelerator
+) -> dict[str, float]:
+    """BLEU and chrF of the first sentences of a split, translated by all processes together."""
+    some = list(itertools.islice(pairs, task.config.bleu_sentences))
+    own = some[accelerator.process_index :: accelerator.num_processes]
+    translations = translate(
+        model, tokenizer, [pair["source"] for pair in own], num_beams=task.config.bleu_beams, progress=False
+    )
+    results = gather_object(list(zip(translations, [[pair["target"]] for pair in own], strict=True)))
+    predictions, references = zip(*results, strict=True)
+    quality = TranslationQuality().compute(predictions=list(predictions), references=list(references))
+    return {"bleu": quality["bleu"], "chrf": quality["chrf"]}
+
+
+def write_samples(model: Any, tokenizer: PreTrainedTokenizerBase, pairs: Any, folder: Path) -> None:
+    """Translate five sentences, show them, and keep them for comparison with what the saved model makes of them."""
+    pairs = list(itertools.islice(pairs, 1000))
+    some = pairs[:: math.ceil(len(pairs) / 5)]
+    translations = translate(model, tokenizer, [pair["source"] for pair in some], progress=False)
+    references = [[pair["target"]] for pair in some]
+    print(side_by_side([pair["source"] for pair in some], translations, references, 5), end="\n\n")
+    with (folder / "samples.jsonl").open("w", encoding="utf-8") as file:
+        for pair, translation in zip(some, translations, strict=True):
+            sample = {"source": pair["source"], "target": pair["target"], "translation": translation}
+            print(json.dumps(sample, ensure_ascii=False), file=file)
+
+
+def write_summary(
+    folder: Path,
+    config: TrainingConfig,
+    state: RunState,
+    scores: dict[str, float],
+    task: Task,
+    accelerator: Accelerator,
+) -> None:
+    """What a model card wants to know about a run, as `training_summary.json`."""
+    packages = ("torch", "transformers", "datasets", "tokenizers", "accelerate")
+    summary = {
+        "configuration": dataclasses.asdict(config),
+        "updates": state.step,
+        "epochs": state.epoch + 1,
+        "seconds": state.elapsed,
+        "target_tokens": state.target_tokens,
+        "training_examples": state.examples,
+        "dropped_examples": dict(task.dropped),
+        "final": scores,
+        "best_validation_loss": state.best_validation_loss,
+        "processes": accelerator.num_processes,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else accelerator.device.type,
+        "distributed_type": accelerator.distributed_type.value,
+        "mixed_precision": accelerator.mixed_precision,
+        "versions": {name: importlib.metadata.version(name) for name in ("hf-vanilla", *packages)},
+    }
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")

@@ -1,11 +1,18 @@
 """The schedules in closed form, Adam as the paper sets it, and the mean of snapshots."""
 
-import itertools
-
 import pytest
 import torch
+from transformers import get_scheduler
 
-from hf_vanilla.optim import adam, average_weights, linear_schedule, noam_schedule
+from hf_vanilla.optim import (
+    ExponentialMovingAverage,
+    Progress,
+    adam,
+    average_weights,
+    linear_schedule,
+    make_schedule,
+    noam_schedule,
+)
 
 
 def rates(optimizer, scheduler, steps):
@@ -33,10 +40,21 @@ def test_noam_is_equation_3_from_the_first_update_on(optimizer):
     assert used[1] == pytest.approx(2 * used[0])
 
 
+def rates_in_time(optimizer, progress, times):
+    """The learning rates of updates that end at `times` (seconds)."""
+    scheduler = linear_schedule(optimizer, progress.warmup_steps, progress)
+    used = []
+    for step, elapsed in enumerate(times, start=1):
+        used.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        progress.update(step, elapsed)
+        scheduler.step()
+    return used
+
+
 def test_linear_goes_up_to_the_peak_and_ends_at_zero():
     optimizer = adam([torch.nn.Parameter(torch.zeros(1))], 3e-3)
-    progress = itertools.count()
-    used = rates(optimizer, linear_schedule(optimizer, 10, lambda: next(progress) / 110), 110)
+    used = rates_in_time(optimizer, Progress(None, 1.1, warmup_steps=10), [0.6 * step for step in range(1, 111)])
     assert used[0] == pytest.approx(3e-4) and used[9] == pytest.approx(3e-3) and max(used) <= 3e-3
     slopes = torch.tensor(used[10:], dtype=torch.float64).diff()
     torch.testing.assert_close(slopes, slopes[0].expand_as(slopes))
@@ -45,9 +63,29 @@ def test_linear_goes_up_to_the_peak_and_ends_at_zero():
 
 def test_linear_follows_time_and_not_steps_where_time_is_short():
     optimizer = adam([torch.nn.Parameter(torch.zeros(1))], 1.0)
-    progress = iter([0.0, 0.0, 0.0, 0.5, 0.9, 1.0, 1.0])
-    scheduler = linear_schedule(optimizer, 2, lambda: next(progress))
-    assert rates(optimizer, scheduler, 6) == pytest.approx([0.5, 1.0, 1.0, 0.5, 0.1, 0.0])
+    used = rates_in_time(optimizer, Progress(10**9, 1, warmup_steps=2), [0, 0, 30, 54, 60])
+    assert used == pytest.approx([0.5, 1.0, 1.0, 0.5, 0.1], rel=1e-6) and optimizer.param_groups[0]["lr"] == 0
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "polynomial", "constant_with_warmup", "inverse_sqrt"])
+def test_schedules_of_transformers_come_by_name(name):
+    optimizers = [adam([torch.nn.Parameter(torch.zeros(1))], 1e-3) for _ in range(2)]
+    own = make_schedule(name, optimizers[0], Progress(50, None), 512, 10, 50)
+    theirs = get_scheduler(name, optimizers[1], num_warmup_steps=10, num_training_steps=50)
+    assert rates(optimizers[0], own, 50) == rates(optimizers[1], theirs, 50)
+
+
+def test_moving_average_forgets_the_first_weights_and_then_follows_slowly():
+    model = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(model.weight)
+    average = ExponentialMovingAverage(model, 0.9)
+    expected = 0.0
+    for step in range(1, 200):
+        torch.nn.init.constant_(model.weight, step)
+        average.update(model, step)
+        decay = min(0.9, (1 + step) / (10 + step))
+        expected = decay * expected + (1 - decay) * step
+    assert average.weights["weight"].item() == pytest.approx(expected) == pytest.approx(199 - 9, abs=0.1)
 
 
 def test_adam_has_the_papers_settings_and_is_fused():

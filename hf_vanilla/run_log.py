@@ -1,0 +1,130 @@
+"""A run as its user sees it: progress bar, log, trackers, curves, summary."""
+
+import json
+import logging
+import resource
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from tqdm.auto import tqdm
+
+logger = logging.getLogger(__name__)
+
+SHOWN = {
+    "loss": "loss",
+    "learning_rate": "lr",
+    "tokens_per_second": "tok/s",
+    "padding": "pad",
+    "memory_gib": "GiB",
+    "validation_perplexity": "val ppl",
+    "bleu": "BLEU",
+}
+
+
+class RunLog:
+    """A progress bar with ETA on the main process, `log.jsonl`, and the trackers that the accelerator has.
+
+    Args:
+        folder: where `log.jsonl` goes.
+        accelerator: its trackers get every record; only the main process writes.
+        after: keep the lines of an interrupted run up to this update.
+        done: the share of the run that lies behind.
+    """
+
+    def __init__(self, folder: Path, accelerator: Accelerator, after: int = 0, done: float = 0.0) -> None:
+        self.accelerator = accelerator
+        self.enabled = accelerator.is_main_process
+        self.path = folder / "log.jsonl"
+        self.records: list[dict[str, Any]] = []
+        self.shown: dict[str, Any] = {}
+        self.bar = tqdm(
+            total=1.0,
+            initial=done,
+            disable=not self.enabled,
+            bar_format="{percentage:3.0f}%|{bar:10}| {elapsed}<{remaining}{postfix}",
+            mininterval=1 if sys.stderr.isatty() else 10,
+        )
+        if self.enabled:
+            self.records = read_records(self.path, after) if after else []
+            self.file = self.path.open("w", encoding="utf-8")
+            for record in self.records:
+                print(json.dumps(record), file=self.file, flush=True)
+
+    def say(self, message: str) -> None:
+        """Print a line above the bar."""
+        if self.enabled:
+            self.bar.write(message, file=sys.stderr)
+
+    def advance(self, done: float) -> None:
+        """Move the bar to the share `done` of the run."""
+        self.bar.update(done - self.bar.n)
+
+    def write(self, **record: Any) -> None:
+        """Append a line to `log.jsonl`, show it beside the bar, and report it to the trackers."""
+        self.accelerator.log({name: value for name, value in record.items() if name != "step"}, step=record["step"])
+        if self.enabled:
+            self.records.append(record)
+            print(json.dumps(record), file=self.file, flush=True)
+            self.shown.update({SHOWN[name]: value for name, value in record.items() if name in SHOWN})
+            self.bar.set_postfix({name: f"{value:.4g}" for name, value in self.shown.items()}, refresh=False)
+
+    def close(self) -> None:
+        """End the bar and the file."""
+        self.bar.close()
+        if self.enabled:
+            self.file.close()
+
+
+def memory_gib() -> float:
+    """The most memory that this process has had: on the GPU if there is one, else resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def read_records(path: Path, last_step: int | None = None) -> list[dict[str, Any]]:
+    """The records of a `log.jsonl`, up to an update; a last line that was cut off is left out."""
+    records = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        try:
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if last_step is None or record["step"] <= last_step:
+            records.append(record)
+    return records
+
+
+def plot_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw losses, BLEU and learning rate of a log over its updates, if matplotlib is installed."""
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        logger.warning("no %s: pip install matplotlib", path.name)
+        return
+    curves = {name: [(r["step"], r[name]) for r in records if name in r] for name in ("loss", "bleu", "learning_rate")}
+    validation = [(r["step"], r["validation_loss"]) for r in records if "validation_loss" in r]
+    panels = ["loss", *(name for name in ("bleu", "learning_rate") if curves[name])]
+    figure = Figure(figsize=(7, 3 + 1.5 * (len(panels) - 1)), layout="constrained")
+    ratios = [2.5] + [1.0] * (len(panels) - 1)
+    all_axes = figure.subplots(len(panels), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
+    titles = {"loss": "nats per target token", "bleu": "BLEU", "learning_rate": "learning rate"}
+    for axes, name in zip(all_axes, panels, strict=True):
+        marker = "o" if name == "bleu" or len(curves[name]) == 1 else None
+        if curves[name]:
+            axes.plot(*zip(*curves[name], strict=True), label="training", marker=marker, markersize=4)
+        axes.set_ylabel(titles[name])
+        axes.grid(alpha=0.3)
+    if validation:
+        all_axes[0].plot(
+            *zip(*validation, strict=True), label="validation, labels not smoothed", marker="o", markersize=4
+        )
+    all_axes[0].legend()
+    all_axes[-1].set_xlabel("update")
+    figure.align_ylabels()
+    figure.savefig(path, dpi=150)
