@@ -1,17 +1,18 @@
 """Train a translation model from scratch, on one process or on many, with the same result.
 
-    python scripts/train_translation.py scripts/configs/tiny.yaml --output_dir runs/mine
-    accelerate launch --num_processes 8 scripts/train_translation.py CONFIG.yaml
+    python scripts/train_translation.py scripts/configs/base.yaml --output_dir runs/mine
+    accelerate launch --config_file scripts/accelerate_configs/ddp.yaml scripts/train_translation.py CONFIG.yaml
     ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 scripts/train_translation.py CONFIG.yaml
 
-Any field of `TrainingConfig` can follow the file as `--field value`.
+`hf-vanilla train --help` explains the fields; any of them can follow the file as `--field value`. The same command
+goes on with a run that was interrupted.
 """
 
 import sys
 
-from hf_vanilla.training import TrainingConfig, train
+from hf_vanilla import cli
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit(f"usage: {sys.argv[0]} CONFIG.yaml [--field value ...]")
-    train(TrainingConfig.load(sys.argv[1], sys.argv[2:]))
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        sys.exit(__doc__)
+    cli.main(["train", sys.argv[1], "--task", "translation", *sys.argv[2:]])

@@ -1,0 +1,173 @@
+"""Train the in-tree model of the same size with the stock Trainer: same data, tokenizer, batches, updates, schedule.
+
+    hf-vanilla train scripts/configs/verses_small.yaml --max_steps 1000
+    python scripts/train_peer.py scripts/configs/verses_small.yaml runs/marian --max_steps 1000
+    hf-vanilla evaluate runs/marian --corpus verses
+
+The peer of translation is MarianMTModel, of masked_lm BertForMaskedLM, of causal_lm GPT2LMHeadModel. Beside the
+averaged model it saves the one without averaging as `last`, and prints the validation loss of both. It has no restart
+and one process: it is for comparison.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import set_seed
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import (
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    MarianConfig,
+    MarianMTModel,
+    PreTrainedModel,
+    Seq2SeqTrainer,
+    Seq2SeqTrainingArguments,
+    TrainerCallback,
+)
+
+from hf_vanilla.optim import average_weights
+from hf_vanilla.tasks import TASKS, Batches
+from hf_vanilla.training import evaluate
+from hf_vanilla.training_config import TrainingConfig
+
+
+def build_peer(config: TrainingConfig, tokenizer: Any) -> PreTrainedModel:
+    """The peer of the task, in the shape of `config`; no dropout but on the sub-layers' outputs, as in the paper."""
+    width, heads, inner = config.hidden_size, config.num_attention_heads, config.intermediate_size
+    tokens = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    positions = max(512, config.max_length)
+    activation = config.activation_function
+    if config.task == "translation":
+        model = MarianMTModel(
+            MarianConfig(
+                vocab_size=len(tokenizer),
+                d_model=width,
+                encoder_layers=config.encoder_layers,
+                decoder_layers=config.decoder_layers,
+                encoder_attention_heads=heads,
+                decoder_attention_heads=heads,
+                encoder_ffn_dim=inner,
+                decoder_ffn_dim=inner,
+                activation_function=activation,
+                dropout=config.dropout,
+                scale_embedding=True,
+                max_position_embeddings=positions,
+                decoder_start_token_id=tokenizer.bos_token_id,
+                forced_eos_token_id=None,
+                **tokens,
+            )
+        )
+        model.generation_config.update(num_beams=4, length_penalty=1.0, max_length=None)
+        return model
+    if config.task == "masked_lm":
+        return BertForMaskedLM(
+            BertConfig(
+                vocab_size=len(tokenizer),
+                hidden_size=width,
+                num_hidden_layers=config.encoder_layers,
+                num_attention_heads=heads,
+                intermediate_size=inner,
+                hidden_act=activation,
+                hidden_dropout_prob=config.dropout,
+                attention_probs_dropout_prob=0.0,
+                max_position_embeddings=positions,
+                **tokens,
+            )
+        )
+    return GPT2LMHeadModel(
+        GPT2Config(
+            vocab_size=len(tokenizer),
+            n_embd=width,
+            n_layer=config.decoder_layers,
+            n_head=heads,
+            n_inner=inner,
+            activation_function=activation,
+            resid_pdrop=config.dropout,
+            embd_pdrop=config.dropout,
+            attn_pdrop=0.0,
+            n_positions=positions,
+            **tokens,
+        )
+    )
+
+
+class SameBatches(IterableDataset):
+    """The updates of our loop, one after the other."""
+
+    def __init__(self, batches: Batches) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Any:
+        for _, _, (batch,) in self.batches.updates(0, 0):
+            yield dict(batch)
+
+
+class Snapshots(TrainerCallback):
+    """The weights to average, as our loop takes them."""
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self.config = config
+        self.states: list[dict[str, torch.Tensor]] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        """Copy them."""
+        if state.global_step % self.config.average_every == 0 or state.global_step == state.max_steps:
+            copied = {name: weight.clone() for name, weight in model.state_dict().items()}
+            self.states = [*self.states, copied][-self.config.average_last :]
+
+
+def main(config: TrainingConfig, folder: Path) -> None:
+    """Train and save the peer."""
+    task, accelerator = TASKS[config.task](config), Accelerator(mixed_precision="no")
+    corpus = task.load_corpus()
+    tokenizer = task.load_tokenizer(corpus)
+    set_seed(config.seed)
+    model = build_peer(config, tokenizer)
+    train, validation = (
+        task.batches(task.examples(corpus, split, tokenizer), tokenizer, model, accelerator, split == "train")
+        for split in ("train", "validation")
+    )
+
+    class Trainer(Seq2SeqTrainer):
+        def get_train_dataloader(self) -> DataLoader:
+            return DataLoader(SameBatches(train), batch_size=None)
+
+    snapshots = Snapshots(config)
+    arguments = Seq2SeqTrainingArguments(
+        output_dir=str(folder),
+        max_steps=config.max_steps or 0,
+        learning_rate=config.learning_rate,
+        warmup_steps=config.warmup_steps,
+        lr_scheduler_type=config.schedule,
+        optim="adamw_torch_fused",
+        adam_beta2=0.98,
+        adam_epsilon=1e-9,
+        max_grad_norm=config.max_grad_norm or 0.0,
+        label_smoothing_factor=config.label_smoothing or 0.0,
+        logging_steps=config.log_every,
+        save_strategy="no",
+        report_to=[],
+        seed=config.seed,
+    )
+    start = time.monotonic()
+    Trainer(model=model, args=arguments, callbacks=[snapshots], processing_class=tokenizer).train()
+    print(
+        f"{sum(weight.numel() for weight in model.parameters()):,} parameters, {time.monotonic() - start:.0f} seconds"
+    )
+    for name, states in (("last", snapshots.states[-1:]), ("", snapshots.states)):
+        model.load_state_dict(average_weights(states))
+        print(name or "averaged", evaluate(task, model, tokenizer, validation, corpus, accelerator))
+        model.save_pretrained(folder / name)
+        tokenizer.save_pretrained(folder / name)
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    main(TrainingConfig.load(sys.argv[1], sys.argv[3:]), Path(sys.argv[2]))
