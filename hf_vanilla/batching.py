@@ -241,10 +241,11 @@ class MaskedLanguageModelCollator:
         chosen: list[int] = []
         for word in random.permutation(np.unique(words)):
             tokens = candidates[words == word]
-            if not chosen or len(chosen) + len(tokens) <= wanted:
+            if len(chosen) + len(tokens) <= wanted:
                 chosen.extend(tokens)
             if len(chosen) >= wanted:
                 break
+        chosen = chosen or list(candidates[words == words[0]])  # no word is as short as that
         labels[chosen] = input_ids[chosen]
         fate = random.random(len(chosen))
         replacements = np.where(fate < 0.8, self.tokenizer.mask_token_id, input_ids[chosen])

@@ -15,7 +15,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 logger = logging.getLogger(__name__)
@@ -24,6 +24,8 @@ MANIFEST = "manifest.json"
 STATE = "state.json"
 WEIGHTS = "weights.safetensors"
 UNFINISHED = ".unfinished"
+OLD = ".old"
+DAMAGED = ".damaged"
 
 
 class CheckpointError(OSError):
@@ -50,20 +52,32 @@ def whole_folder(folder: Path, accelerator: Accelerator) -> Iterator[Path]:
         yield unfinished
     except Exception as error:  # safetensors and torch have errors of their own for a full disk
         problem = error
-    accelerator.wait_for_everyone()
     try:
-        if accelerator.is_main_process and problem is None:
-            _write_manifest(unfinished)
-            shutil.rmtree(folder, ignore_errors=True)
-            unfinished.rename(folder)
-    except OSError as error:
-        problem = error
-    try:
+        _agree(problem, folder, accelerator)
+        try:
+            if accelerator.is_main_process:
+                _write_manifest(unfinished)
+                _replace(folder, unfinished)
+        except OSError as error:
+            problem = error
         _agree(problem, folder, accelerator)
     except CheckpointError:
         if accelerator.is_main_process:
             shutil.rmtree(unfinished, ignore_errors=True)
         raise
+
+
+def _replace(folder: Path, unfinished: Path) -> None:
+    """Put `unfinished` in the place of `folder`, if there is one."""
+    old = folder.with_name(folder.name + OLD)
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    unfinished.rename(folder)
+    directory = os.open(folder.parent, os.O_RDONLY)
+    os.fsync(directory)
+    os.close(directory)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _agree(problem: Exception | None, folder: Path, accelerator: Accelerator) -> None:
@@ -150,13 +164,12 @@ class Checkpoints:
         """The newest checkpoint that is fit for use, with a warning for each that is not; on all processes alike."""
         found: list[Path | None] = [None]
         if self.accelerator.is_main_process:
-            for unfinished in self.folder.glob(f"*{UNFINISHED}"):
-                shutil.rmtree(unfinished)
             for folder in reversed(numbered(self.folder)):
                 if (problem := damage(folder)) is None:
                     found = [folder]
                     break
                 logger.warning("%s is damaged (%s); trying the checkpoint before it", folder, problem)
+                folder.rename(folder.with_name(folder.name + DAMAGED))
         return broadcast_object_list(found)[0]
 
     def load(self, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -169,6 +182,9 @@ def make_skeleton(model: PreTrainedModel) -> PreTrainedModel:
     """A model of the same class and configuration, without memory for weights: what `with_weights` gives them to."""
     with torch.device("meta"):
         skeleton = type(model)(model.config)
+    for name, buffer in model.named_buffers():  # which weights need not hold
+        owner, _, own_name = name.rpartition(".")
+        setattr(skeleton.get_submodule(owner), own_name, buffer.detach().clone())
     if model.can_generate():
         skeleton.generation_config = model.generation_config
     return skeleton
@@ -198,7 +214,7 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
 
 def save_model(
     folder: Path,
-    model: nn.Module,
+    weights: dict[str, Tensor],
     skeleton: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     accelerator: Accelerator,
@@ -208,7 +224,6 @@ def save_model(
     Raises:
         CheckpointError: see `whole_folder`.
     """
-    weights = accelerator.get_state_dict(model)  # gathers what is sharded, on the main process
     with whole_folder(folder, accelerator) as unfinished:
         if accelerator.is_main_process:
             # Not by the model itself: sharding gives it another class, the code of which would be saved with it.
@@ -216,8 +231,23 @@ def save_model(
             tokenizer.save_pretrained(unfinished)
 
 
+def forget_what_came_after(step: int, folder: Path) -> None:
+    """Remove from the folder of a run what an interrupted run left unfinished, and its snapshots after update `step`.
+
+    The run will take them again, but if time limits it, not necessarily at as late an update.
+    """
+    for ending in (UNFINISHED, OLD, DAMAGED):
+        for path in (*folder.glob(f"*{ending}"), *folder.glob(f"*/*{ending}")):
+            shutil.rmtree(path)
+    if not step:
+        shutil.rmtree(folder / "best", ignore_errors=True)
+    for snapshot in numbered(folder / "snapshots"):
+        if int(snapshot.name[5:]) > step:
+            shutil.rmtree(snapshot)
+
+
 def keep_newest(folder: Path, count: int, accelerator: Accelerator) -> None:
     """Remove all but the newest `step-N` from a folder."""
     if accelerator.is_main_process:
         for old in numbered(folder)[:-count]:
-            shutil.rmtree(old)
+            shutil.rmtree(old, ignore_errors=True)

@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "hf-vanilla evaluate runs/verses_demo --corpus verses",
     )
     verb.add_argument("model", help="folder or Hub id of a sequence-to-sequence model")
-    verb.add_argument("--corpus", default="verses", help="see hf_vanilla.corpora.load_corpus (default: verses)")
+    verb.add_argument("--corpus", help="as for train (default: what the model was trained on, its test split)")
     verb.add_argument("--target_path", help="the target side, if the corpus is a text file")
     verb.add_argument("--source_column", default="source", help="(default: source)")
     verb.add_argument("--target_column", default="target", help="(default: target)")
@@ -66,6 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         {"train": run_train, "translate": run_translate, "evaluate": run_evaluate}[options.verb](options, rest)
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"hf-vanilla {options.verb}: {error}")
+    except KeyboardInterrupt:
+        print(f"hf-vanilla {options.verb}: interrupted", file=sys.stderr)
+        sys.exit(130)
 
 
 class ExplainFields(argparse.Action):
@@ -80,7 +83,7 @@ class ExplainFields(argparse.Action):
         print(parser.format_help())
         fields = TrainingConfig.parser(parser.prog).format_help()
         print("fields of CONFIG.yaml, and options after it:", fields[fields.index("\n  --task") :], sep="")
-        sys.exit()
+        sys.exit(0)
 
 
 def add_search(verb: argparse.ArgumentParser) -> None:
@@ -121,13 +124,27 @@ def run_translate(options: argparse.Namespace, _: list[str]) -> None:
 
 def run_evaluate(options: argparse.Namespace, _: list[str]) -> None:
     """`hf-vanilla evaluate`."""
+    import yaml
+
     from hf_vanilla.corpora import load_corpus
     from hf_vanilla.decoding import load_translator, side_by_side, translate
     from hf_vanilla.metrics import TranslationQuality
 
+    trained = Path(options.model) / "training_config.yaml"
+    run = yaml.safe_load(trained.read_text(encoding="utf-8")) if trained.is_file() else {"corpus": "verses"}
+    if options.corpus is None:
+        options.corpus = run["corpus"]
+        for name in ("target_path", "source_column", "target_column"):
+            setattr(options, name, run.get(name, getattr(options, name)))
     corpus = load_corpus(
-        options.corpus, options.target_path, source_column=options.source_column, target_column=options.target_column
+        options.corpus,
+        options.target_path,
+        source_column=options.source_column,
+        target_column=options.target_column,
+        configuration=run.get("corpus_configuration"),
     )
+    if run.get("streaming") and options.corpus == run["corpus"]:
+        print("warning: a stream holds out other rows than these: some were trained on", file=sys.stderr)
     if options.split not in corpus:
         raise ValueError(f"split is {options.split!r}; expected one of {', '.join(corpus)}")
     pairs = corpus[options.split]

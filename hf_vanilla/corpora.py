@@ -74,9 +74,9 @@ def load_corpus(
     Returns:
         Splits `train`, `validation` and `test` with the columns `source` and `target` (str), surrounding white space
         removed. The test split of `verses` also has `references` (list[str]): Elberfelder, then Schlachter. Where the
-        corpus comes without a validation or test split, each 40th row becomes one. Pairs with an empty side and
-        repeated pairs are dropped, and so is every training pair of which either side occurs in a held-out split;
-        the log says how many of each.
+        corpus comes without a validation or test split, each 40th row whose source occurs but once becomes one. Pairs
+        with an empty side and repeated pairs are dropped, and so is every training pair whose source occurs in a
+        held-out split (or its target, where the corpus comes with all splits); the log says how many of each.
 
         When streaming, splits `train` and `validation` alone. Pairs with an empty side are dropped, repeated ones are
         not. Where the corpus comes without a validation split, the first 1,000 pairs become it (a 40th of a corpus
@@ -395,15 +395,23 @@ def _separate(splits: dict[str, Any], name: str, columns: list[str], num_proc: i
         )
     for split in missing:
         train = rows["train"]
-        held = np.arange(len(train)) % 40 == {"validation": 13, "test": 26}[split] % min(40, len(train) or 1)
+        # Of the rows whose source occurs once: in a dialogue, "Yes." must be learned from and not be asked for.
+        _, inverse, counts = np.unique(hashes["train"][columns[0]][train], return_inverse=True, return_counts=True)
+        unique = np.flatnonzero(counts[inverse] == 1)
+        if len(unique) <= len(missing):
+            unique = np.arange(len(train))
+        offset = {"validation": 13, "test": 26}[split] % min(40, len(unique) or 1)
+        held = np.zeros(len(train), bool)
+        held[unique[np.arange(len(unique)) % 40 == offset]] = True
         rows[split], rows["train"] = train[held], train[~held]
         splits[split], hashes[split], dropped[split] = splits["train"], hashes["train"], {}
 
     # The test split stays whole; validation gives way to it, and training to both.
+    compared = columns[:1] if missing else columns
     seen = np.empty(0, np.int64)
     separated = {}
     for split in ("test", "validation", "train"):
-        keys = [hashes[split][column][rows[split]] for column in columns]
+        keys = [hashes[split][column][rows[split]] for column in compared]
         leaks = np.any([np.isin(side, seen) for side in keys], axis=0)
         seen = np.concatenate([seen, *keys])
         if leaks.all():

@@ -7,12 +7,20 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from tqdm.auto import tqdm
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 
 def load_translator(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A sequence-to-sequence model, on the fastest device there is, and its tokenizer, from a folder or the Hub."""
-    model = AutoModelForSeq2SeqLM.from_pretrained(name)
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except OSError as error:
+        if Path(name).exists():
+            raise
+        raise FileNotFoundError(f"{name}: no such folder, and no model on the Hub that can be reached") from error
+    if not config.is_encoder_decoder:
+        raise ValueError(f"{name} is a {config.model_type} model; expected one that translates")
+    model = AutoModelForSeq2SeqLM.from_pretrained(name, config=config)
     return model.to(PartialState().device), AutoTokenizer.from_pretrained(name)
 
 
@@ -40,6 +48,8 @@ def translate(
         One translation for each sentence, on one line, of at most as many tokens as the longest source of its batch
         and 50 more (section 6.1).
     """
+    if not sentences:
+        return []
     model.eval()
     generate: Any = model.generate  # typed as a Tensor, as any attribute of a module
     search = {} if num_beams is None else {"num_beams": num_beams}

@@ -1,10 +1,11 @@
 """A run as its user sees it: progress bar, log, trackers, curves, summary."""
 
+import contextlib
 import json
 import logging
 import resource
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ from tqdm.auto import tqdm
 logger = logging.getLogger(__name__)
 
 SHOWN = {
-    "loss": "loss",
-    "learning_rate": "lr",
-    "tokens_per_second": "tok/s",
-    "padding": "pad",
-    "memory_gib": "GiB",
-    "validation_perplexity": "val ppl",
-    "bleu": "BLEU",
+    "step": "update {:,}",
+    "loss": "loss {:.3f}",
+    "learning_rate": "learning rate {:.3g}",
+    "tokens_per_second": "{:,.0f} tokens/s",
+    "padding": "padding {:.1%}",
+    "memory_gib": "{:.1f} GiB",
+    "validation_perplexity": "validation: perplexity {:.4g}",
+    "bleu": "BLEU {:.1f}",
 }
+"""What the bar shows of a record, in this order."""
 
 
 class RunLog:
@@ -50,14 +53,23 @@ class RunLog:
         )
         if self.enabled:
             self.records = read_records(self.path, after) if after else []
-            self.file = self.path.open("w", encoding="utf-8")
-            for record in self.records:
-                print(json.dumps(record), file=self.file, flush=True)
+            rewritten = self.path.with_suffix(".tmp")
+            rewritten.write_text("".join(f"{json.dumps(record)}\n" for record in self.records), encoding="utf-8")
+            rewritten.replace(self.path)
+            self.file = self.path.open("a", encoding="utf-8")
 
     def say(self, message: str) -> None:
         """Print a line above the bar."""
         if self.enabled:
             self.bar.write(message, file=sys.stderr)
+
+    @contextlib.contextmanager
+    def going_on_after(self, problem: type[Exception]) -> Iterator[None]:
+        """Say what went wrong, but let the run go on."""
+        try:
+            yield
+        except problem as error:
+            self.say(f"warning: {error}; going on, and what was saved before is as it was")
 
     def advance(self, done: float) -> None:
         """Move the bar to the share `done` of the run."""
@@ -68,9 +80,11 @@ class RunLog:
         self.accelerator.log({name: value for name, value in record.items() if name != "step"}, step=record["step"])
         if self.enabled:
             self.records.append(record)
-            print(json.dumps(record), file=self.file, flush=True)
-            self.shown.update({SHOWN[name]: value for name, value in record.items() if name in SHOWN})
-            self.bar.set_postfix({name: f"{value:.4g}" for name, value in self.shown.items()}, refresh=False)
+            with self.going_on_after(OSError):
+                print(json.dumps(record), file=self.file, flush=True)
+            self.shown.update(record)
+            shown = [text.format(self.shown[name]) for name, text in SHOWN.items() if name in self.shown]
+            self.bar.set_postfix_str(", ".join(shown), refresh=False)
 
     def close(self) -> None:
         """End the bar and the file."""

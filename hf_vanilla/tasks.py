@@ -5,6 +5,8 @@ import inspect
 import itertools
 import json
 import logging
+import math
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, Literal
@@ -14,6 +16,7 @@ import torch
 from accelerate import Accelerator
 from datasets import Dataset
 from datasets.fingerprint import Hasher
+from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import (
@@ -23,6 +26,7 @@ from transformers import (
     AutoTokenizer,
     BatchEncoding,
     DataCollatorForSeq2Seq,
+    PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
@@ -47,22 +51,27 @@ logger = logging.getLogger(__name__)
 
 Family = Literal["seq2seq", "encoder", "decoder"]
 
-TOKENIZER_SENTENCES = 2_000_000
-"""A vocabulary is learned from so many texts at most: more change it little, and must be held in memory."""
+TOKENIZER_TEXTS = 2_000_000
+"""A vocabulary is learned from so many rows at most: more change it little."""
 
 
 class Task:
     """What the tasks have in common."""
 
     family: Family
+    model_class: Any
     auto_class: Any
     columns: tuple[str, ...]
     """Those whose lengths count for the size of a batch; the first is read by the model."""
     text_columns: tuple[str, ...]
-    rows_together = 1000
+    special_tokens: tuple[str, ...] = ("pad_token", "bos_token", "eos_token")
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
+        try:
+            self.model_config(vocab_size=config.vocab_size)
+        except StrictDataclassError as error:
+            raise ValueError(str(error.__cause__ or error).strip().splitlines()[-1].strip()) from None
         self.dropped: Counter[str] = Counter()
         self.workers = config.preprocessing_workers if config.preprocessing_workers > 1 else None
 
@@ -74,13 +83,26 @@ class Task:
         """The tokenizer that the configuration names, or one that learns its vocabulary from the training split."""
         if given := self.config.initial_model or self.config.tokenizer:
             tokenizer = AutoTokenizer.from_pretrained(given)
-            for name in ("pad_token", "bos_token", "eos_token"):
+            if not tokenizer.is_fast:
+                raise ValueError(f"the tokenizer of {given} is a slow one; expected one of the `tokenizers` library")
+            for name in self.special_tokens:
                 if getattr(tokenizer, name) is None:
-                    raise ValueError(f"the tokenizer of {given} has no {name}; expected one")
+                    raise ValueError(f"the tokenizer of {given} has no {name}; {self.config.task} needs one")
+            if self.family == "seq2seq":
+                tokenizer.padding_side = "right"
+                if tokenizer("a")["input_ids"][-1:] != [tokenizer.eos_token_id]:
+                    raise ValueError(f"the tokenizer of {given} does not end a sentence with {tokenizer.eos_token}")
             return tokenizer
-        rows = itertools.islice(corpus["train"], TOKENIZER_SENTENCES)
+        rows = corpus["train"]
+        if self.config.streaming:
+            rows = itertools.islice(rows, TOKENIZER_TEXTS)
+        else:  # from all parts of the corpus
+            rows = rows.select(range(0, len(rows), math.ceil(len(rows) / TOKENIZER_TEXTS)))
         texts = (row[column] for row in rows for column in self.text_columns)
-        return train_tokenizer(texts, self.config.vocab_size, self.family)
+        tokenizer = train_tokenizer(texts, self.config.vocab_size, self.family)
+        if len(tokenizer) < self.config.vocab_size:
+            logger.info("vocab_size is %d: the corpus is too small for %d", len(tokenizer), self.config.vocab_size)
+        return tokenizer
 
     def build_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         """A model with new weights, or `initial_model`.
@@ -100,12 +122,20 @@ class Task:
 
     def new_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         """A model of this configuration, its vocabulary and special tokens those of `tokenizer`."""
+        tokens = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+        return self.model_class(self.model_config(vocab_size=len(tokenizer), **tokens))
+
+    def model_config(self, **fields: Any) -> PreTrainedConfig:
+        """The model's configuration.
+
+        Raises:
+            StrictDataclassError: a field is out of range.
+        """
         raise NotImplementedError
 
-    def shape(self, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+    def shape(self) -> dict[str, Any]:
         """The fields of a model's configuration that all families have."""
         return {
-            "vocab_size": len(tokenizer),
             "hidden_size": self.config.hidden_size,
             "intermediate_size": self.config.intermediate_size,
             "num_attention_heads": self.config.num_attention_heads,
@@ -113,9 +143,6 @@ class Task:
             "activation_function": self.config.activation_function,
             "dropout": self.config.dropout,
             "norm_position": self.config.norm_position,
-            "pad_token_id": tokenizer.pad_token_id,
-            "bos_token_id": tokenizer.bos_token_id,
-            "eos_token_id": tokenizer.eos_token_id,
         }
 
     def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
@@ -141,21 +168,27 @@ class Task:
         tokenise = functools.partial(self._with_lengths, tokenizer=tokenizer)
         columns = rows.column_names or list(self.text_columns)
         if self.config.streaming:
-            return rows.map(tokenise, batched=True, remove_columns=columns).filter(self._is_wanted)
+            return self.assemble(rows.map(tokenise, batched=True, remove_columns=columns), tokenizer).filter(
+                self._is_wanted
+            )
         # What decides the result: not the padding and truncation that a tokenizer did last, which it keeps as well.
         rules = json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
         content = [rules, inspect.getsource(type(self)), self.config.max_length]
         encoded = rows.map(
             tokenise,
             batched=True,
-            batch_size=self.rows_together,
             remove_columns=columns,
             num_proc=self.workers,
             new_fingerprint=Hasher.hash([rows._fingerprint, self.config.whole_word_masking, *content]),
             desc=f"tokenising the {split} split",
         )
+        encoded = self.assemble(encoded, tokenizer)
         wanted = self._select(lengths_of(encoded, self.columns), split)
         return encoded if wanted.all() else encoded.select(np.flatnonzero(wanted))
+
+    def assemble(self, encoded: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+        """Examples of tokenised rows: these themselves, unless the task joins some."""
+        return encoded
 
     def _with_lengths(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
         encoded = self.tokenise(rows, tokenizer)
@@ -179,7 +212,8 @@ class Task:
                 "%s; %s examples are left", "; ".join(f"dropped {part}" for part in dropped), f"{wanted.sum():,}"
             )
         if not wanted.any() and not self.config.streaming:
-            raise ValueError(f"max_length is {self.config.max_length}; expected more: no example is as short")
+            dropped = dropped or [f"max_length is {self.config.max_length}"]
+            raise ValueError(f"no example of the {split} split is left: {'; '.join(dropped)}; expected other limits")
         return wanted
 
     def _is_wanted(self, example: dict[str, Any]) -> bool:
@@ -205,7 +239,10 @@ class Task:
         if self.config.streaming:
             source: Any = TokenBatchStream(examples, self.columns, **share)
         else:
-            source = TokenBatchSampler(lengths_of(examples, self.columns), **share)
+            try:
+                source = TokenBatchSampler(lengths_of(examples, self.columns), **share)
+            except ValueError as error:
+                raise ValueError(f"the {'training' if training else 'validation'} split: {error}") from None
             examples = examples.remove_columns([f"{column}_length" for column in self.columns])
         return Batches(source, examples, self.collator(tokenizer, model), self.config.loader_workers)
 
@@ -216,6 +253,7 @@ class Batches:
     def __init__(self, source: Any, examples: Any, collator: Collator, workers: int) -> None:
         self.source = source
         self.collator = collator
+        self.checksum = zlib.crc32(source.lengths.tobytes()) if isinstance(source, TokenBatchSampler) else 0
         options: dict[str, Any] = {"num_workers": workers, "generator": torch.Generator()}
         if isinstance(source, TokenBatchSampler):
             self.loader = DataLoader(examples, batch_sampler=source, collate_fn=collator, **options)
@@ -246,6 +284,7 @@ class Translation(Task):
     """The paper's task: the target's tokens from the source and the target's tokens before them."""
 
     family: Family = "seq2seq"
+    model_class = VanillaForConditionalGeneration
     auto_class = AutoModelForSeq2SeqLM
     columns = ("input_ids", "labels")
     text_columns = ("source", "target")
@@ -264,16 +303,15 @@ class Translation(Task):
 
     def new_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         """An encoder-decoder that translates by beam search."""
-        model = VanillaForConditionalGeneration(
-            VanillaConfig(
-                **self.shape(tokenizer),
-                encoder_layers=self.config.encoder_layers,
-                decoder_layers=self.config.decoder_layers,
-                decoder_start_token_id=tokenizer.bos_token_id,
-            )
-        )
-        model.generation_config.update(num_beams=4, length_penalty=1.0)
+        model = super().new_model(tokenizer)
+        limit = max(256, self.config.max_length)
+        model.generation_config.update(num_beams=4, length_penalty=1.0, max_new_tokens=limit)
         return model
+
+    def model_config(self, **fields: Any) -> PreTrainedConfig:
+        """An encoder-decoder's."""
+        fields |= {"encoder_layers": self.config.encoder_layers, "decoder_layers": self.config.decoder_layers}
+        return VanillaConfig(**self.shape(), decoder_start_token_id=fields.get("bos_token_id", 1), **fields)
 
     def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
         """`input_ids` of the source, `labels` of the target."""
@@ -294,9 +332,11 @@ class MaskedLanguageModel(Task):
     """BERT's task: masked tokens from those around them."""
 
     family: Family = "encoder"
+    model_class: Any = VanillaEncoderForMaskedLM
     auto_class: Any = AutoModelForMaskedLM
     columns = ("input_ids",)
     text_columns = ("text",)
+    special_tokens: tuple[str, ...] = ("pad_token", "mask_token")
 
     def load_corpus(self) -> Any:
         """Documents; see `hf_vanilla.corpora.load_texts`."""
@@ -308,11 +348,9 @@ class MaskedLanguageModel(Task):
             num_proc=self.workers,
         )
 
-    def new_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-        """An encoder with the masked language modelling head."""
-        return VanillaEncoderForMaskedLM(
-            VanillaEncoderConfig(**self.shape(tokenizer), num_hidden_layers=self.config.encoder_layers)
-        )
+    def model_config(self, **fields: Any) -> PreTrainedConfig:
+        """An encoder's."""
+        return VanillaEncoderConfig(**self.shape(), num_hidden_layers=self.config.encoder_layers, **fields)
 
     def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
         """`input_ids`, a row for each piece of `max_length` tokens; and `word_ids` for masking whole words."""
@@ -338,20 +376,31 @@ class CausalLanguageModel(MaskedLanguageModel):
     """GPT's task: each token from those before it, documents packed into full blocks."""
 
     family: Family = "decoder"
+    model_class = VanillaDecoderForCausalLM
     auto_class: Any = AutoModelForCausalLM
-    rows_together = 10_000
+    special_tokens = ("pad_token", "bos_token", "eos_token")
 
-    def new_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-        """A decoder with the language modelling head."""
-        return VanillaDecoderForCausalLM(
-            VanillaDecoderConfig(**self.shape(tokenizer), num_hidden_layers=self.config.decoder_layers)
-        )
+    def model_config(self, **fields: Any) -> PreTrainedConfig:
+        """A decoder's."""
+        return VanillaDecoderConfig(**self.shape(), num_hidden_layers=self.config.decoder_layers, **fields)
 
     def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
-        """Blocks of `max_length` tokens; each document begins with `<s>` and ends with `</s>`."""
+        """Documents, each of which begins with `<s>` and ends with `</s>`."""
         begin, end = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
         encoded = tokenizer(rows["text"], add_special_tokens=False, return_attention_mask=False)["input_ids"]
-        return pack_documents((begin + ids + end for ids in encoded), self.config.max_length, tokenizer.pad_token_id)
+        return {"input_ids": [begin + ids + end for ids in encoded]}
+
+    def assemble(self, encoded: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
+        """Blocks of `max_length` tokens, of 10,000 documents at a time."""
+        length, pad = self.config.max_length, tokenizer.pad_token_id
+
+        def pack(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+            packed = pack_documents(rows["input_ids"], length, pad)
+            return packed | {"input_ids_length": [length] * len(packed["input_ids"])}
+
+        options = {} if self.config.streaming else {"desc": "packing documents"}
+        columns = ["input_ids", "input_ids_length"]
+        return encoded.map(pack, batched=True, batch_size=10_000, remove_columns=columns, **options)
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> Collator:
         """Stacks blocks."""

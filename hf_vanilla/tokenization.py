@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Iterable
 from typing import Literal
 
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<mask>"]
@@ -46,9 +46,11 @@ def train_tokenizer(
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
+    # For the encoder the space before a mask belongs to the masked word, as in the text that it learns from.
+    mask = AddedToken("<mask>", lstrip=family == "encoder", special=True)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
-        special_tokens=SPECIAL_TOKENS,
+        special_tokens=[*SPECIAL_TOKENS[:-1], mask],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -61,7 +63,7 @@ def train_tokenizer(
         pad_token="<pad>",
         bos_token="<s>",
         eos_token="</s>",
-        mask_token="<mask>",
+        mask_token=mask,
         cls_token="<s>" if family == "encoder" else None,
         sep_token="</s>" if family == "encoder" else None,
         padding_side="left" if family == "decoder" else "right",

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -23,7 +24,14 @@ import transformers
 import yaml
 from accelerate import Accelerator, DistributedType
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import broadcast_object_list, gather_object, is_deepspeed_available, set_seed, str_to_bool
+from accelerate.utils import (
+    InitProcessGroupKwargs,
+    broadcast_object_list,
+    gather_object,
+    is_deepspeed_available,
+    set_seed,
+    str_to_bool,
+)
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
@@ -31,6 +39,7 @@ from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel, PreTrain
 from hf_vanilla.checkpointing import (
     CheckpointError,
     Checkpoints,
+    forget_what_came_after,
     keep_newest,
     make_skeleton,
     numbered,
@@ -71,7 +80,9 @@ class RunState:
     validations: int = 0
     best_validation_loss: float | None = None
     examples: int | None = None
-    """Of the training split, None if streamed: another number means that the corpus has changed."""
+    """Of the training split, None if streamed: another number, or checksum of their `lengths`, is another corpus."""
+    lengths: int = 0
+    processes: int = 1
     window: dict[str, float] = field(default_factory=lambda: dict.fromkeys(WINDOW, 0.0))
     """Sums over the updates since the last line of the log."""
 
@@ -131,17 +142,22 @@ def train(config: TrainingConfig) -> Path:
 
     # Where it begins, or goes on
     state = RunState(examples=None if config.streaming else len(examples["train"]))
+    state.processes, state.lengths = accelerator.num_processes, batches.checksum
     checkpoints = Checkpoints(folder, accelerator, config.keep_checkpoints)
     if started and (newest := checkpoints.newest()):
         state = resume(checkpoints, newest, state, progress, scheduler, average)
         if state.done == 1 and (folder / SUMMARY).exists():
             logger.warning("%s: trained already, %d updates; remove the folder to train anew", folder, state.step)
+            leave_together(accelerator)
             return folder
-    elif accelerator.is_main_process:
-        tokenizer.save_pretrained(folder)
-        (folder / CONFIG).write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), encoding="utf-8")
+    if accelerator.is_main_process:
+        (folder / SUMMARY).unlink(missing_ok=True)
+        forget_what_came_after(state.step, folder)
+        if not state.step:
+            (folder / CONFIG).write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), encoding="utf-8")
+            tokenizer.save_pretrained(folder)
     accelerator.wait_for_everyone()
-    accelerator.init_trackers("trackers", config={name: str(value) for name, value in vars(config).items()})
+    accelerator.init_trackers("hf_vanilla", config={name: str(value) for name, value in vars(config).items()})
     log = RunLog(folder, accelerator, after=state.step, done=state.done)
     log.say(
         f"{'streamed' if state.examples is None else f'{state.examples:,}'} training examples; "
@@ -150,6 +166,8 @@ def train(config: TrainingConfig) -> Path:
         f"mixed precision: {accelerator.mixed_precision}"
         + (f"; going on after update {state.step}" * bool(state.step))
     )
+
+    gather = accelerator.get_state_dict  # of what is sharded, the whole, on the main process
 
     def save_checkpoint() -> None:
         schedule = {"schedule": scheduler.state_dict()}
@@ -173,6 +191,7 @@ def train(config: TrainingConfig) -> Path:
                 save_checkpoint()
                 log.say(f"stopped, and saved after update {state.step}; the same command goes on from there")
                 log.close()
+                leave_together(accelerator)
                 raise SystemExit(128 + (stop.received or signal.SIGTERM))
 
             model.train()
@@ -189,15 +208,19 @@ def train(config: TrainingConfig) -> Path:
             update_loss = accelerator.reduce(own_loss).item()
             learning_rate = float(scheduler.get_last_lr()[0])
             state.step += 1
-            if not math.isfinite(update_loss):
+            norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm or math.inf)
+            # In fp16 the gradient may overflow: its scaler then leaves out this update.
+            norm = 0.0 if norm is None or accelerator.mixed_precision == "fp16" else float(norm)
+            if not math.isfinite(update_loss + norm):
+                innocent = bool(own_loss.isfinite()) and not math.isfinite(update_loss)
+                examples_named = describe_examples(micro_batches, tokenizer, folder, innocent)
                 log.close()
+                leave_together(accelerator)
                 raise FloatingPointError(
-                    f"the loss is {update_loss} at update {state.step}, learning rate {learning_rate:.3g}, in "
-                    f"{describe_examples(micro_batches, tokenizer, folder, bool(own_loss.isfinite()))}. Checkpoints "
-                    "are as they were. Look at these examples; try a lower learning_rate, or max_grad_norm"
+                    f"the loss is {update_loss}, the norm of the gradient {norm}, at update {state.step}, "
+                    f"learning rate {learning_rate:.3g}, in {examples_named}. Checkpoints are as they were. "
+                    "Look at these examples, or try a lower learning_rate"
                 )
-            if config.max_grad_norm is not None:
-                accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
             progress.update(state.step, state.elapsed)
@@ -216,21 +239,23 @@ def train(config: TrainingConfig) -> Path:
                 log.write(step=state.step, epoch=state.epoch, **means(state.window), learning_rate=learning_rate)
                 state.window = dict.fromkeys(WINDOW, 0.0)
             log.advance(state.done)
-            try:
-                if state.step % config.average_every == 0 or state.done == 1:
-                    save_model(folder / "snapshots" / f"step-{state.step}", model, skeleton, tokenizer, accelerator)
+            if not average and (state.step % config.average_every == 0 or state.done == 1):
+                with log.going_on_after(CheckpointError):
+                    save_model(
+                        folder / "snapshots" / f"step-{state.step}", gather(model), skeleton, tokenizer, accelerator
+                    )
                     keep_newest(folder / "snapshots", config.average_last, accelerator)
-                if state.done * config.evaluations >= state.validations + 1 and state.done < 1:
-                    state.validations += 1
-                    scores = evaluate(task, model, tokenizer, validation_batches, corpus, accelerator)
-                    log.write(step=state.step, **scores)
-                    if scores["validation_loss"] < (state.best_validation_loss or math.inf):
-                        state.best_validation_loss = scores["validation_loss"]
-                        save_model(folder / "best", model, skeleton, tokenizer, accelerator)
-                if state.step % config.checkpoint_every == 0 or state.done == 1:
+            if int(state.done * config.evaluations) > state.validations and state.done < 1:
+                state.validations = int(state.done * config.evaluations)
+                scores = evaluate(task, model, tokenizer, validation_batches, corpus, accelerator)
+                log.write(step=state.step, **scores)
+                if scores["validation_loss"] < (state.best_validation_loss or math.inf):
+                    state.best_validation_loss = scores["validation_loss"]
+                    with log.going_on_after(CheckpointError):
+                        save_model(folder / "best", gather(model), skeleton, tokenizer, accelerator)
+            if state.step % config.checkpoint_every == 0 or state.done == 1:
+                with log.going_on_after(CheckpointError):
                     save_checkpoint()
-            except CheckpointError as error:
-                log.say(f"warning: {error}; going on, and what was saved before is as it was")
             clock.lap()
 
     # What is measured and shown here is what a user will load, in float32; only a sharded model is measured as it is.
@@ -240,6 +265,9 @@ def train(config: TrainingConfig) -> Path:
     measured = model if is_sharded(accelerator) else final.to(accelerator.device)
     scores = evaluate(task, measured, tokenizer, validation_batches, corpus, accelerator)
     log.write(step=state.step, **scores)
+    if scores["validation_loss"] < (state.best_validation_loss or math.inf):
+        state.best_validation_loss = scores["validation_loss"]
+        save_model(folder / "best", final.state_dict(), skeleton, tokenizer, accelerator)
     if accelerator.is_main_process:
         final.save_pretrained(folder)
         plot_curves(log.records, folder / "curves.png")
@@ -247,8 +275,18 @@ def train(config: TrainingConfig) -> Path:
             write_samples(final, tokenizer, corpus["validation"], folder)
         write_summary(folder, config, state, scores, task, accelerator)
     log.close()
-    accelerator.end_training()
+    leave_together(accelerator)
     return folder
+
+
+def leave_together(accelerator: Accelerator) -> None:
+    """Wait for the others, and close trackers and process group.
+
+    The barrier also keeps gloo from a deadlock: a process group that is destroyed while the tensors of its last
+    reduction are being freed waits for the thread that does so, and that thread for the interpreter's lock.
+    """
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
@@ -270,6 +308,8 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         mixed_precision=choose_precision(config.mixed_precision),
         log_with=list(config.trackers) or None,
         project_dir=config.output_dir,
+        # The others wait while the main process downloads and tokenises the corpus.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
     )
     logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)  # tied weights are no news
     for kind in asked_for:
@@ -334,7 +374,10 @@ def check_folder(folder: Path, config: TrainingConfig, accelerator: Accelerator)
             started = bool(numbered(folder / "checkpoints"))
             if (folder / CONFIG).exists():
                 earlier = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
-                if started and (changes := config.changes(earlier)):
+                finished = (folder / SUMMARY).exists()
+                if finished and not started:
+                    raise ValueError(f"{folder} holds a trained model, but no checkpoint; choose another output_dir")
+                if (started or finished) and (changes := config.changes(earlier)):
                     raise ValueError(
                         f"{folder} holds a run with other settings: {'; '.join(changes)}. "
                         "Set them back to go on with it, or choose another output_dir"
@@ -369,9 +412,16 @@ def resume(
     state = RunState(**loaded)
     if state.examples != fresh.examples:
         raise ValueError(f"{newest}: trained on {state.examples} examples; now the corpus gives {fresh.examples}")
+    if state.lengths != fresh.lengths:
+        raise ValueError(f"{newest}: trained on {state.examples} examples of other lengths: the corpus has changed")
+    if state.processes != fresh.processes:
+        logger.warning("%s: %d processes, now %d: dropout will differ", newest, state.processes, fresh.processes)
+        state.processes = fresh.processes
     progress.end_of_warmup = state.end_of_warmup
     progress.update(state.step, state.elapsed)
     state.done = progress.done
+    if state.done < loaded["done"]:  # a longer run now
+        state.validations = int(state.validations * state.done / loaded["done"])
     return state
 
 
@@ -394,7 +444,7 @@ class Clock:
 
 
 class StopSignal:
-    """Takes note of SIGTERM and Ctrl-C, so that a run ends between two updates. A second one ends it at once."""
+    """Takes note of SIGTERM and Ctrl-C, so that a run ends between two updates. A second Ctrl-C ends it at once."""
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -407,8 +457,9 @@ class StopSignal:
 
     def note(self, number: int, frame: FrameType | None) -> None:
         """The handler."""
+        if number == self.received == signal.SIGINT:
+            raise KeyboardInterrupt
         self.received = number
-        self.__exit__()
 
     def __exit__(self, *exception: object) -> None:
         for number, handler in self.handlers.items():
@@ -471,6 +522,8 @@ def evaluate(
         logits, labels = task.logits_and_labels(model, batch.to(accelerator.device))
         sums += torch.stack([label_smoothed_cross_entropy(logits, labels, num_items=1), (labels != -100).sum()])
     loss_sum, token_sum = accelerator.reduce(sums).tolist()
+    if not token_sum:
+        raise ValueError("the validation split has nothing to predict; expected texts of at most max_length tokens")
     loss = loss_sum / token_sum
     scores = {"validation_loss": loss, "validation_perplexity": math.exp(min(loss, 700))}
     # `generate` takes as many steps as its sentences need: processes that share a model would wait for each other.
@@ -491,6 +544,8 @@ def translation_scores(
         model, tokenizer, [pair["source"] for pair in own], num_beams=task.config.bleu_beams, progress=False
     )
     results = gather_object(list(zip(translations, [[pair["target"]] for pair in own], strict=True)))
+    if not results:
+        return {}
     predictions, references = zip(*results, strict=True)
     quality = TranslationQuality().compute(predictions=list(predictions), references=list(references))
     return {"bleu": quality["bleu"], "chrf": quality["chrf"]}
@@ -522,7 +577,7 @@ def write_summary(
     summary = {
         "configuration": dataclasses.asdict(config),
         "updates": state.step,
-        "epochs": state.epoch + 1,
+        "epochs": state.epoch + bool(state.next_update),
         "seconds": state.elapsed,
         "target_tokens": state.target_tokens,
         "training_examples": state.examples,

@@ -112,9 +112,11 @@ class TrainingConfig:
         )
         for name in (*at_least_one, "evaluations", "bleu_beams", "checkpoint_every", "keep_checkpoints"):
             self._expect(name, getattr(self, name) > 0, "a positive number")
-        for name in ("learning_rate", "warmup_steps", "vocab_size", "preprocessing_workers"):
+        for name in ("learning_rate", "vocab_size", "preprocessing_workers"):
             self._expect(name, getattr(self, name) > 0, "a positive number")
-        for name in ("bleu_sentences", "loader_workers"):
+        self._expect("max_length", self.max_length >= 3, "at least 3: a token between two special ones")
+        self._expect("train_minutes", (self.train_minutes or 1) < 10**9, "a number of minutes")
+        for name in ("bleu_sentences", "loader_workers", "warmup_steps", "seed"):
             self._expect(name, getattr(self, name) >= 0, "0 or a positive number")
         for name in ("max_steps", "train_minutes", "max_grad_norm"):
             self._expect(name, getattr(self, name) is None or getattr(self, name) > 0, "a positive number or nothing")
@@ -145,6 +147,8 @@ class TrainingConfig:
             self._expect("max_steps", self.max_steps, f"a number: the schedule {self.schedule} ends there")
         if self.max_steps is not None and self.schedule in LIMITED_SCHEDULES:
             self._expect("warmup_steps", self.warmup_steps < self.max_steps, f"less than max_steps ({self.max_steps})")
+        if self.schedule == "noam":
+            self._expect("warmup_steps", self.warmup_steps > 0, "a positive number: equation 3 divides by it")
         if self.streaming:
             self._expect("loader_workers", self.loader_workers <= 1, "at most 1 with streaming")
 
@@ -167,18 +171,22 @@ class TrainingConfig:
                 contradict each other.
         """
         try:
-            values = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
+            values = yaml.load(Path(path).read_text(encoding="utf-8"), yaml.BaseLoader) or {}
+        except FileNotFoundError:
+            raise FileNotFoundError(
+                f"{path}: no such file; expected a configuration such as those in scripts/configs"
+            ) from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not YAML: {error}") from error
         if not isinstance(values, dict):
-            raise ValueError(f"{path}: expected lines of the form `field: value`")
-        # Text, so that the parser checks and converts what stands in the file as it does the command line.
+            raise ValueError(f"{path}: not a configuration: expected lines of the form `field: value`")
+        # Read as text (`no` is a precision here), which the parser checks and converts as it does the command line.
         given = []
         for name, value in values.items():
             cls._known(str(name), f"{path}: unknown field")
             if isinstance(value, dict):
                 raise ValueError(f"{path}: {name} is {value}; expected a value")
-            if value is not None and value != []:
+            if value not in ("", "null", "~", []):
                 given += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
         for argument in overrides:
             if argument.startswith("--"):
@@ -202,6 +210,8 @@ class TrainingConfig:
         """What stands in the way of resuming a run that was started with the fields `earlier`: a line a field."""
         now = dataclasses.asdict(self)
         fixed = now.keys() - MAY_CHANGE
+        if self.streaming:
+            fixed |= {"loader_workers"}  # a worker shuffles a stream by a generator of its own
         if self.schedule not in LIMITED_SCHEDULES:
             fixed -= {"max_steps", "train_minutes"}
         return [

@@ -94,7 +94,7 @@ def test_a_saved_model_translates_the_same_in_a_fresh_process_and_a_change_is_no
     assert "VanillaForConditionalGeneration" in result.stdout
 
     samples = (model / "samples.jsonl").read_text(encoding="utf-8")
-    changed = samples.replace('"translation":"', '"translation":"anders ', 1)
+    changed = samples.replace('"translation": "', '"translation": "anders ', 1)
     (model / "samples.jsonl").write_text(changed, encoding="utf-8")
     with pytest.raises(SystemExit, match="anders .* when training ended"):
         runpy.run_path(script)["main"](model)

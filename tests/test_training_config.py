@@ -28,7 +28,7 @@ def test_labels_are_smoothed_for_translation_only():
         ("label_smoothing: 1.0\nmax_steps: 1", r"label_smoothing is 1.0; expected a number in \[0, 1\)"),
         ("seed: 1", "max_steps is None; expected a limit here or in train_minutes"),
         ("task: masked", "invalid choice: 'masked'"),
-        ("seed: {a: 1}", "seed is {'a': 1}; expected a value"),
+        ("seed: {a: 1}", "seed is {'a': '1'}; expected a value"),
         ("- a list", "expected lines of the form `field: value`"),
         ("a: [", "not YAML"),
     ],
