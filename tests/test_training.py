@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import accelerate
+import psutil
 import pytest
 import torch
 import yaml
@@ -234,7 +235,9 @@ def test_two_processes_that_are_killed_end_as_uninterrupted_ones_bit_by_bit(conf
     process = launch(killed, tmp_path, processes=2)
     wait_for(lambda: any(record["step"] >= 25 for record in read_log(folder)), process)
     os.killpg(process.pid, signal.SIGKILL)
-    subprocess.run(["pkill", "-9", "-f", str(tmp_path)])  # torchrun gives its workers sessions of their own
+    for worker in psutil.process_iter(["cmdline"]):  # torchrun gives its workers sessions of their own
+        if any(str(tmp_path) in argument for argument in worker.info["cmdline"] or []):
+            worker.kill()
     process.communicate()
     assert not (folder / "training_summary.json").exists()
     assert "2 process(es)" in finish(launch(killed, tmp_path, processes=2))
