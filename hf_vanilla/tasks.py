@@ -204,16 +204,12 @@ class Task:
         for reason, unwanted in reasons.items():
             self.dropped[f"{split}: {reason}"] += int((wanted & unwanted).sum())
             wanted &= ~unwanted
-        dropped = [
-            f"{count:,} {reason}" for reason, count in self.dropped.items() if reason.startswith(split) and count
-        ]
-        if dropped and not self.config.streaming:
-            logger.info(
-                "%s; %s examples are left", "; ".join(f"dropped {part}" for part in dropped), f"{wanted.sum():,}"
-            )
+        counts = {reason: self.dropped[f"{split}: {reason}"] for reason in reasons}
+        dropped = ", ".join(f"{count:,} {reason}" for reason, count in counts.items() if count) or "none"
         if not wanted.any() and not self.config.streaming:
-            dropped = dropped or [f"max_length is {self.config.max_length}"]
-            raise ValueError(f"no example of the {split} split is left: {'; '.join(dropped)}; expected other limits")
+            raise ValueError(f"no example of the {split} split is left: dropped {dropped}; expected other limits")
+        if not wanted.all() and not self.config.streaming:
+            logger.info("%s: dropped %s; %s examples are left", split, dropped, f"{wanted.sum():,}")
         return wanted
 
     def _is_wanted(self, example: dict[str, Any]) -> bool:

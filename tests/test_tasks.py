@@ -41,7 +41,7 @@ def test_pairs_that_are_too_long_or_too_unequal_are_dropped_and_counted_by_reaso
         "train: longer than 100 tokens": 1,
         "train: one side more than 3 times as long as the other": 1,
     }
-    assert "dropped 1 train: longer than 100 tokens; dropped 1 train: one side more" in caplog.text
+    assert "train: dropped 1 longer than 100 tokens, 1 one side more than 3 times" in caplog.text
 
 
 def test_what_a_stream_drops_is_counted_as_well(make):
