@@ -177,7 +177,7 @@ class TrainingConfig:
                 f"{path}: no such file; expected a configuration such as those in scripts/configs"
             ) from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: not YAML: {error}") from error
+            raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(values, dict):
             raise ValueError(f"{path}: not a configuration: expected lines of the form `field: value`")
         # Read as text (`no` is a precision here), which the parser checks and converts as it does the command line.

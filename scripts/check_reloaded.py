@@ -31,4 +31,7 @@ def main(folder: Path) -> None:
 if __name__ == "__main__":
     if len(sys.argv) != 2:
         sys.exit(f"usage: {sys.argv[0]} FOLDER")
-    main(Path(sys.argv[1]))
+    try:
+        main(Path(sys.argv[1]))
+    except FileNotFoundError as error:
+        sys.exit(f"{error}; expected a folder that `hf-vanilla train` wrote for a translation model")

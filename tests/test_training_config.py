@@ -36,8 +36,9 @@ def test_labels_are_smoothed_for_translation_only():
 def test_a_bad_configuration_is_refused_by_field(tmp_path, content, message):
     path = tmp_path / "run.yaml"
     path.write_text(content)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as raised:
         TrainingConfig.load(path)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_misspelt_option_is_refused_with_the_nearest(tmp_path):
