@@ -143,6 +143,9 @@ class Task:
             "activation_function": self.config.activation_function,
             "dropout": self.config.dropout,
             "norm_position": self.config.norm_position,
+            "position_embedding_type": self.config.position_embedding_type,
+            "scale_embedding": self.config.scale_embedding,
+            "embedding_norm": self.config.embedding_norm,
         }
 
     def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:

@@ -71,6 +71,9 @@ class TrainingConfig:
     dropout: float = _option(0.1, "P_drop")
     norm_position: Literal["post", "pre"] = _option("post", "layer norm after each residual sum, or before its branch")
     activation_function: str = _option("relu", "of the feed-forward networks: BERT and GPT-2 have gelu")
+    position_embedding_type: Literal["sinusoidal", "learned"] = _option("sinusoidal", "BERT and GPT-2 learn positions")
+    scale_embedding: bool = _option(True, "multiply embeddings by sqrt(d_model): BERT and GPT-2 do not")
+    embedding_norm: bool = _option(False, "layer norm of embeddings plus positions: BERT has it")
 
     label_smoothing: float | None = _option(None, "epsilon_ls; by default 0.1 for translation, 0 for language models")
     whole_word_masking: bool = _option(False, "masked_lm: predict whole words")

@@ -98,3 +98,23 @@ def test_an_empty_stream_is_refused(make):
     batches = made.batches(nothing, tokenizer, made.new_model(tokenizer), Accelerator())
     with pytest.raises(ValueError, match="the corpus is empty"):
         next(batches.updates(0, 0))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_models_have_the_shape_that_the_configuration_says(make, task):
+    shape = {
+        "hidden_size": 20,
+        "intermediate_size": 28,
+        "num_attention_heads": 2,
+        "dropout": 0.25,
+        "norm_position": "pre",
+        "activation_function": "gelu",
+        "position_embedding_type": "learned",
+        "scale_embedding": False,
+        "embedding_norm": True,
+    }
+    rows = pairs() if task == "translation" else [{"text": f"sentence {n}"} for n in range(200)]
+    made, _, tokenizer, _ = make(task, rows, encoder_layers=1, decoder_layers=1, **shape)
+    model = made.build_model(tokenizer)
+    assert {name: getattr(model.config, name) for name in shape} == shape
+    assert len(tokenizer) == model.config.vocab_size == model.get_input_embeddings().num_embeddings
