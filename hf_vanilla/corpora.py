@@ -35,6 +35,7 @@ FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".pa
 HELD_OUT = ("validation", "test")
 SPLITS = ("train", *HELD_OUT)
 STREAMED_VALIDATION = 1_000  # rows
+CODE = Path(__file__).read_bytes()  # what `datasets` has cached of another version of it is not used
 VERSES_QUERY = """
     SELECT bNumber, cNumber, basic.vText, elberfelder.vText, schlachter.vText
     FROM bible AS basic
@@ -188,7 +189,7 @@ def _generate(generator: Generator, columns: Iterable[str], streaming: bool, **a
     # Of itself `datasets` would not notice that a file has changed.
     state = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     settings = [value for value in arguments.values() if value not in files]
-    fingerprint = Hasher.hash((generator, state, settings))
+    fingerprint = Hasher.hash((generator, state, settings, CODE))
     try:
         return Dataset.from_generator(
             generator, features=_features(columns), gen_kwargs=arguments, fingerprint=fingerprint
@@ -432,6 +433,7 @@ def _hashes(dataset: Dataset, columns: list[str], num_proc: int | None, desc: st
         fn_kwargs={"columns": columns},
         remove_columns=dataset.column_names,
         num_proc=num_proc,
+        new_fingerprint=Hasher.hash((dataset._fingerprint, columns, CODE)),
         desc=desc,
     )
     return {column: hashed.data.column(column).to_numpy() for column in hashed.column_names}
@@ -463,6 +465,7 @@ def _keep(dataset: Dataset, rows: np.ndarray, columns: list[str], desc: str) -> 
         batched=True,
         fn_kwargs={"kept": kept, "columns": columns},
         features=_features(dataset.column_names),
+        new_fingerprint=Hasher.hash((dataset._fingerprint, kept, columns, CODE)),
         desc=desc,
     )
     return written.with_format(None)

@@ -151,6 +151,7 @@ def train(config: TrainingConfig) -> Path:
             leave_together(accelerator)
             return folder
     if accelerator.is_main_process:
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / SUMMARY).unlink(missing_ok=True)
         forget_what_came_after(state.step, folder)
         if not state.step:
@@ -368,8 +369,8 @@ def check_folder(folder: Path, config: TrainingConfig, accelerator: Accelerator)
     started = False
     if accelerator.is_main_process:
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=folder):
+            # A run that is refused leaves no folder behind.
+            with tempfile.TemporaryFile(dir=next(path for path in (folder, *folder.parents) if path.exists())):
                 pass  # for its error
             started = bool(numbered(folder / "checkpoints"))
             if (folder / CONFIG).exists():
@@ -382,7 +383,7 @@ def check_folder(folder: Path, config: TrainingConfig, accelerator: Accelerator)
                         f"{folder} holds a run with other settings: {'; '.join(changes)}. "
                         "Set them back to go on with it, or choose another output_dir"
                     )
-            elif any(folder.iterdir()):
+            elif folder.exists() and any(folder.iterdir()):
                 raise ValueError(f"{folder} holds files, but no run to go on with; choose another output_dir")
         except (ValueError, OSError) as error:
             problem = error

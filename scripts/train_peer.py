@@ -124,6 +124,8 @@ class Snapshots(TrainerCallback):
 
 def main(config: TrainingConfig, folder: Path) -> None:
     """Train and save the peer."""
+    if config.max_steps is None:
+        sys.exit("train_peer.py: give --max_steps, as many as our run made: `updates` in its training_summary.json")
     task, accelerator = TASKS[config.task](config), Accelerator(mixed_precision="no")
     corpus = task.load_corpus()
     tokenizer = task.load_tokenizer(corpus)
@@ -141,7 +143,7 @@ def main(config: TrainingConfig, folder: Path) -> None:
     snapshots = Snapshots(config)
     arguments = Seq2SeqTrainingArguments(
         output_dir=str(folder),
-        max_steps=config.max_steps or 0,
+        max_steps=config.max_steps,
         learning_rate=config.learning_rate,
         warmup_steps=config.warmup_steps,
         lr_scheduler_type=config.schedule,

@@ -319,6 +319,15 @@ def test_another_corpus_or_a_folder_of_something_else_is_refused(config, tmp_pat
 # Input that is not fit for use
 
 
+def test_a_run_that_is_refused_leaves_nothing_behind(config, tmp_path):
+    run = dataclasses.replace(config, output_dir=str(tmp_path / "runs" / "mine"))
+    with pytest.raises(FileNotFoundError, match=r"missing\.jsonl"):
+        train(dataclasses.replace(run, corpus=str(tmp_path / "missing.jsonl"), target_path=None))
+    with pytest.raises(ValueError, match="batch_tokens is 3; expected at least"):
+        train(dataclasses.replace(run, batch_tokens=3))
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_run_ends_in_time_with_a_learning_rate_near_zero(config, tmp_path):
     start = time.monotonic()
     folder = train(dataclasses.replace(config, output_dir=str(tmp_path), max_steps=None, train_minutes=0.05))
@@ -412,7 +421,7 @@ def test_sentences_that_are_all_too_long_are_refused(config, tmp_path):
         ValueError, match="no example of the validation split is left: dropped 13 longer than 3 tokens"
     ):
         train(dataclasses.replace(config, output_dir=str(tmp_path / "run"), max_length=3))
-    assert not list((tmp_path / "run").iterdir())
+    assert not list(tmp_path.iterdir())
 
 
 def test_bf16_is_chosen_only_where_the_processor_computes_in_it(monkeypatch):
