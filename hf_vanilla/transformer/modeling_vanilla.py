@@ -148,6 +148,7 @@ class MultiHeadAttention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, heads * self.qk_head_dim)
         self.v_proj = nn.Linear(config.hidden_size, heads * self.v_head_dim)
         self.o_proj = nn.Linear(heads * self.v_head_dim, config.hidden_size)
+        self.o_proj.ends_sublayer = True
 
     def forward(
         self,
@@ -214,6 +215,7 @@ class FeedForward(nn.Module):
         self.linear1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.activation = ACT2FN[config.activation_function]
         self.linear2 = nn.Linear(config.intermediate_size, config.hidden_size)
+        self.linear2.ends_sublayer = True
         self.dropout = config.activation_dropout
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -335,9 +337,15 @@ class VanillaBasePreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Weights from N(0, initializer_range^2), as in BERT, GPT-2, Marian and BART; biases 0; norms the identity.
 
-        The paper does not say.
+        In pre-norm stacks of N layers, what ends a sub-layer starts smaller by sqrt(2 N), as in GPT-2: no norm keeps
+        the sum of so many from drowning the embeddings. The paper does not say.
         """
         super()._init_weights(module)
+        # CODEPATH: GPT-2 is pre-norm; the paper, BERT, Marian and BART are post-norm.
+        if self.config.norm_position == "pre" and getattr(module, "ends_sublayer", False):
+            init.normal_(
+                module.weight, std=self.config.initializer_range * (2 * self.config.num_hidden_layers) ** -0.5
+            )
         if isinstance(module, AddNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
