@@ -148,7 +148,7 @@ class MultiHeadAttention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, heads * self.qk_head_dim)
         self.v_proj = nn.Linear(config.hidden_size, heads * self.v_head_dim)
         self.o_proj = nn.Linear(heads * self.v_head_dim, config.hidden_size)
-        self.o_proj.ends_sublayer = True
+        self.o_proj.ends_sublayer = True  # type: ignore[assignment]
 
     def forward(
         self,
@@ -215,7 +215,7 @@ class FeedForward(nn.Module):
         self.linear1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.activation = ACT2FN[config.activation_function]
         self.linear2 = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.linear2.ends_sublayer = True
+        self.linear2.ends_sublayer = True  # type: ignore[assignment]
         self.dropout = config.activation_dropout
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
@@ -342,7 +342,7 @@ class VanillaBasePreTrainedModel(PreTrainedModel):
         """
         super()._init_weights(module)
         # CODEPATH: GPT-2 is pre-norm; the paper, BERT, Marian and BART are post-norm.
-        if self.config.norm_position == "pre" and getattr(module, "ends_sublayer", False):
+        if self.config.norm_position == "pre" and isinstance(module, nn.Linear) and hasattr(module, "ends_sublayer"):
             init.normal_(
                 module.weight, std=self.config.initializer_range * (2 * self.config.num_hidden_layers) ** -0.5
             )
