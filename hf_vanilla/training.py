@@ -60,6 +60,7 @@ logger = logging.getLogger(__name__)
 CONFIG = "training_config.yaml"
 SUMMARY = "training_summary.json"
 SHARDING = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+KEPT: list[Any] = []  # process groups: see `leave_together`
 WINDOW = ("loss", "tokens", "filled", "slots", "seconds", "updates")
 
 
@@ -283,10 +284,13 @@ def train(config: TrainingConfig) -> Path:
 def leave_together(accelerator: Accelerator) -> None:
     """Wait for the others, and close trackers and process group.
 
-    The barrier also keeps gloo from a deadlock: a process group that is destroyed while the tensors of its last
-    reduction are being freed waits for the thread that does so, and that thread for the interpreter's lock.
+    The group itself is kept until the interpreter ends. Freed with the last model that uses it, gloo's would
+    join a thread that may be freeing the tensors of its last reduction, for which that thread needs the interpreter's
+    lock, held by who joins: a deadlock.
     """
     accelerator.wait_for_everyone()
+    if torch.distributed.is_initialized():
+        KEPT.append(torch.distributed.group.WORLD)
     accelerator.end_training()
 
 
