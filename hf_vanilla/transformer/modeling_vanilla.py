@@ -343,9 +343,8 @@ class VanillaBasePreTrainedModel(PreTrainedModel):
         super()._init_weights(module)
         # CODEPATH: GPT-2 is pre-norm; the paper, BERT, Marian and BART are post-norm.
         if self.config.norm_position == "pre" and isinstance(module, nn.Linear) and hasattr(module, "ends_sublayer"):
-            init.normal_(
-                module.weight, std=self.config.initializer_range * (2 * self.config.num_hidden_layers) ** -0.5
-            )
+            std = self.config.initializer_range / (2 * self.config.num_hidden_layers) ** 0.5
+            init.normal_(module.weight, std=std)
         if isinstance(module, AddNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
