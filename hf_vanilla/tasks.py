@@ -14,6 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset
 from datasets.fingerprint import Hasher
 from huggingface_hub.errors import StrictDataclassError
@@ -40,10 +41,11 @@ from hf_vanilla.batching import (
     pack_documents,
 )
 from hf_vanilla.corpora import load_corpus, load_texts
+from hf_vanilla.objectives import label_smoothed_cross_entropy
 from hf_vanilla.tokenization import train_tokenizer
 from hf_vanilla.training_config import TrainingConfig
 from hf_vanilla.transformer.configuration_vanilla import VanillaConfig, VanillaDecoderConfig, VanillaEncoderConfig
-from hf_vanilla.transformer.modeling_vanilla import VanillaForConditionalGeneration
+from hf_vanilla.transformer.modeling_vanilla import VanillaBasePreTrainedModel, VanillaForConditionalGeneration
 from hf_vanilla.transformer.modeling_vanilla_decoder import VanillaDecoderForCausalLM
 from hf_vanilla.transformer.modeling_vanilla_encoder import VanillaEncoderForMaskedLM
 
@@ -155,6 +157,13 @@ class Task:
     def collator(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> Collator:
         """What makes a batch of tensors of examples."""
         raise NotImplementedError
+
+    def loss(self, model: nn.Module, batch: BatchEncoding, num_items: int) -> Tensor:
+        """Label-smoothed cross-entropy, summed over the batch and divided by `num_items`, float32."""
+        smoothing = self.config.label_smoothing or 0.0
+        if isinstance(extract_model_from_parallel(model), VanillaBasePreTrainedModel):  # it needs no logits
+            return model(**batch, num_items_in_batch=num_items, label_smoothing=smoothing).loss
+        return label_smoothed_cross_entropy(*self.logits_and_labels(model, batch), smoothing, num_items)
 
     def logits_and_labels(self, model: nn.Module, batch: BatchEncoding) -> tuple[Tensor, Tensor]:
         """Logits (batch, length, vocabulary), and the labels (batch, length), -100 for none, that they predict."""

@@ -202,8 +202,7 @@ def train(config: TrainingConfig) -> Path:
                 last = number == len(micro_batches)
                 accelerator.sync_gradients = last  # DeepSpeed then makes its step within `backward`
                 with contextlib.nullcontext() if last else accelerator.no_sync(model):
-                    logits, labels = task.logits_and_labels(model, batch.to(accelerator.device))
-                    loss = label_smoothed_cross_entropy(logits, labels, config.label_smoothing or 0.0, tokens)
+                    loss = task.loss(model, batch.to(accelerator.device), int(tokens))
                     # The gradient of an update is the sum over the processes; DDP takes their mean.
                     accelerator.backward(loss * accelerator.num_processes)
                 own_loss += loss.detach()

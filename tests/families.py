@@ -38,6 +38,7 @@ DECODER_HEADS = [
     VanillaDecoderForTokenClassification,
 ]
 HEADS = [VanillaForConditionalGeneration, *ENCODER_HEADS, *DECODER_HEADS]
+LANGUAGE_MODELS = [VanillaForConditionalGeneration, VanillaEncoderForMaskedLM, VanillaDecoderForCausalLM]
 MODELS = [*BASES, *HEADS]
 
 

@@ -11,16 +11,18 @@ from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration
 @pytest.mark.parametrize("model_class", MODELS)
 @pytest.mark.parametrize("norm_position", ["post", "pre"])
 def test_initial_weights(model_class, norm_position):
-    """N(0, 0.02^2), or N(0, 0.02^2 / 2N) where pre-norm sub-layers end; biases 0; normalizations the identity."""
+    """N(0, 0.02^2), or N(0, 0.02^2 / n) where one of n pre-norm sub-layers ends; biases 0; norms the identity."""
     sizes = {"vocab_size": 900, "hidden_size": 96, "intermediate_size": 160, "max_position_embeddings": 300}
     options = {"norm_position": norm_position, "position_embedding_type": "learned", "embedding_norm": True}
-    model = small_model(model_class, **sizes, **options, tie_word_embeddings=False)
+    depths = {"encoder_layers": 2, "decoder_layers": 3} if model_class.config_class is VanillaConfig else {}
+    model = small_model(model_class, **sizes, **options, tie_word_embeddings=False, **depths)
     seen = set()
     for name, module in model.named_modules():
         if isinstance(module, (nn.Linear, nn.Embedding)):
             if module.weight.numel() > 2_000:
                 ends_sublayer = norm_position == "pre" and name.endswith(("o_proj", "linear2"))
-                std = 0.02 / 4**0.5 if ends_sublayer else 0.02
+                sublayers = 9 if "decoder" in name and model.config.is_encoder_decoder else 4
+                std = 0.02 / sublayers**0.5 if ends_sublayer else 0.02
                 assert module.weight.std().item() == pytest.approx(std, rel=0.05), name
                 assert abs(module.weight.mean().item()) < 0.05 * 0.02, name
         elif isinstance(module, nn.LayerNorm):

@@ -175,8 +175,10 @@ def assert_parity(ours: nn.Module, theirs: nn.Module, convert: Callable, inputs:
     our_output = torch.func.functional_call(ours, converted, kwargs=inputs)
     their_output = theirs(**inputs, **also)
     if "labels" in inputs:
-        outputs, losses = zip(*((output.logits, output.loss) for output in (our_output, their_output)), strict=True)
+        losses = [our_output.loss, their_output.loss]
         assert_close(*losses, "loss")
+        with_logits = torch.func.functional_call(ours, converted, kwargs=inputs | {"output_logits": True})
+        outputs = with_logits.logits, their_output.logits
     else:  # a loss that weighs every output differently
         outputs = our_output[0], their_output[0]
         weights = torch.rand_like(outputs[1])

@@ -9,6 +9,7 @@ from families import (
     DECODER_HEADS,
     ENCODER_HEADS,
     HEADS,
+    LANGUAGE_MODELS,
     MODELS,
     VOCABULARY,
     batch_for,
@@ -31,6 +32,7 @@ from hf_vanilla import (
     VanillaEncoderModel,
     VanillaForConditionalGeneration,
 )
+from hf_vanilla.transformer import modeling_vanilla
 
 IMPLEMENTATIONS = ["eager", "sdpa"]
 # Text classifiers of the encoder read the first position, which padding on the left would take.
@@ -445,11 +447,13 @@ def test_each_dropout_is_where_it_belongs(monkeypatch):
     """One behind the embeddings and one behind each sub-layer; on attention weights; inside feed-forwards."""
     seen = []
 
-    def dropout(tensor, p=0.5, training=True, inplace=False):
+    def dropout(tensor, p, training):
+        assert training
         seen.append((p, tuple(tensor.shape)))
         return tensor
 
-    monkeypatch.setattr(F, "dropout", dropout)
+    for module in (F, modeling_vanilla):
+        monkeypatch.setattr(module, "dropout", dropout)
     rates = {"dropout": 0.1, "attention_dropout": 0.2, "activation_dropout": 0.3}
     model = small_model(VanillaForConditionalGeneration, **rates, attn_implementation="eager").train()
     model(input_ids=words(1, 5), decoder_input_ids=words(1, 7))
@@ -458,6 +462,23 @@ def test_each_dropout_is_where_it_belongs(monkeypatch):
         0.2: [(1, 4, 5, 5)] * 2 + [(1, 4, 7, 5)] * 2 + [(1, 4, 7, 7)] * 2,
         0.3: [(1, 5, 24)] * 2 + [(1, 7, 24)] * 2,
     }
+
+
+@examples(20)
+@given(p=st.floats(0.01, 0.9), training=st.booleans(), seed=st.integers(0, 2**31))
+def test_dropout_drops_as_torch_does(p, training, seed):
+    """Each element with probability `p`; what stays, and its gradient, is larger by 1 / (1 - p)."""
+    torch.manual_seed(seed)
+    states = torch.ones(200, 300, requires_grad=True)
+    output = modeling_vanilla.dropout(states, p, training)
+    (gradient,) = torch.autograd.grad(output.sum(), states)
+    equal(gradient, output)
+    if not training:
+        assert (output == 1).all()
+        return
+    dropped = output == 0
+    equal(output[~dropped], torch.full_like(output[~dropped], 1 / (1 - p)))
+    assert dropped.float().mean().item() == pytest.approx(p, abs=5 * (p * (1 - p) / dropped.numel()) ** 0.5)
 
 
 # What users ask of any model
@@ -534,9 +555,9 @@ def test_half_precision_is_close(model_class, dtype, implementation):
     batch = batch_for(model_class)
     expected = model(**batch)
     half = copy.deepcopy(model).to(dtype).train()
-    output = half(**batch)
+    output = half(**batch, **({"output_logits": True} if model_class in LANGUAGE_MODELS else {}))
     score = "start_logits" if "start_logits" in output else "logits" if "logits" in output else "last_hidden_state"
     assert output[score].dtype == dtype
     torch.testing.assert_close(output[score].float(), expected[score], atol=0.1, rtol=0.05)
-    loss = output.loss if model_class in HEADS else output[0].float().square().mean()
+    loss = half(**batch).loss if model_class in HEADS else output[0].float().square().mean()
     assert all(gradient.isfinite().all() for gradient in gradients(half, loss).values())

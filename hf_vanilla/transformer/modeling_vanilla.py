@@ -32,7 +32,8 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_vanilla import VanillaBaseConfig, VanillaConfig, VanillaDecoderConfig, VanillaEncoderConfig
-from .losses_vanilla import check_ids, cross_entropy
+from .losses_vanilla import check_ids, logits_and_loss
+from .padding_vanilla import Packing, packed_attention, packing_of
 
 # The arguments of `from_pretrained` that say where a checkpoint is found.
 HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -156,13 +157,17 @@ class MultiHeadAttention(nn.Module):
         encoder_hidden_states: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         past_key_values: Cache | None = None,
+        packing: Packing | None = None,
+        encoder_packing: Packing | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attends from `hidden_states` (batch, length, hidden_size) to `encoder_hidden_states` (batch, source,
         hidden_size) where these are given, or else to themselves and what is cached of their past.
 
+        Either is (1, tokens, hidden_size) where its padding was left out by `packing` or `encoder_packing`.
+
         Returns:
-            The output (batch, length, hidden_size), and the weights (batch, heads, length, key length) where the
+            The output, of the shape of `hidden_states`, and the weights (batch, heads, length, key length) where the
             implementation gives them: always with `output_attentions=True`.
         """
         shape = hidden_states.shape[:-1]
@@ -171,6 +176,10 @@ class MultiHeadAttention(nn.Module):
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
         if kwargs.get("output_attentions"):
             attention = eager_attention_forward
+        if encoder_hidden_states is None:
+            encoder_packing = packing
+        if packing or encoder_packing:
+            attention = packed_attention(attention, packing, encoder_packing)
         output, weights = attention(
             self,
             query,
@@ -204,7 +213,14 @@ class MultiHeadAttention(nn.Module):
         return (key, value) if cache is None else cache.update(key, value, self.layer_idx)
 
 
-# Feed-forward (section 3.3)
+# Feed-forward (section 3.3), and dropout (section 5.4)
+
+
+def dropout(hidden_states: torch.Tensor, p: float, training: bool) -> torch.Tensor:
+    """As `F.dropout`, which on CPU takes twice the time, and keeps four bytes an element for the way back, not one."""
+    if not training or p == 0 or hidden_states.device.type != "cpu":
+        return F.dropout(hidden_states, p, training)
+    return hidden_states * (torch.rand(hidden_states.shape) >= p) / (1 - p)
 
 
 class FeedForward(nn.Module):
@@ -221,7 +237,7 @@ class FeedForward(nn.Module):
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(batch, length, hidden_size) to the same."""
         inner = self.activation(self.linear1(hidden_states))
-        return self.linear2(F.dropout(inner, p=self.dropout, training=self.training))
+        return self.linear2(dropout(inner, self.dropout, self.training))
 
 
 # Layers (section 3.1)
@@ -240,8 +256,8 @@ class AddNorm(nn.LayerNorm):
         normalize = super().forward
         # CODEPATH: GPT-2 is pre-norm; the paper, BERT, Marian and BART are post-norm.
         if self.norm_position == "pre":
-            return hidden_states + F.dropout(sublayer(normalize(hidden_states)), self.dropout, self.training)
-        return normalize(hidden_states + F.dropout(sublayer(hidden_states), self.dropout, self.training))
+            return hidden_states + dropout(sublayer(normalize(hidden_states)), self.dropout, self.training)
+        return normalize(hidden_states + dropout(sublayer(hidden_states), self.dropout, self.training))
 
 
 class EncoderLayer(GradientCheckpointingLayer):
@@ -337,14 +353,14 @@ class VanillaBasePreTrainedModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         """Weights from N(0, initializer_range^2), as in BERT, GPT-2, Marian and BART; biases 0; norms the identity.
 
-        In pre-norm stacks of N layers, what ends a sub-layer starts smaller by sqrt(2 N), as in GPT-2: no norm keeps
-        the sum of so many from drowning the embeddings. The paper does not say.
+        In pre-norm stacks, what ends one of n sub-layers starts smaller by sqrt(n), as in GPT-2: no norm keeps the sum
+        of so many from drowning the embeddings. The paper does not say.
         """
         super()._init_weights(module)
         # CODEPATH: GPT-2 is pre-norm; the paper, BERT, Marian and BART are post-norm.
         if self.config.norm_position == "pre" and isinstance(module, nn.Linear) and hasattr(module, "ends_sublayer"):
-            std = self.config.initializer_range / (2 * self.config.num_hidden_layers) ** 0.5
-            init.normal_(module.weight, std=std)
+            sublayers = sum(hasattr(other, "ends_sublayer") for other in self.modules())  # `self` is the stack here
+            init.normal_(module.weight, std=self.config.initializer_range / sublayers**0.5)
         if isinstance(module, AddNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
@@ -414,7 +430,7 @@ class VanillaStack(VanillaBasePreTrainedModel):
         """Embeddings (batch, length, hidden_size) scaled (section 3.4), plus positions (3.5), after dropout (5.4)."""
         positions = self.embed_positions(position_ids).to(inputs_embeds)
         hidden_states = self.embedding_norm(inputs_embeds * self.embedding_scale + positions)
-        return F.dropout(hidden_states, self.config.dropout, self.training)
+        return dropout(hidden_states, self.config.dropout, self.training)
 
     def look_up(
         self,
@@ -487,9 +503,12 @@ class VanillaEncoder(VanillaStack):
             config=mask_config(self.config, kwargs), inputs_embeds=inputs_embeds, attention_mask=attention_mask
         )
         hidden_states = self.embed(inputs_embeds, position_ids)
+        packing = packing_of(self, hidden_states, attention_mask, kwargs.pop("needed", None), kwargs)
+        hidden_states = packing.pack(hidden_states) if packing else hidden_states
         for layer in self.layers:
-            hidden_states = layer(hidden_states, mask, **kwargs)
-        return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
+            hidden_states = layer(hidden_states, mask, packing=packing, **kwargs)
+        hidden_states = self.norm(hidden_states)
+        return BaseModelOutput(last_hidden_state=packing.unpack(hidden_states) if packing else hidden_states)
 
 
 class VanillaDecoder(VanillaStack):
@@ -564,6 +583,17 @@ class VanillaDecoder(VanillaStack):
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
             position_ids = position_ids if past_length is None else position_ids + past_length
         hidden_states = self.embed(inputs_embeds, position_ids)
+        needed = kwargs.pop("needed", None)
+        packing = encoder_packing = None
+        if needed is not None and past_key_values is None:
+            packing = packing_of(self, hidden_states, attention_mask, needed, kwargs, is_causal=True)
+            if encoder_hidden_states is not None:
+                encoder_packing = packing_of(
+                    self, encoder_hidden_states, encoder_attention_mask, encoder_attention_mask, kwargs
+                )
+        hidden_states = packing.pack(hidden_states) if packing else hidden_states
+        if encoder_packing and encoder_hidden_states is not None:
+            encoder_hidden_states = encoder_packing.pack(encoder_hidden_states)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states,
@@ -571,10 +601,14 @@ class VanillaDecoder(VanillaStack):
                 encoder_hidden_states,
                 source_mask,
                 past_key_values=past_key_values,
+                packing=packing,
+                encoder_packing=encoder_packing,
                 **kwargs,
             )
+        hidden_states = self.norm(hidden_states)
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=self.norm(hidden_states), past_key_values=past_key_values if use_cache else None
+            last_hidden_state=packing.unpack(hidden_states) if packing else hidden_states,
+            past_key_values=past_key_values if use_cache else None,
         )
 
     def prepare_cache(self, past_key_values: Cache | None, use_cache: bool | None) -> Cache | None:
@@ -662,12 +696,14 @@ class VanillaModel(VanillaPreTrainedModel):
         Raises:
             ValueError: for ids outside of the vocabulary, masks of another shape, neither or both kinds of an input.
         """
+        needed = kwargs.pop("needed", None)
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
                 inputs_embeds=inputs_embeds,
+                needed=None if needed is None else attention_mask,
                 **kwargs,
             )
         encoded = BaseModelOutput(*encoder_outputs) if isinstance(encoder_outputs, tuple) else encoder_outputs
@@ -682,6 +718,7 @@ class VanillaModel(VanillaPreTrainedModel):
             past_key_values=past_key_values,
             inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
+            needed=needed,
             **kwargs,
         )
         return Seq2SeqModelOutput(
@@ -743,6 +780,7 @@ class VanillaForConditionalGeneration(VanillaPreTrainedModel, GenerationMixin):
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        output_logits: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
         """See [`VanillaModel.forward`] for the other arguments.
@@ -750,6 +788,9 @@ class VanillaForConditionalGeneration(VanillaPreTrainedModel, GenerationMixin):
         Args:
             labels: target ids (batch, target), -100 where there is no loss; shifted right for `decoder_input_ids`.
             logits_to_keep: how many of the last logits, or which positions, to compute; 0 for all.
+            output_logits: whether to return the logits; if not given, only in training with `labels` not: see
+                [`logits_and_loss`].
+            kwargs: `label_smoothing` and `num_items_in_batch`, see [`cross_entropy`].
 
         Returns:
             `logits` (batch, target, vocab_size), and with `labels` the mean cross-entropy per token, or their sum over
@@ -778,11 +819,13 @@ class VanillaForConditionalGeneration(VanillaPreTrainedModel, GenerationMixin):
             position_ids=position_ids,
             decoder_position_ids=decoder_position_ids,
             use_cache=use_cache,
+            needed=None if labels is None else labels != -100,
             **kwargs,
         )
-        logits = self.lm_head(keep_positions(outputs.last_hidden_state, logits_to_keep))
+        hidden_states = keep_positions(outputs.last_hidden_state, logits_to_keep)
+        logits, loss = logits_and_loss(self, hidden_states, labels, output_logits, **kwargs)
         return Seq2SeqLMOutput(
-            loss=None if labels is None else cross_entropy(logits, labels, **kwargs),
+            loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
             decoder_hidden_states=outputs.decoder_hidden_states,

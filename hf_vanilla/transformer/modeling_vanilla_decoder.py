@@ -16,7 +16,7 @@ from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
 from .configuration_vanilla import VanillaDecoderConfig
-from .losses_vanilla import check_ids, cross_entropy, sequence_classification_loss
+from .losses_vanilla import check_ids, cross_entropy, logits_and_loss, sequence_classification_loss
 from .modeling_vanilla import (
     DecoderLayer,
     MultiHeadAttention,
@@ -24,6 +24,7 @@ from .modeling_vanilla import (
     VanillaDecoder,
     keep_positions,
 )
+from .padding_vanilla import first_token
 
 
 class VanillaDecoderPreTrainedModel(VanillaBasePreTrainedModel):
@@ -67,6 +68,7 @@ class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
         labels: torch.Tensor | None = None,
         use_cache: bool | None = None,
         logits_to_keep: int | torch.Tensor = 0,
+        output_logits: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
         """See [`VanillaDecoder.forward`] for the other arguments.
@@ -75,6 +77,9 @@ class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
             labels: the same ids as `input_ids` (batch, target), -100 where there is no loss; they are shifted here, so
                 that each position predicts the next. `shift_labels` are taken as they are.
             logits_to_keep: how many of the last logits, or which positions, to compute; 0 for all.
+            output_logits: whether to return the logits; if not given, only in training with `labels` not: see
+                [`logits_and_loss`].
+            kwargs: `label_smoothing` and `num_items_in_batch`, see [`cross_entropy`].
 
         Returns:
             `logits` (batch, target, vocab_size), and with `labels` the mean cross-entropy per token, or their sum over
@@ -82,6 +87,12 @@ class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
         """
         if labels is not None and use_cache is None:
             use_cache = False
+        next_tokens = kwargs.get("shift_labels")
+        if next_tokens is None and labels is not None:
+            if labels.ndim != 2:
+                raise ValueError(f"`labels` must be (batch, target), got {tuple(labels.shape)}.")
+            check_ids(labels, self.config.vocab_size, "labels", "vocab_size", ignored=-100)
+            next_tokens = F.pad(labels[:, 1:], (0, 1), value=-100)
         outputs = self.decoder(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -89,17 +100,13 @@ class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            needed=None if next_tokens is None else next_tokens != -100,
             **kwargs,
         )
-        logits = self.lm_head(keep_positions(outputs.last_hidden_state, logits_to_keep))
-        next_tokens = kwargs.get("shift_labels")
-        if next_tokens is None and labels is not None:
-            if labels.ndim != 2:
-                raise ValueError(f"`labels` must be (batch, target), got {tuple(labels.shape)}.")
-            check_ids(labels, self.config.vocab_size, "labels", "vocab_size", ignored=-100)
-            next_tokens = F.pad(labels[:, 1:], (0, 1), value=-100)
+        hidden_states = keep_positions(outputs.last_hidden_state, logits_to_keep)
+        logits, loss = logits_and_loss(self, hidden_states, next_tokens, output_logits, **kwargs)
         return CausalLMOutputWithPast(
-            loss=None if next_tokens is None else cross_entropy(logits, next_tokens, **kwargs),
+            loss=loss,
             logits=logits,
             past_key_values=outputs.past_key_values,
             hidden_states=outputs.hidden_states,
@@ -137,6 +144,8 @@ class VanillaDecoderForSequenceClassification(VanillaDecoderPreTrainedModel):
         Returns:
             `logits` (batch, num_labels), and the loss with `labels`.
         """
+        if self.training and labels is not None and use_cache is None:
+            use_cache = False
         if position_ids is None and past_key_values is None:
             position_ids = token_positions(attention_mask)
         outputs = self.decoder(
@@ -146,6 +155,7 @@ class VanillaDecoderForSequenceClassification(VanillaDecoderPreTrainedModel):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            needed=first_token(attention_mask),
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
@@ -197,6 +207,8 @@ class VanillaDecoderForTokenClassification(VanillaDecoderPreTrainedModel):
         Returns:
             `logits` (batch, target, num_labels), and the loss with `labels`.
         """
+        if self.training and labels is not None and use_cache is None:
+            use_cache = False
         if position_ids is None and past_key_values is None:
             position_ids = token_positions(attention_mask)
         outputs = self.decoder(
@@ -206,6 +218,7 @@ class VanillaDecoderForTokenClassification(VanillaDecoderPreTrainedModel):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
+            needed=None if labels is None else labels != -100,
             **kwargs,
         )
         logits = self.classifier(self.dropout(outputs.last_hidden_state))

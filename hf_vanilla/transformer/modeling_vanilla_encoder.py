@@ -15,8 +15,9 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_vanilla import VanillaEncoderConfig
-from .losses_vanilla import cross_entropy, sequence_classification_loss
+from .losses_vanilla import cross_entropy, logits_and_loss, sequence_classification_loss
 from .modeling_vanilla import VanillaBasePreTrainedModel, VanillaEncoder
+from .padding_vanilla import first_token
 
 
 class VanillaEncoderPreTrainedModel(VanillaBasePreTrainedModel):
@@ -71,21 +72,28 @@ class VanillaEncoderForMaskedLM(VanillaEncoderPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        output_logits: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
         """See [`VanillaEncoder.forward`] for the other arguments.
 
         Args:
             labels: the tokens that were masked (batch, source), -100 elsewhere.
+            output_logits: whether to return the logits; if not given, only in training with `labels` not: see
+                [`logits_and_loss`].
+            kwargs: `label_smoothing` and `num_items_in_batch`, see [`cross_entropy`].
 
         Returns:
             `logits` (batch, source, vocab_size), and with `labels` the mean cross-entropy per label, or their sum over
             `num_items_in_batch`.
         """
-        outputs = self.encoder(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
-        logits = self.lm_head(self.transform(outputs.last_hidden_state))
+        needed = None if labels is None else labels != -100
+        outputs = self.encoder(input_ids, attention_mask, position_ids, inputs_embeds, needed=needed, **kwargs)
+        logits, loss = logits_and_loss(
+            self, outputs.last_hidden_state, labels, output_logits, self.transform, **kwargs
+        )
         return MaskedLMOutput(
-            loss=None if labels is None else cross_entropy(logits, labels, **kwargs),
+            loss=loss,
             logits=logits,
             hidden_states=outputs.hidden_states,
             attentions=outputs.attentions,
@@ -131,7 +139,9 @@ class VanillaEncoderForSequenceClassification(VanillaEncoderPreTrainedModel):
         Returns:
             `logits` (batch, num_labels), and the loss with `labels`.
         """
-        outputs = self.encoder(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
+        outputs = self.encoder(
+            input_ids, attention_mask, position_ids, inputs_embeds, needed=first_token(attention_mask), **kwargs
+        )
         logits = self.classifier(outputs.last_hidden_state)
         return SequenceClassifierOutput(
             loss=None if labels is None else sequence_classification_loss(logits, labels, self.config, **kwargs),
@@ -169,7 +179,8 @@ class VanillaEncoderForTokenClassification(VanillaEncoderPreTrainedModel):
         Returns:
             `logits` (batch, source, num_labels), and the loss with `labels`.
         """
-        outputs = self.encoder(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
+        needed = None if labels is None else labels != -100
+        outputs = self.encoder(input_ids, attention_mask, position_ids, inputs_embeds, needed=needed, **kwargs)
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         return TokenClassifierOutput(
             loss=None if labels is None else cross_entropy(logits, labels, **kwargs),
@@ -272,7 +283,8 @@ class VanillaEncoderForMultipleChoice(VanillaEncoderPreTrainedModel):
             got = "none" if given is None else tuple(given.shape)
             raise ValueError(f"`input_ids` must be (batch, choices, length), got {got}.")
         inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
-        outputs = self.encoder(*(None if x is None else x.flatten(0, 1) for x in inputs), **kwargs)
+        flat = [None if x is None else x.flatten(0, 1) for x in inputs]
+        outputs = self.encoder(*flat, needed=first_token(flat[1]), **kwargs)
         logits = self.score(outputs.last_hidden_state).view(*given.shape[:2])
         return MultipleChoiceModelOutput(
             loss=None if labels is None else cross_entropy(logits, labels, **kwargs),

@@ -1,0 +1,243 @@
+"""The fast training step: without padding and without whole logits, and yet the same loss and gradients."""
+
+import pytest
+import torch
+from families import HEADS, LANGUAGE_MODELS, VOCABULARY, batch_for, small_config, small_model, words
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hf_vanilla import (
+    VanillaConfig,
+    VanillaEncoderForQuestionAnswering,
+    VanillaEncoderModel,
+    VanillaForConditionalGeneration,
+)
+from hf_vanilla.transformer import losses_vanilla, padding_vanilla
+from hf_vanilla.transformer.losses_vanilla import cross_entropy, projected_cross_entropy
+
+
+@pytest.fixture
+def packed(monkeypatch):
+    """How many times something was packed, and a switch."""
+    shapes = []
+    pack = padding_vanilla.Packing.pack
+
+    def note(self, rows):
+        shapes.append(tuple(self.shape))
+        return pack(self, rows)
+
+    monkeypatch.setattr(padding_vanilla.Packing, "pack", note)
+    return shapes
+
+
+def loss_and_gradients(model, batch, packing=True, **options) -> tuple[Tensor, list[Tensor | None]]:
+    worth = padding_vanilla.WORTH_IT
+    try:
+        padding_vanilla.WORTH_IT = worth if packing else 2
+        loss = model(**batch, **options).loss
+    finally:
+        padding_vanilla.WORTH_IT = worth
+    return loss, list(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True))
+
+
+def assert_same(model, batch, **options):
+    """The fast step's loss and gradients are those of the plain one, which keeps padding and whole logits."""
+    whole = {"output_logits": True} if type(model) in LANGUAGE_MODELS else {}
+    loss, gradients = loss_and_gradients(model, batch, **options)
+    expected_loss, expected = loss_and_gradients(model, batch, packing=False, **whole, **options)
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-6)
+    for gradient, other in zip(gradients, expected, strict=True):
+        if other is None:
+            assert gradient is None or not gradient.any()
+        else:
+            torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-6)
+
+
+def with_padding(batch: dict, random: torch.Generator, left: bool) -> dict:
+    """Any number of tokens in each row, and labels wherever the batch has them, padding included."""
+    for prefix in ("", "decoder_"):
+        if f"{prefix}attention_mask" in batch:
+            mask = batch[f"{prefix}attention_mask"]
+            lengths = torch.randint(1, mask.shape[-1] + 1, mask.shape[:-1], generator=random)
+            mask = (torch.arange(mask.shape[-1]) < lengths[..., None]).long()
+            batch[f"{prefix}attention_mask"] = mask.flip(-1) if left else mask
+    if "labels" in batch and batch["labels"].ndim == 2:
+        batch["labels"][torch.rand(batch["labels"].shape, generator=random) < 0.4] = -100
+    return batch
+
+
+@pytest.mark.parametrize("model_class", HEADS)
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**31), left=st.booleans(), norm_position=st.sampled_from(["post", "pre"]))
+def test_any_padding_gives_the_loss_and_the_gradients_of_the_plain_step(model_class, seed, left, norm_position):
+    random = torch.Generator().manual_seed(seed)
+    model = small_model(model_class, norm_position=norm_position).train()
+    assert_same(model, with_padding(batch_for(model_class, batch=4), random, left))
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**31), smoothing=st.sampled_from([0.0, 0.1]), tied=st.booleans())
+def test_targets_without_a_mask_end_with_their_last_label(seed, smoothing, tied):
+    torch.manual_seed(seed)
+    model = small_model(VanillaForConditionalGeneration, tie_word_embeddings=tied).train()
+    labels = words(4, 9)
+    for row, length in zip(labels, torch.randint(10, (4,)), strict=True):
+        row[length:] = -100
+    labels[:, 1] = -100  # neither is a prompt padding
+    assert_same(model, {"input_ids": words(4, 6), "labels": labels}, label_smoothing=smoothing, num_items_in_batch=11)
+
+
+@pytest.mark.parametrize("model_class", [head for head in HEADS if head is not VanillaEncoderForQuestionAnswering])
+def test_padding_is_left_out(model_class, packed):
+    model = small_model(model_class).train()
+    batch = batch_for(model_class, batch=4)
+    model(**batch)
+    assert not packed
+    model(**with_padding(batch, torch.Generator().manual_seed(0), left=False))
+    assert packed
+
+
+@pytest.mark.parametrize("asked", [{"output_hidden_states": True}, {"output_attentions": True}, {"use_cache": True}])
+def test_what_is_asked_for_comes_with_its_padding(asked, packed):
+    model = small_model(VanillaForConditionalGeneration)
+    batch = with_padding(batch_for(VanillaForConditionalGeneration), torch.Generator().manual_seed(0), left=False)
+    expected = model(**batch, **asked)
+    output = model.train()(**batch, **asked, output_logits=True)
+    assert output.keys() == expected.keys()
+    for name in ("logits", "encoder_last_hidden_state"):
+        real = batch["decoder_attention_mask" if name == "logits" else "attention_mask"].bool()
+        torch.testing.assert_close(output[name][real], expected[name][real], rtol=1e-5, atol=1e-6)
+    for name in ("encoder_hidden_states", "decoder_attentions", "cross_attentions"):
+        for state, other in zip(output.get(name) or (), expected.get(name) or (), strict=True):
+            torch.testing.assert_close(state, other, rtol=1e-5, atol=1e-6)
+
+
+def test_states_of_padding_are_those_of_the_plain_step_where_a_user_takes_them(packed):
+    """A base model does not know what is made of its states."""
+    batch = with_padding(batch_for(VanillaEncoderModel), torch.Generator().manual_seed(0), left=False)
+    model = small_model(VanillaEncoderModel)
+    expected = model(**batch).last_hidden_state
+    torch.testing.assert_close(model.train()(**batch).last_hidden_state, expected)
+    assert not packed
+
+
+@pytest.mark.parametrize("model_class", LANGUAGE_MODELS)
+def test_logits_come_in_evaluation_and_when_asked_for(model_class):
+    model, batch = small_model(model_class), batch_for(model_class)
+    expected = model(**batch)
+    model.train()
+    assert model(**batch).logits is None and model(**batch).loss.isfinite()
+    torch.testing.assert_close(model(**batch, output_logits=True).logits, expected.logits)
+    del batch["labels"]
+    torch.testing.assert_close(model(**batch).logits, expected.logits)
+    assert model.eval()(**batch_for(model_class), output_logits=False).logits is None
+
+
+@pytest.mark.parametrize("model_class", LANGUAGE_MODELS)
+def test_activations_computed_twice_give_the_same(model_class):
+    model = small_model(model_class).train()
+    batch = with_padding(batch_for(model_class, batch=4), torch.Generator().manual_seed(1), left=False)
+    loss, gradients = loss_and_gradients(model, batch)
+    model.gradient_checkpointing_enable()
+    again, same = loss_and_gradients(model, batch)
+    torch.testing.assert_close([loss, *gradients], [again, *same])
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that anything makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, tuple | list) else [output]:
+            if isinstance(tensor, Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return output
+
+
+@pytest.mark.parametrize("output_logits", [True, False])
+def test_logits_are_never_held_whole(output_logits, monkeypatch):
+    monkeypatch.setattr(losses_vanilla, "CHUNK", 4000)
+    model = VanillaForConditionalGeneration(small_config(VanillaConfig, vocab_size=1000)).train()
+    with Largest() as largest:
+        model(input_ids=words(4, 30), labels=words(4, 30), output_logits=output_logits).loss.backward()
+    assert (largest.numel >= 4 * 30 * 1000) is output_logits
+    assert output_logits or largest.numel <= 1000 * model.config.hidden_size  # the embeddings
+
+
+@pytest.fixture
+def head():
+    torch.manual_seed(0)
+    labels = torch.randint(50, (4, 6))
+    labels[0, 3:] = labels[2] = -100
+    return nn.Linear(8, 50), torch.randn(4, 6, 8, requires_grad=True), labels
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_chunked_loss_equals_torch(head, rows, smoothing, bias, monkeypatch):
+    monkeypatch.setattr(losses_vanilla, "CHUNK", 50 * rows)
+    linear, states, labels = head
+    if not bias:
+        linear.bias = None
+    inputs = [states, *linear.parameters()]
+    loss = projected_cross_entropy(linear, torch.tanh, states, labels, None, smoothing)
+    logits = linear(states.tanh()).flatten(0, 1)
+    expected = F.cross_entropy(logits, labels.flatten(), label_smoothing=smoothing)
+    torch.testing.assert_close(loss, expected)
+    gradients = torch.autograd.grad(3 * loss, inputs, retain_graph=True)
+    torch.testing.assert_close(gradients, torch.autograd.grad(3 * expected, inputs, retain_graph=True))
+    torch.testing.assert_close(torch.autograd.grad(3 * loss, inputs), gradients)  # twice the same
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_as_good_as_a_cast_of_the_gradients(head, dtype):
+    linear, states, labels = head
+    with torch.no_grad():
+        states *= 3
+    expected = cross_entropy(linear(states), labels, None, 0.1)
+    exact = torch.autograd.grad(expected, [states, *linear.parameters()])
+    with torch.autocast("cpu", dtype):
+        loss = projected_cross_entropy(linear, torch.clone, states, labels, None, 0.1)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, rtol=5e-3, atol=0)
+    for gradient, other in zip(torch.autograd.grad(loss, [states, *linear.parameters()]), exact, strict=True):
+        assert gradient.dtype == torch.float32
+        assert (gradient - other).norm() < 0.01 * other.norm()
+
+
+def test_a_projection_that_is_more_than_a_matrix_is_called(head):
+    """An adapter, a sharded or quantised layer, a hook: what it does must not be passed over."""
+    linear, states, labels = head
+    expected = cross_entropy(linear(states) * 2, labels)
+    handle = linear.register_forward_hook(lambda module, inputs, output: output * 2)
+    torch.testing.assert_close(projected_cross_entropy(linear, torch.clone, states, labels), expected)
+    handle.remove()
+    adapted = nn.Sequential(linear, nn.Hardtanh(-0.1, 0.1))
+    expected = cross_entropy(adapted(states), labels)
+    torch.testing.assert_close(projected_cross_entropy(adapted, torch.clone, states, labels), expected)
+
+
+def test_without_labels_the_loss_is_zero_and_so_is_the_gradient(head):
+    linear, states, labels = head
+    loss = projected_cross_entropy(linear, torch.clone, states, torch.full_like(labels, -100))
+    loss.backward()
+    assert loss.item() == 0 and not linear.weight.grad.any() and not states.grad.any()
+
+
+@pytest.mark.parametrize("model_class", LANGUAGE_MODELS)
+def test_wrong_labels_are_named_in_training_too(model_class):
+    model, batch = small_model(model_class).train(), batch_for(model_class)
+    batch["labels"][0, 1] = VOCABULARY
+    with pytest.raises(ValueError, match=rf"`labels` must lie in \[0, {VOCABULARY}\)"):
+        model(**batch)
+    batch["labels"] = words(2, 3)
+    with pytest.raises(ValueError, match="`labels` must be"):
+        model(**batch)
