@@ -55,6 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     verb.add_argument("--show", type=int, default=5, help="how many translations to print (default: 5)")
     add_search(verb)
 
+    add_verb("env", "What is in force here, for a report of a defect or of a speed.", "hf-vanilla env")
+
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options, rest = parser.parse_known_args(arguments)
     if rest and options.verb != "train":
@@ -63,7 +65,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # What is dropped from a corpus, for one; said once, however many processes there are.
     logging.getLogger("hf_vanilla").setLevel(logging.WARNING if int(os.environ.get("RANK", 0)) else logging.INFO)
     try:
-        {"train": run_train, "translate": run_translate, "evaluate": run_evaluate}[options.verb](options, rest)
+        runs = {"train": run_train, "translate": run_translate, "evaluate": run_evaluate, "env": run_env}
+        runs[options.verb](options, rest)
     except (ValueError, OSError, FloatingPointError) as error:
         sys.exit(f"hf-vanilla {options.verb}: {error}")
     except KeyboardInterrupt:
@@ -106,7 +109,9 @@ def run_translate(options: argparse.Namespace, _: list[str]) -> None:
     """`hf-vanilla translate`."""
     from hf_vanilla.corpora import decode_lines, read_lines
     from hf_vanilla.decoding import load_translator, translate
+    from hf_vanilla.environment import use_onednn_for_float32
 
+    use_onednn_for_float32()
     if options.input:
         sentences = list(read_lines(options.input))
     else:
@@ -128,8 +133,10 @@ def run_evaluate(options: argparse.Namespace, _: list[str]) -> None:
 
     from hf_vanilla.corpora import load_corpus
     from hf_vanilla.decoding import load_translator, side_by_side, translate
+    from hf_vanilla.environment import use_onednn_for_float32
     from hf_vanilla.metrics import TranslationQuality
 
+    use_onednn_for_float32()
     trained = Path(options.model) / "training_config.yaml"
     run = yaml.safe_load(trained.read_text(encoding="utf-8")) if trained.is_file() else {"corpus": "verses"}
     if options.corpus is None:
@@ -171,6 +178,15 @@ def run_evaluate(options: argparse.Namespace, _: list[str]) -> None:
                 f"BLEU {scores['bleu']:.1f} ({scores['bleu_signature']}), "
                 f"chrF {scores['chrf']:.1f} ({scores['chrf_signature']})"
             )
+
+
+def run_env(options: argparse.Namespace, _: list[str]) -> None:
+    """`hf-vanilla env`."""
+    from hf_vanilla.environment import describe, use_onednn_for_float32
+
+    use_onednn_for_float32()  # as the other verbs do
+    for name, value in describe().items():
+        print(f"{name}: {value}")
 
 
 if __name__ == "__main__":

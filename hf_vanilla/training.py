@@ -48,6 +48,7 @@ from hf_vanilla.checkpointing import (
     with_weights,
 )
 from hf_vanilla.decoding import side_by_side, translate
+from hf_vanilla.environment import choose_precision, use_onednn_for_float32
 from hf_vanilla.metrics import TranslationQuality
 from hf_vanilla.objectives import label_smoothed_cross_entropy
 from hf_vanilla.optim import ExponentialMovingAverage, Progress, adam, average_weights, make_schedule
@@ -105,6 +106,7 @@ def train(config: TrainingConfig) -> Path:
         SystemExit: after SIGTERM or Ctrl-C, once a checkpoint is saved.
     """
     transformers.utils.logging.disable_progress_bar()  # one bar is enough
+    onednn = use_onednn_for_float32()
     accelerator = make_accelerator(config)
     folder = Path(config.output_dir)
     started = check_folder(folder, config, accelerator)
@@ -166,6 +168,7 @@ def train(config: TrainingConfig) -> Path:
         f"{sum(weight.numel() for weight in model.parameters()):,} parameters; "
         f"{accelerator.num_processes} process(es) on {accelerator.device.type}, {accelerator.distributed_type.value}, "
         f"mixed precision: {accelerator.mixed_precision}"
+        + "; float32 products by oneDNN" * onednn
         + (f"; going on after update {state.step}" * bool(state.step))
     )
 
@@ -336,16 +339,6 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
 def is_sharded(accelerator: Accelerator) -> bool:
     """Whether no process has the whole model."""
     return accelerator.distributed_type in SHARDING
-
-
-def choose_precision(requested: str) -> str:
-    """`"auto"` is bf16 where the hardware computes in it, else float32: emulated bf16 can be 100 times slower."""
-    if requested != "auto":
-        return requested
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
-    capabilities = torch.cpu.get_capabilities()
-    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "no"
 
 
 def group_tied_embeddings(model: PreTrainedModel, accelerator: Accelerator) -> None:

@@ -1,0 +1,89 @@
+"""What a process computes with, and what it can have for nothing."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+import torch
+from torch.nn.attention import SDPBackend
+from transformers.utils.import_utils import is_flash_attn_2_available
+
+PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "huggingface_hub")
+
+
+def use_onednn_for_float32() -> bool:
+    """Let oneDNN make the float32 matrix products of this process, if it is on an AMD CPU and they are as exact there.
+
+    MKL is slow on AMD's CPUs; torch goes round it where "medium" precision of products is allowed. That is float32 all
+    the same unless the CPU multiplies bfloat16 matrices (AMX), so one product is made and looked at. A precision that
+    was set before stays, and so does one where there is a GPU, which it would change.
+
+    Returns:
+        Whether oneDNN makes them.
+    """
+    if torch.get_float32_matmul_precision() != "highest" or torch.cuda.is_available():
+        return False
+    if "AuthenticAMD" not in read(Path("/proc/cpuinfo")) or not torch.backends.mkldnn.is_available():
+        return False
+    torch.set_float32_matmul_precision("medium")
+    generator = torch.Generator().manual_seed(0)
+    left, right = (torch.randn(256, 256, generator=generator) for _ in range(2))
+    exact = left.double() @ right.double()
+    if (left @ right - exact).norm() < 1e-6 * exact.norm():
+        return True
+    torch.set_float32_matmul_precision("highest")
+    return False
+
+
+def read(path: Path) -> str:
+    """What Linux says there; nothing on other systems."""
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def choose_precision(requested: str) -> str:
+    """`"auto"` is bf16 where the hardware computes in it, else float32: emulated bf16 can be 100 times slower."""
+    if requested != "auto":
+        return requested
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "no"
+    capabilities = torch.cpu.get_capabilities()
+    return "bf16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "no"
+
+
+def allocator() -> str:
+    """What gives this process its memory, and what was set to keep it from returning what the next step needs."""
+    loaded = read(Path("/proc/self/maps"))
+    for name in ("tcmalloc", "jemalloc", "mimalloc"):
+        if name in loaded:
+            return name
+    thresholds = [
+        name for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES") if name in os.environ
+    ]
+    name = " ".join(filter(None, platform.libc_ver())) or "the system's"
+    return f"{name}, {' and '.join(thresholds)} set" if thresholds else name
+
+
+def describe() -> dict[str, str]:
+    """What is in force in this process, for a report of a defect or of a speed: names and values to print."""
+    cpus = [line.split(":")[1].strip() for line in read(Path("/proc/cpuinfo")).splitlines() if "model name" in line]
+    devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
+    kernels = {
+        SDPBackend.FLASH_ATTENTION: torch.backends.cuda.flash_sdp_enabled(),
+        SDPBackend.EFFICIENT_ATTENTION: torch.backends.cuda.mem_efficient_sdp_enabled(),
+        SDPBackend.CUDNN_ATTENTION: torch.backends.cuda.cudnn_sdp_enabled(),
+        SDPBackend.MATH: torch.backends.cuda.math_sdp_enabled(),
+    }
+    return {
+        "hf_vanilla": importlib.metadata.version("hf_vanilla"),
+        "Python": f"{platform.python_version()} on {platform.platform()}",
+        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        "CPU": f"{cpus[0] if cpus else platform.processor()}, {torch.backends.cpu.get_cpu_capability()}",
+        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
+        "GPU": ", ".join(devices) or "none",
+        "float32 products": torch.get_float32_matmul_precision(),
+        "bfloat16": "in hardware" if choose_precision("auto") == "bf16" else "emulated: slower than float32",
+        "allocator": allocator(),
+        "attention": "sdpa: " + ", ".join(kernel.name.lower() for kernel, enabled in kernels.items() if enabled),
+        "flash_attention_2": "installed" if is_flash_attn_2_available() else "not installed",
+    }

@@ -1,0 +1,65 @@
+"""What a process computes with, and what it can have for nothing."""
+
+import pytest
+import torch
+
+from hf_vanilla import environment
+from hf_vanilla.cli import main
+
+
+@pytest.fixture(autouse=True)
+def amd(monkeypatch):
+    """A CPU of AMD, and the precision as it was afterwards."""
+    monkeypatch.setattr(environment, "read", lambda path: "vendor_id : AuthenticAMD\nmodel name : EPYC\n")
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    yield
+    torch.set_float32_matmul_precision(before)
+
+
+def test_products_stay_exact_where_onednn_makes_them():
+    used = environment.use_onednn_for_float32()
+    assert torch.get_float32_matmul_precision() == ("medium" if used else "highest")
+    left, right = torch.randn(2, 300, 300)
+    exact = left.double() @ right.double()
+    assert (left @ right - exact).norm() < 1e-6 * exact.norm()
+
+
+def test_a_cpu_that_rounds_is_left_alone(monkeypatch):
+    """As one with AMX would, which multiplies bfloat16."""
+    randn = torch.randn
+    monkeypatch.setattr(torch, "randn", lambda *args, **kwargs: randn(*args, **kwargs).bfloat16())
+    assert not environment.use_onednn_for_float32()
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+def test_other_cpus_and_choices_are_left_alone(monkeypatch):
+    torch.set_float32_matmul_precision("high")
+    assert not environment.use_onednn_for_float32()
+    assert torch.get_float32_matmul_precision() == "high"
+    torch.set_float32_matmul_precision("highest")
+    monkeypatch.setattr(environment, "read", lambda path: "vendor_id : GenuineIntel")
+    assert not environment.use_onednn_for_float32()
+    assert torch.get_float32_matmul_precision() == "highest"
+
+
+@pytest.mark.parametrize(
+    ("maps", "variables", "expected"),
+    [
+        ("/usr/lib/libtcmalloc_minimal.so.4", {}, "tcmalloc"),
+        ("/usr/lib/libc.so.6", {"MALLOC_TOP_PAD_": "1"}, "MALLOC_TOP_PAD_ set"),
+    ],
+)
+def test_the_allocator_is_named(monkeypatch, maps, variables, expected):
+    monkeypatch.setattr(environment, "read", lambda path: maps)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert expected in environment.allocator()
+
+
+def test_env_prints_what_is_in_force(capsys):
+    main(["env"])
+    lines = dict(line.split(": ", 1) for line in capsys.readouterr().out.splitlines())
+    assert lines["torch"].startswith(torch.__version__.split("+")[0])
+    assert lines["threads"].startswith(f"{torch.get_num_threads()} of ")
+    assert lines["float32 products"] == torch.get_float32_matmul_precision() and lines["CPU"].startswith("EPYC")
