@@ -210,17 +210,21 @@ class TrainingConfig:
             raise ValueError(f"{problem} {name!r}{hint}")
 
     def changes(self, earlier: dict[str, Any]) -> list[str]:
-        """What stands in the way of resuming a run that was started with the fields `earlier`: a line a field."""
+        """What stands in the way of resuming a run that was started with the fields `earlier`: a line a field.
+
+        A field that an earlier version did not have had the value that is now its default.
+        """
         now = dataclasses.asdict(self)
+        earlier = {field.name: field.default for field in dataclasses.fields(self)} | earlier
         fixed = now.keys() - MAY_CHANGE
         if self.streaming:
             fixed |= {"loader_workers"}  # a worker shuffles a stream by a generator of its own
         if self.schedule not in LIMITED_SCHEDULES:
             fixed -= {"max_steps", "train_minutes"}
         return [
-            f"{name} was {earlier.get(name)}, now {now[name]}"
+            f"{name} was {earlier[name]}, now {now[name]}"
             for name in now
-            if name in fixed and now[name] != earlier.get(name)
+            if name in fixed and now[name] != earlier[name]
         ]
 
 

@@ -79,3 +79,11 @@ def test_what_may_change_when_a_run_is_resumed_depends_on_what_it_does():
     linear = TrainingConfig(max_steps=10, schedule="linear", warmup_steps=1)
     changed = TrainingConfig(max_steps=20, schedule="linear", warmup_steps=1, dropout=0.2).changes(vars(linear))
     assert changed == ["dropout was 0.1, now 0.2", "max_steps was 10, now 20"]
+
+
+def test_a_run_of_an_earlier_version_goes_on():
+    """Its configuration lacks the fields that came later."""
+    earlier = vars(TrainingConfig(max_steps=20)).copy()
+    del earlier["scale_embedding"], earlier["norm_position"]
+    assert not TrainingConfig(max_steps=20).changes(earlier)
+    assert TrainingConfig(max_steps=20, norm_position="pre").changes(earlier) == ["norm_position was post, now pre"]
