@@ -1,28 +1,183 @@
-"""What the training loop costs beyond forward, backward and optimiser step.
+"""A training step of ours beside those of its peers: the same batches, loss and optimiser, step by step in turn.
 
-    python scripts/benchmark_training.py scripts/configs/verses_demo.yaml --updates 40 --rounds 5
+    python scripts/benchmark_training.py                                   # the paper's base model, 32 x 32 tokens
+    python scripts/benchmark_training.py --size small --batch 16x64 verses --rounds 9
+    python scripts/benchmark_training.py --family encoder --padding 0.5 --batch 32x64
+    python scripts/benchmark_training.py --parts                           # where the time goes
+    python scripts/benchmark_training.py --loop scripts/configs/verses_demo.yaml
 
-Rounds of the loop of `hf_vanilla.training` (its log, but no validation or checkpoint) alternate with rounds of a
-bare loop over the same batches, already collated; the table shows the median time of an update of each, and the ratio
-with its spread over the rounds.
+Prints, for each batch, tokens to predict a second of each model, its speed as a multiple of the first peer's (median
+and quartiles of the ratios of steps that followed each other), the peak memory of a step beyond parameters, gradients
+and optimiser, and the share of the matrix unit's measured peak that the products of a step without padding would
+need. Dropout 0.1 as in the paper; Adam, fused. Libraries that are not installed are named and left out.
+
+With `--loop` it prints what the loop of `hf-vanilla train` costs beyond forward, backward and optimiser step: rounds
+of it (its log, but no validation or checkpoint) alternate with rounds of a bare loop over the same batches.
 """
 
 import argparse
 import dataclasses
+import os
 import statistics
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from torch import Tensor, nn
+from torch.profiler import ProfilerActivity, profile
+from training_peers import FAMILIES, Batch, Shape
 
-from hf_vanilla.objectives import label_smoothed_cross_entropy
+from hf_vanilla.environment import choose_precision
 from hf_vanilla.optim import adam, noam_schedule
 from hf_vanilla.run_log import read_records
 from hf_vanilla.tasks import TASKS
-from hf_vanilla.training import choose_precision, train
+from hf_vanilla.training import train
 from hf_vanilla.training_config import TrainingConfig
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler says when it starts and stops
+SIZES = {
+    "base": {"layers": 6, "width": 512, "heads": 8, "inner": 2048, "vocabulary": 37000},
+    "small": {"layers": 3, "width": 256, "heads": 4, "inner": 1024, "vocabulary": 8000},
+}
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def random_ids(rows: int, length: int, padding: float, vocabulary: int) -> tuple[Tensor, Tensor]:
+    """Ids and mask (rows, length); lengths are spread evenly, so that a share `padding` of the places is empty."""
+    shortest = max(1.0, (1 - 2 * padding) * length)
+    lengths = torch.linspace(length, shortest, rows).round().long()[torch.randperm(rows)]
+    mask = (torch.arange(length) < lengths[:, None]).long()
+    return torch.randint(3, vocabulary, (rows, length)) * mask, mask
+
+
+def make_batch(family: str, rows: int, length: int, padding: float, vocabulary: int) -> Batch:
+    """A random batch for a family."""
+    ids, mask = random_ids(rows, length, padding, vocabulary)
+    if family == "seq2seq":
+        targets, target_mask = random_ids(rows, length, padding, vocabulary)
+        shifted = torch.cat([torch.ones(rows, 1, dtype=torch.long), targets[:, :-1]], dim=1)
+        batch = {"decoder_input_ids": shifted, "labels": targets.masked_fill(target_mask == 0, -100)}
+    elif family == "encoder":
+        batch = {"labels": ids.masked_fill((mask == 0) | (torch.rand(ids.shape) > 0.15), -100)}
+    else:
+        batch = {"labels": ids.masked_fill(mask == 0, -100)}
+    return {"input_ids": ids, "attention_mask": mask, **batch}
+
+
+def verses(vocabulary: int, tokens: int, count: int) -> list[Batch]:
+    """Batches by tokens from the built-in corpus, as `hf-vanilla train` makes them."""
+    sizes: dict[str, Any] = {"hidden_size": 64, "encoder_layers": 1, "decoder_layers": 1, "max_length": 100}
+    config = TrainingConfig(vocab_size=min(vocabulary, 8000), batch_tokens=tokens, max_steps=1, **sizes)
+    task = TASKS["translation"](config)
+    corpus = task.load_corpus()
+    tokenizer = task.load_tokenizer(corpus)
+    model = task.build_model(tokenizer)
+    batches = task.batches(task.examples(corpus, "train", tokenizer), tokenizer, model, Accelerator())
+    return [dict(batch) for _, (_, _, (batch,)) in zip(range(count), batches.updates(0, 0), strict=False)]
+
+
+class Runner:
+    """A model, its loss and its optimiser."""
+
+    def __init__(self, name: str, build: Callable[[Shape], Any], shape: Shape, options: argparse.Namespace) -> None:
+        torch.manual_seed(0)
+        self.name = name
+        self.model, self.loss = build(shape)
+        self.model.to(DEVICE).train()
+        if options.checkpointing and hasattr(self.model, "gradient_checkpointing_enable"):
+            self.model.gradient_checkpointing_enable()
+        if options.compile:
+            self.model.compile(dynamic=True)
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-9, fused=True)
+        self.precision = torch.bfloat16 if options.precision == "bf16" else torch.float32
+
+    def step(self, batch: Batch) -> float:
+        """Seconds of a step."""
+        start = time.perf_counter()
+        with torch.autocast(DEVICE, self.precision, enabled=self.precision != torch.float32):
+            loss = self.loss(dict(batch))
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        loss.item()  # waits for a GPU
+        return time.perf_counter() - start
+
+    def peak_memory(self, batch: Batch) -> float:
+        """MiB at the peak of forward and backward, beyond parameters, gradients and optimiser."""
+        for parameter in self.model.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+        precision = torch.autocast(DEVICE, self.precision, enabled=self.precision != torch.float32)
+        if DEVICE == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+            before = torch.cuda.memory_allocated()
+            with precision:
+                self.loss(dict(batch)).backward()
+            self.optimizer.zero_grad()
+            return (torch.cuda.max_memory_allocated() - before) / 2**20
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured, precision:
+            self.loss(dict(batch)).backward()
+        self.optimizer.zero_grad()
+        events = [event for event in measured.profiler.kineto_results.events() if event.name() == "[memory]"]
+        held = peak = 0
+        for event in sorted(events, key=lambda event: event.start_ns()):
+            held += event.nbytes()
+            peak = max(peak, held)
+        return peak / 2**20
+
+    def parts(self, batch: Batch, shape: Shape) -> dict[str, float]:
+        """Share of a step's time, by part."""
+        with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as measured:
+            self.step(batch)
+        shares: Counter[str] = Counter()
+        for event in measured.key_averages(group_by_input_shape=True):
+            shares[part_of(event.key, event.input_shapes, shape)] += event.self_cpu_time_total
+        return {part: time / shares.total() for part, time in shares.most_common()}
+
+
+def part_of(operation: str, shapes: Any, shape: Shape) -> str:
+    """What an operation belongs to, by its name and the sizes of what goes in."""
+    sizes = {size for dimensions in shapes for size in dimensions if isinstance(size, int)}
+    if "adam" in operation:
+        return "optimiser"
+    if "embedding" in operation:
+        return "embedding"
+    if shape.vocabulary in sizes or operation == "LinearCrossEntropy":
+        return "output projection and loss"
+    if any(name in operation for name in ("scaled_dot_product", "bmm", "_softmax")):
+        return "attention core"
+    if any(name in operation for name in ("aten::mm", "aten::addmm")):
+        return "feed-forward" if shape.inner in sizes else "attention projections"
+    return "dropout, norms, sums, copies"
+
+
+def measured_peak(precision: str) -> float:
+    """GFLOP a second of a large product of matrices."""
+    left, right = (torch.randn(2048, 2048, device=DEVICE) for _ in range(2))
+    if precision == "bf16":
+        left, right = left.bfloat16(), right.bfloat16()
+    seconds = []
+    for _ in range(7):
+        start = time.perf_counter()
+        (left @ right).sum().item()
+        seconds.append(time.perf_counter() - start)
+    return 2 * 2048**3 / min(seconds) / 1e9
+
+
+def needed_products(model: nn.Module, batch: Batch, family: str, shape: Shape) -> float:
+    """GFLOP of a step's matrix products on tokens alone: 6 for each weight that a token meets, attention left out."""
+    tokens, labels = int(batch["attention_mask"].sum()), int((batch["labels"] != -100).sum())
+    attention, inner = 4 * shape.width**2, 2 * shape.width * shape.inner
+    if family == "seq2seq":
+        weights = tokens * shape.layers * (1.5 * attention + inner) + labels * shape.layers * (1.5 * attention + inner)
+    else:
+        weights = tokens * shape.layers * (attention + inner)
+    return 6 * (weights + labels * shape.vocabulary * shape.width) / 1e9
 
 
 def time_loop(config: TrainingConfig, updates: int) -> list[float]:
@@ -37,10 +192,8 @@ def time_loop(config: TrainingConfig, updates: int) -> list[float]:
 
 def time_bare(config: TrainingConfig, updates: int) -> list[float]:
     """Seconds an update of forward, backward and optimiser step alone, one figure for each ten of them."""
-    task, accelerator = (
-        TASKS[config.task](config),
-        Accelerator(mixed_precision=choose_precision(config.mixed_precision)),
-    )
+    task = TASKS[config.task](config)
+    accelerator = Accelerator(mixed_precision=choose_precision(config.mixed_precision))
     corpus = task.load_corpus()
     tokenizer = task.load_tokenizer(corpus)
     set_seed(config.seed)
@@ -55,34 +208,99 @@ def time_bare(config: TrainingConfig, updates: int) -> list[float]:
     for start in range(0, updates, 10):
         before = time.perf_counter()
         for batch in prepared[start : start + 10]:
-            logits, labels = task.logits_and_labels(model, batch.to(accelerator.device))
-            loss = label_smoothed_cross_entropy(logits, labels, config.label_smoothing or 0.0)
-            accelerator.backward(loss)
+            tokens = int((batch["labels"] != -100).sum())
+            accelerator.backward(task.loss(model, batch.to(accelerator.device), tokens))
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()
-        loss.item()  # waits for the GPU
+        next(iter(model.parameters())).sum().item()  # waits for a GPU
         seconds.append((time.perf_counter() - before) / 10)
     return seconds[1:]
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("config")
-    parser.add_argument("--updates", type=int, default=40, help="of each round; the first ten warm up (default: 40)")
-    parser.add_argument("--rounds", type=int, default=5, help="(default: 5)")
-    options = parser.parse_args()
-    config = TrainingConfig.load(options.config)
-    rounds = []
-    for _ in range(options.rounds):
-        bare = statistics.median(time_bare(config, options.updates))
-        rounds.append((bare, statistics.median(time_loop(config, options.updates))))
-    ratios = sorted(loop / bare for bare, loop in rounds)
+def compare_loops(config: TrainingConfig, rounds: int, updates: int = 40) -> None:
+    """Print the table of `--loop`."""
+    seconds: dict[str, list[float]] = {"bare": [], "loop": []}
+    for _ in range(rounds):
+        seconds["bare"].append(statistics.median(time_bare(config, updates)))
+        seconds["loop"].append(statistics.median(time_loop(config, updates)))
     print("| | milliseconds an update, median of rounds |\n|---|---|")
-    for name, column in zip(("bare", "loop"), zip(*rounds, strict=True), strict=True):
+    for name, column in seconds.items():
         print(f"| {name} | {1000 * statistics.median(column):.1f} |")
+    ratios = sorted(loop / bare for bare, loop in zip(*seconds.values(), strict=True))
     print(f"\nloop / bare: {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})")
+
+
+def load_batches(options: argparse.Namespace, shape: Shape) -> Iterator[tuple[str, list[Batch]]]:
+    """Names and batches."""
+    for name in options.batch:
+        if name == "verses":
+            yield name, verses(shape.vocabulary, 2500, options.rounds + 1)
+            continue
+        rows, length = map(int, name.split("x"))
+        torch.manual_seed(1)
+        vocabulary = shape.vocabulary
+        batches = [make_batch(options.family, rows, length, options.padding, vocabulary) for _ in range(3)]
+        yield name, batches
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--family", choices=FAMILIES, default="seq2seq")
+    parser.add_argument("--size", choices=SIZES, default="base")
+    parser.add_argument("--batch", nargs="+", default=["32x32"], help="rows x length, or verses (default: 32x32)")
+    parser.add_argument("--padding", type=float, default=0.2, help="share of padding on each side (default: 0.2)")
+    parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
+    parser.add_argument("--peers", nargs="+", help="(default: all)")
+    parser.add_argument("--rounds", type=int, default=7, help="timed steps of each model (default: 7)")
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--compile", action="store_true", help="torch.compile all")
+    parser.add_argument("--checkpointing", action="store_true", help="activation checkpointing, where a model has it")
+    parser.add_argument("--parts", action="store_true", help="also the shares of the parts of a step")
+    parser.add_argument(
+        "--loop", metavar="CONFIG", help="instead: what the training loop costs, for this configuration"
+    )
+    options = parser.parse_args()
+    if options.loop:
+        return compare_loops(TrainingConfig.load(options.loop), options.rounds)
+    torch.set_num_threads(options.threads or torch.get_num_threads())
+    peak = measured_peak(options.precision)
+    for name, batches in load_batches(options, shape := Shape(**SIZES[options.size], length=512)):
+        batches = [{key: value.to(DEVICE) for key, value in batch.items()} for batch in batches]
+        runners = []
+        for peer, build in FAMILIES[options.family].items():
+            if options.peers and peer not in (*options.peers, "hf_vanilla"):
+                continue
+            try:
+                runners.append(Runner(peer, build, shape, options))
+            except ImportError as error:
+                print(f"{peer} is left out: {error}")
+        seconds: dict[str, list[float]] = {runner.name: [] for runner in runners}
+        for number in range(options.rounds + 1):
+            for runner in runners:
+                taken = runner.step(batches[number % len(batches)])
+                if number:  # the first warms up
+                    seconds[runner.name].append(taken)
+        labels = [int((batch["labels"] != -100).sum()) for batch in batches]
+        reference = seconds[runners[min(1, len(runners) - 1)].name]
+        print(f"\n{options.family}, {options.size}, {name}, {options.precision}, {torch.get_num_threads()} threads")
+        print("| | tokens/s | times | quartiles | memory, MiB | of peak |\n|---|---|---|---|---|---|")
+        for runner in runners:
+            own = seconds[runner.name]
+            ratios = [other / mine for mine, other in zip(own, reference, strict=True)]
+            low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+            speed = statistics.median(labels) / statistics.median(own)
+            work = needed_products(runner.model, batches[0], options.family, shape)
+            memory = float("nan") if options.compile else runner.peak_memory(batches[0])
+            print(
+                f"| {runner.name} | {speed:,.0f} | {middle:.2f} | {low:.2f} to {high:.2f} | {memory:,.0f} | "
+                f"{work / statistics.median(own) / peak:.0%} |"
+            )
+        if options.parts:
+            for runner in runners:
+                shares = runner.parts(batches[0], shape)
+                print(f"{runner.name}: " + ", ".join(f"{part} {share:.0%}" for part, share in shares.items()))
 
 
 if __name__ == "__main__":

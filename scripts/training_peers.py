@@ -1,0 +1,287 @@
+"""Models of one size to time against each other: ours, those of transformers, and those of other libraries.
+
+Each entry of a family's table makes, for a `Shape`, a model and the loss that its users would write: label-smoothed
+where the family translates. Libraries that are not installed are left out by name. (fairseq 0.12 and OpenNMT-py 3.5
+are not here: they demand a Python before 3.11 and a torch before 2.3.)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    BertConfig,
+    BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MarianConfig,
+    MarianMTModel,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
+
+from hf_vanilla import (
+    VanillaConfig,
+    VanillaDecoderConfig,
+    VanillaDecoderForCausalLM,
+    VanillaEncoderConfig,
+    VanillaEncoderForMaskedLM,
+    VanillaForConditionalGeneration,
+)
+
+SMOOTHING = 0.1
+TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+Batch = dict[str, Tensor]
+Peer = tuple[nn.Module, Callable[[Batch], Tensor]]
+
+
+@dataclass
+class Shape:
+    """N layers a stack, d_model, h, d_ff, vocabulary, and the longest sequence."""
+
+    layers: int
+    width: int
+    heads: int
+    inner: int
+    vocabulary: int
+    length: int
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """As everybody writes it."""
+    return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=smoothing)
+
+
+def translator(model: nn.Module) -> Peer:
+    """A model of transformers: its logits, and label smoothing outside of it, as `Trainer` has it."""
+
+    def loss(batch: Batch) -> Tensor:
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "decoder_input_ids")}
+        return cross_entropy(model(**inputs, use_cache=False).logits, batch["labels"], SMOOTHING)
+
+    return model, loss
+
+
+def ours(shape: Shape) -> Peer:
+    """This package's."""
+    config = VanillaConfig(
+        vocab_size=shape.vocabulary, d_model=shape.width, h=shape.heads, d_ff=shape.inner, N=shape.layers
+    )
+    model = VanillaForConditionalGeneration(config)
+    return model, lambda batch: model(**batch, label_smoothing=SMOOTHING).loss
+
+
+def stacks(shape: Shape) -> dict[str, Any]:
+    """The fields that Marian and BART share."""
+    return {
+        "vocab_size": shape.vocabulary,
+        "d_model": shape.width,
+        "max_position_embeddings": shape.length,
+        "activation_function": "relu",
+        "scale_embedding": True,
+        "decoder_start_token_id": 1,
+        "forced_eos_token_id": None,
+        **{f"{stack}_layers": shape.layers for stack in ("encoder", "decoder")},
+        **{f"{stack}_attention_heads": shape.heads for stack in ("encoder", "decoder")},
+        **{f"{stack}_ffn_dim": shape.inner for stack in ("encoder", "decoder")},
+        **TOKENS,
+    }
+
+
+def t5(shape: Shape) -> Peer:
+    """T5 with the paper's feed-forward network."""
+    config = T5Config(
+        vocab_size=shape.vocabulary,
+        d_model=shape.width,
+        d_kv=shape.width // shape.heads,
+        d_ff=shape.inner,
+        num_layers=shape.layers,
+        num_heads=shape.heads,
+        decoder_start_token_id=1,
+        **TOKENS,
+    )
+    return translator(T5ForConditionalGeneration(config))
+
+
+class TorchTransformer(nn.Module):
+    """`torch.nn.Transformer` between the embeddings and the output projection that its users write around it."""
+
+    def __init__(self, shape: Shape) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(shape.vocabulary, shape.width)
+        self.register_buffer("positions", torch.randn(shape.length, shape.width))
+        layers = shape.layers
+        self.transformer = nn.Transformer(
+            shape.width, shape.heads, layers, layers, shape.inner, 0.1, batch_first=True, norm_first=False
+        )
+        self.dropout = nn.Dropout(0.1)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Scaled, with positions."""
+        scaled = self.embedding(ids) * self.embedding.embedding_dim**0.5
+        return self.dropout(scaled + self.positions[: ids.shape[1]])
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
+        """Logits."""
+        padding = attention_mask == 0
+        causal = nn.Transformer.generate_square_subsequent_mask(decoder_input_ids.shape[1], decoder_input_ids.device)
+        states = self.transformer(
+            self.embed(input_ids),
+            self.embed(decoder_input_ids),
+            tgt_mask=causal,
+            src_key_padding_mask=padding,
+            memory_key_padding_mask=padding,
+            tgt_is_causal=True,
+        )
+        return F.linear(states, self.embedding.weight)
+
+
+def torch_transformer(shape: Shape) -> Peer:
+    """See [`TorchTransformer`]."""
+    model = TorchTransformer(shape)
+    names = ("input_ids", "attention_mask", "decoder_input_ids")
+    return model, lambda batch: cross_entropy(model(*map(batch.get, names)), batch["labels"], SMOOTHING)
+
+
+def x_transformers(shape: Shape) -> Peer:
+    """x-transformers' encoder-decoder, with its flash attention."""
+    from x_transformers import Decoder, Encoder, TransformerWrapper
+
+    common = {
+        "dim": shape.width,
+        "depth": shape.layers,
+        "heads": shape.heads,
+        "pre_norm": False,
+        "attn_flash": True,
+        "attn_dim_head": shape.width // shape.heads,
+        "attn_sublayer_dropout": 0.1,
+        "ff_mult": shape.inner / shape.width,
+        "ff_custom_activation": nn.ReLU(),
+        "ff_sublayer_dropout": 0.1,
+    }
+    size = {"num_tokens": shape.vocabulary, "max_seq_len": shape.length, "emb_dropout": 0.1}
+    model = nn.ModuleDict(
+        {
+            "encoder": TransformerWrapper(attn_layers=Encoder(**common), **size),
+            "decoder": TransformerWrapper(
+                attn_layers=Decoder(**common, cross_attend=True), **size, tie_embedding=True
+            ),
+        }
+    )
+    model["decoder"].token_emb = model["encoder"].token_emb
+
+    def loss(batch: Batch) -> Tensor:
+        mask = batch["attention_mask"].bool()
+        encoded = model["encoder"](batch["input_ids"], mask=mask, return_embeddings=True)
+        logits = model["decoder"](batch["decoder_input_ids"], context=encoded, context_mask=mask)
+        return cross_entropy(logits, batch["labels"], SMOOTHING)
+
+    return model, loss
+
+
+class JoeyNMT(nn.Module):
+    """The Transformer of JoeyNMT, and its loss without the rest of that library."""
+
+    def __init__(self, shape: Shape) -> None:
+        from joeynmt.decoders import TransformerDecoder
+        from joeynmt.encoders import TransformerEncoder
+
+        super().__init__()
+        sizes: dict[str, Any] = {"num_layers": shape.layers, "num_heads": shape.heads, "hidden_size": shape.width}
+        sizes |= {"ff_size": shape.inner, "layer_norm": "post"}
+        self.embedding = nn.Embedding(shape.vocabulary, shape.width)
+        self.encoder = TransformerEncoder(**sizes)
+        self.decoder = TransformerDecoder(vocab_size=shape.vocabulary, **sizes)
+        self.decoder.output_layer.weight = self.embedding.weight
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
+        """Logits."""
+        mask, scale = attention_mask.bool()[:, None], self.embedding.embedding_dim**0.5
+        encoded, _ = self.encoder(self.embedding(input_ids) * scale, None, mask)
+        target_mask = torch.ones_like(decoder_input_ids, dtype=torch.bool)[:, None]
+        targets = self.embedding(decoder_input_ids) * scale
+        return self.decoder(targets, encoded, None, mask, None, None, target_mask)[0]
+
+
+def joeynmt(shape: Shape) -> Peer:
+    """See [`JoeyNMT`]."""
+    model = JoeyNMT(shape)
+    names = ("input_ids", "attention_mask", "decoder_input_ids")
+    return model, lambda batch: cross_entropy(model(*map(batch.get, names)), batch["labels"], SMOOTHING)
+
+
+def language_model(model: nn.Module) -> Peer:
+    """A model with a loss of its own."""
+    return model, lambda batch: model(**batch).loss
+
+
+SEQ2SEQ: dict[str, Callable[[Shape], Peer]] = {
+    "hf_vanilla": ours,
+    "Marian": lambda shape: translator(MarianMTModel(MarianConfig(**stacks(shape)))),
+    "BART": lambda shape: translator(BartForConditionalGeneration(BartConfig(**stacks(shape)))),
+    "T5": t5,
+    "nn.Transformer": torch_transformer,
+    "x-transformers": x_transformers,
+    "JoeyNMT": joeynmt,
+}
+
+
+def single_stack(shape: Shape) -> dict[str, Any]:
+    """The fields that BERT, ModernBERT and Llama share."""
+    return {
+        "vocab_size": shape.vocabulary,
+        "hidden_size": shape.width,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.heads,
+        "intermediate_size": shape.inner,
+        "max_position_embeddings": shape.length,
+        **TOKENS,
+    }
+
+
+ENCODER: dict[str, Callable[[Shape], Peer]] = {
+    "hf_vanilla": lambda shape: language_model(
+        VanillaEncoderForMaskedLM(VanillaEncoderConfig(**single_stack(shape), activation_function="gelu"))
+    ),
+    "BERT": lambda shape: language_model(
+        BertForMaskedLM(BertConfig(**single_stack(shape), attention_probs_dropout_prob=0.0))
+    ),
+    "ModernBERT": lambda shape: language_model(
+        ModernBertForMaskedLM(ModernBertConfig(**single_stack(shape), cls_token_id=1, sep_token_id=2))
+    ),
+}
+
+DECODER: dict[str, Callable[[Shape], Peer]] = {
+    "hf_vanilla": lambda shape: language_model(
+        VanillaDecoderForCausalLM(
+            VanillaDecoderConfig(**single_stack(shape), activation_function="gelu_new", norm_position="pre")
+        )
+    ),
+    "GPT-2": lambda shape: language_model(
+        GPT2LMHeadModel(
+            GPT2Config(
+                vocab_size=shape.vocabulary,
+                n_embd=shape.width,
+                n_layer=shape.layers,
+                n_head=shape.heads,
+                n_inner=shape.inner,
+                n_positions=shape.length,
+                attn_pdrop=0.0,
+                use_cache=False,
+                **TOKENS,
+            )
+        )
+    ),
+    "Llama": lambda shape: language_model(LlamaForCausalLM(LlamaConfig(**single_stack(shape), use_cache=False))),
+}
+
+FAMILIES = {"seq2seq": SEQ2SEQ, "encoder": ENCODER, "decoder": DECODER}
