@@ -109,9 +109,7 @@ def run_translate(options: argparse.Namespace, _: list[str]) -> None:
     """`hf-vanilla translate`."""
     from hf_vanilla.corpora import decode_lines, read_lines
     from hf_vanilla.decoding import load_translator, translate
-    from hf_vanilla.environment import use_onednn_for_float32
 
-    use_onednn_for_float32()
     if options.input:
         sentences = list(read_lines(options.input))
     else:
@@ -133,10 +131,8 @@ def run_evaluate(options: argparse.Namespace, _: list[str]) -> None:
 
     from hf_vanilla.corpora import load_corpus
     from hf_vanilla.decoding import load_translator, side_by_side, translate
-    from hf_vanilla.environment import use_onednn_for_float32
     from hf_vanilla.metrics import TranslationQuality
 
-    use_onednn_for_float32()
     trained = Path(options.model) / "training_config.yaml"
     run = yaml.safe_load(trained.read_text(encoding="utf-8")) if trained.is_file() else {"corpus": "verses"}
     if options.corpus is None:

@@ -9,9 +9,12 @@ from accelerate import PartialState
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_vanilla.environment import use_onednn_for_float32
+
 
 def load_translator(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """A sequence-to-sequence model, on the fastest device there is, and its tokenizer, from a folder or the Hub."""
+    use_onednn_for_float32()
     try:
         config = AutoConfig.from_pretrained(name)
     except OSError as error:

@@ -1,17 +1,18 @@
 """What a process computes with, and what it can have for nothing."""
 
+import functools
 import importlib.metadata
 import os
 import platform
 from pathlib import Path
 
 import torch
-from torch.nn.attention import SDPBackend
 from transformers.utils.import_utils import is_flash_attn_2_available
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "huggingface_hub")
 
 
+@functools.cache
 def use_onednn_for_float32() -> bool:
     """Let oneDNN make the float32 matrix products of this process, if it is on an AMD CPU and they are as exact there.
 
@@ -22,7 +23,7 @@ def use_onednn_for_float32() -> bool:
     Returns:
         Whether oneDNN makes them.
     """
-    if torch.get_float32_matmul_precision() != "highest" or torch.cuda.is_available():
+    if float32_precision() != "highest" or torch.cuda.is_available():
         return False
     if "AuthenticAMD" not in read(Path("/proc/cpuinfo")) or not torch.backends.mkldnn.is_available():
         return False
@@ -34,6 +35,14 @@ def use_onednn_for_float32() -> bool:
         return True
     torch.set_float32_matmul_precision("highest")
     return False
+
+
+def float32_precision() -> str:
+    """That of matrix products."""
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:  # torch does not mix two ways of setting it
+        return "as torch.backends says"
 
 
 def read(path: Path) -> str:
@@ -68,12 +77,11 @@ def describe() -> dict[str, str]:
     """What is in force in this process, for a report of a defect or of a speed: names and values to print."""
     cpus = [line.split(":")[1].strip() for line in read(Path("/proc/cpuinfo")).splitlines() if "model name" in line]
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    kernels = {
-        SDPBackend.FLASH_ATTENTION: torch.backends.cuda.flash_sdp_enabled(),
-        SDPBackend.EFFICIENT_ATTENTION: torch.backends.cuda.mem_efficient_sdp_enabled(),
-        SDPBackend.CUDNN_ATTENTION: torch.backends.cuda.cudnn_sdp_enabled(),
-        SDPBackend.MATH: torch.backends.cuda.math_sdp_enabled(),
-    }
+    # These two switches are for CPUs, too.
+    kernels = {"flash": torch.backends.cuda.flash_sdp_enabled(), "math": torch.backends.cuda.math_sdp_enabled()}
+    if devices:
+        kernels["memory-efficient"] = torch.backends.cuda.mem_efficient_sdp_enabled()
+        kernels["cuDNN"] = torch.backends.cuda.cudnn_sdp_enabled()
     return {
         "hf_vanilla": importlib.metadata.version("hf_vanilla"),
         "Python": f"{platform.python_version()} on {platform.platform()}",
@@ -81,9 +89,9 @@ def describe() -> dict[str, str]:
         "CPU": f"{cpus[0] if cpus else platform.processor()}, {torch.backends.cpu.get_cpu_capability()}",
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
         "GPU": ", ".join(devices) or "none",
-        "float32 products": torch.get_float32_matmul_precision(),
+        "float32 products": float32_precision(),
         "bfloat16": "in hardware" if choose_precision("auto") == "bf16" else "emulated: slower than float32",
         "allocator": allocator(),
-        "attention": "sdpa: " + ", ".join(kernel.name.lower() for kernel, enabled in kernels.items() if enabled),
+        "attention": "sdpa by " + ", ".join(kernel for kernel, enabled in kernels.items() if enabled),
         "flash_attention_2": "installed" if is_flash_attn_2_available() else "not installed",
     }

@@ -9,7 +9,8 @@
 Prints, for each batch, tokens to predict a second of each model, its speed as a multiple of the first peer's (median
 and quartiles of the ratios of steps that followed each other), the peak memory of a step beyond parameters, gradients
 and optimiser, and the share of the matrix unit's measured peak that the products of a step without padding would
-need. Dropout 0.1 as in the paper; Adam, fused. Libraries that are not installed are named and left out.
+need. Dropout 0.1 as in the paper, but for Llama and ModernBERT, which have none; Adam, fused. Libraries that are not
+installed are named and left out.
 
 With `--loop` it prints what the loop of `hf-vanilla train` costs beyond forward, backward and optimiser step: rounds
 of it (its log, but no validation or checkpoint) alternate with rounds of a bare loop over the same batches.
@@ -29,7 +30,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
-from torch import Tensor, nn
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from training_peers import FAMILIES, Batch, Shape
 
@@ -169,7 +170,7 @@ def measured_peak(precision: str) -> float:
     return 2 * 2048**3 / min(seconds) / 1e9
 
 
-def needed_products(model: nn.Module, batch: Batch, family: str, shape: Shape) -> float:
+def needed_products(batch: Batch, family: str, shape: Shape) -> float:
     """GFLOP of a step's matrix products on tokens alone: 6 for each weight that a token meets, attention left out."""
     tokens, labels = int(batch["attention_mask"].sum()), int((batch["labels"] != -100).sum())
     attention, inner = 4 * shape.width**2, 2 * shape.width * shape.inner
@@ -264,6 +265,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.loop:
         return compare_loops(TrainingConfig.load(options.loop), options.rounds)
+    if "verses" in options.batch and options.family != "seq2seq":
+        parser.error("--batch verses is for --family seq2seq")
     torch.set_num_threads(options.threads or torch.get_num_threads())
     peak = measured_peak(options.precision)
     for name, batches in load_batches(options, shape := Shape(**SIZES[options.size], length=512)):
@@ -291,7 +294,7 @@ def main() -> None:
             ratios = [other / mine for mine, other in zip(own, reference, strict=True)]
             low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
             speed = statistics.median(labels) / statistics.median(own)
-            work = needed_products(runner.model, batches[0], options.family, shape)
+            work = statistics.median(needed_products(batch, options.family, shape) for batch in batches)
             memory = float("nan") if options.compile else runner.peak_memory(batches[0])
             print(
                 f"| {runner.name} | {speed:,.0f} | {middle:.2f} | {low:.2f} to {high:.2f} | {memory:,.0f} | "

@@ -13,12 +13,15 @@ def amd(monkeypatch):
     monkeypatch.setattr(environment, "read", lambda path: "vendor_id : AuthenticAMD\nmodel name : EPYC\n")
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
+    environment.use_onednn_for_float32.cache_clear()
     yield
+    environment.use_onednn_for_float32.cache_clear()
     torch.set_float32_matmul_precision(before)
 
 
 def test_products_stay_exact_where_onednn_makes_them():
     used = environment.use_onednn_for_float32()
+    assert used == torch.backends.mkldnn.is_available() == environment.use_onednn_for_float32()
     assert torch.get_float32_matmul_precision() == ("medium" if used else "highest")
     left, right = torch.randn(2, 300, 300)
     exact = left.double() @ right.double()
@@ -27,6 +30,7 @@ def test_products_stay_exact_where_onednn_makes_them():
 
 def test_a_cpu_that_rounds_is_left_alone(monkeypatch):
     """As one with AMX would, which multiplies bfloat16."""
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     randn = torch.randn
     monkeypatch.setattr(torch, "randn", lambda *args, **kwargs: randn(*args, **kwargs).bfloat16())
     assert not environment.use_onednn_for_float32()
@@ -38,6 +42,7 @@ def test_other_cpus_and_choices_are_left_alone(monkeypatch):
     assert not environment.use_onednn_for_float32()
     assert torch.get_float32_matmul_precision() == "high"
     torch.set_float32_matmul_precision("highest")
+    environment.use_onednn_for_float32.cache_clear()
     monkeypatch.setattr(environment, "read", lambda path: "vendor_id : GenuineIntel")
     assert not environment.use_onednn_for_float32()
     assert torch.get_float32_matmul_precision() == "highest"

@@ -6,11 +6,14 @@ from families import HEADS, LANGUAGE_MODELS, VOCABULARY, batch_for, small_config
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_vanilla import (
     VanillaConfig,
+    VanillaDecoderForCausalLM,
+    VanillaEncoderForMaskedLM,
     VanillaEncoderForQuestionAnswering,
     VanillaEncoderModel,
     VanillaForConditionalGeneration,
@@ -71,11 +74,58 @@ def with_padding(batch: dict, random: torch.Generator, left: bool) -> dict:
 
 @pytest.mark.parametrize("model_class", HEADS)
 @settings(max_examples=8, deadline=None)
-@given(seed=st.integers(0, 2**31), left=st.booleans(), norm_position=st.sampled_from(["post", "pre"]))
-def test_any_padding_gives_the_loss_and_the_gradients_of_the_plain_step(model_class, seed, left, norm_position):
+@given(
+    seed=st.integers(0, 2**31),
+    left=st.booleans(),
+    norm_position=st.sampled_from(["post", "pre"]),
+    implementation=st.sampled_from(["sdpa", "eager"]),
+    empty=st.sampled_from([0, 1, 4]),
+)
+def test_any_padding_gives_the_loss_and_the_gradients_of_the_plain_step(
+    model_class, seed, left, norm_position, implementation, empty
+):
+    """Also where rows, or all of them, are nothing but padding."""
     random = torch.Generator().manual_seed(seed)
-    model = small_model(model_class, norm_position=norm_position).train()
-    assert_same(model, with_padding(batch_for(model_class, batch=4), random, left))
+    model = small_model(model_class, norm_position=norm_position, attn_implementation=implementation).train()
+    batch = with_padding(batch_for(model_class, batch=4), random, left)
+    batch["attention_mask"][:empty] = 0
+    assert_same(model, batch)
+
+
+@pytest.mark.parametrize("model_class", LANGUAGE_MODELS)
+@pytest.mark.parametrize("mask", [True, False])
+def test_a_batch_without_labels_has_a_loss_of_zero(model_class, mask):
+    batch = batch_for(model_class)
+    batch["labels"][:] = -100
+    if not mask:
+        batch = {name: value for name, value in batch.items() if not name.endswith("mask")}
+    loss, gradients = loss_and_gradients(small_model(model_class).train(), batch)
+    assert loss == 0 and not any(gradient is not None and gradient.any() for gradient in gradients)
+
+
+def test_attention_that_is_computed_twice_drops_the_same(monkeypatch):
+    rates = {"dropout": 0.2, "attention_dropout": 0.3, "activation_dropout": 0.1}
+    model = small_model(VanillaForConditionalGeneration, **rates).train()
+    batch = with_padding(batch_for(VanillaForConditionalGeneration), torch.Generator().manual_seed(0), left=False)
+
+    def once(function, *args, use_reentrant, **kwargs):
+        return function(*args, **kwargs)
+
+    torch.manual_seed(0)
+    loss, gradients = loss_and_gradients(model, batch)
+    monkeypatch.setattr(padding_vanilla, "checkpoint", once)
+    torch.manual_seed(0)
+    expected_loss, expected = loss_and_gradients(model, batch)
+    torch.testing.assert_close([loss, *gradients], [expected_loss, *expected])
+
+
+@pytest.mark.parametrize("model_class", [VanillaForConditionalGeneration, VanillaDecoderForCausalLM])
+def test_positions_in_another_order_keep_their_labels(model_class):
+    batch = {"input_ids": words(2, 5), "labels": words(2, 5)}
+    batch["labels"][:, 3:] = -100
+    if model_class is VanillaDecoderForCausalLM:
+        batch["shift_labels"] = batch.pop("labels")
+    assert_same(small_model(model_class).train(), batch, logits_to_keep=torch.tensor([4, 3, 2, 1, 0]))
 
 
 @settings(max_examples=15, deadline=None)
@@ -106,6 +156,7 @@ def test_what_is_asked_for_comes_with_its_padding(asked, packed):
     batch = with_padding(batch_for(VanillaForConditionalGeneration), torch.Generator().manual_seed(0), left=False)
     expected = model(**batch, **asked)
     output = model.train()(**batch, **asked, output_logits=True)
+    assert ("use_cache" in asked) == bool(packed)  # the encoder's
     assert output.keys() == expected.keys()
     for name in ("logits", "encoder_last_hidden_state"):
         real = batch["decoder_attention_mask" if name == "logits" else "attention_mask"].bool()
@@ -220,9 +271,94 @@ def test_a_projection_that_is_more_than_a_matrix_is_called(head):
     handle = linear.register_forward_hook(lambda module, inputs, output: output * 2)
     torch.testing.assert_close(projected_cross_entropy(linear, torch.clone, states, labels), expected)
     handle.remove()
+    called = []
+    linear.register_full_backward_hook(lambda *args: called.append(args))
+    projected_cross_entropy(linear, torch.clone, states, labels).backward()
+    assert called
     adapted = nn.Sequential(linear, nn.Hardtanh(-0.1, 0.1))
     expected = cross_entropy(adapted(states), labels)
     torch.testing.assert_close(projected_cross_entropy(adapted, torch.clone, states, labels), expected)
+
+
+@pytest.mark.parametrize("frozen", ["weight", "bias", "states"])
+def test_what_is_frozen_needs_no_gradient(head, frozen):
+    linear, states, labels = head
+    tensors = {"weight": linear.weight, "bias": linear.bias, "states": states}
+    tensors.pop(frozen).requires_grad_(False)
+    loss = projected_cross_entropy(linear, torch.clone, states, labels, None, 0.1)
+    expected = cross_entropy(linear(states), labels, None, 0.1)
+    inputs = list(tensors.values())
+    torch.testing.assert_close(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs))
+    with torch.no_grad():
+        loss = projected_cross_entropy(linear, torch.clone, states, labels, None, 0.1)
+    torch.testing.assert_close(loss, expected)
+    assert not loss.requires_grad
+
+
+def test_a_second_derivative_is_refused_or_right(head):
+    linear, states, labels = head
+    loss = projected_cross_entropy(linear, torch.clone, states, labels)
+    with pytest.raises(RuntimeError, match="output_logits=True"):
+        torch.autograd.grad(loss, states, create_graph=True)
+
+    def fast(weight):
+        head = nn.Linear(8, 50)
+        return torch.func.functional_call(Loss(head), {"head.weight": weight}, (states.detach(), labels))
+
+    def plain(weight):
+        return F.cross_entropy(F.linear(states.detach(), weight).flatten(0, 1), labels.flatten())
+
+    class Loss(nn.Module):
+        def __init__(self, head):
+            super().__init__()
+            head.bias = None
+            self.head = head
+
+        def forward(self, states, labels):
+            return projected_cross_entropy(self.head, torch.clone, states, labels)
+
+    gradients = [torch.func.grad(function)(linear.weight.detach()) for function in (fast, plain)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("output_logits", [True, False])
+@pytest.mark.parametrize("smoothing", [-0.1, 1.5])
+def test_a_smoothing_that_is_no_share_is_refused(output_logits, smoothing):
+    model, batch = small_model(VanillaEncoderForMaskedLM).train(), batch_for(VanillaEncoderForMaskedLM)
+    with pytest.raises(ValueError, match=r"`label_smoothing` must lie in \[0, 1\]"):
+        model(**batch, label_smoothing=smoothing, output_logits=output_logits)
+
+
+@pytest.mark.parametrize("model_class", LANGUAGE_MODELS)
+def test_labels_of_any_integer_type_give_the_same(model_class):
+    model, batch = small_model(model_class).train(), batch_for(model_class)
+    expected = model(**batch).loss
+    batch["labels"] = batch["labels"].int()
+    for output_logits in (True, False):
+        torch.testing.assert_close(model(**batch, output_logits=output_logits).loss, expected)
+
+
+@pytest.mark.parametrize("model_class", HEADS)
+def test_a_mask_of_another_shape_is_named_in_training_too(model_class):
+    model, batch = small_model(model_class).train(), batch_for(model_class)
+    batch["attention_mask"] = batch["attention_mask"].flatten()[:7]
+    with pytest.raises(ValueError, match="`attention_mask` must be"):
+        model(**batch)
+
+
+@pytest.mark.parametrize("model_class", LANGUAGE_MODELS)
+def test_a_compiled_step_is_compiled_once(model_class):
+    """Though the number of labels in an update varies, as `hf-vanilla train` and `Trainer` give it."""
+    model = small_model(model_class).train()
+    counter = CompileCounter()
+    compiled = torch.compile(model, backend=counter, dynamic=True)
+    graphs = []
+    for number in (100, 101, 102):
+        batch = batch_for(model_class)
+        loss = compiled(**batch, num_items_in_batch=number, label_smoothing=0.1).loss
+        torch.testing.assert_close(loss, model(**batch, num_items_in_batch=number, label_smoothing=0.1).loss)
+        graphs.append(counter.frame_count)
+    assert graphs[1] == graphs[2]
 
 
 def test_without_labels_the_loss_is_zero_and_so_is_the_gradient(head):

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.autograd.function import once_differentiable
+from torch.nn.modules.module import _has_any_global_hook
 from transformers.configuration_utils import PreTrainedConfig
 
 # Logits that are held at a time where a loss is computed from hidden states: 32 MiB in float32.
@@ -32,12 +32,14 @@ def cross_entropy(
         name: what an error calls the labels.
 
     Raises:
-        ValueError: for labels of another shape, or outside of the classes (checked on CPU).
+        ValueError: for labels of another shape, or outside of the classes (checked on CPU), or a smoothing outside of
+            [0, 1].
     """
+    check_smoothing(label_smoothing)
     if labels.shape != logits.shape[:-1]:
         raise ValueError(f"`{name}` must be {tuple(logits.shape[:-1])} like the logits, got {tuple(labels.shape)}.")
     check_ids(labels, logits.shape[-1], name, "the number of classes", ignored=-100)
-    labels = labels.to(logits.device)
+    labels = labels.to(logits.device, torch.long)
     total = F.cross_entropy(
         logits.flatten(0, -2).float(), labels.flatten(), reduction="sum", label_smoothing=label_smoothing
     )
@@ -81,20 +83,22 @@ def projected_cross_entropy(
         transform: of each position by itself.
         hidden_states: (..., hidden_size).
     """
-    if torch.compiler.is_compiling():
+    if is_transformed():
         return cross_entropy(projection(transform(hidden_states)), labels, num_items_in_batch, label_smoothing)
+    check_smoothing(label_smoothing)
     if labels.shape != hidden_states.shape[:-1]:
         expected = tuple(hidden_states.shape[:-1])
         raise ValueError(f"`labels` must be {expected} like the tokens, got {tuple(labels.shape)}.")
-    labels = labels.to(hidden_states.device)
-    labelled = labels != -100
-    count = count_of(labelled, num_items_in_batch)
-    hidden_states, labels = transform(hidden_states[labelled]), labels[labelled]
-    overridden = projection._forward_hooks or projection._forward_pre_hooks or "forward" in vars(projection)
-    if type(projection) is not nn.Linear or type(projection.weight) is not nn.Parameter or overridden:
+    labels = labels.flatten().to(hidden_states.device, torch.long)
+    labelled = (labels != -100).nonzero().squeeze(1)
+    count = len(labelled) if num_items_in_batch is None else num_items_in_batch
+    hidden_states, labels = transform(hidden_states.flatten(0, -2).index_select(0, labelled)), labels[labelled]
+    if type(projection) is not nn.Linear or type(projection.weight) is not nn.Parameter or is_watched(projection):
         return cross_entropy(projection(hidden_states), labels, count, label_smoothing)
     check_ids(labels, projection.out_features, "labels", "the number of classes")
-    return LinearCrossEntropy.apply(hidden_states, projection.weight, projection.bias, labels, count, label_smoothing)
+    weights, differentiate = (projection.weight, projection.bias), torch.is_grad_enabled()
+    count = count_of(labels, count)
+    return LinearCrossEntropy.apply(hidden_states, *weights, labels, count, label_smoothing, differentiate)
 
 
 class LinearCrossEntropy(torch.autograd.Function):
@@ -112,54 +116,63 @@ class LinearCrossEntropy(torch.autograd.Function):
         weight: torch.Tensor,
         bias: torch.Tensor | None,
         labels: torch.Tensor,
-        count: torch.Tensor,
+        count: torch.Tensor | int,
         epsilon: float,
+        differentiate: bool,
     ) -> torch.Tensor:
         """The loss, float32, of `hidden_states` (rows, hidden_size) and `labels` (rows)."""
         device = hidden_states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
+        needs_x, needs_w, needs_b = (differentiate and needed for needed in ctx.needs_input_grad[:3])
         with torch.autocast(device, enabled=False):
             x, w = hidden_states.to(dtype), weight.to(dtype)
             b = None if bias is None else bias.to(dtype)
-            backward = any(ctx.needs_input_grad)
             total = torch.zeros((), device=x.device)
             # The inputs' gradients are those of the sum: those of the mean would be too small for float16.
-            grad_x, grad_w = torch.empty_like(x), torch.zeros_like(weight, dtype=torch.float32)
-            grad_b = None if b is None else torch.zeros_like(b, dtype=torch.float32)
+            grad_x = torch.empty_like(x) if needs_x else None
+            grad_w = torch.zeros_like(weight, dtype=torch.float32) if needs_w else None
+            grad_b = torch.zeros_like(weight[:, 0], dtype=torch.float32) if needs_b else None
             rows = max(1, CHUNK // len(w))
-            for chunk, label, grad in zip(x.split(rows), labels.split(rows), grad_x.split(rows), strict=True):
+            for start in range(0, len(x), rows):
+                chunk, label = x[start : start + rows], labels[start : start + rows]
                 scores = F.linear(chunk, w, b).float()
                 torch.log_softmax(scores, dim=-1, out=scores)
                 total -= (1 - epsilon) * scores.gather(1, label[:, None]).sum()
                 if epsilon:
                     total -= epsilon * scores.mean(dim=-1).sum()
-                if backward:
+                if differentiate:
                     scores.exp_()[torch.arange(len(label), device=x.device), label] -= 1 - epsilon
                     p_minus_q = scores.sub_(epsilon / len(w)).to(dtype)
-                    torch.mm(p_minus_q, w, out=grad)
-                    if dtype == torch.float32:
+                    if grad_x is not None:
+                        torch.mm(p_minus_q, w, out=grad_x[start : start + rows])
+                    if grad_w is not None and dtype == torch.float32:
                         grad_w.addmm_(p_minus_q.t(), chunk)
-                    else:
+                    elif grad_w is not None:
                         grad_w += p_minus_q.t() @ chunk
                     if grad_b is not None:
                         grad_b += p_minus_q.sum(0)
                     del p_minus_q
                 del scores  # or the next chunk's come beside them
-        if backward:
-            ctx.save_for_backward(grad_x, grad_w.div_(count), None if grad_b is None else grad_b.div_(count), count)
-            ctx.dtypes = hidden_states.dtype, weight.dtype
+        means = (grad if grad is None else grad.div_(count) for grad in (grad_w, grad_b))
+        ctx.save_for_backward(grad_x, *means)
+        ctx.count, ctx.dtypes = count, (hidden_states.dtype, weight.dtype)
         return total / count
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         """Scales what forward has prepared."""
-        grad_x, grad_w, grad_b, count = ctx.saved_tensors
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "This loss can be differentiated once; for more, call the model with output_logits=True."
+            )
+        grad_x, grad_w, grad_b = ctx.saved_tensors
         of_x, of_w = ctx.dtypes
+        if grad_x is not None:
+            grad_x = (grad_x.float() * (grad / ctx.count)).to(of_x)
         if grad.device.type != "cpu" or grad != 1:  # if it is, no second copy of the largest matrix is made
-            grad_w, grad_b = grad_w * grad, None if grad_b is None else grad_b * grad
-        grad_b = None if grad_b is None else grad_b.to(of_w)
-        return (grad_x * (grad / count)).to(of_x), grad_w.to(of_w), grad_b, None, None, None
+            grad_w, grad_b = (of if of is None else of * grad for of in (grad_w, grad_b))
+        grad_w, grad_b = (of if of is None else of.to(of_w) for of in (grad_w, grad_b))
+        return grad_x, grad_w, grad_b, None, None, None, None
 
 
 def sequence_classification_loss(
@@ -195,10 +208,30 @@ def sequence_classification_loss(
     return loss(logits.float(), labels, reduction="sum") / count_of(labels == labels, num_items_in_batch)
 
 
-def count_of(counted: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor:
+def count_of(counted: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | int:
     """`num_items_in_batch`, or else how many are `counted`, but at least 1: without labels, a loss is 0."""
-    count = counted.sum() if num_items_in_batch is None else torch.as_tensor(num_items_in_batch, device=counted.device)
-    return count.clamp(min=1)
+    if num_items_in_batch is None:
+        return counted.sum().clamp(min=1)
+    if isinstance(num_items_in_batch, torch.Tensor):
+        return num_items_in_batch.to(counted.device).clamp(min=1)
+    return max(num_items_in_batch, 1)
+
+
+def is_transformed() -> bool:
+    """Whether this is compiled, or differentiated by `torch.func`: to these, operations must be plain ones."""
+    return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
+
+
+def is_watched(module: nn.Module) -> bool:
+    """Whether more happens in a call of `module` than its class says."""
+    own = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(getattr(module, name) for name in own) or "forward" in vars(module) or _has_any_global_hook()
+
+
+def check_smoothing(label_smoothing: float) -> None:
+    """Raises `ValueError` outside of [0, 1]."""
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"`label_smoothing` must lie in [0, 1], got {label_smoothing}.")
 
 
 def check_ids(ids: torch.Tensor, size: int, name: str, field: str, ignored: int | None = None) -> None:

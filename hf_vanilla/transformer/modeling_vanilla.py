@@ -220,7 +220,7 @@ def dropout(hidden_states: torch.Tensor, p: float, training: bool) -> torch.Tens
     """As `F.dropout`, which on CPU takes twice the time, and keeps four bytes an element for the way back, not one."""
     if not training or p == 0 or hidden_states.device.type != "cpu":
         return F.dropout(hidden_states, p, training)
-    return hidden_states * (torch.rand(hidden_states.shape) >= p) / (1 - p)
+    return hidden_states * (torch.rand_like(hidden_states, dtype=torch.float32) >= p) / (1 - p)
 
 
 class FeedForward(nn.Module):
@@ -788,7 +788,7 @@ class VanillaForConditionalGeneration(VanillaPreTrainedModel, GenerationMixin):
         Args:
             labels: target ids (batch, target), -100 where there is no loss; shifted right for `decoder_input_ids`.
             logits_to_keep: how many of the last logits, or which positions, to compute; 0 for all.
-            output_logits: whether to return the logits; if not given, only in training with `labels` not: see
+            output_logits: whether to return the logits; by default they are, except in training with `labels`: see
                 [`logits_and_loss`].
             kwargs: `label_smoothing` and `num_items_in_batch`, see [`cross_entropy`].
 
@@ -819,7 +819,7 @@ class VanillaForConditionalGeneration(VanillaPreTrainedModel, GenerationMixin):
             position_ids=position_ids,
             decoder_position_ids=decoder_position_ids,
             use_cache=use_cache,
-            needed=None if labels is None else labels != -100,
+            needed=None if labels is None or not keeps_all(logits_to_keep) else labels != -100,
             **kwargs,
         )
         hidden_states = keep_positions(outputs.last_hidden_state, logits_to_keep)
@@ -858,6 +858,11 @@ def keep_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tens
     """The last `logits_to_keep` positions of (batch, length, hidden_size), all for 0; or those of a 1D tensor."""
     kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
     return hidden_states[:, kept]
+
+
+def keeps_all(logits_to_keep: int | torch.Tensor) -> bool:
+    """Whether labels and positions are those of each other."""
+    return isinstance(logits_to_keep, int) and logits_to_keep == 0
 
 
 # Checks, masks, and one family from another

@@ -23,6 +23,7 @@ from .modeling_vanilla import (
     VanillaBasePreTrainedModel,
     VanillaDecoder,
     keep_positions,
+    keeps_all,
 )
 from .padding_vanilla import first_token
 
@@ -77,7 +78,7 @@ class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
             labels: the same ids as `input_ids` (batch, target), -100 where there is no loss; they are shifted here, so
                 that each position predicts the next. `shift_labels` are taken as they are.
             logits_to_keep: how many of the last logits, or which positions, to compute; 0 for all.
-            output_logits: whether to return the logits; if not given, only in training with `labels` not: see
+            output_logits: whether to return the logits; by default they are, except in training with `labels`: see
                 [`logits_and_loss`].
             kwargs: `label_smoothing` and `num_items_in_batch`, see [`cross_entropy`].
 
@@ -100,7 +101,7 @@ class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
-            needed=None if next_tokens is None else next_tokens != -100,
+            needed=None if next_tokens is None or not keeps_all(logits_to_keep) else next_tokens != -100,
             **kwargs,
         )
         hidden_states = keep_positions(outputs.last_hidden_state, logits_to_keep)

@@ -79,7 +79,7 @@ class VanillaEncoderForMaskedLM(VanillaEncoderPreTrainedModel):
 
         Args:
             labels: the tokens that were masked (batch, source), -100 elsewhere.
-            output_logits: whether to return the logits; if not given, only in training with `labels` not: see
+            output_logits: whether to return the logits; by default they are, except in training with `labels`: see
                 [`logits_and_loss`].
             kwargs: `label_smoothing` and `num_items_in_batch`, see [`cross_entropy`].
 
@@ -282,6 +282,9 @@ class VanillaEncoderForMultipleChoice(VanillaEncoderPreTrainedModel):
         if given is None or given.ndim != (3 if input_ids is not None else 4):
             got = "none" if given is None else tuple(given.shape)
             raise ValueError(f"`input_ids` must be (batch, choices, length), got {got}.")
+        for name, other in {"attention_mask": attention_mask, "position_ids": position_ids}.items():
+            if other is not None and other.ndim != 3:
+                raise ValueError(f"`{name}` must be (batch, choices, length), got {tuple(other.shape)}.")
         inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
         flat = [None if x is None else x.flatten(0, 1) for x in inputs]
         outputs = self.encoder(*flat, needed=first_token(flat[1]), **kwargs)

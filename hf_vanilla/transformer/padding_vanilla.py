@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+from .losses_vanilla import is_transformed
+
 # The share of padding from which on it is faster to leave it out.
 WORTH_IT = 0.05
 
@@ -45,14 +47,15 @@ def packing_of(
     `needed` (batch, length) even so.
 
     None without `needed`, by which a head says that it can do without the others; where leaving out is not worth its
-    cost; outside of training; and where `options` ask for the states inside of the stack.
+    cost; outside of training; where `options` ask for the states inside of the stack; and where attention is not by
+    sdpa, for then a position that may see nothing sees padding.
     """
     asked = (options.get(name, getattr(stack.config, name)) for name in ("output_attentions", "output_hidden_states"))
     # To count padding elsewhere than on CPU would wait for the device.
     if needed is None or not stack.training or states.device.type != "cpu" or any(asked):
         return None
     shape = states.shape[:2]
-    if torch.compiler.is_compiling() or needed.shape != shape:
+    if stack.config._attn_implementation != "sdpa" or is_transformed() or needed.shape != shape:
         return None
     if isinstance(mask, torch.Tensor) and mask.shape == shape:
         kept = mask.bool() | needed.bool()
@@ -60,7 +63,7 @@ def packing_of(
         kept = needed.flip(1).cummax(1).values.flip(1)  # and all that comes before it
     else:
         return None
-    worth_it = kept.count_nonzero() <= (1 - WORTH_IT) * kept.numel()
+    worth_it = 0 < kept.count_nonzero() <= (1 - WORTH_IT) * kept.numel()
     return Packing(kept) if worth_it else None
 
 
@@ -88,7 +91,7 @@ def packed_attention(
 
 def first_token(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
     """True at the first position of each row of (batch, length), which a head may read even if it is padding."""
-    if attention_mask is None:
+    if attention_mask is None or attention_mask.ndim != 2:
         return None
     first = torch.zeros_like(attention_mask, dtype=torch.bool)
     first[:, 0] = True
