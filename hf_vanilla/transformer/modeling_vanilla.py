@@ -37,6 +37,9 @@ from .padding_vanilla import Packing, packed_attention, packing_of
 
 # The arguments of `from_pretrained` that say where a checkpoint is found.
 HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+# Where transformers asks for the field that holds the depth of a decoder, as versions after 5.17 do.
+DEPTH: Any = {"num_hidden_layers_key": "decoder_layers"}
+DEPTH = DEPTH if "num_hidden_layers_key" in OutputRecorder.__dataclass_fields__ else {}
 STACK_CONFIGS: dict[str, type[VanillaBaseConfig]] = {"encoder": VanillaEncoderConfig, "decoder": VanillaDecoderConfig}
 
 # Positions (section 3.5)
@@ -515,7 +518,7 @@ class VanillaDecoder(VanillaStack):
     """The decoder stack (section 3.1); without its attention to an encoder in the decoder-only family."""
 
     _can_record_outputs = {
-        "hidden_states": OutputRecorder(DecoderLayer, num_hidden_layers_key="decoder_layers"),
+        "hidden_states": OutputRecorder(DecoderLayer, **DEPTH),
         "attentions": OutputRecorder(MultiHeadAttention, index=1, layer_name="self_attention"),
         "cross_attentions": OutputRecorder(MultiHeadAttention, index=1, layer_name="cross_attention"),
     }
