@@ -12,8 +12,8 @@ and optimiser, and the share of the matrix unit's measured peak that the product
 need. Dropout 0.1 as in the paper, but for Llama and ModernBERT, which have none; Adam, fused. Libraries that are not
 installed are named and left out.
 
-With `--loop` it prints what the loop of `hf-vanilla train` costs beyond forward, backward and optimiser step: rounds
-of it (its log, but no validation or checkpoint) alternate with rounds of a bare loop over the same batches.
+With `--loop` it prints what the loop of `hf-vanilla train` takes, log and loading of batches included, as a multiple
+of what forward, backward and optimiser step take in it.
 """
 
 import argparse
@@ -24,20 +24,17 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from training_peers import FAMILIES, Batch, Shape
 
-from hf_vanilla.environment import choose_precision
-from hf_vanilla.optim import adam, noam_schedule
-from hf_vanilla.run_log import read_records
-from hf_vanilla.tasks import TASKS
+from hf_vanilla.tasks import TASKS, Task
 from hf_vanilla.training import train
 from hf_vanilla.training_config import TrainingConfig
 
@@ -181,55 +178,38 @@ def needed_products(batch: Batch, family: str, shape: Shape) -> float:
     return 6 * (weights + labels * shape.vocabulary * shape.width) / 1e9
 
 
-def time_loop(config: TrainingConfig, updates: int) -> list[float]:
-    """Seconds an update in our loop, one figure for each line of its log."""
-    with tempfile.TemporaryDirectory() as folder:
-        own = {"output_dir": folder, "max_steps": updates, "train_minutes": None, "log_every": 10, "average_last": 1}
-        own |= {"schedule": "noam", "evaluations": 1, "bleu_sentences": 0, "average_every": 10**6}
-        train(dataclasses.replace(config, learning_rate=1.0, checkpoint_every=10**6, **own))
-        records = [record for record in read_records(Path(folder) / "log.jsonl") if "seconds_per_update" in record]
-    return [record["seconds_per_update"] for record in records[1:]]
+def loop_overhead(config: TrainingConfig, updates: int) -> float:
+    """Seconds of a run of so many updates, from its first forward pass to its last optimiser step, over those spent in
+    forward, backward and optimiser step.
+    """
+    spent, times = 0.0, []
 
+    def timed(owner: Any, name: str) -> Any:
+        original = getattr(owner, name)
 
-def time_bare(config: TrainingConfig, updates: int) -> list[float]:
-    """Seconds an update of forward, backward and optimiser step alone, one figure for each ten of them."""
-    task = TASKS[config.task](config)
-    accelerator = Accelerator(mixed_precision=choose_precision(config.mixed_precision))
-    corpus = task.load_corpus()
-    tokenizer = task.load_tokenizer(corpus)
-    set_seed(config.seed)
-    model = task.build_model(tokenizer)
-    batches = task.batches(task.examples(corpus, "train", tokenizer), tokenizer, model, accelerator)
-    optimizer = adam(model.parameters())
-    schedule = noam_schedule(optimizer, config.hidden_size, config.warmup_steps)
-    model, optimizer = accelerator.prepare(model, optimizer)
-    model.train()
-    prepared = [batch for _, (_, _, (batch,)) in zip(range(updates), batches.updates(0, 0), strict=False)]
-    seconds = []
-    for start in range(0, updates, 10):
-        before = time.perf_counter()
-        for batch in prepared[start : start + 10]:
-            tokens = int((batch["labels"] != -100).sum())
-            accelerator.backward(task.loss(model, batch.to(accelerator.device), tokens))
-            optimizer.step()
-            optimizer.zero_grad()
-            schedule.step()
-        next(iter(model.parameters())).sum().item()  # waits for a GPU
-        seconds.append((time.perf_counter() - before) / 10)
-    return seconds[1:]
+        def call(*args: Any, **kwargs: Any) -> Any:
+            nonlocal spent
+            times.append(time.perf_counter())
+            result = original(*args, **kwargs)
+            if DEVICE == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter())
+            spent += times[-1] - times[-2]
+            return result
 
+        return mock.patch.object(owner, name, call)
 
-def compare_loops(config: TrainingConfig, rounds: int, updates: int = 40) -> None:
-    """Print the table of `--loop`."""
-    seconds: dict[str, list[float]] = {"bare": [], "loop": []}
-    for _ in range(rounds):
-        seconds["bare"].append(statistics.median(time_bare(config, updates)))
-        seconds["loop"].append(statistics.median(time_loop(config, updates)))
-    print("| | milliseconds an update, median of rounds |\n|---|---|")
-    for name, column in seconds.items():
-        print(f"| {name} | {1000 * statistics.median(column):.1f} |")
-    ratios = sorted(loop / bare for bare, loop in zip(*seconds.values(), strict=True))
-    print(f"\nloop / bare: {statistics.median(ratios):.3f} ({ratios[0]:.3f} to {ratios[-1]:.3f})")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        timed(Task, "loss"),
+        timed(Accelerator, "backward"),
+        timed(AcceleratedOptimizer, "step"),
+    ):
+        # Without what a run does at intervals: validation, checkpoints, snapshots.
+        own: dict[str, Any] = {"output_dir": folder, "max_steps": updates, "train_minutes": None, "average_last": 1}
+        own |= {"schedule": "noam", "learning_rate": 1.0, "evaluations": 1, "bleu_sentences": 0}
+        train(dataclasses.replace(config, **own, average_every=10**6, checkpoint_every=10**6))
+    return (times[-1] - times[0]) / spent
 
 
 def load_batches(options: argparse.Namespace, shape: Shape) -> Iterator[tuple[str, list[Batch]]]:
@@ -264,7 +244,10 @@ def main() -> None:
     )
     options = parser.parse_args()
     if options.loop:
-        return compare_loops(TrainingConfig.load(options.loop), options.rounds)
+        ratios = sorted(loop_overhead(TrainingConfig.load(options.loop), updates=50) for _ in range(options.rounds))
+        low, middle, high = ratios[0], statistics.median(ratios), ratios[-1]
+        print(f"loop / (forward + backward + optimiser step): {middle:.3f} ({low:.3f} to {high:.3f})")
+        return
     if "verses" in options.batch and options.family != "seq2seq":
         parser.error("--batch verses is for --family seq2seq")
     torch.set_num_threads(options.threads or torch.get_num_threads())
