@@ -92,7 +92,6 @@ def build_peer(config: TrainingConfig, tokenizer: Any) -> PreTrainedModel:
             embd_pdrop=config.dropout,
             attn_pdrop=0.0,
             n_positions=positions,
-            use_cache=False,  # with a cache, it would attend across the documents of a packed row
             **tokens,
         )
     )
