@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="timed steps at each point (default: 3)")
     options = parser.parse_args()
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import LogLocator, NullLocator
 
     figure, axes = plt.subplots(2, len(VALUES), figsize=(3.2 * len(VALUES), 6), layout="constrained")
     print("| | from | to | exponent of time | exponent of memory |\n|---|---|---|---|---|")
@@ -59,10 +60,15 @@ def main() -> None:
         exponents = []
         for axis, costs, unit in zip(axes[:, column], zip(*points, strict=True), ("seconds", "MiB"), strict=True):
             exponents.append(exponent(values, list(costs)))
-            axis.loglog(values, costs, "o-", color="#1f5fa8")
-            axis.set_xlabel(f"{name} (exponent {exponents[-1]:.2f})")
+            axis.loglog(values, costs, "o-", color="#1f5fa8", markersize=4)
+            axis.set_title(f"{name}: exponent {exponents[-1]:.2f}", fontsize=10)
             axis.set_ylabel(f"{unit} a step" if column == 0 else "")
-            axis.grid(True, which="major", alpha=0.3)
+            axis.set_xticks(values, [f"{value:,}" for value in values], rotation=60)
+            axis.xaxis.set_minor_locator(NullLocator())
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.yaxis.set_minor_locator(NullLocator())
+            axis.grid(True, alpha=0.3)
         print(f"| {name} | {values[0]:,} | {values[-1]:,} | {exponents[0]:.2f} | {exponents[1]:.2f} |", flush=True)
     options.figure.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.figure, dpi=120)
