@@ -41,10 +41,10 @@ from hf_vanilla.batching import (
     pack_documents,
 )
 from hf_vanilla.corpora import load_corpus, load_texts
-from hf_vanilla.objectives import label_smoothed_cross_entropy
 from hf_vanilla.tokenization import train_tokenizer
 from hf_vanilla.training_config import TrainingConfig
 from hf_vanilla.transformer.configuration_vanilla import VanillaConfig, VanillaDecoderConfig, VanillaEncoderConfig
+from hf_vanilla.transformer.losses_vanilla import cross_entropy
 from hf_vanilla.transformer.modeling_vanilla import VanillaBasePreTrainedModel, VanillaForConditionalGeneration
 from hf_vanilla.transformer.modeling_vanilla_decoder import VanillaDecoderForCausalLM
 from hf_vanilla.transformer.modeling_vanilla_encoder import VanillaEncoderForMaskedLM
@@ -163,7 +163,7 @@ class Task:
         smoothing = self.config.label_smoothing or 0.0
         if isinstance(extract_model_from_parallel(model), VanillaBasePreTrainedModel):  # it needs no logits
             return model(**batch, num_items_in_batch=num_items, label_smoothing=smoothing).loss
-        return label_smoothed_cross_entropy(*self.logits_and_labels(model, batch), smoothing, num_items)
+        return cross_entropy(*self.logits_and_labels(model, batch), num_items, smoothing)
 
     def logits_and_labels(self, model: nn.Module, batch: BatchEncoding) -> tuple[Tensor, Tensor]:
         """Logits (batch, length, vocabulary), and the labels (batch, length), -100 for none, that they predict."""

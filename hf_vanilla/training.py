@@ -50,11 +50,11 @@ from hf_vanilla.checkpointing import (
 from hf_vanilla.decoding import side_by_side, translate
 from hf_vanilla.environment import choose_precision, use_onednn_for_float32
 from hf_vanilla.metrics import TranslationQuality
-from hf_vanilla.objectives import label_smoothed_cross_entropy
 from hf_vanilla.optim import ExponentialMovingAverage, Progress, adam, average_weights, make_schedule
 from hf_vanilla.run_log import RunLog, memory_gib, plot_curves
 from hf_vanilla.tasks import TASKS, Batches, Task
 from hf_vanilla.training_config import TrainingConfig
+from hf_vanilla.transformer.losses_vanilla import cross_entropy
 
 logger = logging.getLogger(__name__)
 
@@ -517,7 +517,7 @@ def evaluate(
     sums = torch.zeros(2, device=accelerator.device)
     for batch in batches.epoch(0):
         logits, labels = task.logits_and_labels(model, batch.to(accelerator.device))
-        sums += torch.stack([label_smoothed_cross_entropy(logits, labels, num_items=1), (labels != -100).sum()])
+        sums += torch.stack([cross_entropy(logits, labels, num_items_in_batch=1), (labels != -100).sum()])
     loss_sum, token_sum = accelerator.reduce(sums).tolist()
     if not token_sum:
         raise ValueError("the validation split has nothing to predict; expected texts of at most max_length tokens")

@@ -22,8 +22,8 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelFo
 from transformers.distributed import DistributedConfig
 
 from hf_vanilla import VanillaDecoderForCausalLM, VanillaEncoderForMaskedLM, VanillaForConditionalGeneration
-from hf_vanilla.objectives import label_smoothed_cross_entropy
 from hf_vanilla.optim import adam, noam_schedule
+from hf_vanilla.transformer.losses_vanilla import cross_entropy
 
 AUTO_CLASSES = {
     VanillaForConditionalGeneration: AutoModelForSeq2SeqLM,
@@ -59,7 +59,7 @@ def train(model: PreTrainedModel, rows: slice, processes: int) -> PreTrainedMode
         inputs, labels = batch_of(step, model)
         logits = model(**{name: tensor[rows] for name, tensor in inputs.items()}).logits
         tokens = (labels != -100).sum()
-        (label_smoothed_cross_entropy(logits, labels[rows], 0.1, tokens) * processes).backward()
+        (cross_entropy(logits, labels[rows], tokens, 0.1) * processes).backward()
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
