@@ -103,22 +103,6 @@ def test_a_batch_without_labels_has_a_loss_of_zero(model_class, mask):
     assert loss == 0 and not any(gradient is not None and gradient.any() for gradient in gradients)
 
 
-def test_attention_that_is_computed_twice_drops_the_same(monkeypatch):
-    rates = {"dropout": 0.2, "attention_dropout": 0.3, "activation_dropout": 0.1}
-    model = small_model(VanillaForConditionalGeneration, **rates).train()
-    batch = with_padding(batch_for(VanillaForConditionalGeneration), torch.Generator().manual_seed(0), left=False)
-
-    def once(function, *args, use_reentrant, **kwargs):
-        return function(*args, **kwargs)
-
-    torch.manual_seed(0)
-    loss, gradients = loss_and_gradients(model, batch)
-    monkeypatch.setattr(padding_vanilla, "checkpoint", once)
-    torch.manual_seed(0)
-    expected_loss, expected = loss_and_gradients(model, batch)
-    torch.testing.assert_close([loss, *gradients], [expected_loss, *expected])
-
-
 @pytest.mark.parametrize("model_class", [VanillaForConditionalGeneration, VanillaDecoderForCausalLM])
 def test_positions_in_another_order_keep_their_labels(model_class):
     batch = {"input_ids": words(2, 5), "labels": words(2, 5)}

@@ -33,7 +33,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_vanilla import VanillaBaseConfig, VanillaConfig, VanillaDecoderConfig, VanillaEncoderConfig
 from .losses_vanilla import check_ids, logits_and_loss
-from .padding_vanilla import Packing, packed_attention, packing_of
+from .padding_vanilla import Packing, packed_attention, packing_of, row_masks
 
 # The arguments of `from_pretrained` that say where a checkpoint is found.
 HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -182,7 +182,7 @@ class MultiHeadAttention(nn.Module):
         if encoder_hidden_states is None:
             encoder_packing = packing
         if packing or encoder_packing:
-            attention = packed_attention(attention, packing, encoder_packing)
+            attention = packed_attention(packing, encoder_packing)
         output, weights = attention(
             self,
             query,
@@ -507,7 +507,8 @@ class VanillaEncoder(VanillaStack):
         )
         hidden_states = self.embed(inputs_embeds, position_ids)
         packing = packing_of(self, hidden_states, attention_mask, kwargs.pop("needed", None), kwargs)
-        hidden_states = packing.pack(hidden_states) if packing else hidden_states
+        if packing:
+            hidden_states, mask = packing.pack(hidden_states), row_masks(mask, packing, packing)
         for layer in self.layers:
             hidden_states = layer(hidden_states, mask, packing=packing, **kwargs)
         hidden_states = self.norm(hidden_states)
@@ -594,8 +595,12 @@ class VanillaDecoder(VanillaStack):
                 encoder_packing = packing_of(
                     self, encoder_hidden_states, encoder_attention_mask, encoder_attention_mask, kwargs
                 )
-        hidden_states = packing.pack(hidden_states) if packing else hidden_states
-        if encoder_packing and encoder_hidden_states is not None:
+        if packing:
+            hidden_states = packing.pack(hidden_states)
+            causal_mask = row_masks(causal_mask, packing, packing, is_causal=True)
+        if encoder_hidden_states is not None and (packing or encoder_packing):
+            source_mask = row_masks(source_mask, packing, encoder_packing)
+        if encoder_hidden_states is not None and encoder_packing:
             encoder_hidden_states = encoder_packing.pack(encoder_hidden_states)
         for layer in self.layers:
             hidden_states = layer(

@@ -1,12 +1,10 @@
 """Leaving padding out of a training step: everything but attention treats each position alike, and need not see it."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import torch
-from torch import nn
-from torch.utils.checkpoint import checkpoint
+import torch.nn.functional as F
 
 from .losses_vanilla import is_transformed
 
@@ -24,6 +22,7 @@ class Packing:
     def __init__(self, kept: torch.Tensor):
         self.shape = kept.shape
         self.kept = kept.flatten().nonzero().squeeze(1)
+        self.lengths = kept.sum(1).tolist()
 
     def pack(self, rows: torch.Tensor) -> torch.Tensor:
         """(batch, length, ...) to (1, tokens, ...)."""
@@ -33,6 +32,10 @@ class Packing:
         """(1, tokens, ...) to (batch, length, ...), with zeros for padding."""
         rows = packed.new_zeros(self.shape.numel(), *packed.shape[2:])
         return rows.index_add_(0, self.kept, packed[0]).unflatten(0, self.shape)
+
+    def columns(self) -> tuple[torch.Tensor, ...]:
+        """The positions kept of each row, (tokens of it)."""
+        return (self.kept % self.shape[1]).split(self.lengths)
 
 
 def packing_of(
@@ -63,30 +66,58 @@ def packing_of(
         kept = needed.flip(1).cummax(1).values.flip(1)  # and all that comes before it
     else:
         return None
-    worth_it = 0 < kept.count_nonzero() <= (1 - WORTH_IT) * kept.numel()
+    worth_it = kept.count_nonzero() <= (1 - WORTH_IT) * kept.numel() and kept.any(1).all()
     return Packing(kept) if worth_it else None
 
 
-def packed_attention(
-    attention: Callable[..., Any], packing: Packing | None, encoder_packing: Packing | None
-) -> Callable[..., Any]:
-    """`attention` where queries come without padding by `packing`, keys and values by `encoder_packing`, all
-    (1, heads, tokens, d_k): padding comes back for it alone.
+def row_masks(
+    mask: torch.Tensor | None, packing: Packing | None, encoder_packing: Packing | None, is_causal: bool = False
+) -> list[torch.Tensor | None]:
+    """`mask` (batch, 1, length, key length), true where a query may look, for each row without its padding.
 
-    The copies with padding are made again on the way back, not kept: little work, and half of a step's memory.
+    None for a row that needs none: every query sees every key, or, if `is_causal`, every key up to its own position.
     """
+    either = packing or encoder_packing
+    assert either is not None
+    every: tuple[Any, ...] = (slice(None),) * either.shape[0]
+    queries, keys = (each.columns() if each else every for each in (packing, encoder_packing))
+    masks: list[torch.Tensor | None] = [None] * either.shape[0]
+    for row in range(0 if mask is None else len(masks)):
+        kept = mask[row : row + 1, :, queries[row]][..., keys[row]]
+        full = torch.ones_like(kept)
+        masks[row] = None if kept.equal(full.tril() if is_causal else full) else kept
+    return masks
 
-    def unpack(packing: Packing | None, states: torch.Tensor) -> torch.Tensor:
-        return packing.unpack(states.transpose(1, 2)).transpose(1, 2) if packing else states
+
+def packed_attention(packing: Packing | None, encoder_packing: Packing | None) -> Callable[..., Any]:
+    """Attention by sdpa where queries come without padding by `packing`, keys and values by `encoder_packing`, all
+    (1, heads, tokens, d_k), and masks as [`row_masks`] makes them: one row after the other, none of it padding."""
+
+    def rows(packing: Packing | None, states: torch.Tensor) -> list[torch.Tensor]:
+        each = states.transpose(1, 2)
+        return [row.transpose(1, 2) for row in (each.split(packing.lengths, dim=1) if packing else each.split(1))]
 
     def attend(
-        module: nn.Module, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *args: Any, **kwargs: Any
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        key, value = unpack(encoder_packing, key), unpack(encoder_packing, value)
-        output, weights = attention(module, unpack(packing, query), key, value, *args, **kwargs)
-        return packing.pack(output) if packing else output, weights
+        module: Any,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        masks: list[torch.Tensor | None],
+        dropout: float,
+        scaling: float,
+        **kwargs: Any,
+    ) -> tuple[torch.Tensor, None]:
+        outputs = [
+            F.scaled_dot_product_attention(
+                q, k, v, mask, dropout, is_causal=mask is None and module.is_causal, scale=scaling
+            ).transpose(1, 2)
+            for q, k, v, mask in zip(
+                rows(packing, query), rows(encoder_packing, key), rows(encoder_packing, value), masks, strict=True
+            )
+        ]
+        return torch.cat(outputs, dim=1 if packing else 0), None
 
-    return partial(checkpoint, attend, use_reentrant=False)
+    return attend
 
 
 def first_token(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
