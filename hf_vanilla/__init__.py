@@ -7,8 +7,9 @@ loading where the package is installed, and for saving checkpoints that load whe
 from types import ModuleType
 
 import transformers
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast, pipelines
 
+from .decoding import Hypothesis, TranslationPipeline, Translator
 from .transformer import modeling_vanilla, modeling_vanilla_decoder, modeling_vanilla_encoder
 from .transformer.configuration_vanilla import (
     VanillaBaseConfig,
@@ -16,6 +17,7 @@ from .transformer.configuration_vanilla import (
     VanillaDecoderConfig,
     VanillaEncoderConfig,
 )
+from .transformer.generation_vanilla import IncrementalDecoder, beam_search
 from .transformer.modeling_vanilla import VanillaForConditionalGeneration, VanillaModel, VanillaPreTrainedModel
 from .transformer.modeling_vanilla_decoder import (
     VanillaDecoderForCausalLM,
@@ -50,9 +52,16 @@ for _config_class, _modeling in FAMILIES.items():
             getattr(transformers, _auto_class).register(_config_class, _model_class)
             _model_class.register_for_auto_class(_auto_class)
 
+# transformers 5 has no such pipeline, and says so before it asks its registry.
+getattr(pipelines, "REMOVED_TASKS", {}).pop("translation", None)
+pipelines.PIPELINE_REGISTRY.register_pipeline("translation", TranslationPipeline, pt_model=AutoModelForSeq2SeqLM)
+
 __version__ = "0.1.0"
 
 __all__ = [
+    "Hypothesis",
+    "IncrementalDecoder",
+    "Translator",
     "VanillaConfig",
     "VanillaDecoderConfig",
     "VanillaDecoderForCausalLM",
@@ -71,4 +80,5 @@ __all__ = [
     "VanillaForConditionalGeneration",
     "VanillaModel",
     "VanillaPreTrainedModel",
+    "beam_search",
 ]

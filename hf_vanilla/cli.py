@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -92,7 +93,17 @@ class ExplainFields(argparse.Action):
 def add_search(verb: argparse.ArgumentParser) -> None:
     """The options of each verb that translates."""
     verb.add_argument("--num_beams", type=int, help="1 is greedy (default: the model's generation config)")
-    verb.add_argument("--batch_size", type=int, default=32, help="sentences translated together (default: 32)")
+    verb.add_argument(
+        "--precision",
+        default="float32",
+        help="float32, bfloat16, float16 or int8: less is faster, and on CPU int8 most so (default: float32)",
+    )
+    verb.add_argument(
+        "--batch_tokens",
+        type=int,
+        default=4096,
+        help="source tokens, times beams, translated together (default: 4096)",
+    )
 
 
 def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
@@ -107,22 +118,39 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def run_translate(options: argparse.Namespace, _: list[str]) -> None:
     """`hf-vanilla translate`."""
-    from hf_vanilla.corpora import decode_lines, read_lines
-    from hf_vanilla.decoding import load_translator, translate
+    from hf_vanilla.decoding import POOL, Translator, texts_of_lines, translate_file
 
-    if options.input:
-        sentences = list(read_lines(options.input))
+    if options.input and not options.input.is_file():
+        raise FileNotFoundError(f"{options.input}: no such file")
+    if options.output and not options.output.parent.is_dir():
+        raise FileNotFoundError(f"{options.output.parent}: no such folder")
+    translator = Translator.from_pretrained(
+        options.model, precision=options.precision, batch_tokens=options.batch_tokens
+    )
+    search = {"num_beams": options.num_beams}
+    if options.input and options.output:
+        weights = [
+            (file.name, file.stat().st_size, file.stat().st_mtime_ns)
+            for file in sorted(Path(options.model).glob("*.safetensors"))
+        ]
+        identity = {"model": options.model, "weights": weights, "precision": options.precision, **search}
+        identity["batch_tokens"] = options.batch_tokens
+        bad = translate_file(translator, options.input, options.output, identity, **search)
     else:
-        sentences = list(decode_lines(sys.stdin.buffer, "standard input"))
-    if not sentences:
-        raise ValueError(f"{options.input or 'standard input'} is empty; expected one sentence a line")
-    model, tokenizer = load_translator(options.model)
-    translations = translate(model, tokenizer, sentences, num_beams=options.num_beams, batch_size=options.batch_size)
-    text = "".join(f"{translation}\n" for translation in translations)
-    if options.output:
-        options.output.write_text(text, encoding="utf-8")
-    else:
-        print(text, end="")
+        bad = []
+        with ExitStack() as opened:
+            lines: Any = opened.enter_context(options.input.open("rb")) if options.input else sys.stdin.buffer
+            out: Any = sys.stdout
+            if options.output:
+                out = opened.enter_context(options.output.open("w", encoding="utf-8", newline="\n"))
+            # A reader at the terminal waits for each line, a pipe for many.
+            pool = 1 if lines.isatty() else POOL
+            for text in translator.stream(texts_of_lines(lines, bad), pool=pool, **search):
+                out.write(f"{text}\n")
+                out.flush()
+    if bad:
+        some = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
+        raise ValueError(f"{options.input or 'standard input'}: not UTF-8, and left empty: line {some}")
 
 
 def run_evaluate(options: argparse.Namespace, _: list[str]) -> None:
@@ -130,7 +158,7 @@ def run_evaluate(options: argparse.Namespace, _: list[str]) -> None:
     import yaml
 
     from hf_vanilla.corpora import load_corpus
-    from hf_vanilla.decoding import load_translator, side_by_side, translate
+    from hf_vanilla.decoding import Translator, side_by_side
     from hf_vanilla.metrics import TranslationQuality
 
     trained = Path(options.model) / "training_config.yaml"
@@ -151,16 +179,16 @@ def run_evaluate(options: argparse.Namespace, _: list[str]) -> None:
     if options.split not in corpus:
         raise ValueError(f"split is {options.split!r}; expected one of {', '.join(corpus)}")
     pairs = corpus[options.split]
-    model, tokenizer = load_translator(options.model)
-    translations = translate(
-        model, tokenizer, pairs["source"], num_beams=options.num_beams, batch_size=options.batch_size
+    translator = Translator.from_pretrained(
+        options.model, precision=options.precision, batch_tokens=options.batch_tokens
     )
+    translations = translator(pairs["source"], num_beams=options.num_beams, progress=True)
     references = pairs["references"] if "references" in pairs.column_names else [[text] for text in pairs["target"]]
     print(side_by_side(pairs["source"], translations, references, options.show), end="\n\n")
     everything = list(range(len(pairs)))
     subsets = {f"all of the {options.split} split": everything}
     if options.short:
-        lengths = [map(len, tokenizer(list(pairs[side]))["input_ids"]) for side in ("source", "target")]
+        lengths = [map(len, translator.tokenizer(list(pairs[side]))["input_ids"]) for side in ("source", "target")]
         longest = list(map(max, *lengths))
         short = [row for row in everything if longest[row] <= options.short]
         subsets[f"at most {options.short} tokens a side"] = short

@@ -1,75 +1,330 @@
-"""From a model and sentences to translations."""
+"""From a model and texts to translations."""
 
-from collections.abc import Sequence
+import copy
+import hashlib
+import itertools
+import json
+import os
+import re
+from bisect import bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import PartialState
+from torch import nn
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForSeq2SeqLM,
+    AutoTokenizer,
+    Pipeline,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.modeling_outputs import BaseModelOutput
 
 from hf_vanilla.environment import use_onednn_for_float32
+from hf_vanilla.transformer.generation_vanilla import IncrementalDecoder, PackedLinear, beam_search
+
+PRECISIONS = ("float32", "bfloat16", "float16", "int8")
+# Texts that are sorted by length together, so that batches have little padding.
+POOL = 1024
+# "At most source length + 50" (section 6.1).
+EXTRA_TOKENS = 50
+# Where a text that is too long is cut: after what ends a sentence.
+SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
 
 
-def load_translator(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A sequence-to-sequence model, on the fastest device there is, and its tokenizer, from a folder or the Hub."""
-    use_onednn_for_float32()
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except OSError as error:
-        if Path(name).exists():
-            raise
-        raise FileNotFoundError(f"{name}: no such folder, and no model on the Hub that can be reached") from error
-    if not config.is_encoder_decoder:
-        raise ValueError(f"{name} is a {config.model_type} model; expected one that translates")
-    model = AutoModelForSeq2SeqLM.from_pretrained(name, config=config)
-    return model.to(PartialState().device), AutoTokenizer.from_pretrained(name)
+@dataclass(frozen=True)
+class Hypothesis:
+    """A translation, and its log-probability over the length penalty (the mean over the parts of a text cut up)."""
+
+    text: str
+    score: float
 
 
-@torch.inference_mode()
-def translate(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    sentences: Sequence[str],
-    *,
-    num_beams: int | None = None,
-    batch_size: int = 32,
-    progress: bool = True,
-) -> list[str]:
-    """Translate with `model.generate`, sentences of about equal length together; the order is kept.
+class Translator:
+    """Translates texts with the paper's beam search: `Translator.from_pretrained(name)(texts)`.
 
     Args:
-        model: its mode is set to evaluation.
+        model: a sequence-to-sequence model; it is put in evaluation mode, its weights are held as they are now. Models
+            of other libraries' families search with their own `generate`.
         tokenizer: the model's.
-        sentences: an empty one stays empty.
-        num_beams: 1 is greedy; by default, what the model's generation config says.
-        batch_size: sentences translated together.
-        progress: show a bar.
-
-    Returns:
-        One translation for each sentence, on one line, of at most as many tokens as the longest source of its batch
-        and 50 more (section 6.1).
+        precision: of the products with weights, on CPU: "float32", "float16" (weights in half the bits) or "int8".
+        batch_tokens: source tokens translated together, padding included, times beams: memory and speed follow it.
+        max_source_tokens: longer texts are cut into sentences, and these, if they must be, between words.
     """
-    if not sentences:
-        return []
-    model.eval()
-    generate: Any = model.generate  # typed as a Tensor, as any attribute of a module
-    search = {} if num_beams is None else {"num_beams": num_beams}
-    translations = [""] * len(sentences)
-    encoded = {row: ids for row, ids in enumerate(tokenizer(list(sentences))["input_ids"]) if sentences[row].strip()}
-    longest_first = sorted(encoded, key=lambda row: -len(encoded[row]))
-    with tqdm(
-        total=len(longest_first), desc="translating", unit=" sentences", mininterval=1, disable=not progress
-    ) as bar:
-        for start in range(0, len(longest_first), batch_size):
-            rows = longest_first[start : start + batch_size]
-            batch = tokenizer.pad({"input_ids": [encoded[row] for row in rows]}, return_tensors="pt").to(model.device)
-            output = generate(**batch, max_new_tokens=batch["input_ids"].shape[1] + 50, **search)
-            for row, text in zip(rows, tokenizer.batch_decode(output, skip_special_tokens=True), strict=True):
-                translations[row] = " ".join(text.split())
-            bar.update(len(rows))
-    return translations
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        precision: str = "float32",
+        batch_tokens: int = 4096,
+        max_source_tokens: int = 256,
+    ):
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+        if batch_tokens < 1 or max_source_tokens < 2:
+            raise ValueError("`batch_tokens` must be at least 1, `max_source_tokens` at least 2")
+        self.model: Any = model.eval()
+        self.tokenizer: Any = tokenizer
+        self.batch_tokens, self.max_source_tokens = batch_tokens, max_source_tokens
+        self.is_ours = model.config.model_type == "vanilla"
+        self.encoder: Any = self.model.get_encoder()
+        self.decoder = None
+        if not self.is_ours and precision in ("float16", "int8"):
+            raise ValueError(f"precision {precision} is for models of type 'vanilla', not {model.config.model_type!r}")
+        if self.is_ours:
+            precision = "float32" if precision == "bfloat16" else precision
+            self.decoder = IncrementalDecoder(self.model, precision)
+            self.encoder = self.encoder if precision == "float32" else pack_linears(self.encoder, precision)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        precision: str = "float32",
+        device: str | torch.device | None = None,
+        trust_remote_code: bool = False,
+        **options: Any,
+    ) -> "Translator":
+        """A folder's or a Hub model's, on the fastest device there is unless `device` says which.
+
+        `precision` may also be "bfloat16" (anywhere) or, on a GPU, "float16": that of the whole model.
+
+        Raises:
+            FileNotFoundError: there is no such folder or model.
+            ValueError: it is no model that translates, or has no tokenizer.
+        """
+        use_onednn_for_float32()
+        hub = {"trust_remote_code": trust_remote_code}
+        try:
+            config = AutoConfig.from_pretrained(name, **hub)
+        except OSError as error:
+            if Path(name).exists():
+                raise
+            raise FileNotFoundError(f"{name}: no such folder, and no model on the Hub that can be reached") from error
+        if not config.is_encoder_decoder:
+            raise ValueError(f"{name} is a {config.model_type} model; expected one that translates")
+        device = torch.device(device or PartialState().device)
+        dtype = "float32" if device.type == "cpu" and precision in ("float16", "int8") else precision
+        if dtype == "int8":
+            raise ValueError(f"precision int8 is for CPUs; on {device.type} take bfloat16 or float16")
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(name, **hub)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"{name} has no tokenizer that can be loaded: {error}") from error
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+        model = AutoModelForSeq2SeqLM.from_pretrained(name, config=config, dtype=dtype, **hub).to(device)
+        return cls(model, tokenizer, precision if device.type == "cpu" else "float32", **options)
+
+    def __call__(
+        self,
+        texts: str | Iterable[str],
+        *,
+        num_beams: int | None = None,
+        n_best: int | None = None,
+        length_penalty: float | None = None,
+        progress: bool = False,
+    ) -> Any:
+        """The translation of a text, or a list of those of many, in their order.
+
+        Args:
+            texts: one, or many; what is blank stays blank, what is long is cut into sentences and joined again.
+            num_beams: 1 is greedy; by default, what the model's generation config says.
+            n_best: if given, the so many best [`Hypothesis`] of each text instead of one string.
+            length_penalty: alpha; by default, what the model's generation config says.
+            progress: show a bar.
+
+        Raises:
+            TypeError: for what is not text.
+        """
+        options: dict[str, Any] = {"num_beams": num_beams, "n_best": n_best, "length_penalty": length_penalty}
+        if isinstance(texts, str):
+            return next(self.stream([texts], **options))
+        texts = list(texts)
+        bar = tqdm(
+            self.stream(texts, **options),
+            "translating",
+            len(texts),
+            unit=" texts",
+            mininterval=1,
+            disable=not progress,
+        )
+        return list(bar)
+
+    def stream(
+        self,
+        texts: Iterable[str],
+        *,
+        num_beams: int | None = None,
+        n_best: int | None = None,
+        length_penalty: float | None = None,
+        pool: int = POOL,
+    ) -> Iterator[Any]:
+        """As the call, for texts that come one by one; no more than `pool` of them are held at a time."""
+        beams = num_beams or self.model.generation_config.num_beams or 1
+        if n_best is not None and not 1 <= n_best <= beams:
+            raise ValueError(f"n_best is {n_best}; expected 1 to {beams}, the number of beams")
+        search: dict[str, Any] = {"num_beams": beams, "num_return_sequences": n_best or 1}
+        if length_penalty is not None:
+            search["length_penalty"] = length_penalty
+        texts = iter(texts)
+        while some := list(itertools.islice(texts, pool)):
+            for hypotheses in self.translate_pool(some, search):
+                yield hypotheses[0].text if n_best is None else hypotheses
+
+    def translate_pool(self, texts: list[str], search: dict[str, Any]) -> list[list[Hypothesis]]:
+        """The hypotheses of each text, all texts at once, sentences of about equal length together."""
+        for text in texts:
+            if not isinstance(text, str):
+                raise TypeError(f"expected texts, got {type(text).__name__}: {text!r:.60}")
+        parts = [(row, part) for row, text in enumerate(texts) for part in self.cut(text)]
+        encoded = self.tokenizer([part for _, part in parts])["input_ids"] if parts else []
+        longest_first = sorted(range(len(parts)), key=lambda i: -len(encoded[i]))
+        translated: list[list[Hypothesis]] = [[] for _ in parts]
+        start = 0
+        while start < len(longest_first):
+            size = max(1, self.batch_tokens // (len(encoded[longest_first[start]]) * search["num_beams"]))
+            batch = longest_first[start : start + size]
+            for i, hypotheses in zip(batch, self.search([encoded[i] for i in batch], search), strict=True):
+                translated[i] = hypotheses
+            start += size
+        own: list[list[list[Hypothesis]]] = [[] for _ in texts]
+        for (row, _), hypotheses in zip(parts, translated, strict=True):
+            own[row].append(hypotheses)
+        return [[join(ranks) for ranks in zip(*each, strict=True)] or [Hypothesis("", 0.0)] for each in own]
+
+    def cut(self, text: str) -> list[str]:
+        """A text as it is; one that is too long in its sentences, and these in pieces; nothing of a blank one."""
+        if not text.strip():
+            return []
+        if not self.is_long(text):
+            return [text]
+        return [piece for sentence in SENTENCE_END.split(text) for piece in self.pieces(sentence.strip())]
+
+    def pieces(self, text: str) -> list[str]:
+        """A sentence, cut between words where it is too long; a word that is too long alone is cut, too."""
+        if not self.is_long(text):
+            return [text] if text else []
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        ends = [end for _, end in encoded["offset_mapping"]]
+        most = max(1, self.max_source_tokens - 4)  # less what the tokenizer adds, and what other cuts may cost
+        pieces, start, token = [], 0, 0
+        while token + most < len(ends):
+            end = ends[token + most - 1]
+            space = text.rfind(" ", start + 1, end + 1)
+            end = max(space if space > start else end, start + 1)
+            pieces.append(text[start:end].strip())
+            start, token = end, bisect_right(ends, end)
+        return [piece for piece in [*pieces, text[start:].strip()] if piece]
+
+    def is_long(self, text: str) -> bool:
+        """Whether it has more tokens than are translated together; a byte is at most one token."""
+        most = self.max_source_tokens
+        return len(text.encode(errors="replace")) >= most and len(self.tokenizer(text)["input_ids"]) > most
+
+    @torch.inference_mode()
+    def search(self, sources: Sequence[list[int]], search: dict[str, Any]) -> Iterator[list[Hypothesis]]:
+        """The hypotheses of each source, a list of token ids."""
+        batch = self.tokenizer.pad({"input_ids": list(sources)}, return_tensors="pt").to(self.model.device)
+        options: dict[str, Any] = {"max_new_tokens": batch["input_ids"].shape[1] + EXTRA_TOKENS, **search}
+        if self.is_ours:
+            states = self.encoder(**batch).last_hidden_state
+            options |= {
+                "encoder_outputs": BaseModelOutput(last_hidden_state=states),
+                "custom_generate": beam_search,
+                "incremental_decoder": self.decoder,
+                "max_extra_tokens": EXTRA_TOKENS,
+            }
+        output = self.model.generate(**batch, **options, return_dict_in_generate=True, output_scores=not self.is_ours)
+        texts = self.tokenizer.batch_decode(output.sequences, skip_special_tokens=True)
+        scores = getattr(output, "sequences_scores", None)
+        values = [0.0] * len(texts) if scores is None else scores.tolist()
+        hypotheses = [Hypothesis(" ".join(text.split()), value) for text, value in zip(texts, values, strict=True)]
+        each = search["num_return_sequences"]
+        return (hypotheses[start : start + each] for start in range(0, len(hypotheses), each))
+
+    @torch.inference_mode()
+    def align(self, source: str, target: str) -> list[tuple[int, int]]:
+        """For each word of a translation, the word of its source that cross-attention looks at most: pairs (source
+        word, target word), counted from 0. Words are what is between blanks.
+
+        It is the mean over the heads of the last layer but one, from the states that predict the word's tokens.
+        """
+        encoded = self.tokenizer(source, return_offsets_mapping=True)
+        decoded = self.tokenizer(text_target=target, return_offsets_mapping=True)
+        of_source = words_of_tokens(source, encoded["offset_mapping"])
+        of_target = words_of_tokens(target, decoded["offset_mapping"])
+        ids, labels = (torch.tensor([e["input_ids"]], device=self.model.device) for e in (encoded, decoded))
+        inputs = self.model.prepare_decoder_input_ids_from_labels(labels)
+        attentions = self.model(
+            input_ids=ids, decoder_input_ids=inputs, output_attentions=True, use_cache=False
+        ).cross_attentions
+        weights = attentions[max(0, len(attentions) - 2)][0].float().mean(0)
+        looks = torch.zeros(len(target.split()), len(source.split()))
+        for t, target_word in enumerate(of_target):
+            for s, source_word in enumerate(of_source):
+                if target_word is not None and source_word is not None:
+                    looks[target_word, source_word] += weights[t, s].cpu()
+        return [(int(looks[word].argmax()), word) for word in range(len(looks)) if looks.shape[1]]
+
+
+def words_of_tokens(text: str, offsets: Iterable[tuple[int, int]]) -> list[int | None]:
+    """The word that each token belongs to, None for special tokens."""
+    spans = [match.span() for match in re.finditer(r"\S+", text)]
+    return [
+        next((i for i, (start, end) in enumerate(spans) if start < last and first < end), None)
+        for first, last in offsets
+    ]
+
+
+def join(parts: tuple[Hypothesis, ...]) -> Hypothesis:
+    """The parts of a text together."""
+    text = " ".join(part.text for part in parts if part.text)
+    return Hypothesis(text, sum(part.score for part in parts) / len(parts))
+
+
+def pack_linears(module: nn.Module, precision: str) -> nn.Module:
+    """A copy of a module that shares all parameters but those of its linear layers, which it holds in `precision`."""
+    replica = copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
+    for name, linear in list(replica.named_modules()):
+        if type(linear) is nn.Linear:
+            parent, _, own = name.rpartition(".")
+            setattr(replica.get_submodule(parent), own, PackedLinear(linear.weight, linear.bias, precision))
+    return replica
+
+
+class TranslationPipeline(Pipeline):
+    """`pipeline("translation", model=..., ...)`, which transformers has no longer."""
+
+    _load_tokenizer: Any = True
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        model: Any = self.model
+        tokenizer: Any = self.tokenizer
+        self.translator = Translator(model, tokenizer)
+
+    def __call__(self, inputs: str | list[str], *args: Any, **kwargs: Any) -> list[dict[str, str]]:
+        """[{"translation_text": ...}] for a text, or for each of a list; options: those of a [`Translator`]'s call."""
+        translations = self.translator([inputs] if isinstance(inputs, str) else inputs, **kwargs)
+        return [{"translation_text": text} for text in translations]
+
+    def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        return {}, options, {}
+
+    def preprocess(self, input_: Any, **options: Any) -> Any:
+        """Not used: a [`Translator`] makes batches of texts, not of one after the other."""
+        raise NotImplementedError
+
+    _forward: Any = preprocess
+    postprocess: Any = preprocess
 
 
 def side_by_side(
@@ -81,3 +336,73 @@ def side_by_side(
         lines = [f"source:      {sources[row]}", f"translation: {translations[row]}"]
         blocks.append("\n".join(lines + [f"reference:   {reference}" for reference in references[row]]))
     return "\n\n".join(blocks)
+
+
+def translate_file(
+    translator: Translator, source: Path, target: Path, identity: dict[str, Any], **options: Any
+) -> list[int]:
+    """Translate a file of any size line by line. Interrupted, it goes on where it was, and ends with the same file.
+
+    Until it is done, its lines are in TARGET.partial, and what it was made from in TARGET.partial.json.
+
+    Args:
+        translator: the translator.
+        source: text in UTF-8, one text a line.
+        target: where the translations go, as many lines.
+        identity: what else the translations depend on, to know again what was begun.
+        options: those of [`Translator.stream`].
+
+    Returns:
+        Numbers, from 1, of the lines that are not UTF-8; their translations are empty.
+
+    Raises:
+        ValueError: something else was begun with this target.
+    """
+    partial, notes = (target.with_name(f"{target.name}.partial{suffix}") for suffix in ("", ".json"))
+    with source.open("rb") as file:
+        digest, count = hashlib.sha256(), 0
+        for line in file:
+            digest.update(line)
+            count += 1
+    begun = json.dumps({"source_sha256": digest.hexdigest(), **identity}, sort_keys=True)
+    done = 0
+    if partial.exists() and notes.exists():
+        if notes.read_text(encoding="utf-8") != begun:
+            raise ValueError(f"{partial} is from another input, model or search: delete it to begin anew")
+        with partial.open("r+b") as file:
+            # Whole pools only: so batches, and with them the last bits of a score, are those of an unbroken run.
+            done = sum(1 for line in file if line.endswith(b"\n")) // POOL * POOL
+            file.seek(0)
+            size = sum(len(line) for line in itertools.islice(file, done))
+            file.truncate(size)
+    else:
+        notes.write_text(begun, encoding="utf-8")
+        partial.write_bytes(b"")
+    bad: list[int] = []
+    with source.open("rb") as lines, partial.open("a", encoding="utf-8", newline="\n") as file:
+        rest = itertools.islice(texts_of_lines(lines, bad), done, None)
+        bar = tqdm(
+            translator.stream(rest, pool=POOL, **options),
+            "translating",
+            count,
+            initial=done,
+            unit=" lines",
+            mininterval=1,
+        )
+        for number, text in enumerate(bar, start=1):
+            file.write(f"{text}\n")
+            if number % POOL == 0:
+                file.flush()
+    os.replace(partial, target)
+    notes.unlink()
+    return bad
+
+
+def texts_of_lines(lines: Iterable[bytes], bad: list[int]) -> Iterator[str]:
+    """Lines in UTF-8 without their ends; empty for those that are not, whose numbers go to `bad`."""
+    for number, line in enumerate(lines, start=1):
+        try:
+            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError:
+            bad.append(number)
+            yield ""

@@ -310,10 +310,10 @@ class Translation(Task):
         )
 
     def new_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-        """An encoder-decoder that translates by beam search."""
+        """An encoder-decoder that translates by beam search as in section 6.1."""
         model = super().new_model(tokenizer)
         limit = max(256, self.config.max_length)
-        model.generation_config.update(num_beams=4, length_penalty=1.0, max_new_tokens=limit)
+        model.generation_config.update(num_beams=4, length_penalty=0.6, max_new_tokens=limit)
         return model
 
     def model_config(self, **fields: Any) -> PreTrainedConfig:

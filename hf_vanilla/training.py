@@ -47,7 +47,7 @@ from hf_vanilla.checkpointing import (
     save_model,
     with_weights,
 )
-from hf_vanilla.decoding import side_by_side, translate
+from hf_vanilla.decoding import Translator, side_by_side
 from hf_vanilla.environment import choose_precision, use_onednn_for_float32
 from hf_vanilla.metrics import TranslationQuality
 from hf_vanilla.optim import ExponentialMovingAverage, Progress, adam, average_weights, make_schedule
@@ -537,9 +537,7 @@ def translation_scores(
     """BLEU and chrF of the first sentences of a split, translated by all processes together."""
     some = list(itertools.islice(pairs, task.config.bleu_sentences))
     own = some[accelerator.process_index :: accelerator.num_processes]
-    translations = translate(
-        model, tokenizer, [pair["source"] for pair in own], num_beams=task.config.bleu_beams, progress=False
-    )
+    translations = Translator(model, tokenizer)([pair["source"] for pair in own], num_beams=task.config.bleu_beams)
     results = gather_object(list(zip(translations, [[pair["target"]] for pair in own], strict=True)))
     if not results:
         return {}
@@ -552,7 +550,7 @@ def write_samples(model: Any, tokenizer: PreTrainedTokenizerBase, pairs: Any, fo
     """Translate five sentences, show them, and keep them for comparison with what the saved model makes of them."""
     pairs = list(itertools.islice(pairs, 1000))
     some = pairs[:: math.ceil(len(pairs) / 5)]
-    translations = translate(model, tokenizer, [pair["source"] for pair in some], progress=False)
+    translations = Translator(model, tokenizer)([pair["source"] for pair in some])
     references = [[pair["target"]] for pair in some]
     print(side_by_side([pair["source"] for pair in some], translations, references, 5), end="\n\n")
     with (folder / "samples.jsonl").open("w", encoding="utf-8") as file:

@@ -14,14 +14,14 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import hf_vanilla  # noqa: F401  registers the model
 from hf_vanilla.corpora import read_lines
-from hf_vanilla.decoding import translate
+from hf_vanilla.decoding import Translator
 
 
 def main(folder: Path) -> None:
     """Compare each `translation` of `samples.jsonl` in `folder` with what the model saved there makes of `source`."""
     samples = [json.loads(line) for line in read_lines(folder / "samples.jsonl")]
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
-    translations = translate(model, AutoTokenizer.from_pretrained(folder), [sample["source"] for sample in samples])
+    translations = Translator(model, AutoTokenizer.from_pretrained(folder))([sample["source"] for sample in samples])
     for sample, translation in zip(samples, translations, strict=True):
         if sample["translation"] != translation:
             sys.exit(f"{folder}: {sample} when training ended, {translation!r} now")

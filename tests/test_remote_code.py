@@ -9,7 +9,12 @@ import torch
 from families import batch_for, small_model
 from safetensors.torch import load_file, save_file
 
-from hf_vanilla import VanillaDecoderForCausalLM, VanillaEncoderForMaskedLM, VanillaForConditionalGeneration
+from hf_vanilla import (
+    VanillaDecoderForCausalLM,
+    VanillaEncoderForMaskedLM,
+    VanillaForConditionalGeneration,
+    beam_search,
+)
 from hf_vanilla.tokenization import train_tokenizer
 
 # Loads a folder through every Auto class of its map, saves each model again, and loads that through every Auto class,
@@ -42,7 +47,15 @@ for name, model in list(check(folder, auto_class)):
         again = dict(check(folder / name, name))[name]
         assert (again(**inputs).logits == model(**inputs).logits).all()
         if model.can_generate():
-            print(model.generate(inputs["input_ids"], max_new_tokens=5, do_sample=False).tolist())
+            ids, beams = inputs["input_ids"], {"max_new_tokens": 5, "num_beams": 3, "length_penalty": 0.6}
+            print(model.generate(ids, max_new_tokens=5, do_sample=False).tolist())
+            # The checkpoint carries the paper's beam search, which `generate` is from now on.
+            print(model.generate(ids, **beams).tolist())
+            print(again.generate(input_ids=ids, **beams).tolist())
+            plain = type(model).generate(model, ids, custom_generate=str(folder), trust_remote_code=True, **beams)
+            print(plain.tolist())
+            assert model.generate(ids, do_sample=True, max_new_tokens=5).shape[0] == len(ids)
+            assert len(model.generate(ids, output_attentions=True, return_dict_in_generate=True, max_new_tokens=2))
 tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
 assert tokenizer.decode(tokenizer("Grüße, 世界").input_ids, skip_special_tokens=True) == "Grüße, 世界"
 """
@@ -75,4 +88,7 @@ def test_a_folder_loads_where_the_package_is_not_installed(model_class, auto_cla
     torch.testing.assert_close(theirs, model(**inputs).logits.detach())
     if model.can_generate():
         ours = model.generate(inputs["input_ids"], max_new_tokens=5, do_sample=False).tolist()
-        assert str(ours) in result.stdout
+        beams = {"max_new_tokens": 5, "num_beams": 3, "length_penalty": 0.6}
+        searched = model.generate(inputs["input_ids"], **beams, custom_generate=beam_search).tolist()
+        printed = [line for line in result.stdout.splitlines() if line.startswith("[[")]
+        assert printed == [str(ours), *[str(searched)] * 3]

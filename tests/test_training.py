@@ -22,7 +22,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from hf_vanilla.checkpointing import damage, numbered
-from hf_vanilla.decoding import translate
+from hf_vanilla.decoding import Translator
 from hf_vanilla.training import choose_precision, train
 from hf_vanilla.training_config import TrainingConfig
 
@@ -137,9 +137,9 @@ def test_it_learns_and_the_saved_model_is_the_one_that_was_measured(config, tmp_
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     assert model.generation_config.num_beams == 4
-    assert translate(model, tokenizer, ["two five one"]) == ["zwei fünf eins"]
+    assert Translator(model, tokenizer)(["two five one"]) == ["zwei fünf eins"]
     samples = [json.loads(line) for line in (folder / "samples.jsonl").read_text(encoding="utf-8").splitlines()]
-    translations = translate(model, tokenizer, [sample["source"] for sample in samples])
+    translations = Translator(model, tokenizer)([sample["source"] for sample in samples])
     assert len(samples) == 5 and [sample["translation"] for sample in samples] == translations
 
     summary = json.loads((folder / "training_summary.json").read_text())

@@ -6,7 +6,10 @@ Shapes: batch, source and target are sizes of a batch, its sources and its targe
 
 import copy
 import dataclasses
+import inspect
+import shutil
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,6 +35,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_vanilla import VanillaBaseConfig, VanillaConfig, VanillaDecoderConfig, VanillaEncoderConfig
+from .generation_vanilla import beam_search
 from .losses_vanilla import check_ids, logits_and_loss
 from .padding_vanilla import Packing, packed_attention, packing_of, row_masks
 
@@ -396,8 +400,13 @@ class VanillaBasePreTrainedModel(PreTrainedModel):
         return loaded
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """As in transformers, and with the Auto classes of the whole family written beside the weights."""
+        """As in transformers, with the Auto classes of the whole family, and the paper's beam search, beside the
+        weights."""
         self.config.auto_map = dict(self.config.family_auto_map)
+        if self.can_generate() and kwargs.get("is_main_process", True):
+            code = Path(save_directory, "custom_generate", "generate.py")
+            code.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(inspect.getfile(inspect.unwrap(beam_search)), code)
         super().save_pretrained(save_directory, *args, **kwargs)
 
 
@@ -502,7 +511,7 @@ class VanillaEncoder(VanillaStack):
         inputs_embeds = self.look_up(input_ids, inputs_embeds, attention_mask, position_ids)
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
-        mask = create_bidirectional_mask(
+        mask: Any = create_bidirectional_mask(
             config=mask_config(self.config, kwargs), inputs_embeds=inputs_embeds, attention_mask=attention_mask
         )
         hidden_states = self.embed(inputs_embeds, position_ids)
@@ -564,14 +573,14 @@ class VanillaDecoder(VanillaStack):
         inputs_embeds = self.look_up(input_ids, inputs_embeds, attention_mask, position_ids, past_length)
         past_key_values = self.prepare_cache(past_key_values, use_cache)
         self_cache = getattr(past_key_values, "self_attention_cache", past_key_values)
-        causal_mask = create_causal_mask(
+        causal_mask: Any = create_causal_mask(
             config=mask_config(self.config, kwargs),
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
             past_key_values=self_cache,
             position_ids=position_ids,
         )
-        source_mask = None
+        source_mask: Any = None
         if encoder_hidden_states is not None:
             if len(encoder_hidden_states) != len(inputs_embeds):
                 batches = f"{len(encoder_hidden_states)} sources and {len(inputs_embeds)} targets"

@@ -82,7 +82,9 @@ def row_masks(
     every: tuple[Any, ...] = (slice(None),) * either.shape[0]
     queries, keys = (each.columns() if each else every for each in (packing, encoder_packing))
     masks: list[torch.Tensor | None] = [None] * either.shape[0]
-    for row in range(0 if mask is None else len(masks)):
+    if mask is None:
+        return masks
+    for row in range(len(masks)):
         kept = mask[row : row + 1, :, queries[row]][..., keys[row]]
         full = torch.ones_like(kept)
         masks[row] = None if kept.equal(full.tril() if is_causal else full) else kept
