@@ -53,8 +53,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     verb.add_argument("--target_column", default="target", help="(default: target)")
     verb.add_argument("--split", default="test", help="train, validation or test (default: test)")
     verb.add_argument("--short", type=int, help="also score the pairs of at most so many tokens a side alone")
+    verb.add_argument("--source", type=Path, help="a text file instead of a corpus, one sentence a line")
+    verb.add_argument(
+        "--reference", type=Path, action="append", help="its translation, as many lines; may be repeated"
+    )
+    verb.add_argument(
+        "--compare", metavar="MODEL", help="another model: how likely is so great a difference by chance"
+    )
+    verb.add_argument("--json", action="store_true", help="print the scores as JSON, and nothing else")
     verb.add_argument("--show", type=int, default=5, help="how many translations to print (default: 5)")
     add_search(verb)
+
+    verb = add_verb(
+        "export",
+        "Write a translation model as another engine reads it.",
+        "hf-vanilla export runs/verses_demo exported --format ctranslate2",
+    )
+    verb.add_argument("model", help="folder or Hub id of a sequence-to-sequence model")
+    verb.add_argument("folder", type=Path, help="where it goes; it must not exist, or be empty")
+    verb.add_argument("--format", required=True, help="ctranslate2")
 
     add_verb("env", "What is in force here, for a report of a defect or of a speed.", "hf-vanilla env")
 
@@ -66,9 +83,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # What is dropped from a corpus, for one; said once, however many processes there are.
     logging.getLogger("hf_vanilla").setLevel(logging.WARNING if int(os.environ.get("RANK", 0)) else logging.INFO)
     try:
-        runs = {"train": run_train, "translate": run_translate, "evaluate": run_evaluate, "env": run_env}
+        runs = {
+            "train": run_train,
+            "translate": run_translate,
+            "evaluate": run_evaluate,
+            "export": run_export,
+            "env": run_env,
+        }
         runs[options.verb](options, rest)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
         sys.exit(f"hf-vanilla {options.verb}: {error}")
     except KeyboardInterrupt:
         print(f"hf-vanilla {options.verb}: interrupted", file=sys.stderr)
@@ -118,31 +141,31 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def run_translate(options: argparse.Namespace, _: list[str]) -> None:
     """`hf-vanilla translate`."""
-    from hf_vanilla.decoding import POOL, Translator, texts_of_lines, translate_file
+    from hf_vanilla.decoding import POOL, Translator, identity_of, texts_of_lines, translate_file
 
-    if options.input and not options.input.is_file():
+    if options.input and (not options.input.exists() or options.input.is_dir()):
         raise FileNotFoundError(f"{options.input}: no such file")
-    if options.output and not options.output.parent.is_dir():
-        raise FileNotFoundError(f"{options.output.parent}: no such folder")
+    if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
+        raise FileNotFoundError(f"{options.output}: not a file in a folder that exists")
+    if not options.input and sys.stdin is None:
+        raise ValueError("standard input is closed: give --input")
     translator = Translator.from_pretrained(
         options.model, precision=options.precision, batch_tokens=options.batch_tokens
     )
     search = {"num_beams": options.num_beams}
-    if options.input and options.output:
-        weights = [
-            (file.name, file.stat().st_size, file.stat().st_mtime_ns)
-            for file in sorted(Path(options.model).glob("*.safetensors"))
-        ]
-        identity = {"model": options.model, "weights": weights, "precision": options.precision, **search}
-        identity["batch_tokens"] = options.batch_tokens
+    bad: list[int] = []
+    if options.input and options.input.is_file() and options.output and not is_special(options.output):
+        settings = {"precision": options.precision, "batch_tokens": options.batch_tokens, **search}
+        identity = identity_of(translator, options.model, **settings)
         bad = translate_file(translator, options.input, options.output, identity, **search)
     else:
-        bad = []
         with ExitStack() as opened:
             lines: Any = opened.enter_context(options.input.open("rb")) if options.input else sys.stdin.buffer
             out: Any = sys.stdout
             if options.output:
                 out = opened.enter_context(options.output.open("w", encoding="utf-8", newline="\n"))
+            elif hasattr(out, "reconfigure"):
+                out.reconfigure(encoding="utf-8")
             # A reader at the terminal waits for each line, a pipe for many.
             pool = 1 if lines.isatty() else POOL
             for text in translator.stream(texts_of_lines(lines, bad), pool=pool, **search):
@@ -153,14 +176,25 @@ def run_translate(options: argparse.Namespace, _: list[str]) -> None:
         raise ValueError(f"{options.input or 'standard input'}: not UTF-8, and left empty: line {some}")
 
 
-def run_evaluate(options: argparse.Namespace, _: list[str]) -> None:
-    """`hf-vanilla evaluate`."""
+def is_special(path: Path) -> bool:
+    """Whether it is there and no file: a pipe or a device, which must be written to, not replaced."""
+    return path.exists() and not path.is_file()
+
+
+def load_test_set(options: argparse.Namespace) -> tuple[list[str], list[list[str]], str]:
+    """Sources, their references, and a name for both."""
     import yaml
 
-    from hf_vanilla.corpora import load_corpus
-    from hf_vanilla.decoding import Translator, side_by_side
-    from hf_vanilla.metrics import TranslationQuality
+    from hf_vanilla.corpora import load_corpus, read_lines
 
+    if options.source or options.reference:
+        if not (options.source and options.reference):
+            raise ValueError("--source and --reference need each other")
+        files = [list(read_lines(path)) for path in (options.source, *options.reference)]
+        for path, lines in zip(options.reference, files[1:], strict=True):
+            if len(lines) != len(files[0]) or not lines:
+                raise ValueError(f"{options.source} has {len(files[0])} lines, {path} has {len(lines)}")
+        return files[0], [list(row) for row in zip(*files[1:], strict=True)], str(options.source)
     trained = Path(options.model) / "training_config.yaml"
     run = yaml.safe_load(trained.read_text(encoding="utf-8")) if trained.is_file() else {"corpus": "verses"}
     if options.corpus is None:
@@ -179,29 +213,72 @@ def run_evaluate(options: argparse.Namespace, _: list[str]) -> None:
     if options.split not in corpus:
         raise ValueError(f"split is {options.split!r}; expected one of {', '.join(corpus)}")
     pairs = corpus[options.split]
-    translator = Translator.from_pretrained(
-        options.model, precision=options.precision, batch_tokens=options.batch_tokens
-    )
-    translations = translator(pairs["source"], num_beams=options.num_beams, progress=True)
     references = pairs["references"] if "references" in pairs.column_names else [[text] for text in pairs["target"]]
-    print(side_by_side(pairs["source"], translations, references, options.show), end="\n\n")
-    everything = list(range(len(pairs)))
-    subsets = {f"all of the {options.split} split": everything}
+    return list(pairs["source"]), [list(row) for row in references], f"all of the {options.split} split"
+
+
+def run_evaluate(options: argparse.Namespace, _: list[str]) -> None:
+    """`hf-vanilla evaluate`."""
+    import json
+
+    from hf_vanilla.decoding import Translator, side_by_side
+    from hf_vanilla.metrics import TranslationQuality, compare, confidence
+
+    sources, references, everything = load_test_set(options)
+
+    def translate(name: str) -> tuple[Translator, list[str]]:
+        loaded = Translator.from_pretrained(name, precision=options.precision, batch_tokens=options.batch_tokens)
+        return loaded, loaded(sources, num_beams=options.num_beams, progress=True)
+
+    translator, translations = translate(options.model)
+    others = translate(options.compare)[1] if options.compare else []
+    if not options.json:
+        print(side_by_side(sources, translations, references, options.show), end="\n\n")
+    subsets = {everything: list(range(len(sources)))}
     if options.short:
-        lengths = [map(len, translator.tokenizer(list(pairs[side]))["input_ids"]) for side in ("source", "target")]
-        longest = list(map(max, *lengths))
-        short = [row for row in everything if longest[row] <= options.short]
-        subsets[f"at most {options.short} tokens a side"] = short
+        sides = [sources, [row[0] for row in references]]
+        longest = list(map(max, *(map(len, translator.tokenizer(side)["input_ids"]) for side in sides)))
+        subsets[f"at most {options.short} tokens a side"] = [
+            row for row, length in enumerate(longest) if length <= options.short
+        ]
+    results = []
     for name, rows in subsets.items():
+        if not rows:
+            raise ValueError(f"{name}: there is no such sentence")
         for count in sorted({len(references[0]), 1}, reverse=True):
-            scores = TranslationQuality().compute(
-                predictions=[translations[row] for row in rows], references=[references[row][:count] for row in rows]
-            )
-            print(
-                f"{name}, {len(rows)} sentences, {count} reference(s): "
-                f"BLEU {scores['bleu']:.1f} ({scores['bleu_signature']}), "
-                f"chrF {scores['chrf']:.1f} ({scores['chrf_signature']})"
-            )
+            own = [translations[row] for row in rows]
+            chosen = [references[row][:count] for row in rows]
+            scores = {
+                "set": name,
+                "references": count,
+                **TranslationQuality().compute(predictions=own, references=chosen),
+            }
+            scores |= {f"{metric}_confidence": width for metric, width in confidence(own, chosen).items()}
+            if others:
+                chances = compare(own, [others[row] for row in rows], chosen)
+                scores |= {f"{metric}_p_value": value for metric, value in chances.items()}
+            results.append(scores)
+            if not options.json:
+                print(
+                    f"{name}, {len(rows)} sentences, {count} reference(s): "
+                    f"BLEU {scores['bleu']:.1f} ± {scores['bleu_confidence']:.1f} ({scores['bleu_signature']}), "
+                    f"chrF {scores['chrf']:.1f} ± {scores['chrf_confidence']:.1f} ({scores['chrf_signature']})"
+                )
+                if others:
+                    print(
+                        f"  so far from {options.compare} by chance: BLEU {scores['bleu_p_value']:.3f}, "
+                        f"chrF {scores['chrf_p_value']:.3f}"
+                    )
+    if options.json:
+        print(json.dumps(results, indent=2, ensure_ascii=False))
+
+
+def run_export(options: argparse.Namespace, _: list[str]) -> None:
+    """`hf-vanilla export`."""
+    from hf_vanilla.convert import export
+
+    export(options.model, options.format, options.folder)
+    print(f"written to {options.folder}")
 
 
 def run_env(options: argparse.Namespace, _: list[str]) -> None:

@@ -4,8 +4,10 @@ import copy
 import hashlib
 import itertools
 import json
+import math
 import os
 import re
+import shutil
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import PartialState
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import (
@@ -40,7 +41,8 @@ SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A translation, and its log-probability over the length penalty (the mean over the parts of a text cut up)."""
+    """A translation, and its log-probability over the length penalty: the mean over the parts of a text cut up; NaN
+    where the model's own `generate` gives none."""
 
     text: str
     score: float
@@ -53,7 +55,8 @@ class Translator:
         model: a sequence-to-sequence model; it is put in evaluation mode, its weights are held as they are now. Models
             of other libraries' families search with their own `generate`.
         tokenizer: the model's.
-        precision: of the products with weights, on CPU: "float32", "float16" (weights in half the bits) or "int8".
+        precision: of the products with weights, on CPU: "float32", "float16" (weights in half the bits) or "int8",
+            by which a text's translation depends a little on what is translated with it.
         batch_tokens: source tokens translated together, padding included, times beams: memory and speed follow it.
         max_source_tokens: longer texts are cut into sentences, and these, if they must be, between words.
     """
@@ -72,12 +75,23 @@ class Translator:
             raise ValueError("`batch_tokens` must be at least 1, `max_source_tokens` at least 2")
         self.model: Any = model.eval()
         self.tokenizer: Any = tokenizer
-        self.batch_tokens, self.max_source_tokens = batch_tokens, max_source_tokens
+        self.batch_tokens = batch_tokens
+        # What a table of positions holds; sinusoids have no end.
+        endless = getattr(model.config, "position_embedding_type", None) == "sinusoidal"
+        self.most = 10**6 if endless else getattr(model.config, "max_position_embeddings", 10**6)
+        self.max_source_tokens = min(max_source_tokens, self.most)
         self.is_ours = model.config.model_type == "vanilla"
         self.encoder: Any = self.model.get_encoder()
         self.decoder = None
-        if not self.is_ours and precision in ("float16", "int8"):
-            raise ValueError(f"precision {precision} is for models of type 'vanilla', not {model.config.model_type!r}")
+        if precision == "bfloat16" and model.dtype != torch.bfloat16:
+            raise ValueError(f"precision is 'bfloat16', and the model {model.dtype}: give model.to(torch.bfloat16)")
+        if precision in ("float16", "int8"):
+            if not self.is_ours:
+                kind = model.config.model_type
+                raise ValueError(f"precision {precision} is for models of type 'vanilla', not {kind!r}")
+            if model.dtype != torch.float32 or model.device.type != "cpu":
+                kind = f"{model.dtype} on {model.device.type}"
+                raise ValueError(f"precision {precision} is for float32 models on CPU, not {kind}")
         if self.is_ours:
             precision = "float32" if precision == "bfloat16" else precision
             self.decoder = IncrementalDecoder(self.model, precision)
@@ -100,6 +114,8 @@ class Translator:
             FileNotFoundError: there is no such folder or model.
             ValueError: it is no model that translates, or has no tokenizer.
         """
+        from accelerate import PartialState
+
         use_onednn_for_float32()
         hub = {"trust_remote_code": trust_remote_code}
         try:
@@ -168,7 +184,12 @@ class Translator:
         pool: int = POOL,
     ) -> Iterator[Any]:
         """As the call, for texts that come one by one; no more than `pool` of them are held at a time."""
-        beams = num_beams or self.model.generation_config.num_beams or 1
+        config = self.model.generation_config
+        beams = (config.num_beams or 1) if num_beams is None else num_beams
+        if beams < 1 or pool < 1:
+            raise ValueError(f"`num_beams` and `pool` must be at least 1, got {beams} and {pool}")
+        if length_penalty is not None and not math.isfinite(length_penalty):
+            raise ValueError(f"`length_penalty` must be a number, got {length_penalty}")
         if n_best is not None and not 1 <= n_best <= beams:
             raise ValueError(f"n_best is {n_best}; expected 1 to {beams}, the number of beams")
         search: dict[str, Any] = {"num_beams": beams, "num_return_sequences": n_best or 1}
@@ -184,8 +205,11 @@ class Translator:
         for text in texts:
             if not isinstance(text, str):
                 raise TypeError(f"expected texts, got {type(text).__name__}: {text!r:.60}")
-        parts = [(row, part) for row, text in enumerate(texts) for part in self.cut(text)]
+        clean = [text.encode("utf-8", "replace").decode() for text in texts]  # half of a surrogate pair is no text
+        parts = [(row, part) for row, text in enumerate(clean) for part in self.cut(text)]
         encoded = self.tokenizer([part for _, part in parts])["input_ids"] if parts else []
+        kept = [i for i, ids in enumerate(encoded) if ids]
+        parts, encoded = [parts[i] for i in kept], [encoded[i] for i in kept]
         longest_first = sorted(range(len(parts)), key=lambda i: -len(encoded[i]))
         translated: list[list[Hypothesis]] = [[] for _ in parts]
         start = 0
@@ -212,6 +236,7 @@ class Translator:
         """A sentence, cut between words where it is too long; a word that is too long alone is cut, too."""
         if not self.is_long(text):
             return [text] if text else []
+        self.require_offsets("cut a text that is too long")
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ends = [end for _, end in encoded["offset_mapping"]]
         most = max(1, self.max_source_tokens - 4)  # less what the tokenizer adds, and what other cuts may cost
@@ -224,16 +249,28 @@ class Translator:
             start, token = end, bisect_right(ends, end)
         return [piece for piece in [*pieces, text[start:].strip()] if piece]
 
+    def require_offsets(self, purpose: str) -> None:
+        """Raises `ValueError` for a tokenizer that does not say where in a text its tokens are."""
+        if not self.tokenizer.is_fast:
+            raise ValueError(f"to {purpose} takes a fast tokenizer, and this is {type(self.tokenizer).__name__}")
+
     def is_long(self, text: str) -> bool:
         """Whether it has more tokens than are translated together; a byte is at most one token."""
         most = self.max_source_tokens
-        return len(text.encode(errors="replace")) >= most and len(self.tokenizer(text)["input_ids"]) > most
+        return len(text.encode()) >= most and len(self.tokenizer(text)["input_ids"]) > most
 
     @torch.inference_mode()
     def search(self, sources: Sequence[list[int]], search: dict[str, Any]) -> Iterator[list[Hypothesis]]:
         """The hypotheses of each source, a list of token ids."""
-        batch = self.tokenizer.pad({"input_ids": list(sources)}, return_tensors="pt").to(self.model.device)
-        options: dict[str, Any] = {"max_new_tokens": batch["input_ids"].shape[1] + EXTRA_TOKENS, **search}
+        config = self.model.generation_config
+        longest = max(map(len, sources))
+        padding = self.model.config.pad_token_id or 0
+        ids = torch.tensor([[*source, *[padding] * (longest - len(source))] for source in sources])
+        mask = torch.tensor([[1] * len(source) + [0] * (longest - len(source)) for source in sources])
+        batch = {"input_ids": ids.to(self.model.device), "attention_mask": mask.to(self.model.device)}
+        most = min(longest + EXTRA_TOKENS, self.most - 1, config.max_new_tokens or self.most)
+        options: dict[str, Any] = {"max_new_tokens": most, "do_sample": False, "output_attentions": False, **search}
+        options["output_hidden_states"] = False
         if self.is_ours:
             states = self.encoder(**batch).last_hidden_state
             options |= {
@@ -245,7 +282,7 @@ class Translator:
         output = self.model.generate(**batch, **options, return_dict_in_generate=True, output_scores=not self.is_ours)
         texts = self.tokenizer.batch_decode(output.sequences, skip_special_tokens=True)
         scores = getattr(output, "sequences_scores", None)
-        values = [0.0] * len(texts) if scores is None else scores.tolist()
+        values = [math.nan] * len(texts) if scores is None else scores.tolist()
         hypotheses = [Hypothesis(" ".join(text.split()), value) for text, value in zip(texts, values, strict=True)]
         each = search["num_return_sequences"]
         return (hypotheses[start : start + each] for start in range(0, len(hypotheses), each))
@@ -257,6 +294,9 @@ class Translator:
 
         It is the mean over the heads of the last layer but one, from the states that predict the word's tokens.
         """
+        self.require_offsets("align words")
+        if not self.is_ours:
+            raise ValueError(f"`align` is for models of type 'vanilla', not {self.model.config.model_type!r}")
         encoded = self.tokenizer(source, return_offsets_mapping=True)
         decoded = self.tokenizer(text_target=target, return_offsets_mapping=True)
         of_source = words_of_tokens(source, encoded["offset_mapping"])
@@ -311,9 +351,10 @@ class TranslationPipeline(Pipeline):
         tokenizer: Any = self.tokenizer
         self.translator = Translator(model, tokenizer)
 
-    def __call__(self, inputs: str | list[str], *args: Any, **kwargs: Any) -> list[dict[str, str]]:
+    def __call__(self, inputs: str | list[str], **kwargs: Any) -> list[dict[str, str]]:  # type: ignore[override]
         """[{"translation_text": ...}] for a text, or for each of a list; options: those of a [`Translator`]'s call."""
-        translations = self.translator([inputs] if isinstance(inputs, str) else inputs, **kwargs)
+        options: dict[str, Any] = {**self._forward_params, **kwargs}
+        translations = self.translator([inputs] if isinstance(inputs, str) else inputs, **options)
         return [{"translation_text": text} for text in translations]
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -358,7 +399,12 @@ def translate_file(
     Raises:
         ValueError: something else was begun with this target.
     """
+    target = target.resolve()
     partial, notes = (target.with_name(f"{target.name}.partial{suffix}") for suffix in ("", ".json"))
+    if source.resolve() in (target, partial, notes):
+        raise ValueError(f"{source} is the input: give another output")
+    if partial.exists() and not notes.exists():
+        raise ValueError(f"{partial} is in the way, and not of this program: move it")
     with source.open("rb") as file:
         digest, count = hashlib.sha256(), 0
         for line in file:
@@ -366,7 +412,7 @@ def translate_file(
             count += 1
     begun = json.dumps({"source_sha256": digest.hexdigest(), **identity}, sort_keys=True)
     done = 0
-    if partial.exists() and notes.exists():
+    if partial.exists():
         if notes.read_text(encoding="utf-8") != begun:
             raise ValueError(f"{partial} is from another input, model or search: delete it to begin anew")
         with partial.open("r+b") as file:
@@ -376,8 +422,8 @@ def translate_file(
             size = sum(len(line) for line in itertools.islice(file, done))
             file.truncate(size)
     else:
-        notes.write_text(begun, encoding="utf-8")
         partial.write_bytes(b"")
+        notes.write_text(begun, encoding="utf-8")
     bad: list[int] = []
     with source.open("rb") as lines, partial.open("a", encoding="utf-8", newline="\n") as file:
         rest = itertools.islice(texts_of_lines(lines, bad), done, None)
@@ -393,9 +439,22 @@ def translate_file(
             file.write(f"{text}\n")
             if number % POOL == 0:
                 file.flush()
+    if target.exists():
+        shutil.copymode(target, partial)
     os.replace(partial, target)
     notes.unlink()
     return bad
+
+
+def identity_of(translator: Translator, name: str, **options: Any) -> dict[str, Any]:
+    """What the translations of a model of this name depend on."""
+    files = [
+        path for path in sorted(Path(name).glob("*")) if path.suffix in (".json", ".safetensors", ".bin", ".model")
+    ]
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    revision = getattr(translator.model.config, "_commit_hash", None)
+    search = translator.model.generation_config.to_diff_dict()
+    return {"model": str(name), "revision": revision, "files": stats, "search": str(search), **options}
 
 
 def texts_of_lines(lines: Iterable[bytes], bad: list[int]) -> Iterator[str]:

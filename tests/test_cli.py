@@ -1,6 +1,7 @@
 """The command line: instant help, order kept, scores with signatures, and errors of one line."""
 
 import io
+import json
 import os
 import runpy
 import subprocess
@@ -13,7 +14,7 @@ import pytest
 from hf_vanilla import cli
 
 ROOT = Path(__file__).parent.parent
-VERBS = ("train", "translate", "evaluate")
+VERBS = ("train", "translate", "evaluate", "export")
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +85,22 @@ def test_evaluate_prints_scores_with_their_signatures(folder, capsys):
     assert "all of the test split, 5 sentences, 1 reference(s): BLEU " in output
     assert "at most 100 tokens a side, 5 sentences" in output
     assert output.count("tok:13a") == 2 and output.count("nc:6|nw:0") == 2
+
+
+def test_evaluate_takes_files_compares_models_and_prints_json(folder, tmp_path, capsys):
+    (tmp_path / "en").write_text("the number 1\nthe number 2\n")
+    (tmp_path / "de").write_text("die Zahl 1\ndie Zahl 2\n")
+    (tmp_path / "short").write_text("die Zahl 1\n")
+    files = ["--source", str(tmp_path / "en"), "--reference", str(tmp_path / "de")]
+    command = ["evaluate", str(folder / "model"), *files]
+    cli.main([*command, "--reference", str(tmp_path / "de"), "--compare", str(folder / "model"), "--json"])
+    both, one = json.loads(capsys.readouterr().out)
+    assert (both["references"], one["references"]) == (2, 1)
+    assert one["sentences"] == 2 and one["bleu_confidence"] >= 0 and one["bleu_p_value"] == 1
+    with pytest.raises(SystemExit, match="has 2 lines, .*short has 1"):
+        cli.main([*command, "--reference", str(tmp_path / "short")])
+    with pytest.raises(SystemExit, match="need each other"):
+        cli.main(["evaluate", str(folder / "model"), "--source", str(tmp_path / "en")])
 
 
 def test_a_saved_model_translates_the_same_in_a_fresh_process_and_a_change_is_noticed(folder):

@@ -3,7 +3,7 @@
 import pytest
 import sacrebleu
 
-from hf_vanilla.metrics import TranslationQuality
+from hf_vanilla.metrics import TranslationQuality, compare, confidence
 
 PREDICTIONS = ["Im Anfang schuf Gott die Himmel.", "Und die Erde war wüst und leer."]
 REFERENCES = [
@@ -41,3 +41,15 @@ def test_a_second_reference_never_lowers_bleu_and_a_perfect_translation_has_100(
 def test_an_unequal_number_of_references_is_refused():
     with pytest.raises(ValueError, match="references differ in number"):
         TranslationQuality().compute(predictions=PREDICTIONS, references=[REFERENCES[0], REFERENCES[1][:1]])
+
+
+def test_intervals_and_chances():
+    references = [[f"the number {n} is here and there"] for n in range(60)]
+    good = [f"the number {n} is here or there" for n in range(60)]
+    bad = [f"a number {n} was there" if n % 2 else good[n] for n in range(60)]
+    widths = confidence(bad, references)
+    assert all(0 < widths[name] < 30 for name in ("bleu", "chrf")) and confidence(good, references)["bleu"] < 5
+    assert compare(good, bad, references)["bleu"] < 0.01
+    assert compare(good, list(good), references) == {"bleu": 1.0, "chrf": 1.0}
+    worse = compare([*good[:59], "nothing"], good, references)
+    assert worse["bleu"] > 0.05

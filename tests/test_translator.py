@@ -187,6 +187,31 @@ def test_what_cannot_translate_is_refused(folder, tmp_path):
         Translator.from_pretrained(tmp_path / "bare")
 
 
+def test_arguments_that_make_no_sense_are_named(translator, folder):
+    for options in ({"num_beams": 0}, {"length_penalty": float("nan")}):
+        with pytest.raises(ValueError, match="must be"):
+            translator("one", **options)
+    with pytest.raises(ValueError, match="float32 models on CPU"):
+        Translator(translator.model.to(torch.bfloat16), translator.tokenizer, precision="int8")
+    translator.model.float()
+    assert translator(["one \ud800 two", "one"])[1] == translator("one")
+
+
+def test_positions_have_an_end_where_they_are_learned(translator):
+    config = small_config(
+        VanillaConfig, vocab_size=len(translator.tokenizer), position_embedding_type="learned", pad_token_id=0,
+        bos_token_id=1, eos_token_id=2, decoder_start_token_id=1,
+    )  # fmt: skip
+    short = Translator(VanillaForConditionalGeneration(config), translator.tokenizer)
+    assert short.max_source_tokens == 32 and len(short(["one", " ".join(WORDS * 9)])) == 2
+
+
+def test_a_sampling_model_translates_by_search(folder, translator):
+    model = VanillaForConditionalGeneration.from_pretrained(folder)
+    model.generation_config.do_sample = True
+    assert Translator(model, translator.tokenizer)(TEXTS[:3]) == translator(TEXTS[:3])
+
+
 def test_the_pipeline_of_transformers_is_back(folder, translator):
     pipe = pipeline("translation", model=str(folder), device="cpu")
     assert pipe("one two") == [{"translation_text": translator("one two")}]
@@ -194,6 +219,27 @@ def test_the_pipeline_of_transformers_is_back(folder, translator):
 
 
 # Files
+
+
+def test_what_is_there_is_not_lost(folder, tmp_path):
+    source = tmp_path / "out.txt.partial"
+    source.write_text("one\n")
+    for target in (tmp_path / "out.txt", source):
+        with pytest.raises(SystemExit, match="in the way|is the input"):
+            run(folder, source, target)
+    other = tmp_path / "in.txt"
+    other.write_text("one\n")
+    with pytest.raises(SystemExit, match="in the way"):
+        run(folder, other, tmp_path / "out.txt")
+    assert source.read_text() == other.read_text() == "one\n"
+    with pytest.raises(SystemExit, match="not a file"):
+        run(folder, other, tmp_path)
+    (tmp_path / "kept").write_text("old")
+    (tmp_path / "kept").chmod(0o600)
+    (tmp_path / "link").symlink_to(tmp_path / "kept")
+    run(folder, other, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "kept").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "kept").read_text().count("\n") == 1
 
 
 def run(folder, source, target, *options):

@@ -18,6 +18,7 @@ from transformers.generation import (
     GenerationConfig,
     LogitsProcessorList,
     MaxLengthCriteria,
+    StoppingCriteria,
     StoppingCriteriaList,
 )
 
@@ -103,8 +104,8 @@ class IncrementalAttention:
             heads = F.scaled_dot_product_attention(query, key, value, mask, scale=self.scaling)
         else:  # for few queries sdpa takes up to three times as long
             scores = torch.matmul(query * self.scaling, key.transpose(2, 3))
-            scores = scores if mask is None else scores.add_(mask)
-            heads = torch.matmul(scores.softmax(3), value)
+            scores = scores if mask is None else scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
+            heads = torch.matmul(scores.softmax(3, dtype=torch.float32).to(value.dtype), value)
         return self.output(heads.transpose(1, 2).flatten(2))
 
 
@@ -137,7 +138,7 @@ class IncrementalDecoder:
     def step(self, hidden_states: torch.Tensor, mask: torch.Tensor | None, state: "Beams") -> torch.Tensor:
         """What the layers make of embeddings (batch, length, hidden_size), after what `state` has kept of the past.
 
-        `mask` (batch, 1, length, past + length) is added to the scores of self-attention.
+        `mask` (batch, 1, length, past + length) is true where self-attention may look.
         """
         for number, (layer, self_attention, cross_attention, linear1, linear2) in enumerate(self.layers):
 
@@ -211,7 +212,7 @@ class Beams:
         self.decoder, stack = decoder, decoder.stack
         encoded, source_mask = inputs.get("encoder_outputs"), inputs.get("attention_mask")
         mask = inputs.get("decoder_attention_mask") if encoded is not None else source_mask
-        mask = torch.ones_like(prompts) if mask is None else mask[:, -prompts.shape[1] :]
+        mask = torch.ones_like(prompts) if mask is None else mask[:, -prompts.shape[1] :].bool().long()
         self.source: list[list[torch.Tensor]] = []
         self.source_mask = None
         if encoded is not None:
@@ -220,17 +221,21 @@ class Beams:
                 key_and_value = cross.split(cross.keys_and_values(encoded[0]), cross.sizes[1:])
                 self.source.append([states.contiguous() for states in key_and_value])
             if source_mask is not None and not source_mask.all():
-                self.source_mask = added(source_mask.bool()[:, None], encoded[0].dtype)
+                self.source_mask = source_mask.bool()[:, None, None]
         self.past = [GrowingCache() for _ in decoder.layers]
         self.own = torch.eye(beams, dtype=torch.bool, device=prompts.device)
         self.visible = mask.bool()[:, None].expand(-1, beams, -1)
         self.alone = beams == 1 and bool(mask.all())
-        position_ids = (mask.cumsum(1) - 1).clamp(min=0)
+        # A decoder alone counts from its first token, one with an encoder from its first place, as their models do.
+        position_ids = (mask if encoded is None else torch.ones_like(mask)).cumsum(1).sub(1).clamp(min=0)
+        if encoded is None and inputs.get("position_ids") is not None:
+            position_ids = inputs["position_ids"].expand_as(prompts)
         self.next_position = position_ids[:, -1:] + 1
         # Sinusoids once for all steps; learned positions are looked up, and checked, as they come.
         self.positions = None
         if not any(True for _ in stack.embed_positions.parameters()):
-            self.positions = stack.embed_positions(torch.arange(most, device=prompts.device)[None])[0]
+            last = int(self.next_position.max()) + most - prompts.shape[1]
+            self.positions = stack.embed_positions(torch.arange(last, device=prompts.device)[None])[0]
         causal = torch.ones(prompts.shape[1], prompts.shape[1], dtype=torch.bool, device=prompts.device).tril()
         self.logits = self.forward(prompts, position_ids, mask.bool()[:, None] & causal, slice(-1, None))
 
@@ -245,8 +250,7 @@ class Beams:
             positions = self.positions[position_ids]
         embeds = stack.embed_tokens(tokens)
         hidden_states = stack.embedding_norm(embeds * stack.embedding_scale + positions.to(embeds))
-        mask = None if visible is None else added(visible, embeds.dtype)
-        hidden_states = self.decoder.step(hidden_states, mask, self)
+        hidden_states = self.decoder.step(hidden_states, None if visible is None else visible[:, None], self)
         return self.decoder.head(stack.norm(hidden_states[:, after])).float()
 
     def step(self, tokens: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
@@ -266,12 +270,6 @@ class Beams:
         self.source = [[states[rows] for states in layer] for layer in self.source]
         self.visible, self.next_position = self.visible[rows], self.next_position[rows]
         self.source_mask = None if self.source_mask is None else self.source_mask[rows]
-
-
-def added(visible: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """(batch, queries, keys), true where one may look, as what is added to the scores: (batch, 1, queries, keys)."""
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 
 
 # Scores
@@ -368,9 +366,12 @@ class NotServed(ValueError):
 
 
 def check(
-    model: Any, config: GenerationConfig, synced_gpus: bool, form: str, max_extra_tokens: int | None, cache: Any
+    model: Any, config: GenerationConfig, synced_gpus: bool, form: str, max_extra_tokens: int | None, inputs: Any
 ) -> None:
     """Raises [`NotServed`] for what `beam_search` does not do, and `ValueError` for what nobody can."""
+    cache = inputs.get("past_key_values")
+    positions = ("decoder_position_ids",) if model.config.is_encoder_decoder else ("inputs_embeds",)
+    unknown = [name for name in ("decoder_inputs_embeds", *positions) if inputs.get(name) is not None]
     refused = {
         "it does not sample: leave out `do_sample`, or `custom_generate`": config.do_sample,
         "it cannot give attentions or hidden states: pass its sequences to `forward`": (
@@ -386,11 +387,22 @@ def check(
         "`max_extra_tokens` counts from the length of a source, and this model has none": (
             max_extra_tokens is not None and not model.config.is_encoder_decoder
         ),
+        f"it does not take {' and '.join(unknown)}": bool(unknown),
+        "`max_extra_tokens` must be at least 1": max_extra_tokens is not None and max_extra_tokens < 1,
+        "`num_beams` must be at least 1": config.num_beams < 1,
         "it does not work with guidance scale, which doubles the batch": (config.guidance_scale or 1) != 1,
     }
     for reason, applies in refused.items():
         if applies:
             raise NotServed(f"beam_search: {reason}.")
+
+
+def is_known(criterion: StoppingCriteria, config: GenerationConfig) -> bool:
+    """Whether it is one that `generate` made from the generation config, which the search follows itself."""
+    if isinstance(criterion, MaxLengthCriteria):
+        return criterion.max_length == config.max_length
+    ends = config._eos_token_tensor
+    return isinstance(criterion, EosTokenCriteria) and ends is not None and torch.equal(criterion.eos_token_id, ends)
 
 
 def of_sentences(value: Any, rows: slice) -> Any:
@@ -423,6 +435,8 @@ def beam_search(
     `early_stopping=True` ends a sentence once `num_beams` hypotheses are finished, it goes on until no open hypothesis
     can still be among the best `num_return_sequences`: the search is exact but for its beam.
 
+    A `streamer` cannot be served: transformers does not pass it on to a function of one's own.
+
     Args:
         model: of the seq2seq or of the decoder family.
         input_ids: what the hypotheses begin with, (batch * beams, prompt): those of a sentence alike.
@@ -445,7 +459,7 @@ def beam_search(
         NotServed: a `ValueError`, for sampling and what else it does not do.
     """
     config = generation_config
-    check(model, config, synced_gpus, length_penalty_form, max_extra_tokens, model_kwargs.get("past_key_values"))
+    check(model, config, synced_gpus, length_penalty_form, max_extra_tokens, model_kwargs)
     beams, returned, alpha = config.num_beams, config.num_return_sequences, config.length_penalty
     penalty = LengthPenalty(alpha, length_penalty_form)
     inputs = {name: of_sentences(value, slice(None, None, beams)) for name, value in model_kwargs.items()}
@@ -459,12 +473,12 @@ def beam_search(
         limits = limits.clamp(max=sources + max_extra_tokens)
     ends = config._eos_token_tensor
     padding = 0 if config._pad_token_tensor is None else int(config._pad_token_tensor)
-    criteria = StoppingCriteriaList(
-        c for c in stopping_criteria if not isinstance(c, (EosTokenCriteria, MaxLengthCriteria))
-    )
+    criteria = StoppingCriteriaList(c for c in stopping_criteria if not is_known(c, config))
     # Enough that as many are open as there are beams, even if all others end.
     candidates = beams * max(2, 1 + (0 if ends is None else len(ends)))
     records = config.return_dict_in_generate and (config.output_scores or config.output_logits)
+    # Processors and criteria may count sentences from the first.
+    numbered = records or logits_processor or criteria
     all_scores: tuple[torch.Tensor, ...] = ()
     all_logits: tuple[torch.Tensor, ...] = ()
 
@@ -482,9 +496,12 @@ def beam_search(
         # The best continuations of each hypothesis, and of these the best of each sentence.
         logits = logits.flatten(0, 1)
         if logits_processor or records:
-            steps: Any = logits_processor(hypotheses.flatten(0, 1), logits.log_softmax(1))  # type: ignore[arg-type]
+            # Those of a greedy search work on logits, as in transformers.
+            given: Any = logits if beams == 1 else logits.log_softmax(1)
+            steps: Any = logits_processor(hypotheses.flatten(0, 1), given)  # type: ignore[arg-type]
             all_scores += (steps,) if records and config.output_scores else ()
             all_logits += (logits,) if records and config.output_logits else ()
+            steps = steps.log_softmax(1) if beams == 1 else steps
             values, tokens = best(steps, min(candidates, steps.shape[1]))
         else:
             values, tokens = best(logits, min(candidates, logits.shape[1]))
@@ -502,7 +519,8 @@ def beam_search(
         if criteria:
             ended = ended | criteria(sequences.flatten(0, 1), all_scores or None).view_as(ended)
         top = slice(beams)  # the others are there to go on in the place of those that have ended
-        finished.add(sequences[:, top], chains[:, top], (total / penalty(length))[:, top], ended[:, top], padding)
+        over = ended & (total > NONE / 2)  # not of those that there are not
+        finished.add(sequences[:, top], chains[:, top], (total / penalty(length))[:, top], over[:, top], padding)
         scores, kept = (total + NONE * ended).topk(beams)
         hypotheses, origins = along(sequences, kept), along(chains, kept)
         tokens, parents = tokens.gather(1, kept), parents.gather(1, kept)
@@ -517,7 +535,7 @@ def beam_search(
             done = worst >= reachable.squeeze(1)
         finished.closed = finished.closed | done | ended.all(1)
         leaving = int(finished.closed.sum())
-        if leaving == len(active) or (leaving >= LEAVE * len(active) and not records):
+        if leaving == len(active) or (leaving >= LEAVE * len(active) and not numbered):
             for row in finished.closed.nonzero().squeeze(1):
                 results[int(active[row])] = finished.rows(row[None])
             if leaving == len(active):
@@ -549,12 +567,16 @@ def output(
 
     longest = int(lengths.max())
     sequences = together([result.sequences for result in results], prompt + longest, padding)
+    beyond = torch.arange(prompt + longest, device=lengths.device) >= prompt + lengths[:, None]
+    sequences = sequences.masked_fill(beyond, padding)
     if not config.return_dict_in_generate:
         return sequences
     fields: dict[str, Any] = {
         "sequences": sequences,
         "sequences_scores": torch.cat([result.scores[0, top] for result in results]),
-        "beam_indices": together([result.origins for result in results], longest, -1),
+        "beam_indices": together([result.origins for result in results], longest, -1).masked_fill(
+            beyond[:, prompt:], -1
+        ),
         "scores": all_scores or None,
         "logits": all_logits or None,
     }
@@ -568,7 +590,9 @@ def generate(*inputs: Any, model: Any, **arguments: Any) -> Any:
     transformers calls it for models loaded with `trust_remote_code=True`, and for `custom_generate=NAME`.
     """
     own = type(model).generate
-    if arguments.get("streamer") is None and arguments.get("custom_generate") is None:
+    config = arguments.get("generation_config") or model.generation_config
+    beams = arguments.get("num_beams") or config.num_beams or 1
+    if beams > 1 and arguments.get("streamer") is None and arguments.get("custom_generate") is None:
         try:
             return own(model, *inputs, **{**arguments, "custom_generate": beam_search})
         except NotServed:

@@ -1,0 +1,216 @@
+"""Translations a second of ours beside those of its peers: the same shapes, sources and lengths, in turn.
+
+    python scripts/benchmark_decoding.py                              # the paper's base model, all points
+    python scripts/benchmark_decoding.py --batch 1 32 --beams 4 --rounds 5
+    python scripts/benchmark_decoding.py --peers ctranslate2-int8 --precision int8
+
+Random weights; sources of 20 to 32 tokens, exactly 40 tokens out. Each peer is a process of its own, for the thread
+pools of two engines in one process disturb each other, and they take turns. Prints output tokens a second, multiples
+of the speed of transformers' Marian (ratios of turns that followed each other: median and quartiles), and the memory
+that a process had at most beyond what it had with its model loaded.
+"""
+
+import argparse
+import multiprocessing
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+PEERS = ("marian", "bart", "ctranslate2-float32", "ctranslate2-int8")
+SIZES = {"base": (6, 512, 8, 2048, 37000), "small": (3, 256, 4, 1024, 8000)}
+TOKENS = 40
+
+
+def build(name: str, size: str, exported: str) -> Callable[[Any, Any, int], Any]:
+    """A function that translates (ids, mask, beams)."""
+    import torch
+
+    layers, width, heads, inner, vocabulary = SIZES[size]
+    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    if name.startswith("ctranslate2"):
+        import ctranslate2
+
+        engine = ctranslate2.Translator(
+            exported, compute_type=name.split("-")[1], inter_threads=1, intra_threads=torch.get_num_threads()
+        )
+
+        def by_ctranslate2(ids: Any, mask: Any, beams: int) -> Any:
+            sources = [[str(i) for i in row[:n]] for row, n in zip(ids.tolist(), mask.sum(1).tolist(), strict=True)]
+            lengths = {"max_decoding_length": TOKENS, "min_decoding_length": TOKENS}
+            return engine.translate_batch(sources, beam_size=beams, length_penalty=0.6, **lengths)
+
+        return by_ctranslate2
+    if name in ("marian", "bart"):
+        from transformers import BartConfig, BartForConditionalGeneration, MarianConfig, MarianMTModel
+
+        fields = {"vocab_size": vocabulary, "d_model": width, "forced_eos_token_id": None, **tokens}
+        for stack in ("encoder", "decoder"):
+            sizes = {"layers": layers, "attention_heads": heads, "ffn_dim": inner}
+            fields |= {f"{stack}_{part}": value for part, value in sizes.items()}
+        both = {"marian": (MarianMTModel, MarianConfig), "bart": (BartForConditionalGeneration, BartConfig)}
+        model_class, config_class = both[name]
+        model: Any = model_class(config_class(**fields, activation_function="relu", scale_embedding=True)).eval()
+        return lambda ids, mask, beams: model.generate(
+            ids, attention_mask=mask, num_beams=beams, max_new_tokens=TOKENS, min_new_tokens=TOKENS
+        )
+    from hf_vanilla import IncrementalDecoder, beam_search
+    from hf_vanilla.decoding import pack_linears
+
+    precision = name.removeprefix("hf_vanilla ")
+    ours = random_model(size)
+    if precision == "bfloat16":
+        ours, precision = ours.to(torch.bfloat16), "float32"
+    decoder = IncrementalDecoder(ours, precision)
+    encoder: Any = ours.get_encoder() if precision == "float32" else pack_linears(ours.get_encoder(), precision)
+    return lambda ids, mask, beams: ours.generate(
+        ids,
+        attention_mask=mask,
+        encoder_outputs=encoder(input_ids=ids, attention_mask=mask),
+        num_beams=beams,
+        max_new_tokens=TOKENS,
+        eos_token_id=None,
+        custom_generate=beam_search,
+        incremental_decoder=decoder,
+    )
+
+
+def random_model(size: str) -> Any:
+    """Ours."""
+    import torch
+
+    from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration
+
+    layers, width, heads, inner, vocabulary = SIZES[size]
+    torch.manual_seed(0)
+    config = VanillaConfig(
+        vocab_size=vocabulary,
+        hidden_size=width,
+        intermediate_size=inner,
+        num_attention_heads=heads,
+        encoder_layers=layers,
+        decoder_layers=layers,
+        pad_token_id=0,
+        bos_token_id=1,
+        eos_token_id=2,
+        decoder_start_token_id=1,
+    )
+    return VanillaForConditionalGeneration(config).eval()
+
+
+def export(size: str, folder: str) -> None:
+    """For CTranslate2; its tokens are the ids as text."""
+    from unittest import mock
+
+    from hf_vanilla.convert import export_to_ctranslate2
+
+    model = random_model(size)
+    tokenizer = mock.MagicMock(unk_token="3", __len__=lambda _: model.config.vocab_size)
+    tokenizer.convert_ids_to_tokens = lambda ids: [str(i) for i in ids]
+    export_to_ctranslate2(model, tokenizer, Path(folder) / "model")
+
+
+def resident() -> float:
+    """MiB of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * 4096 / 2**20
+
+
+def work(name: str, size: str, threads: int | None, exported: str, connection: Any) -> None:
+    """A peer's process: answers (sentences, beams) with seconds and MiB."""
+    import warnings
+
+    import torch
+    from transformers.utils import logging
+
+    warnings.simplefilter("ignore")
+    logging.set_verbosity_error()
+    torch.set_num_threads(threads or torch.get_num_threads())
+    if name.startswith("hf_vanilla"):
+        from hf_vanilla.environment import use_onednn_for_float32
+
+        use_onednn_for_float32()
+    translate = build(name, size, exported)
+    loaded = resident()
+    connection.send("ready")
+    while point := connection.recv():
+        sentences, beams = point
+        torch.manual_seed(1)
+        ids = torch.randint(5, SIZES[size][-1], (sentences, 32))
+        mask = (torch.arange(32) < torch.linspace(32, 20, sentences).long()[:, None]).long()
+        most, done = loaded, threading.Event()
+
+        def watch(done: threading.Event = done) -> None:
+            nonlocal most
+            while not done.wait(0.01):
+                most = max(most, resident())
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        start = time.perf_counter()
+        with torch.inference_mode():
+            translate(ids, mask, beams)
+        seconds = time.perf_counter() - start
+        done.set()
+        watcher.join()
+        connection.send((seconds, most - loaded))
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--size", choices=SIZES, default="base")
+    parser.add_argument(
+        "--batch", nargs="+", type=int, default=[1, 8, 32, 128], help="sentences (default: 1 8 32 128)"
+    )
+    parser.add_argument("--beams", nargs="+", type=int, default=[1, 4], help="(default: 1 4)")
+    parser.add_argument("--precision", nargs="+", default=["float32", "float16", "int8"], help="of ours")
+    parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="besides Marian (default: all)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
+    parser.add_argument("--threads", type=int)
+    options = parser.parse_args()
+    context = multiprocessing.get_context("spawn")
+    names = list(dict.fromkeys(["marian", *options.peers])) + [f"hf_vanilla {p}" for p in options.precision]
+    connections: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        if any(name.startswith("ctranslate2") for name in names):
+            try:
+                export(options.size, folder)
+            except ImportError as error:
+                print(error)
+                names = [name for name in names if not name.startswith("ctranslate2")]
+        for name in names:
+            connections[name], other = context.Pipe()
+            arguments = (name, options.size, options.threads, f"{folder}/model", other)
+            context.Process(target=work, args=arguments, daemon=True).start()
+            connections[name].recv()
+        for beams in options.beams:
+            for sentences in options.batch:
+                measured: dict[str, list[tuple[float, float]]] = {name: [] for name in names}
+                for _ in range(options.rounds + 1):
+                    for name in names:
+                        connections[name].send((sentences, beams))
+                        measured[name].append(connections[name].recv())
+                        time.sleep(0.25)  # CTranslate2's threads spin for a while after their work
+                print(f"\n{options.size}, {sentences} sentences, beam {beams}")
+                print("| | tokens/s | times | quartiles | memory, MiB |\n|---|---|---|---|---|")
+                for name in names:
+                    seconds = [each for each, _ in measured[name][1:]]
+                    pairs = zip(measured["marian"][1:], seconds, strict=True)
+                    ratios = [theirs / own for (theirs, _), own in pairs]
+                    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+                    speed = sentences * TOKENS / statistics.median(seconds)
+                    memory = max(each for _, each in measured[name])
+                    print(
+                        f"| {name} | {speed:,.0f} | {middle:.2f} | {low:.2f} to {high:.2f} | {memory:,.0f} |",
+                        flush=True,
+                    )
+        for connection in connections.values():
+            connection.send(None)
+
+
+if __name__ == "__main__":
+    main()
