@@ -10,7 +10,7 @@ from torch.nn.modules.module import _has_any_global_hook
 from transformers.configuration_utils import PreTrainedConfig
 
 # Logits that are held at a time where a loss is computed from hidden states: 32 MiB in float32.
-CHUNK = 2**23
+CHUNK = 2**22
 
 
 def cross_entropy(
