@@ -81,15 +81,17 @@ def packed(linears: list[Any], precision: str) -> Callable[[torch.Tensor], torch
 
 
 class IncrementalAttention:
-    """Multi-head attention (section 3.2.2) where keys and values are kept from step to step."""
+    """Multi-head attention (section 3.2.2) where keys and values are kept from step to step: to the past, for which a
+    step has queries, keys and values of its own, or to a source, for which it has queries alone."""
 
-    def __init__(self, attention: Any, precision: str):
-        self.queries = packed([attention.q_proj], precision)
-        self.keys_and_values = packed([attention.k_proj, attention.v_proj], precision)
-        self.all = packed([attention.q_proj, attention.k_proj, attention.v_proj], precision)
+    def __init__(self, attention: Any, precision: str, to_source: bool):
+        linears = [attention.q_proj, attention.k_proj, attention.v_proj]
+        self.of_step = packed(linears[:1] if to_source else linears, precision)
+        if to_source:
+            self.of_source = packed(linears[1:], precision)
         self.output = packed([attention.o_proj], precision)
         self.heads, self.scaling = attention.config.num_attention_heads, attention.scaling
-        self.sizes = [linear.out_features for linear in (attention.q_proj, attention.k_proj, attention.v_proj)]
+        self.sizes = [linear.out_features for linear in linears]
 
     def split(self, states: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
         """(batch, length, sum of sizes) to (batch, heads, length, each size / heads)."""
@@ -128,8 +130,8 @@ class IncrementalDecoder:
             self.layers.append(
                 (
                     layer,
-                    IncrementalAttention(layer.self_attention, precision),
-                    None if cross is None else IncrementalAttention(cross, precision),
+                    IncrementalAttention(layer.self_attention, precision, to_source=False),
+                    None if cross is None else IncrementalAttention(cross, precision, to_source=True),
                     packed([layer.feed_forward.linear1], precision),
                     packed([layer.feed_forward.linear2], precision),
                 )
@@ -143,11 +145,11 @@ class IncrementalDecoder:
         for number, (layer, self_attention, cross_attention, linear1, linear2) in enumerate(self.layers):
 
             def look_back(x: torch.Tensor, attention: Any = self_attention, cache: Any = state.past[number]) -> Any:
-                query, key, value = attention.split(attention.all(x), attention.sizes)
+                query, key, value = attention.split(attention.of_step(x), attention.sizes)
                 return attention.attend(query, *cache.update(key, value), mask)
 
             def look_at_source(x: torch.Tensor, attention: Any = cross_attention, number: int = number) -> Any:
-                query = attention.split(attention.queries(x), attention.sizes[:1])[0]
+                query = attention.split(attention.of_step(x), attention.sizes[:1])[0]
                 return attention.attend(query, *state.source[number], state.source_mask)
 
             def feed_forward(
@@ -218,7 +220,7 @@ class Beams:
         if encoded is not None:
             for _, _, attention, _, _ in decoder.layers:
                 cross: Any = attention
-                key_and_value = cross.split(cross.keys_and_values(encoded[0]), cross.sizes[1:])
+                key_and_value = cross.split(cross.of_source(encoded[0]), cross.sizes[1:])
                 self.source.append([states.contiguous() for states in key_and_value])
             if source_mask is not None and not source_mask.all():
                 self.source_mask = source_mask.bool()[:, None, None]
