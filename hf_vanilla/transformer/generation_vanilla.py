@@ -33,8 +33,9 @@ LEAVE = 0.125
 class PackedLinear(nn.Module):
     """x W^T + b for inference alone, with W laid out for products of few rows, or in fewer bits.
 
-    On CPU, "float32" has oneDNN's own layout, exact and 2 to 4 times as fast for few rows; "float16" holds W in half
-    the bits; "int8" rounds W by row, and x as it comes, to 8. Elsewhere it is `nn.Linear`.
+    On CPU, "float32" (and a bfloat16 W, where the CPU computes in it) has oneDNN's own layout, exact and up to 4 times
+    as fast for few rows; "float16" holds W in half the bits; "int8" rounds W by row, and x as it comes, to 8.
+    Elsewhere it is `nn.Linear`.
 
     Args:
         weight: (features, inner).
@@ -45,9 +46,12 @@ class PackedLinear(nn.Module):
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, precision: str):
         super().__init__()
         self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
-        on_cpu = weight.device.type == "cpu" and weight.dtype == torch.float32
-        self.kind = precision if on_cpu else "plain"
         ops: Any = torch.ops
+        self.kind = "plain"
+        if weight.device.type == "cpu" and weight.dtype == torch.float32:
+            self.kind = precision
+        elif weight.device.type == "cpu" and weight.dtype == torch.bfloat16:
+            self.kind = "float32" if ops.mkldnn._is_mkldnn_bf16_supported() else "plain"
         if self.kind == "float32" and not torch.backends.mkldnn.is_available():
             self.kind = "plain"
         elif self.kind == "float32":
@@ -57,7 +61,11 @@ class PackedLinear(nn.Module):
         elif self.kind == "int8":
             scales = (self.weight.abs().amax(1).double() / 127).clamp(min=1e-12)
             rounded = torch.quantize_per_channel(self.weight, scales, torch.zeros_like(scales).long(), 0, torch.qint8)
-            self.weight = ops.quantized.linear_prepack(rounded, self.bias)
+            self.weight = self.weight_of_many = ops.quantized.linear_prepack(rounded, self.bias)
+            if torch.cpu.get_capabilities().get("amx_int8"):
+                engine, torch.backends.quantized.engine = torch.backends.quantized.engine, "onednn"
+                self.weight_of_many = ops.quantized.linear_prepack(rounded, self.bias)
+                torch.backends.quantized.engine = engine
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(..., inner) to (..., features)."""
@@ -67,7 +75,9 @@ class PackedLinear(nn.Module):
         if self.kind == "float16":
             return ops.quantized.linear_dynamic_fp16(states, self.weight)
         if self.kind == "int8":
-            return ops.quantized.linear_dynamic(states, self.weight, True)
+            # For few rows fbgemm is faster, for many oneDNN, where it has a matrix unit; they compute the same.
+            many = states.numel() // states.shape[-1] > 16
+            return ops.quantized.linear_dynamic(states, self.weight_of_many if many else self.weight, True)
         return F.linear(states, self.weight, self.bias)
 
 
@@ -165,18 +175,18 @@ class IncrementalDecoder:
 
 
 class GrowingCache:
-    """Keys (batch, heads, length, d_k) and values (batch, heads, length, d_v), with room for those to come: a step
-    writes its own, and copies none."""
+    """Keys (batch, heads, length, d_k) and values (batch, heads, length, d_v), with room for those to come, `most` in
+    all: a step writes its own, and copies none."""
 
-    def __init__(self) -> None:
-        self.length = 0
+    def __init__(self, most: int):
+        self.length, self.most = 0, most
         self.buffers: list[torch.Tensor] = []
 
     def update(self, *states: torch.Tensor) -> list[torch.Tensor]:
         """Takes keys and values of a step, and returns all."""
         start, self.length = self.length, self.length + states[0].shape[2]
         if not self.buffers or self.length > self.buffers[0].shape[2]:
-            room = max(64, 2 * self.length)
+            room = max(min(self.most, 2 * max(128, self.length)), self.length)
             longer = [each.new_empty(*each.shape[:2], room, each.shape[3]) for each in states]
             for new, old in zip(longer, self.buffers, strict=False):
                 new[:, :, :start] = old[:, :, :start]
@@ -224,7 +234,8 @@ class Beams:
                 self.source.append([states.contiguous() for states in key_and_value])
             if source_mask is not None and not source_mask.all():
                 self.source_mask = source_mask.bool()[:, None, None]
-        self.past = [GrowingCache() for _ in decoder.layers]
+        room = prompts.shape[1] + beams * (most - prompts.shape[1])
+        self.past = [GrowingCache(room) for _ in decoder.layers]
         self.own = torch.eye(beams, dtype=torch.bool, device=prompts.device)
         self.visible = mask.bool()[:, None].expand(-1, beams, -1)
         self.alone = beams == 1 and bool(mask.all())
