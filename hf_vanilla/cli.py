@@ -42,6 +42,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_search(verb)
 
     verb = add_verb(
+        "generate",
+        "Continue texts with a language model, token by token.",
+        "hf-vanilla generate runs/causal_lm --prompt 'In the beginning'",
+    )
+    verb.add_argument("model", help="folder or Hub id of a causal language model")
+    verb.add_argument(
+        "--prompt",
+        action="append",
+        help="what the text begins with; may be repeated (default: standard input's lines)",
+    )
+    verb.add_argument("--max_new_tokens", type=int, default=100, help="(default: 100)")
+    verb.add_argument("--temperature", type=float, default=1.0, help="0 takes the most probable token (default: 1)")
+    verb.add_argument("--top_k", type=int, default=50, help="sample among so many tokens, 0 for all (default: 50)")
+    verb.add_argument("--top_p", type=float, default=1.0, help="... that have this probability together (default: 1)")
+    verb.add_argument("--num_beams", type=int, default=1, help="above 1: beam search, no sampling (default: 1)")
+    verb.add_argument("--seed", type=int, default=0, help="of the sampling (default: 0)")
+
+    verb = add_verb(
         "evaluate",
         "BLEU and chrF, with signatures, on the test split of a corpus.",
         "hf-vanilla evaluate runs/verses_demo --corpus verses",
@@ -71,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     verb.add_argument("model", help="folder or Hub id of a sequence-to-sequence model")
     verb.add_argument("folder", type=Path, help="where it goes; it must not exist, or be empty")
-    verb.add_argument("--format", required=True, help="ctranslate2")
+    verb.add_argument("--format", required=True, help="ctranslate2 or onnx")
 
     add_verb("env", "What is in force here, for a report of a defect or of a speed.", "hf-vanilla env")
 
@@ -86,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         runs = {
             "train": run_train,
             "translate": run_translate,
+            "generate": run_generate,
             "evaluate": run_evaluate,
             "export": run_export,
             "env": run_env,
@@ -174,6 +193,28 @@ def run_translate(options: argparse.Namespace, _: list[str]) -> None:
     if bad:
         some = ", ".join(map(str, bad[:10])) + (", ..." if len(bad) > 10 else "")
         raise ValueError(f"{options.input or 'standard input'}: not UTF-8, and left empty: line {some}")
+
+
+def run_generate(options: argparse.Namespace, _: list[str]) -> None:
+    """`hf-vanilla generate`."""
+    from transformers import set_seed
+
+    from hf_vanilla.decoding import texts_of_lines, write_on
+
+    for name, least in (("max_new_tokens", 1), ("temperature", 0), ("top_k", 0), ("num_beams", 1)):
+        if not getattr(options, name) >= least:
+            raise ValueError(f"--{name} must be at least {least}, got {getattr(options, name)}")
+    if not 0 < options.top_p <= 1:
+        raise ValueError(f"--top_p must be above 0 and at most 1, got {options.top_p}")
+    if not options.prompt and sys.stdin is None:
+        raise ValueError("standard input is closed: give --prompt")
+    set_seed(options.seed)
+    bad: list[int] = []
+    names = ("max_new_tokens", "num_beams", "temperature", "top_k", "top_p")
+    prompts = options.prompt or texts_of_lines(sys.stdin.buffer, bad)
+    write_on(options.model, prompts, **{name: getattr(options, name) for name in names})
+    if bad:
+        raise ValueError(f"standard input: not UTF-8, and taken for empty: line {', '.join(map(str, bad))}")
 
 
 def is_special(path: Path) -> bool:

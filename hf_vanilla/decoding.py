@@ -19,11 +19,13 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoModelForSeq2SeqLM,
     AutoTokenizer,
     Pipeline,
     PreTrainedModel,
     PreTrainedTokenizerBase,
+    TextStreamer,
 )
 from transformers.modeling_outputs import BaseModelOutput
 
@@ -76,9 +78,7 @@ class Translator:
         self.model: Any = model.eval()
         self.tokenizer: Any = tokenizer
         self.batch_tokens = batch_tokens
-        # What a table of positions holds; sinusoids have no end.
-        endless = getattr(model.config, "position_embedding_type", None) == "sinusoidal"
-        self.most = 10**6 if endless else getattr(model.config, "max_position_embeddings", 10**6)
+        self.most = positions_of(model.config)
         self.max_source_tokens = min(max_source_tokens, self.most)
         self.is_ours = model.config.model_type == "vanilla"
         self.encoder: Any = self.model.get_encoder()
@@ -118,22 +118,11 @@ class Translator:
 
         use_onednn_for_float32()
         hub = {"trust_remote_code": trust_remote_code}
-        try:
-            config = AutoConfig.from_pretrained(name, **hub)
-        except OSError as error:
-            if Path(name).exists():
-                raise
-            raise FileNotFoundError(f"{name}: no such folder, and no model on the Hub that can be reached") from error
-        if not config.is_encoder_decoder:
-            raise ValueError(f"{name} is a {config.model_type} model; expected one that translates")
+        config, tokenizer = load_config_and_tokenizer(name, AutoModelForSeq2SeqLM, "one that translates", **hub)
         device = torch.device(device or PartialState().device)
         dtype = "float32" if device.type == "cpu" and precision in ("float16", "int8") else precision
         if dtype == "int8":
             raise ValueError(f"precision int8 is for CPUs; on {device.type} take bfloat16 or float16")
-        try:
-            tokenizer = AutoTokenizer.from_pretrained(name, **hub)
-        except (OSError, ValueError) as error:
-            raise ValueError(f"{name} has no tokenizer that can be loaded: {error}") from error
         if precision not in PRECISIONS:
             raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
         model = AutoModelForSeq2SeqLM.from_pretrained(name, config=config, dtype=dtype, **hub).to(device)
@@ -315,6 +304,28 @@ class Translator:
         return [(int(looks[word].argmax()), word) for word in range(len(looks)) if looks.shape[1]]
 
 
+def load_config_and_tokenizer(name: str | Path, auto_class: Any, expected: str, **hub: Any) -> tuple[Any, Any]:
+    """Those of a folder or a Hub model.
+
+    Raises:
+        FileNotFoundError: there is no such folder or model.
+        ValueError: it is none of `auto_class`, which is `expected`, or has no tokenizer.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, **hub)
+    except OSError as error:
+        if Path(name).exists():
+            raise
+        raise FileNotFoundError(f"{name}: no such folder, and no model on the Hub that can be reached") from error
+    remote = getattr(config, "auto_map", None) or {}
+    if type(config) not in auto_class._model_mapping and auto_class.__name__ not in remote:
+        raise ValueError(f"{name} is a {config.model_type} model; expected {expected}")
+    try:
+        return config, AutoTokenizer.from_pretrained(name, **hub)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name} has no tokenizer that can be loaded: {error}") from error
+
+
 def words_of_tokens(text: str, offsets: Iterable[tuple[int, int]]) -> list[int | None]:
     """The word that each token belongs to, None for special tokens."""
     spans = [match.span() for match in re.finditer(r"\S+", text)]
@@ -366,6 +377,59 @@ class TranslationPipeline(Pipeline):
 
     _forward: Any = preprocess
     postprocess: Any = preprocess
+
+
+@torch.inference_mode()
+def write_on(
+    name: str, prompts: Iterable[str], max_new_tokens: int, num_beams: int, temperature: float, **sampling: Any
+) -> None:
+    """Continue texts with a language model, and print them as they come.
+
+    Args:
+        name: folder or Hub id of a model of the decoder family, or another causal language model.
+        prompts: what texts begin with; "" for a text from its beginning.
+        max_new_tokens: where a text ends that does not end itself.
+        num_beams: with more than 1, the paper's beam search, and no sampling.
+        temperature: of the distribution that is sampled; 0 takes the most probable token.
+        sampling: `top_k` and `top_p`.
+
+    Raises:
+        FileNotFoundError: there is no such folder or model.
+        ValueError: it is no language model, has no tokenizer, or has no positions for so many tokens.
+    """
+    from accelerate import PartialState
+
+    use_onednn_for_float32()
+    config, tokenizer = load_config_and_tokenizer(name, AutoModelForCausalLM, "one that continues texts")
+    device = PartialState().device
+    model = AutoModelForCausalLM.from_pretrained(name, config=config, dtype="auto").to(device).eval()
+    for prompt in prompts:
+        ids = tokenizer(prompt)["input_ids"]
+        # In training a text has a first token before its first word.
+        start = tokenizer.bos_token_id
+        ids = ids if start is None or ids[:1] == [start] else [start, *ids]
+        limit = positions_of(config)
+        if len(ids) + max_new_tokens > limit:
+            raise ValueError(
+                f"the prompt has {len(ids)} tokens, with {max_new_tokens} new ones more than the model's {limit}"
+            )
+        inputs = torch.tensor([ids], device=device)
+        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "attention_mask": torch.ones_like(inputs)}
+        if num_beams > 1:
+            output = model.generate(inputs, num_beams=num_beams, custom_generate=beam_search, **options)
+            print(tokenizer.decode(output[0], skip_special_tokens=True), flush=True)
+            continue
+        if temperature:
+            options |= {"do_sample": True, "temperature": temperature, **sampling}
+        streamer: Any = TextStreamer(tokenizer, skip_special_tokens=True)
+        model.generate(inputs, num_beams=1, streamer=streamer, **options)
+
+
+def positions_of(config: Any) -> int:
+    """How many tokens a model has positions for; sinusoids have no end."""
+    if getattr(config, "position_embedding_type", None) == "sinusoidal":
+        return 10**6
+    return getattr(config, "max_position_embeddings", 10**6)
 
 
 def side_by_side(

@@ -48,7 +48,7 @@ def main() -> None:
     """Print the table and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figure", type=Path, help="where the PNG goes")
-    parser.add_argument("--rounds", type=int, default=3, help="timed steps at each point (default: 3)")
+    parser.add_argument("--rounds", type=int, default=5, help="timed steps at each point (default: 5)")
     options = parser.parse_args()
     import matplotlib.pyplot as plt
     from matplotlib.ticker import LogLocator, NullLocator

@@ -10,11 +10,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import torch
 
-from hf_vanilla import cli
+from hf_vanilla import VanillaDecoderConfig, VanillaDecoderForCausalLM, cli
+from hf_vanilla.tokenization import train_tokenizer
 
 ROOT = Path(__file__).parent.parent
-VERBS = ("train", "translate", "evaluate", "export")
+VERBS = ("train", "translate", "generate", "evaluate", "export")
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +76,68 @@ def test_translate_keeps_the_order_of_lines_and_empty_ones(folder, capsys, monke
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO("\n".join(sentences).encode())))
     cli.main(["translate", str(folder / "model")])
     assert capsys.readouterr().out.split("\n") == translations
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory):
+    """A folder with a model that learned one sentence by heart, and knows 24 positions."""
+    text = "And God said, Let there be light: and there was light."
+    tokenizer = train_tokenizer([text], vocab_size=300, family="decoder")
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1}
+    positions = {"position_embedding_type": "learned", "max_position_embeddings": 40, "dropout": 0.0}
+    model = VanillaDecoderForCausalLM(VanillaDecoderConfig(vocab_size=len(tokenizer), **shape, **positions))
+    ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(text)["input_ids"], tokenizer.eos_token_id]])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        model(ids, labels=ids).loss.backward()
+        optimizer.step(), optimizer.zero_grad()
+    folder = tmp_path_factory.mktemp("language_model")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder, text
+
+
+@pytest.mark.parametrize(
+    "options", [["--temperature", "0"], ["--top_k", "1"], ["--top_p", "0.01"], ["--num_beams", "3"]]
+)
+def test_generate_continues_texts(language_model, options, capsys, monkeypatch):
+    folder, text = language_model
+    options = [*options, "--max_new_tokens", "20"]
+    cli.main(["generate", str(folder), "--prompt", "And God", "--prompt", "", *options])
+    assert capsys.readouterr().out == f"{text}\n{text}\n"
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"And God said,\n\xff\n")))
+    with pytest.raises(SystemExit, match="standard input: not UTF-8, and taken for empty: line 2"):
+        cli.main(["generate", str(folder), *options])
+    assert capsys.readouterr().out == f"{text}\n{text}\n"
+
+
+def test_generate_samples_by_seed(language_model, capsys):
+    def sample(seed):
+        options = ["--temperature", "50", "--max_new_tokens", "10", "--seed", seed]
+        cli.main(["generate", str(language_model[0]), "--prompt", "And", *options])
+        return capsys.readouterr().out
+
+    assert sample("1") == sample("1") != sample("2")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--max_new_tokens", "50"], "with 50 new ones more than the model's 40"),
+        (["--max_new_tokens", "0"], "--max_new_tokens must be at least 1, got 0"),
+        (["--temperature", "nan"], "--temperature must be at least 0, got nan"),
+        (["--top_p", "2"], "--top_p must be above 0 and at most 1, got 2.0"),
+    ],
+)
+def test_generate_says_what_it_cannot_do(language_model, options, message):
+    with pytest.raises(SystemExit, match=message):
+        cli.main(["generate", str(language_model[0]), "--prompt", "And", *options])
+
+
+def test_generate_wants_a_language_model(folder):
+    with pytest.raises(SystemExit, match="is a vanilla model; expected one that continues texts"):
+        cli.main(["generate", str(folder / "model"), "--prompt", "And"])
 
 
 def test_evaluate_prints_scores_with_their_signatures(folder, capsys):

@@ -582,8 +582,8 @@ class VanillaDecoder(VanillaStack):
         )
         source_mask: Any = None
         if encoder_hidden_states is not None:
-            if len(encoder_hidden_states) != len(inputs_embeds):
-                batches = f"{len(encoder_hidden_states)} sources and {len(inputs_embeds)} targets"
+            if encoder_hidden_states.shape[0] != inputs_embeds.shape[0]:
+                batches = f"{encoder_hidden_states.shape[0]} sources and {inputs_embeds.shape[0]} targets"
                 raise ValueError(f"`input_ids` and `decoder_input_ids` must be of one batch, got {batches}.")
             check_mask(encoder_attention_mask, encoder_hidden_states, "attention_mask")
             source_mask = create_bidirectional_mask(

@@ -167,7 +167,7 @@ class VanillaDecoderForSequenceClassification(VanillaDecoderPreTrainedModel):
         elif input_ids is not None and self.config.pad_token_id is not None:
             is_token = (input_ids != self.config.pad_token_id).long()
         last = (is_token * torch.arange(length, device=is_token.device)).argmax(-1).to(hidden_states.device)
-        pooled = hidden_states[torch.arange(len(hidden_states), device=last.device), last]
+        pooled = hidden_states[torch.arange(hidden_states.shape[0], device=last.device), last]
         logits = self.score(self.dropout(pooled))
         return SequenceClassifierOutputWithPast(
             loss=None if labels is None else sequence_classification_loss(logits, labels, self.config, **kwargs),
