@@ -1,5 +1,10 @@
 """What a process computes with, and what it can have for nothing."""
 
+import os
+import platform
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -21,7 +26,9 @@ def amd(monkeypatch):
 
 def test_products_stay_exact_where_onednn_makes_them():
     used = environment.use_onednn_for_float32()
-    assert used == torch.backends.mkldnn.is_available() == environment.use_onednn_for_float32()
+    # A CPU with AMX rounds where this is allowed, whoever made it.
+    assert used == environment.use_onednn_for_float32()
+    assert used == (torch.backends.mkldnn.is_available() and not torch.cpu.get_capabilities().get("amx_bf16"))
     assert torch.get_float32_matmul_precision() == ("medium" if used else "highest")
     left, right = torch.randn(2, 300, 300)
     exact = left.double() @ right.double()
@@ -46,6 +53,30 @@ def test_other_cpus_and_choices_are_left_alone(monkeypatch):
     monkeypatch.setattr(environment, "read", lambda path: "vendor_id : GenuineIntel")
     assert not environment.use_onednn_for_float32()
     assert torch.get_float32_matmul_precision() == "highest"
+
+
+def reuses_memory(code: str, **variables: str) -> str:
+    """Whether a fresh process that ran `code` gets what it just freed again, pages and all."""
+    code += """
+import resource, torch
+for _ in range(3):
+    torch.ones(2**25)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    torch.ones(2**25)
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 100)
+"""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("MALLOC_")}
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, env=clean | variables, capture_output=True, text=True, check=True).stdout.strip()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="is about glibc")
+def test_freed_memory_is_kept_unless_the_user_has_a_say():
+    keep = "from hf_vanilla.environment import keep_freed_memory; kept = keep_freed_memory()"
+    assert reuses_memory("kept = False") == "False False"
+    assert reuses_memory(keep) == "True True"
+    assert reuses_memory(keep, MALLOC_TRIM_THRESHOLD_="131072").startswith("False")
 
 
 @pytest.mark.parametrize(
