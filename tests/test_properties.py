@@ -561,3 +561,13 @@ def test_half_precision_is_close(model_class, dtype, implementation):
     torch.testing.assert_close(output[score].float(), expected[score], atol=0.1, rtol=0.05)
     loss = half(**batch).loss if model_class in HEADS else output[0].float().square().mean()
     assert all(gradient.isfinite().all() for gradient in gradients(half, loss).values())
+
+
+@pytest.mark.parametrize("model_class", MODELS)
+def test_an_exported_program_takes_batches_of_any_size(model_class):
+    model, free = small_model(model_class, use_cache=False), torch.export.Dim.DYNAMIC
+    inputs = batch_for(model_class, labels=False)
+    shapes = {name: {0: free, ids.ndim - 1: free} for name, ids in inputs.items()}
+    program = torch.export.export(model, (), inputs, dynamic_shapes=shapes, strict=False)
+    other = batch_for(model_class, batch=5, length=9, labels=False)
+    torch.testing.assert_close(program.module()(**other)[0], model(**other)[0])

@@ -48,13 +48,15 @@ class PackedLinear(nn.Module):
         self.weight, self.bias = weight.detach(), None if bias is None else bias.detach()
         ops: Any = torch.ops
         self.kind = "plain"
-        if weight.device.type == "cpu" and weight.dtype == torch.float32:
-            self.kind = precision
-        elif weight.device.type == "cpu" and weight.dtype == torch.bfloat16:
-            self.kind = "float32" if ops.mkldnn._is_mkldnn_bf16_supported() else "plain"
-        if self.kind == "float32" and not torch.backends.mkldnn.is_available():
-            self.kind = "plain"
-        elif self.kind == "float32":
+        if weight.device.type == "cpu":
+            has_onednn = torch.backends.mkldnn.is_available()
+            if weight.dtype == torch.float32 and precision != "float32":
+                self.kind = precision
+            elif weight.dtype == torch.float32 and has_onednn:
+                self.kind = "onednn"
+            elif weight.dtype == torch.bfloat16 and has_onednn and ops.mkldnn._is_mkldnn_bf16_supported():
+                self.kind = "onednn"
+        if self.kind == "onednn":
             self.weight = ops.mkldnn._reorder_linear_weight(self.weight)
         elif self.kind == "float16":
             self.weight = ops.quantized.linear_prepack_fp16(self.weight, self.bias)
@@ -62,15 +64,18 @@ class PackedLinear(nn.Module):
             scales = (self.weight.abs().amax(1).double() / 127).clamp(min=1e-12)
             rounded = torch.quantize_per_channel(self.weight, scales, torch.zeros_like(scales).long(), 0, torch.qint8)
             self.weight = self.weight_of_many = ops.quantized.linear_prepack(rounded, self.bias)
-            if torch.cpu.get_capabilities().get("amx_int8"):
-                engine, torch.backends.quantized.engine = torch.backends.quantized.engine, "onednn"
-                self.weight_of_many = ops.quantized.linear_prepack(rounded, self.bias)
-                torch.backends.quantized.engine = engine
+            quantized: Any = torch.backends.quantized
+            if torch.cpu.get_capabilities().get("amx_int8") and "onednn" in quantized.supported_engines:
+                engine, quantized.engine = quantized.engine, "onednn"
+                try:
+                    self.weight_of_many = ops.quantized.linear_prepack(rounded, self.bias)
+                finally:
+                    quantized.engine = engine
 
     def forward(self, states: torch.Tensor) -> torch.Tensor:
         """(..., inner) to (..., features)."""
         ops: Any = torch.ops
-        if self.kind == "float32":
+        if self.kind == "onednn":
             return ops.mkldnn._linear_pointwise(states, self.weight, self.bias, "none", [], "")
         if self.kind == "float16":
             return ops.quantized.linear_dynamic_fp16(states, self.weight)
@@ -186,7 +191,7 @@ class GrowingCache:
         """Takes keys and values of a step, and returns all."""
         start, self.length = self.length, self.length + states[0].shape[2]
         if not self.buffers or self.length > self.buffers[0].shape[2]:
-            room = max(min(self.most, 2 * max(128, self.length)), self.length)
+            room = max(self.length, min(self.most, max(256, 2 * self.length)))
             longer = [each.new_empty(*each.shape[:2], room, each.shape[3]) for each in states]
             for new, old in zip(longer, self.buffers, strict=False):
                 new[:, :, :start] = old[:, :, :start]

@@ -9,7 +9,7 @@ from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 from transformers.configuration_utils import PreTrainedConfig
 
-# Logits that are held at a time where a loss is computed from hidden states: 32 MiB in float32.
+# Logits that are held at a time where a loss is computed from hidden states: 16 MiB in float32.
 CHUNK = 2**22
 
 
