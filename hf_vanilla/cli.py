@@ -101,6 +101,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # What is dropped from a corpus, for one; said once, however many processes there are.
     logging.getLogger("hf_vanilla").setLevel(logging.WARNING if int(os.environ.get("RANK", 0)) else logging.INFO)
     try:
+        from hf_vanilla.environment import keep_freed_memory
+
+        keep_freed_memory()
         runs = {
             "train": run_train,
             "translate": run_translate,
@@ -161,9 +164,7 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
 def run_translate(options: argparse.Namespace, _: list[str]) -> None:
     """`hf-vanilla translate`."""
     from hf_vanilla.decoding import POOL, Translator, identity_of, texts_of_lines, translate_file
-    from hf_vanilla.environment import keep_freed_memory
 
-    keep_freed_memory()
     if options.input and (not options.input.exists() or options.input.is_dir()):
         raise FileNotFoundError(f"{options.input}: no such file")
     if options.output and (options.output.is_dir() or not options.output.parent.is_dir()):
@@ -265,10 +266,8 @@ def run_evaluate(options: argparse.Namespace, _: list[str]) -> None:
     import json
 
     from hf_vanilla.decoding import Translator, side_by_side
-    from hf_vanilla.environment import keep_freed_memory
     from hf_vanilla.metrics import TranslationQuality, compare, confidence
 
-    keep_freed_memory()
     sources, references, everything = load_test_set(options)
 
     def translate(name: str) -> tuple[Translator, list[str]]:
@@ -328,9 +327,9 @@ def run_export(options: argparse.Namespace, _: list[str]) -> None:
 
 def run_env(options: argparse.Namespace, _: list[str]) -> None:
     """`hf-vanilla env`."""
-    from hf_vanilla.environment import describe, keep_freed_memory, use_onednn_for_float32
+    from hf_vanilla.environment import describe, use_onednn_for_float32
 
-    use_onednn_for_float32(), keep_freed_memory()  # as the other verbs do
+    use_onednn_for_float32()  # as the other verbs do
     for name, value in describe().items():
         print(f"{name}: {value}")
 

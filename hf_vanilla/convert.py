@@ -1,8 +1,10 @@
 """Checkpoints for other engines."""
 
+import copy
 import logging
 import shutil
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -177,21 +179,21 @@ def export_to_onnx(model: Any, tokenizer: Any, folder: str | Path) -> None:
 
     Raises:
         ImportError: onnx or onnxscript is not installed.
-        ValueError: for a model of another family, and a folder that holds something.
+        ValueError: for a model of another family, a tokenizer with more tokens than it, and a folder that holds
+            something.
     """
-    try:
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise ImportError("to export to ONNX: pip install 'hf-vanilla[onnx]'") from error
+    if not (find_spec("onnx") and find_spec("onnxscript")):
+        raise ImportError("to export to ONNX: pip install 'hf-vanilla[onnx]'")
     folder, config = Path(folder), model.config
     check_export(model, tokenizer, folder)
+    model = copy.deepcopy(model).float().cpu().eval()
     folder.mkdir(parents=True, exist_ok=True)
     names = [f"{number}.{{}}.{part}" for number in range(config.decoder_layers) for part in ("key", "value")]
     of_source, of_past = ([name.format(stack) for name in names] for stack in ("encoder", "decoder"))
     sources, mask, targets = (torch.ones(3, size, dtype=torch.long) for size in (7, 7, 5))
     batch, source, past, length = map(torch.export.Dim, ("batch", "source", "past", "length"))
     with torch.no_grad():
-        encoder, decoder = SourceEncoder(model).eval(), CachedDecoder(model).eval()
+        encoder, decoder = SourceEncoder(model), CachedDecoder(model)
         keys_and_values = encoder(sources, mask)
         write_graph(
             encoder,
@@ -222,7 +224,11 @@ def export_to_onnx(model: Any, tokenizer: Any, folder: str | Path) -> None:
 def write_graph(
     module: nn.Module, inputs: Any, dynamic_shapes: Any, input_names: list[str], output_names: list[str], path: Path
 ) -> None:
-    """Write what a module computes as an ONNX graph, and its weights beside it."""
+    """Write what a module computes from `inputs` as an ONNX graph to `path`, and its weights beside it.
+
+    `dynamic_shapes` names those dimensions of each input that are free (see `torch.export.export`, which raises where
+    the module fixes one).
+    """
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it names what torchvision would add

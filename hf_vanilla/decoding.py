@@ -389,7 +389,7 @@ def write_on(
         name: folder or Hub id of a model of the decoder family, or another causal language model.
         prompts: what texts begin with; "" for a text from its beginning.
         max_new_tokens: where a text ends that does not end itself.
-        num_beams: with more than 1, the paper's beam search, and no sampling.
+        num_beams: with more than 1, beam search (the paper's, for models of the decoder family), and no sampling.
         temperature: of the distribution that is sampled; 0 takes the most probable token.
         sampling: `top_k` and `top_p`.
 
@@ -403,26 +403,25 @@ def write_on(
     config, tokenizer = load_config_and_tokenizer(name, AutoModelForCausalLM, "one that continues texts")
     device = PartialState().device
     model = AutoModelForCausalLM.from_pretrained(name, config=config, dtype="auto").to(device).eval()
+    limit, start = positions_of(config), tokenizer.bos_token_id
+    search: dict[str, Any] = {"max_new_tokens": max_new_tokens, "num_beams": num_beams, "do_sample": False}
+    if num_beams == 1 and temperature:
+        search |= {"do_sample": True, "temperature": temperature, **sampling}
+    elif num_beams > 1 and config.model_type == "vanilla_decoder":
+        search["custom_generate"] = beam_search
     for prompt in prompts:
         ids = tokenizer(prompt)["input_ids"]
         # In training a text has a first token before its first word.
-        start = tokenizer.bos_token_id
         ids = ids if start is None or ids[:1] == [start] else [start, *ids]
-        limit = positions_of(config)
         if len(ids) + max_new_tokens > limit:
             raise ValueError(
                 f"the prompt has {len(ids)} tokens, with {max_new_tokens} new ones more than the model's {limit}"
             )
         inputs = torch.tensor([ids], device=device)
-        options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "attention_mask": torch.ones_like(inputs)}
-        if num_beams > 1:
-            output = model.generate(inputs, num_beams=num_beams, custom_generate=beam_search, **options)
+        streamer: Any = TextStreamer(tokenizer, skip_special_tokens=True) if num_beams == 1 else None
+        output = model.generate(inputs, attention_mask=torch.ones_like(inputs), streamer=streamer, **search)
+        if streamer is None:  # beams have no last token before their end
             print(tokenizer.decode(output[0], skip_special_tokens=True), flush=True)
-            continue
-        if temperature:
-            options |= {"do_sample": True, "temperature": temperature, **sampling}
-        streamer: Any = TextStreamer(tokenizer, skip_special_tokens=True)
-        model.generate(inputs, num_beams=1, streamer=streamer, **options)
 
 
 def positions_of(config: Any) -> int:

@@ -41,12 +41,13 @@ def use_onednn_for_float32() -> bool:
 @functools.cache
 def keep_freed_memory() -> bool:
     """Let glibc keep what a step frees for the next one. By default it returns large tensors to the system after every
-    use, and a CPU step takes 1.0 to 1.9 times as long. What was set before by MALLOC_... variables stays.
+    use, and a CPU step takes 1.0 to 1.9 times as long. What was set before by MALLOC_... or GLIBC_TUNABLES stays.
 
     Returns:
         Whether it does so now.
     """
-    if any(name.startswith("MALLOC_") for name in os.environ) or platform.libc_ver()[0] != "glibc":
+    chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    if chosen or platform.libc_ver()[0] != "glibc":
         return False
     m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3  # as in malloc.h
     mallopt = ctypes.CDLL(None).mallopt

@@ -48,7 +48,7 @@ from hf_vanilla.checkpointing import (
     with_weights,
 )
 from hf_vanilla.decoding import Translator, side_by_side
-from hf_vanilla.environment import choose_precision, keep_freed_memory, use_onednn_for_float32
+from hf_vanilla.environment import choose_precision, use_onednn_for_float32
 from hf_vanilla.metrics import TranslationQuality
 from hf_vanilla.optim import ExponentialMovingAverage, Progress, adam, average_weights, make_schedule
 from hf_vanilla.run_log import RunLog, memory_gib, plot_curves
@@ -107,7 +107,6 @@ def train(config: TrainingConfig) -> Path:
     """
     transformers.utils.logging.disable_progress_bar()  # one bar is enough
     onednn = use_onednn_for_float32()
-    keep_freed_memory()
     accelerator = make_accelerator(config)
     folder = Path(config.output_dir)
     started = check_folder(folder, config, accelerator)

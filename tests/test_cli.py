@@ -11,6 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 from hf_vanilla import VanillaDecoderConfig, VanillaDecoderForCausalLM, cli
 from hf_vanilla.tokenization import train_tokenizer
@@ -80,7 +81,7 @@ def test_translate_keeps_the_order_of_lines_and_empty_ones(folder, capsys, monke
 
 @pytest.fixture(scope="module")
 def language_model(tmp_path_factory):
-    """A folder with a model that learned one sentence by heart, and knows 24 positions."""
+    """A folder with a model that learned one sentence by heart, and knows 40 positions."""
     text = "And God said, Let there be light: and there was light."
     tokenizer = train_tokenizer([text], vocab_size=300, family="decoder")
     torch.manual_seed(0)
@@ -92,6 +93,7 @@ def language_model(tmp_path_factory):
     for _ in range(60):
         model(ids, labels=ids).loss.backward()
         optimizer.step(), optimizer.zero_grad()
+    model.generation_config.do_sample = True  # as in many a checkpoint on the Hub
     folder = tmp_path_factory.mktemp("language_model")
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -110,6 +112,16 @@ def test_generate_continues_texts(language_model, options, capsys, monkeypatch):
     with pytest.raises(SystemExit, match="standard input: not UTF-8, and taken for empty: line 2"):
         cli.main(["generate", str(folder), *options])
     assert capsys.readouterr().out == f"{text}\n{text}\n"
+
+
+def test_generate_searches_with_a_model_of_another_family(language_model, tmp_path, capsys):
+    tokenizer = AutoTokenizer.from_pretrained(language_model[0])
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, **ends))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    cli.main(["generate", str(tmp_path), "--prompt", "And God", "--num_beams", "3", "--max_new_tokens", "4"])
+    assert capsys.readouterr().out.startswith("And God")
 
 
 def test_generate_samples_by_seed(language_model, capsys):
