@@ -1,7 +1,9 @@
 """The training loop, by Accelerate: one process or many, interrupted or not, the same result."""
 
+import atexit
 import contextlib
 import dataclasses
+import gc
 import importlib.metadata
 import itertools
 import json
@@ -61,7 +63,6 @@ logger = logging.getLogger(__name__)
 CONFIG = "training_config.yaml"
 SUMMARY = "training_summary.json"
 SHARDING = (DistributedType.FSDP, DistributedType.DEEPSPEED)
-KEPT: list[Any] = []  # process groups: see `leave_together`
 WINDOW = ("loss", "tokens", "filled", "slots", "seconds", "updates")
 
 
@@ -286,14 +287,21 @@ def train(config: TrainingConfig) -> Path:
 def leave_together(accelerator: Accelerator) -> None:
     """Wait for the others, and close trackers and process group.
 
-    The group itself is kept until the interpreter ends. Freed with the last model that uses it, gloo's would
-    join a thread that may be freeing the tensors of its last reduction, for which that thread needs the interpreter's
-    lock, held by who joins: a deadlock.
+    The group itself is kept until the process ends. Freed with the last model that uses it, gloo's would join a thread
+    that may be freeing the tensors of its last reduction, for which that thread needs the interpreter's lock, held by
+    who joins: a deadlock. Kept until there is no interpreter, it would leave that thread to ask for a lock that is no
+    more: it would abort the process.
     """
     accelerator.wait_for_everyone()
     if torch.distributed.is_initialized():
-        KEPT.append(torch.distributed.group.WORLD)
+        atexit.register(free_last, [torch.distributed.group.WORLD])
     accelerator.end_training()
+
+
+def free_last(groups: list[Any]) -> None:
+    """Free process groups once the models that use them are gone; Python lets go of its lock meanwhile."""
+    gc.collect()
+    groups.clear()
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
