@@ -10,7 +10,8 @@ Prints, for each batch, tokens to predict a second of each model, its speed as a
 and quartiles of the ratios of steps that followed each other), the peak memory of a step beyond parameters, gradients
 and optimiser, and the share of the matrix unit's measured peak that the products of a step without padding would
 need. Dropout 0.1 as in the paper, but for Llama and ModernBERT, which have none; Adam, fused. Libraries that are not
-installed are named and left out.
+installed are named and left out. glibc keeps freed memory for all models alike, unless MALLOC_... is set:
+MALLOC_ARENA_MAX=8, its default on one core, leaves it as users of the peers have it.
 
 With `--loop` it prints what the loop of `hf-vanilla train` takes, log and loading of batches included, as a multiple
 of what forward, backward and optimiser step take in it.
@@ -34,6 +35,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from training_peers import FAMILIES, Batch, Shape
 
+from hf_vanilla.environment import keep_freed_memory
 from hf_vanilla.tasks import TASKS, Task
 from hf_vanilla.training import train
 from hf_vanilla.training_config import TrainingConfig
@@ -250,6 +252,7 @@ def main() -> None:
         return
     if "verses" in options.batch and options.family != "seq2seq":
         parser.error("--batch verses is for --family seq2seq")
+    keep_freed_memory()
     torch.set_num_threads(options.threads or torch.get_num_threads())
     peak = measured_peak(options.precision)
     for name, batches in load_batches(options, shape := Shape(**SIZES[options.size], length=512)):

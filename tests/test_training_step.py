@@ -198,7 +198,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("output_logits", [True, False])
 def test_logits_are_never_held_whole(output_logits, monkeypatch):
-    monkeypatch.setattr(losses_vanilla, "CHUNK", 4000)
+    monkeypatch.setattr(losses_vanilla, "CHUNK", 16000)
     model = VanillaForConditionalGeneration(small_config(VanillaConfig, vocab_size=1000)).train()
     with Largest() as largest:
         model(input_ids=words(4, 30), labels=words(4, 30), output_logits=output_logits).loss.backward()
@@ -218,7 +218,7 @@ def head():
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_chunked_loss_equals_torch(head, rows, smoothing, bias, monkeypatch):
-    monkeypatch.setattr(losses_vanilla, "CHUNK", 50 * rows)
+    monkeypatch.setattr(losses_vanilla, "CHUNK", 4 * 50 * rows)
     linear, states, labels = head
     if not bias:
         linear.bias = None

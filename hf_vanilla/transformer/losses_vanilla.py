@@ -9,8 +9,10 @@ from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 from transformers.configuration_utils import PreTrainedConfig
 
-# Logits that are held at a time where a loss is computed from hidden states: 16 MiB in float32.
-CHUNK = 2**22
+# Where a loss is computed from hidden states: bytes of logits that are held at a time, and rows of them whose softmax
+# is taken at a time on CPU, for these fit into its cache.
+CHUNK = 2**25
+ROWS = 8
 
 
 def cross_entropy(
@@ -76,7 +78,7 @@ def projected_cross_entropy(
     **kwargs: Any,
 ) -> torch.Tensor:
     """`cross_entropy(projection(transform(hidden_states)), labels, ...)`, computed only where there is a label, and
-    with no more than `CHUNK` logits at a time.
+    with no more than `CHUNK` bytes of logits at a time.
 
     Args:
         projection: gives logits. Those of one that is more than a linear layer, such as an adapter's, are held whole.
@@ -132,27 +134,29 @@ class LinearCrossEntropy(torch.autograd.Function):
             grad_x = torch.empty_like(x) if needs_x else None
             grad_w = torch.zeros_like(weight, dtype=torch.float32) if needs_w else None
             grad_b = torch.zeros_like(weight[:, 0], dtype=torch.float32) if needs_b else None
-            rows = max(1, CHUNK // len(w))
+            rows = max(1, CHUNK // (len(w) * dtype.itemsize))
             for start in range(0, len(x), rows):
-                chunk, label = x[start : start + rows], labels[start : start + rows]
-                scores = F.linear(chunk, w, b).float()
-                torch.log_softmax(scores, dim=-1, out=scores)
-                total -= (1 - epsilon) * scores.gather(1, label[:, None]).sum()
-                if epsilon:
-                    total -= epsilon * scores.mean(dim=-1).sum()
-                if differentiate:
-                    scores.exp_()[torch.arange(len(label), device=x.device), label] -= 1 - epsilon
-                    p_minus_q = scores.sub_(epsilon / len(w)).to(dtype)
-                    if grad_x is not None:
-                        torch.mm(p_minus_q, w, out=grad_x[start : start + rows])
-                    if grad_w is not None and dtype == torch.float32:
-                        grad_w.addmm_(p_minus_q.t(), chunk)
-                    elif grad_w is not None:
-                        grad_w += p_minus_q.t() @ chunk
-                    if grad_b is not None:
-                        grad_b += p_minus_q.sum(0)
-                    del p_minus_q
-                del scores  # or the next chunk's come beside them
+                chunk = x[start : start + rows]
+                logits = F.linear(chunk, w, b)
+                parts = ROWS if x.device.type == "cpu" else rows
+                for part, label in zip(logits.split(parts), labels[start : start + rows].split(parts), strict=True):
+                    scores = part.log_softmax(dim=-1, dtype=torch.float32)
+                    total -= (1 - epsilon) * scores.gather(1, label[:, None]).sum()
+                    if epsilon:
+                        total -= epsilon * scores.mean(dim=-1).sum()
+                    if differentiate:
+                        scores.exp_()[torch.arange(len(label), device=x.device), label] -= 1 - epsilon
+                        part.copy_(scores.sub_(epsilon / len(w)))
+                p_minus_q = logits
+                if grad_x is not None:
+                    torch.mm(p_minus_q, w, out=grad_x[start : start + rows])
+                if grad_w is not None and dtype == torch.float32:
+                    grad_w.addmm_(p_minus_q.t(), chunk)
+                elif grad_w is not None:
+                    grad_w += p_minus_q.t() @ chunk
+                if grad_b is not None:
+                    grad_b += p_minus_q.sum(0)
+                del logits, p_minus_q  # or the next chunk's come beside them
         means = (grad if grad is None else grad.div_(count) for grad in (grad_w, grad_b))
         ctx.save_for_backward(grad_x, *means)
         ctx.count, ctx.dtypes = count, (hidden_states.dtype, weight.dtype)

@@ -37,7 +37,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_vanilla import VanillaBaseConfig, VanillaConfig, VanillaDecoderConfig, VanillaEncoderConfig
 from .generation_vanilla import beam_search
 from .losses_vanilla import check_ids, logits_and_loss
-from .padding_vanilla import Packing, packed_attention, packing_of, row_masks
+from .padding_vanilla import Packing, packed_attention, packed_mask, packing_of
 
 # The arguments of `from_pretrained` that say where a checkpoint is found.
 HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -186,7 +186,7 @@ class MultiHeadAttention(nn.Module):
         if encoder_hidden_states is None:
             encoder_packing = packing
         if packing or encoder_packing:
-            attention = packed_attention(packing, encoder_packing)
+            attention = packed_attention(packing, encoder_packing, eager_attention_forward)
         output, weights = attention(
             self,
             query,
@@ -517,7 +517,7 @@ class VanillaEncoder(VanillaStack):
         hidden_states = self.embed(inputs_embeds, position_ids)
         packing = packing_of(self, hidden_states, attention_mask, kwargs.pop("needed", None), kwargs)
         if packing:
-            hidden_states, mask = packing.pack(hidden_states), row_masks(mask, packing, packing)
+            hidden_states, mask = packing.pack(hidden_states), packed_mask(mask, packing, packing)
         for layer in self.layers:
             hidden_states = layer(hidden_states, mask, packing=packing, **kwargs)
         hidden_states = self.norm(hidden_states)
@@ -606,9 +606,9 @@ class VanillaDecoder(VanillaStack):
                 )
         if packing:
             hidden_states = packing.pack(hidden_states)
-            causal_mask = row_masks(causal_mask, packing, packing, is_causal=True)
+            causal_mask = packed_mask(causal_mask, packing, packing, is_causal=True)
         if encoder_hidden_states is not None and (packing or encoder_packing):
-            source_mask = row_masks(source_mask, packing, encoder_packing)
+            source_mask = packed_mask(source_mask, packing, encoder_packing)
         if encoder_hidden_states is not None and encoder_packing:
             encoder_hidden_states = encoder_packing.pack(encoder_hidden_states)
         for layer in self.layers:

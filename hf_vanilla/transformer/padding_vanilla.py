@@ -11,6 +11,9 @@ from .losses_vanilla import is_transformed
 # The share of padding from which on it is faster to leave it out.
 WORTH_IT = 0.05
 
+# Up to this length, attention over all rows at once, padding and all, is faster than one row after the other.
+SHORT = 64
+
 
 class Packing:
     """The tokens of a batch in one row, without its padding, and back into rows, where attention needs them.
@@ -30,12 +33,26 @@ class Packing:
 
     def unpack(self, packed: torch.Tensor) -> torch.Tensor:
         """(1, tokens, ...) to (batch, length, ...), with zeros for padding."""
-        rows = packed.new_zeros(self.shape.numel(), *packed.shape[2:])
-        return rows.index_add_(0, self.kept, packed[0]).unflatten(0, self.shape)
+        return Unpack.apply(packed[0], self.kept, self.shape.numel()).unflatten(0, self.shape)
 
     def columns(self) -> tuple[torch.Tensor, ...]:
         """The positions kept of each row, (tokens of it)."""
         return (self.kept % self.shape[1]).split(self.lengths)
+
+
+class Unpack(torch.autograd.Function):
+    """Rows to their places among zeros, as `index_copy` does, which would keep the rows for its way back."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: torch.Tensor, places: torch.Tensor, count: int) -> torch.Tensor:
+        """`count` rows, of which those at `places` are the given ones."""
+        ctx.save_for_backward(places)
+        return rows.new_zeros(count, *rows.shape[1:]).index_copy_(0, places, rows)
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """The gradients of these places."""
+        return grad.index_select(0, *ctx.saved_tensors), None, None
 
 
 def packing_of(
@@ -70,13 +87,21 @@ def packing_of(
     return Packing(kept) if worth_it else None
 
 
-def row_masks(
+def packed_mask(
     mask: torch.Tensor | None, packing: Packing | None, encoder_packing: Packing | None, is_causal: bool = False
-) -> list[torch.Tensor | None]:
-    """`mask` (batch, 1, length, key length), true where a query may look, for each row without its padding.
-
-    None for a row that needs none: every query sees every key, or, if `is_causal`, every key up to its own position.
+) -> torch.Tensor | list[torch.Tensor | None] | None:
+    """`mask` (batch, 1, length, key length), true where a query may look, as [`packed_attention`] wants it: whole where
+    rows are short, else for each row without its padding, and None for a row that needs none: every query sees every
+    key, or, if `is_causal`, every key up to its own position.
     """
+    lengths = [each.shape[1] for each in (packing, encoder_packing) if each]
+    if mask is not None:
+        lengths += mask.shape[-2:]
+    if max(lengths) <= SHORT:
+        if mask is None and is_causal:
+            return torch.ones(1, 1, lengths[0], lengths[0], dtype=torch.bool).tril()
+        if mask is None or mask.any(-1).all():  # to a query that sees nothing, sdpa alone gives zeros
+            return mask
     either = packing or encoder_packing
     assert either is not None
     every: tuple[Any, ...] = (slice(None),) * either.shape[0]
@@ -91,24 +116,38 @@ def row_masks(
     return masks
 
 
-def packed_attention(packing: Packing | None, encoder_packing: Packing | None) -> Callable[..., Any]:
-    """Attention by sdpa where queries come without padding by `packing`, keys and values by `encoder_packing`, all
-    (1, heads, tokens, d_k), and masks as [`row_masks`] makes them: one row after the other, none of it padding."""
+def packed_attention(
+    packing: Packing | None, encoder_packing: Packing | None, plain: Callable[..., Any]
+) -> Callable[..., Any]:
+    """Attention where queries come without padding by `packing`, keys and values by `encoder_packing`, all
+    (1, heads, tokens, d_k), and masks as [`packed_mask`] makes them: `plain` over short rows with their padding, which
+    they get back for it, or sdpa, one long row after the other, none of it padding."""
 
     def rows(packing: Packing | None, states: torch.Tensor) -> list[torch.Tensor]:
         each = states.transpose(1, 2)
         return [row.transpose(1, 2) for row in (each.split(packing.lengths, dim=1) if packing else each.split(1))]
+
+    def padded(packing: Packing | None, states: torch.Tensor) -> torch.Tensor:
+        return packing.unpack(states.transpose(1, 2)).transpose(1, 2) if packing else states
 
     def attend(
         module: Any,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,
-        masks: list[torch.Tensor | None],
+        masks: torch.Tensor | list[torch.Tensor | None] | None,
         dropout: float,
         scaling: float,
         **kwargs: Any,
     ) -> tuple[torch.Tensor, None]:
+        if not isinstance(masks, list):
+            query, key, value = (
+                padded(packing, query),
+                padded(encoder_packing, key),
+                padded(encoder_packing, value),
+            )
+            output = plain(module, query, key, value, masks, dropout=dropout, scaling=scaling)[0]
+            return packing.pack(output) if packing else output, None
         outputs = [
             F.scaled_dot_product_attention(
                 q, k, v, mask, dropout, is_causal=mask is None and module.is_causal, scale=scaling
