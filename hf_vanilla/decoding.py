@@ -1,5 +1,6 @@
 """From a model and texts to translations."""
 
+import contextlib
 import copy
 import hashlib
 import itertools
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import nn
 from tqdm.auto import tqdm
 from transformers import (
@@ -232,8 +234,8 @@ class Translator:
         pieces, start, token = [], 0, 0
         while token + most < len(ends):
             end = ends[token + most - 1]
-            space = text.rfind(" ", start + 1, end + 1)
-            end = max(space if space > start else end, start + 1)
+            spaces = [match.start() for match in re.finditer(r"\s", text[start + 1 : end + 1])]
+            end = start + 1 + spaces[-1] if spaces else max(end, start + 1)
             pieces.append(text[start:end].strip())
             start, token = end, bisect_right(ends, end)
         return [piece for piece in [*pieces, text[start:].strip()] if piece]
@@ -447,7 +449,8 @@ def translate_file(
 ) -> list[int]:
     """Translate a file of any size line by line. Interrupted, it goes on where it was, and ends with the same file.
 
-    Until it is done, its lines are in TARGET.partial, and what it was made from in TARGET.partial.json.
+    Until it is done, its lines are in TARGET.partial, what it was made from is in TARGET.partial.json, and
+    TARGET.partial.lock is held.
 
     Args:
         translator: the translator.
@@ -460,53 +463,73 @@ def translate_file(
         Numbers, from 1, of the lines that are not UTF-8; their translations are empty.
 
     Raises:
-        ValueError: something else was begun with this target.
+        ValueError: something else was begun with this target, or another process is at it.
     """
     target = target.resolve()
-    partial, notes = (target.with_name(f"{target.name}.partial{suffix}") for suffix in ("", ".json"))
-    if source.resolve() in (target, partial, notes):
+    partial, notes, lock = (target.with_name(f"{target.name}.partial{suffix}") for suffix in ("", ".json", ".lock"))
+    if source.resolve() in (target, partial, notes, lock):
         raise ValueError(f"{source} is the input: give another output")
-    if partial.exists() and not notes.exists():
-        raise ValueError(f"{partial} is in the way, and not of this program: move it")
-    with source.open("rb") as file:
-        digest, count = hashlib.sha256(), 0
-        for line in file:
-            digest.update(line)
-            count += 1
-    begun = json.dumps({"source_sha256": digest.hexdigest(), **identity}, sort_keys=True)
-    done = 0
-    if partial.exists():
-        if notes.read_text(encoding="utf-8") != begun:
-            raise ValueError(f"{partial} is from another input, model or search: delete it to begin anew")
-        with partial.open("r+b") as file:
-            # Whole pools only: so batches, and with them the last bits of a score, are those of an unbroken run.
-            done = sum(1 for line in file if line.endswith(b"\n")) // POOL * POOL
-            file.seek(0)
-            size = sum(len(line) for line in itertools.islice(file, done))
-            file.truncate(size)
-    else:
-        partial.write_bytes(b"")
-        notes.write_text(begun, encoding="utf-8")
-    bad: list[int] = []
-    with source.open("rb") as lines, partial.open("a", encoding="utf-8", newline="\n") as file:
-        rest = itertools.islice(texts_of_lines(lines, bad), done, None)
-        bar = tqdm(
-            translator.stream(rest, pool=POOL, **options),
-            "translating",
-            count,
-            initial=done,
-            unit=" lines",
-            mininterval=1,
-        )
-        for number, text in enumerate(bar, start=1):
-            file.write(f"{text}\n")
-            if number % POOL == 0:
-                file.flush()
-    if target.exists():
-        shutil.copymode(target, partial)
-    os.replace(partial, target)
-    notes.unlink()
-    return bad
+    with alone_at(target, lock):
+        if partial.exists() and not notes.exists():
+            raise ValueError(f"{partial} is in the way, and not of this program: move it")
+        with source.open("rb") as file:
+            digest, count = hashlib.sha256(), 0
+            for line in file:
+                digest.update(line)
+                count += 1
+        begun = json.dumps({"source_sha256": digest.hexdigest(), **identity}, sort_keys=True)
+        done = 0
+        if partial.exists():
+            if notes.read_text(encoding="utf-8") != begun:
+                raise ValueError(f"{partial} is from another input, model or search: delete it to begin anew")
+            with partial.open("r+b") as file:
+                # Whole pools only: so batches, and with them the last bits of a score, are those of an unbroken run.
+                done = sum(1 for line in file if line.endswith(b"\n")) // POOL * POOL
+                file.seek(0)
+                size = sum(len(line) for line in itertools.islice(file, done))
+                file.truncate(size)
+        else:
+            partial.write_bytes(b"")
+            notes.write_text(begun, encoding="utf-8")
+        bad: list[int] = []
+        with source.open("rb") as lines, partial.open("a", encoding="utf-8", newline="\n") as file:
+            rest = itertools.islice(texts_of_lines(lines, bad), done, None)
+            bar = tqdm(
+                translator.stream(rest, pool=POOL, **options),
+                "translating",
+                count,
+                initial=done,
+                unit=" lines",
+                mininterval=1,
+            )
+            for number, text in enumerate(bar, start=1):
+                file.write(f"{text}\n")
+                if number % POOL == 0:
+                    file.flush()
+        if target.exists():
+            shutil.copymode(target, partial)
+        os.replace(partial, target)
+        notes.unlink()
+        return bad
+
+
+@contextlib.contextmanager
+def alone_at(target: Path, lock: Path) -> Iterator[None]:
+    """Holds `lock`, a file that is there as long.
+
+    Raises:
+        ValueError: another process holds it.
+    """
+    try:
+        with FileLock(lock, timeout=0):
+            try:
+                yield
+            finally:
+                lock.unlink(missing_ok=True)
+    except Timeout:
+        raise ValueError(
+            f"{target} is being written by another process: wait for it, or give another output"
+        ) from None
 
 
 def identity_of(translator: Translator, name: str, **options: Any) -> dict[str, Any]:

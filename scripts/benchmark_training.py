@@ -10,8 +10,8 @@ Prints, for each batch, tokens to predict a second of each model, its speed as a
 and quartiles of the ratios of steps that followed each other), the peak memory of a step beyond parameters, gradients
 and optimiser, and the share of the matrix unit's measured peak that the products of a step without padding would
 need. Dropout 0.1 as in the paper, but for Llama and ModernBERT, which have none; Adam, fused. Libraries that are not
-installed are named and left out. glibc keeps freed memory for all models alike, unless MALLOC_... is set:
-MALLOC_ARENA_MAX=8, its default on one core, leaves it as users of the peers have it.
+installed are named and left out. What `hf-vanilla train` has of its process for nothing, all models have: glibc keeps
+freed memory, and on AMD CPUs oneDNN makes float32 products; `--as_it_comes` leaves both as the peers' users have them.
 
 With `--loop` it prints what the loop of `hf-vanilla train` takes, log and loading of batches included, as a multiple
 of what forward, backward and optimiser step take in it.
@@ -35,7 +35,7 @@ from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from training_peers import FAMILIES, Batch, Shape
 
-from hf_vanilla.environment import keep_freed_memory
+from hf_vanilla.environment import keep_freed_memory, use_onednn_for_float32
 from hf_vanilla.tasks import TASKS, Task
 from hf_vanilla.training import train
 from hf_vanilla.training_config import TrainingConfig
@@ -85,14 +85,16 @@ def verses(vocabulary: int, tokens: int, count: int) -> list[Batch]:
 class Runner:
     """A model, its loss and its optimiser."""
 
-    def __init__(self, name: str, build: Callable[[Shape], Any], shape: Shape, options: argparse.Namespace) -> None:
+    def __init__(
+        self, name: str, build: Callable[[Shape], Any], shape: Shape, options: argparse.Namespace, compiled: bool
+    ) -> None:
         torch.manual_seed(0)
-        self.name = name
+        self.name, self.compiled = f"{name}, compiled" if compiled else name, compiled
         self.model, self.loss = build(shape)
         self.model.to(DEVICE).train()
         if options.checkpointing and hasattr(self.model, "gradient_checkpointing_enable"):
             self.model.gradient_checkpointing_enable()
-        if options.compile:
+        if compiled:
             self.model.compile(dynamic=True)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-9, fused=True)
         self.precision = torch.bfloat16 if options.precision == "bf16" else torch.float32
@@ -162,7 +164,7 @@ def measured_peak(precision: str) -> float:
     if precision == "bf16":
         left, right = left.bfloat16(), right.bfloat16()
     seconds = []
-    for _ in range(7):
+    for _ in range(20):
         start = time.perf_counter()
         (left @ right).sum().item()
         seconds.append(time.perf_counter() - start)
@@ -238,8 +240,9 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", help="(default: all)")
     parser.add_argument("--rounds", type=int, default=7, help="timed steps of each model (default: 7)")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--compile", action="store_true", help="torch.compile all")
+    parser.add_argument("--compile", action="store_true", help="also each model compiled (a minute or more each)")
     parser.add_argument("--checkpointing", action="store_true", help="activation checkpointing, where a model has it")
+    parser.add_argument("--as_it_comes", action="store_true", help="leave allocator and float32 products alone")
     parser.add_argument("--parts", action="store_true", help="also the shares of the parts of a step")
     parser.add_argument(
         "--loop", metavar="CONFIG", help="instead: what the training loop costs, for this configuration"
@@ -252,7 +255,9 @@ def main() -> None:
         return
     if "verses" in options.batch and options.family != "seq2seq":
         parser.error("--batch verses is for --family seq2seq")
-    keep_freed_memory()
+    if not options.as_it_comes:
+        keep_freed_memory()
+        use_onednn_for_float32()
     torch.set_num_threads(options.threads or torch.get_num_threads())
     peak = measured_peak(options.precision)
     for name, batches in load_batches(options, shape := Shape(**SIZES[options.size], length=512)):
@@ -262,7 +267,8 @@ def main() -> None:
             if options.peers and peer not in (*options.peers, "hf_vanilla"):
                 continue
             try:
-                runners.append(Runner(peer, build, shape, options))
+                for compiled in (False, True)[: 1 + options.compile]:
+                    runners.append(Runner(peer, build, shape, options, compiled))
             except ImportError as error:
                 print(f"{peer} is left out: {error}")
         seconds: dict[str, list[float]] = {runner.name: [] for runner in runners}
@@ -272,7 +278,7 @@ def main() -> None:
                 if number:  # the first warms up
                     seconds[runner.name].append(taken)
         labels = [int((batch["labels"] != -100).sum()) for batch in batches]
-        reference = seconds[runners[min(1, len(runners) - 1)].name]
+        reference = seconds[next((runner.name for runner in runners if "hf_vanilla" not in runner.name), "hf_vanilla")]
         print(f"\n{options.family}, {options.size}, {name}, {options.precision}, {torch.get_num_threads()} threads")
         print("| | tokens/s | times | quartiles | memory, MiB | of peak |\n|---|---|---|---|---|---|")
         for runner in runners:
@@ -281,7 +287,7 @@ def main() -> None:
             low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
             speed = statistics.median(labels) / statistics.median(own)
             work = statistics.median(needed_products(batch, options.family, shape) for batch in batches)
-            memory = float("nan") if options.compile else runner.peak_memory(batches[0])
+            memory = float("nan") if runner.compiled else runner.peak_memory(batches[0])
             print(
                 f"| {runner.name} | {speed:,.0f} | {middle:.2f} | {low:.2f} to {high:.2f} | {memory:,.0f} | "
                 f"{work / statistics.median(own) / peak:.0%} |"

@@ -19,6 +19,7 @@ from transformers import (
 from transformers.cache_utils import DynamicCache
 
 from hf_vanilla import IncrementalDecoder, VanillaDecoderForCausalLM, VanillaForConditionalGeneration, beam_search
+from hf_vanilla.transformer import generation_vanilla
 from hf_vanilla.transformer.generation_vanilla import LengthPenalty, NotServed, PackedLinear, best
 
 FAMILIES = [VanillaForConditionalGeneration, VanillaDecoderForCausalLM]
@@ -168,6 +169,28 @@ def test_a_sentence_s_hypotheses_do_not_depend_on_its_batch(model_class):
         others = together[3 * row : 3 * row + 3, prompt:]
         assert torch.equal(others[:, : words.shape[1]], words)
         assert (others[:, words.shape[1] :] == model.config.pad_token_id).all()
+
+
+@pytest.mark.parametrize("model_class", FAMILIES)
+def test_a_long_search_forgets_what_nobody_descends_from(model_class, monkeypatch):
+    model = model_of(model_class, seed=4)
+    asked = {**sources(model, rows=5), "num_beams": 5, "num_return_sequences": 5, "max_new_tokens": 60}
+    asked |= {"eos_token_id": None, "custom_generate": beam_search, "return_dict_in_generate": True}
+    whole, longest = model.generate(**asked), 0
+    update = generation_vanilla.GrowingCache.update
+
+    def watched(cache, *states):
+        nonlocal longest
+        kept = update(cache, *states)
+        longest = max(longest, kept[0].shape[2])
+        return kept
+
+    monkeypatch.setattr(generation_vanilla, "FORGET", 16)
+    monkeypatch.setattr(generation_vanilla.GrowingCache, "update", watched)
+    partly = model.generate(**asked)
+    assert torch.equal(partly.sequences, whole.sequences)
+    torch.testing.assert_close(partly.sequences_scores, whole.sequences_scores, atol=1e-4, rtol=1e-5)
+    assert longest < 5 * 60  # of five hypotheses of 60 tokens
 
 
 def test_a_translation_has_at_most_so_many_tokens_more_than_its_own_source():

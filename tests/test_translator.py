@@ -126,6 +126,8 @@ def test_a_long_text_is_cut_where_sentences_end_and_only_then_between_words(tran
     pieces = translator.cut(long)
     assert " ".join(pieces) == long and len(pieces) > 3
     assert all(len(translator.tokenizer(piece).input_ids) <= 20 for piece in pieces)
+    for blank in ("\t", "\u3000"):
+        assert blank.join(translator.cut(long.replace(" ", blank))) == long.replace(" ", blank)
 
 
 def test_a_line_of_100_000_characters(translator):
@@ -240,6 +242,17 @@ def test_what_is_there_is_not_lost(folder, tmp_path):
     run(folder, other, tmp_path / "link")
     assert (tmp_path / "link").is_symlink() and (tmp_path / "kept").stat().st_mode & 0o777 == 0o600
     assert (tmp_path / "kept").read_text().count("\n") == 1
+
+
+def test_one_process_at_a_time_writes_a_file(folder, tmp_path):
+    source, target = tmp_path / "in.txt", tmp_path / "out.txt"
+    source.write_text("one\n")
+    with decoding.alone_at(target, tmp_path / "out.txt.partial.lock"):
+        with pytest.raises(SystemExit, match="out.txt is being written by another process"):
+            run(folder, source, target)
+        assert not target.exists()
+    run(folder, source, target)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.txt", "out.txt"]
 
 
 def run(folder, source, target, *options):

@@ -26,6 +26,8 @@ from transformers.generation import (
 NONE = -1.0e9
 # Sentences leave the batch once they are at least this share of it: to take them out copies the others.
 LEAVE = 0.125
+# From so many tokens in a sentence's cache on, those that nobody descends from leave it each time that it has doubled.
+FORGET = 256
 
 # The decoder, one step at a time
 
@@ -191,7 +193,7 @@ class GrowingCache:
         """Takes keys and values of a step, and returns all."""
         start, self.length = self.length, self.length + states[0].shape[2]
         if not self.buffers or self.length > self.buffers[0].shape[2]:
-            room = max(self.length, min(self.most, max(256, 2 * self.length)))
+            room = max(self.length, min(self.most, max(FORGET, 2 * self.length)))
             longer = [each.new_empty(*each.shape[:2], room, each.shape[3]) for each in states]
             for new, old in zip(longer, self.buffers, strict=False):
                 new[:, :, :start] = old[:, :, :start]
@@ -204,13 +206,21 @@ class GrowingCache:
         """Drops all sentences but these."""
         self.buffers = [buffer[rows] for buffer in self.buffers]
 
+    def take(self, columns: torch.Tensor) -> None:
+        """Drops all tokens but those at `columns` (batch, length)."""
+        self.length = columns.shape[1]
+        self.buffers = [
+            buffer.gather(2, columns[:, None, :, None].expand(-1, buffer.shape[1], -1, buffer.shape[3]))
+            for buffer in self.buffers
+        ]
+
 
 class Beams:
     """The hypotheses of a batch, and what the decoder keeps of them.
 
     Those of a sentence are decoded as if they were its next tokens: they share one cache, and a mask lets each see its
     own past alone. So the prompt and the encoder's output are there once for all of them, and no cache is put into
-    another order when some are dropped.
+    another order when some are dropped; what only those had seen leaves it from time to time.
 
     Args:
         decoder: the decoder.
@@ -241,6 +251,7 @@ class Beams:
                 self.source_mask = source_mask.bool()[:, None, None]
         room = prompts.shape[1] + beams * (most - prompts.shape[1])
         self.past = [GrowingCache(room) for _ in decoder.layers]
+        self.forget_at = FORGET
         self.own = torch.eye(beams, dtype=torch.bool, device=prompts.device)
         self.visible = mask.bool()[:, None].expand(-1, beams, -1)
         self.alone = beams == 1 and bool(mask.all())
@@ -275,11 +286,23 @@ class Beams:
         """The logits (batch, beams, vocab_size) after `tokens` (batch, beams), each of which continues the hypothesis
         `parents` (batch, beams) of its sentence."""
         if not self.alone:
-            visible = self.visible.gather(1, parents[..., None].expand(-1, -1, self.visible.shape[2]))
-            self.visible = torch.cat((visible, self.own.expand(len(tokens), -1, -1)), dim=2)
+            self.visible = self.visible.gather(1, parents[..., None].expand(-1, -1, self.visible.shape[2]))
+            if self.visible.shape[2] >= self.forget_at:
+                self.forget()
+            self.visible = torch.cat((self.visible, self.own.expand(len(tokens), -1, -1)), dim=2)
         logits = self.forward(tokens, self.next_position, None if self.alone else self.visible, slice(None))
         self.next_position = self.next_position + 1
         return logits
+
+    def forget(self) -> None:
+        """Drops the tokens that no hypothesis descends from; where sentences have different numbers of the others, the
+        rest stays, unseen."""
+        seen = self.visible.any(1)
+        columns = seen.long().argsort(dim=1, descending=True, stable=True)[:, : int(seen.sum(1).max())]
+        for cache in self.past:
+            cache.take(columns)
+        self.visible = self.visible.gather(2, columns[:, None].expand(-1, self.visible.shape[1], -1))
+        self.forget_at = max(FORGET, 2 * columns.shape[1])
 
     def keep(self, rows: torch.Tensor) -> None:
         """Drops all sentences but those at `rows`."""

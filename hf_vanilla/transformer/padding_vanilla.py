@@ -90,7 +90,7 @@ def packing_of(
 def packed_mask(
     mask: torch.Tensor | None, packing: Packing | None, encoder_packing: Packing | None, is_causal: bool = False
 ) -> torch.Tensor | list[torch.Tensor | None] | None:
-    """`mask` (batch, 1, length, key length), true where a query may look, as [`packed_attention`] wants it: whole where
+    """`mask` (batch, 1, length, key length), true where a query may look, as [`packed_attention`] wants it: whole, if
     rows are short, else for each row without its padding, and None for a row that needs none: every query sees every
     key, or, if `is_causal`, every key up to its own position.
     """
