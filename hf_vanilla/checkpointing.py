@@ -93,19 +93,20 @@ def _write_manifest(folder: Path) -> None:
         if file.is_file():
             with file.open("rb+") as stream:
                 os.fsync(stream.fileno())
-            manifest[str(file.relative_to(folder))] = {"bytes": file.stat().st_size, "sha256": _digest(file)}
+            manifest[str(file.relative_to(folder))] = {"bytes": file.stat().st_size, "sha256": digest(file)}
     with (folder / MANIFEST).open("w", encoding="utf-8") as stream:
         json.dump(manifest, stream, indent=1)
         stream.flush()
         os.fsync(stream.fileno())
 
 
-def _digest(file: Path) -> str:
-    digest = hashlib.sha256()
+def digest(file: Path) -> str:
+    """The SHA-256 of a file."""
+    sha256 = hashlib.sha256()
     with file.open("rb") as stream:
         while part := stream.read(1 << 22):
-            digest.update(part)
-    return digest.hexdigest()
+            sha256.update(part)
+    return sha256.hexdigest()
 
 
 def damage(folder: Path) -> str | None:
@@ -118,7 +119,7 @@ def damage(folder: Path) -> str | None:
                 return f"{name} is missing"
             if file.stat().st_size != expected["bytes"]:
                 return f"{name} has {file.stat().st_size} bytes, expected {expected['bytes']}"
-            if _digest(file) != expected["sha256"]:
+            if digest(file) != expected["sha256"]:
                 return f"{name} has changed"
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"{MANIFEST} cannot be read: {error}"

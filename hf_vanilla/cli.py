@@ -3,9 +3,11 @@
 import argparse
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -91,6 +93,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
     verb.add_argument("folder", type=Path, help="where it goes; it must not exist, or be empty")
     verb.add_argument("--format", required=True, help="ctranslate2 or onnx")
 
+    verb = add_verb(
+        "push",
+        "Send a model to the Hub, with card, code and records, once it was seen to load without hf_vanilla.",
+        "hf-vanilla push runs/verses_demo user/verses --tag v1.0",
+    )
+    verb.add_argument("model", type=Path, help="folder of a run, or of a model and its tokenizer")
+    verb.add_argument("repo_id", help="user/name; made if it is not there")
+    add_card(verb)
+    verb.add_argument("--private", action="store_true", default=None, help="if it is made, others do not see it")
+    verb.add_argument("--revision", default="main", help="branch; made if it is not there (default: main)")
+    verb.add_argument("--tag", help="a name for this state, such as v1.0")
+    verb.add_argument("--message", help="of the commit (default: what changed)")
+    verb.add_argument("--max_shard_size", default="5GB", help="weights beyond this are split (default: 5GB)")
+    verb.add_argument("--space", action="store_true", help="also a Space that translates and shows attention")
+    verb.add_argument("--dry_run", "--dry-run", action="store_true", help="print files and sizes, and send nothing")
+
+    verb = add_verb(
+        "card",
+        "Write the card of a model, and the records and pictures that it is made of.",
+        "hf-vanilla card runs/verses_demo user/verses model_cards/verses",
+    )
+    verb.add_argument("model", type=Path, help="folder of a run, or of a model and its tokenizer")
+    verb.add_argument("repo_id", help="user/name, for the code in the card")
+    verb.add_argument("folder", type=Path, help="where they go")
+    add_card(verb)
+
     add_verb("env", "What is in force here, for a report of a defect or of a speed.", "hf-vanilla env")
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
@@ -110,6 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "generate": run_generate,
             "evaluate": run_evaluate,
             "export": run_export,
+            "push": run_push,
+            "card": run_card,
             "env": run_env,
         }
         runs[options.verb](options, rest)
@@ -151,12 +181,19 @@ def add_search(verb: argparse.ArgumentParser) -> None:
     )
 
 
+def add_card(verb: argparse.ArgumentParser) -> None:
+    """The options of each verb that writes a card."""
+    verb.add_argument("--languages", nargs="+", metavar="CODE", help="such as en de (default: the built-in corpus's)")
+    verb.add_argument("--license", default="apache-2.0", help="of the weights (default: apache-2.0)")
+
+
 def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
     """`hf-vanilla train`."""
     from hf_vanilla.training import train
     from hf_vanilla.training_config import TrainingConfig
 
-    folder = train(TrainingConfig.load(options.config, overrides))
+    command = shlex.join(["hf-vanilla", "train", options.config, *overrides])
+    folder = train(TrainingConfig.load(options.config, overrides), command)
     if not int(os.environ.get("RANK", 0)):
         print(f"saved in {folder}")
 
@@ -258,7 +295,8 @@ def load_test_set(options: argparse.Namespace) -> tuple[list[str], list[list[str
         raise ValueError(f"split is {options.split!r}; expected one of {', '.join(corpus)}")
     pairs = corpus[options.split]
     references = pairs["references"] if "references" in pairs.column_names else [[text] for text in pairs["target"]]
-    return list(pairs["source"]), [list(row) for row in references], f"all of the {options.split} split"
+    name = f"all of the {options.split} split"
+    return list(pairs["source"]), [list(row) for row in references], name
 
 
 def run_evaluate(options: argparse.Namespace, _: list[str]) -> None:
@@ -294,6 +332,9 @@ def run_evaluate(options: argparse.Namespace, _: list[str]) -> None:
             chosen = [references[row][:count] for row in rows]
             scores = {
                 "set": name,
+                "split": None if options.source else options.split,
+                "num_beams": options.num_beams or translator.model.generation_config.num_beams or 1,
+                "precision": options.precision,
                 "references": count,
                 **TranslationQuality().compute(predictions=own, references=chosen),
             }
@@ -315,6 +356,22 @@ def run_evaluate(options: argparse.Namespace, _: list[str]) -> None:
                     )
     if options.json:
         print(json.dumps(results, indent=2, ensure_ascii=False))
+    record_evaluation(Path(options.model), results)
+
+
+def record_evaluation(folder: Path, results: list[dict[str, Any]]) -> None:
+    """Add scores to the records of a run, for its model's card, in the place of what was measured in the same way."""
+    from hf_vanilla.checkpointing import digest
+    from hf_vanilla.hub import write_json
+    from hf_vanilla.model_card import EVALUATION, SUMMARY, current_evaluations
+
+    if not (folder / SUMMARY).is_file() or not (folder / "model.safetensors").is_file():
+        return
+    way = itemgetter("set", "split", "references", "num_beams", "precision")
+    known = [scores for scores in current_evaluations(folder) if way(scores) not in map(way, results)]
+    weights = digest(folder / "model.safetensors")
+    write_json(folder / EVALUATION, [*known, *({**scores, "weights": weights} for scores in results)])
+    print(f"recorded in {folder / EVALUATION}, for the model's card", file=sys.stderr)
 
 
 def run_export(options: argparse.Namespace, _: list[str]) -> None:
@@ -322,6 +379,23 @@ def run_export(options: argparse.Namespace, _: list[str]) -> None:
     from hf_vanilla.convert import export
 
     export(options.model, options.format, options.folder)
+    print(f"written to {options.folder}")
+
+
+def run_push(options: argparse.Namespace, _: list[str]) -> None:
+    """`hf-vanilla push`."""
+    from hf_vanilla.hub import push
+
+    names = ("private", "revision", "tag", "message", "languages", "license", "space", "max_shard_size", "dry_run")
+    page = push(options.model, options.repo_id, **{name: getattr(options, name) for name in names})
+    print(f"{'would be' if options.dry_run else 'see'} {page}")
+
+
+def run_card(options: argparse.Namespace, _: list[str]) -> None:
+    """`hf-vanilla card`."""
+    from hf_vanilla.hub import write_card
+
+    write_card(options.model, options.folder, options.repo_id, options.languages, options.license)
     print(f"written to {options.folder}")
 
 

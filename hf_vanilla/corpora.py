@@ -31,6 +31,14 @@ Generator = Callable[..., Iterator[Row]]
 logger = logging.getLogger(__name__)
 
 VERSES, BIBLE = "verses", "bible"
+BUILT_IN: dict[str, dict[str, Any]] = {
+    VERSES: {
+        "languages": ["en", "de"],
+        "description": "The Bible, verse by verse, in Basic English and in German (Elberfelder)",
+    },
+    BIBLE: {"languages": ["en"], "description": "The World English Bible, chapter by chapter"},
+}
+"""What a model card says of them."""
 FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 HELD_OUT = ("validation", "test")
 SPLITS = ("train", *HELD_OUT)

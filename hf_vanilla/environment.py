@@ -92,9 +92,21 @@ def allocator() -> str:
     return f"{name}, {' and '.join(thresholds)} set" if thresholds else name
 
 
+def cpu() -> str:
+    """The processor's name."""
+    names = [line.split(":")[1].strip() for line in read(Path("/proc/cpuinfo")).splitlines() if "model name" in line]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def hardware() -> str:
+    """What this process computes on, for a model card."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_name()
+    return f"{cpu()}, {torch.get_num_threads()} thread(s)"
+
+
 def describe() -> dict[str, str]:
     """What is in force in this process, for a report of a defect or of a speed: names and values to print."""
-    cpus = [line.split(":")[1].strip() for line in read(Path("/proc/cpuinfo")).splitlines() if "model name" in line]
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     # These two switches are for CPUs, too.
     kernels = {"flash": torch.backends.cuda.flash_sdp_enabled(), "math": torch.backends.cuda.math_sdp_enabled()}
@@ -105,7 +117,7 @@ def describe() -> dict[str, str]:
         "hf_vanilla": importlib.metadata.version("hf_vanilla"),
         "Python": f"{platform.python_version()} on {platform.platform()}",
         **{name: importlib.metadata.version(name) for name in PACKAGES},
-        "CPU": f"{cpus[0] if cpus else platform.processor()}, {torch.backends.cpu.get_cpu_capability()}",
+        "CPU": f"{cpu()}, {torch.backends.cpu.get_cpu_capability()}",
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
         "GPU": ", ".join(devices) or "none",
         "float32 products": float32_precision(),

@@ -50,7 +50,7 @@ from hf_vanilla.checkpointing import (
     with_weights,
 )
 from hf_vanilla.decoding import Translator, side_by_side
-from hf_vanilla.environment import choose_precision, use_onednn_for_float32
+from hf_vanilla.environment import choose_precision, hardware, use_onednn_for_float32
 from hf_vanilla.metrics import TranslationQuality
 from hf_vanilla.optim import ExponentialMovingAverage, Progress, adam, average_weights, make_schedule
 from hf_vanilla.run_log import RunLog, memory_gib, plot_curves
@@ -90,13 +90,17 @@ class RunState:
     """Sums over the updates since the last line of the log."""
 
 
-def train(config: TrainingConfig) -> Path:
+def train(config: TrainingConfig, command: str | None = None) -> Path:
     """Train a model from scratch, and save it with its tokenizer into `output_dir`; or go on with an interrupted run.
 
     Beside the model lie `log.jsonl` (a line every `log_every` updates and at each validation), `curves.png`,
     `training_summary.json`, `checkpoints/` to resume from, `snapshots/` (the models that were averaged), `best/`
-    (the model with the lowest validation loss on the way), and for translation `samples.jsonl`: five pairs of the
-    validation split, with the `translation` of their `source`.
+    (the model with the lowest validation loss on the way), and `samples.jsonl`: five examples of the validation split,
+    for translation with the `translation` of their `source`.
+
+    Args:
+        config: what to train.
+        command: what was typed to have it trained, for the summary.
 
     Returns:
         `output_dir`.
@@ -276,9 +280,8 @@ def train(config: TrainingConfig) -> Path:
     if accelerator.is_main_process:
         final.save_pretrained(folder)
         plot_curves(log.records, folder / "curves.png")
-        if config.task == "translation":
-            write_samples(final, tokenizer, corpus["validation"], folder)
-        write_summary(folder, config, state, scores, task, accelerator)
+        write_samples(final, tokenizer, corpus["validation"], folder)
+        write_summary(folder, config, command, state, scores, task, accelerator)
     log.close()
     leave_together(accelerator)
     return folder
@@ -554,22 +557,26 @@ def translation_scores(
     return {"bleu": quality["bleu"], "chrf": quality["chrf"]}
 
 
-def write_samples(model: Any, tokenizer: PreTrainedTokenizerBase, pairs: Any, folder: Path) -> None:
-    """Translate five sentences, show them, and keep them for comparison with what the saved model makes of them."""
-    pairs = list(itertools.islice(pairs, 1000))
-    some = pairs[:: math.ceil(len(pairs) / 5)]
-    translations = Translator(model, tokenizer)([pair["source"] for pair in some])
-    references = [[pair["target"]] for pair in some]
-    print(side_by_side([pair["source"] for pair in some], translations, references, 5), end="\n\n")
-    with (folder / "samples.jsonl").open("w", encoding="utf-8") as file:
-        for pair, translation in zip(some, translations, strict=True):
-            sample = {"source": pair["source"], "target": pair["target"], "translation": translation}
-            print(json.dumps(sample, ensure_ascii=False), file=file)
+def write_samples(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Any, folder: Path) -> None:
+    """Keep five validation examples for the model's card: texts, or sentences and what the model makes of them now,
+    which is shown, too, and can be compared with what the saved model will make."""
+    rows = list(itertools.islice(rows, 1000))
+    some = rows[:: math.ceil(len(rows) / 5)]
+    samples = [{"text": row["text"][:500]} for row in some if "text" in row]
+    if not samples:
+        sources, targets = [row["source"] for row in some], [row["target"] for row in some]
+        translations = Translator(model, tokenizer)(sources)
+        print(side_by_side(sources, translations, [[target] for target in targets], 5), end="\n\n")
+        texts = zip(sources, targets, translations, strict=True)
+        samples = [dict(zip(("source", "target", "translation"), text, strict=True)) for text in texts]
+    lines = (json.dumps(sample, ensure_ascii=False) for sample in samples)
+    (folder / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def write_summary(
     folder: Path,
     config: TrainingConfig,
+    command: str | None,
     state: RunState,
     scores: dict[str, float],
     task: Task,
@@ -578,6 +585,7 @@ def write_summary(
     """What a model card wants to know about a run, as `training_summary.json`."""
     packages = ("torch", "transformers", "datasets", "tokenizers", "accelerate")
     summary = {
+        "command": command,
         "configuration": dataclasses.asdict(config),
         "updates": state.step,
         "epochs": state.epoch + bool(state.next_update),
@@ -589,6 +597,7 @@ def write_summary(
         "best_validation_loss": state.best_validation_loss,
         "processes": accelerator.num_processes,
         "device": torch.cuda.get_device_name() if torch.cuda.is_available() else accelerator.device.type,
+        "hardware": hardware(),
         "distributed_type": accelerator.distributed_type.value,
         "mixed_precision": accelerator.mixed_precision,
         "versions": {name: importlib.metadata.version(name) for name in ("hf-vanilla", *packages)},

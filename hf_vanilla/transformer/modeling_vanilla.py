@@ -374,7 +374,14 @@ class VanillaBasePreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> PreTrainedModel:
-        """As in transformers; a single-stack model also takes its stack out of a seq2seq checkpoint."""
+        """As in transformers, but from a pickle, which may run code, only where `use_safetensors=False` asks for it;
+        and a single-stack model also takes its stack out of a seq2seq checkpoint."""
+        folder = Path(str(pretrained_model_name_or_path))
+        if kwargs.setdefault("use_safetensors", True) and not any(folder.glob("*.safetensors")):
+            if any(folder.glob("pytorch_model*.bin")):
+                raise OSError(
+                    f"{folder}: its weights are a pickle, which may run code; use_safetensors=False loads it"
+                )
         stack = cls.base_model_prefix
         if stack not in STACK_CONFIGS or pretrained_model_name_or_path is None:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
