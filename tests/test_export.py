@@ -11,7 +11,7 @@ from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import Seq2SeqLMOutput
 
 from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration, beam_search, cli
-from hf_vanilla.convert import export_to_ctranslate2, export_to_onnx
+from hf_vanilla.export import export_to_ctranslate2, export_to_onnx
 from hf_vanilla.tokenization import train_tokenizer
 
 TEXTS = ["one two three", "four", "five six seven eight nine ten", "ten two"]
