@@ -22,6 +22,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers.activations import ACT2FN
 
 from .key_maps import (
     FORMATS,
@@ -272,13 +273,13 @@ def plan_in(source: Any, fields: dict[str, Any]) -> Plan:
         known = ", ".join(form.classes)
         raise ValueError(f"`architectures` is {names[0]} in the source; what can be converted is {known}")
     our_class = OURS[form.classes[their_name]]
-    theirs = skeleton_of(getattr(transformers, their_name), config)
     our_config = config_in(form, config, our_class, weights, fields)
+    theirs = skeleton_of(getattr(transformers, their_name), config)
     plan = match(weights, theirs, skeleton_of(our_class, our_config), form, table_of(form, our_class))
     if plan.skeleton.can_generate():
         generation = generation or GenerationConfig.from_model_config(config)
         # Not the paper's form, by which the same number would mean something else.
-        said = generation.to_dict() | {"length_penalty_form": "transformers"}
+        said = generation.to_dict() | {"length_penalty_form": "transformers", "_from_model_config": False}
         plan.generation_config = GenerationConfig.from_dict(said)
     return plan
 
@@ -354,6 +355,8 @@ def config_in(form: Format, config: Any, our_class: Any, weights: Weights, extra
         elif ours not in rates and len(set(values)) > 1:
             said = " and ".join(f"`{name}` ({value})" for name, value in zip(names, values, strict=True))
             raise ValueError(f"{said} differ; these blocks have one `{ours}`")
+        if ours == "activation_function" and values[0] not in ACT2FN:
+            raise ValueError(f"`{names[0]}` is {values[0]!r}; expected one of {', '.join(ACT2FN)}")
         if values[0] is not None or ours.endswith("_id"):
             fields[ours] = values[0]
     if form is GPT2:

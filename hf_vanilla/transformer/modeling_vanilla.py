@@ -701,7 +701,7 @@ class VanillaModel(VanillaPreTrainedModel):
         return super()._resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
     @classmethod
-    def from_encoder_decoder_pretrained(cls, encoder: Any, decoder: Any, **kwargs: Any) -> "VanillaModel":
+    def from_encoder_decoder_pretrained(cls, encoder: Any, decoder: Any = None, **kwargs: Any) -> "VanillaModel":
         """See [`warm_start`]."""
         return warm_start(cls, encoder, decoder, **kwargs)
 
@@ -798,7 +798,7 @@ class VanillaForConditionalGeneration(VanillaPreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_encoder_decoder_pretrained(
-        cls, encoder: Any, decoder: Any, **kwargs: Any
+        cls, encoder: Any, decoder: Any = None, **kwargs: Any
     ) -> "VanillaForConditionalGeneration":
         """See [`warm_start`]."""
         return warm_start(cls, encoder, decoder, **kwargs)
@@ -943,16 +943,16 @@ def resize_target_embeddings(decoder: VanillaDecoder, new_num_tokens: int, *args
         decoder.set_input_embeddings(resized)
 
 
-def warm_start(cls: type, encoder: Any, decoder: Any, **kwargs: Any) -> Any:
+def warm_start(cls: type, encoder: Any, decoder: Any = None, **kwargs: Any) -> Any:
     """A seq2seq model whose stacks start from an encoder-only and a decoder-only checkpoint.
 
     The cross-attention is new. The two embeddings and the output projection, which is the decoder's, stay apart
-    (`tie_word_embeddings=False`).
+    (`tie_word_embeddings=False`). Of an encoder's token types, the first becomes part of its embeddings.
 
     Args:
         cls: [`VanillaModel`] or [`VanillaForConditionalGeneration`].
         encoder: folder or Hub id of a checkpoint of the encoder family.
-        decoder: folder or Hub id of one of the decoder family.
+        decoder: folder or Hub id of one of the decoder family; a new stack, as deep as the encoder, if not given.
         kwargs: fields of [`VanillaConfig`] to set, such as `decoder_start_token_id`.
 
     Raises:
@@ -963,7 +963,7 @@ def warm_start(cls: type, encoder: Any, decoder: Any, **kwargs: Any) -> Any:
     from .modeling_vanilla_encoder import VanillaEncoderModel
 
     source: Any = VanillaEncoderModel.from_pretrained(encoder)
-    target: Any = VanillaDecoderForCausalLM.from_pretrained(decoder)
+    target: Any = source if decoder is None else VanillaDecoderForCausalLM.from_pretrained(decoder)
     fields = {field.name for field in dataclasses.fields(VanillaBaseConfig)}
     fields -= {field.name for field in dataclasses.fields(PreTrainedConfig)} | {"tie_word_embeddings"} | set(kwargs)
     for name in sorted(fields):
@@ -973,18 +973,18 @@ def warm_start(cls: type, encoder: Any, decoder: Any, **kwargs: Any) -> Any:
                 f"`{name}` is {ours!r} in the encoder's checkpoint and {theirs!r} in the decoder's, but a seq2seq "
                 f"model has one: give `{name}`, or checkpoints that agree."
             )
-    config = VanillaConfig(
-        **{name: getattr(target.config, name) for name in fields},
-        encoder_layers=source.config.num_hidden_layers,
-        decoder_layers=target.config.num_hidden_layers,
-        tie_word_embeddings=False,
-        **kwargs,
-    )
+    depths = {"encoder_layers": source.config.num_hidden_layers, "decoder_layers": target.config.num_hidden_layers}
+    shared = {name: getattr(target.config, name) for name in fields}
+    config = VanillaConfig(**{**shared, **depths, "tie_word_embeddings": False, **kwargs})
     model: Any = cls(config)
-    model.base_model.encoder.load_state_dict(source.state_dict())
-    model.base_model.decoder.load_state_dict(target.decoder.state_dict(), strict=False)
-    if model.get_output_embeddings() is not None:
-        model.lm_head.load_state_dict(target.lm_head.state_dict())
+    weights = {name: weight for name, weight in source.state_dict().items() if not name.startswith("pooler.")}
+    if (types := weights.pop("embed_token_types.weight", None)) is not None:
+        weights["embed_tokens.weight"] = weights["embed_tokens.weight"] + types[0] / source.embedding_scale
+    model.base_model.encoder.load_state_dict(weights)
+    if decoder is not None:
+        model.base_model.decoder.load_state_dict(target.decoder.state_dict(), strict=False)
+        if model.get_output_embeddings() is not None:
+            model.lm_head.load_state_dict(target.lm_head.state_dict(), strict=not config.logits_bias)
     return model.eval()
 
 
