@@ -103,8 +103,9 @@ class Plan:
     Attributes:
         source: what is read.
         steps: what becomes of it.
-        target: the class to make, and its configuration, generation configuration, and options.
-        skeleton: a model of it without memory.
+        skeleton: the model to make, without memory.
+        generation_config: its own, if it generates.
+        options: further arguments of its class.
         left_behind: what has no counterpart.
         order: of the hidden dimensions, where it changes.
         new: targets that there is no source for, to be initialised.
@@ -147,7 +148,7 @@ class Plan:
         if self.order is None:
             return tensor
         axis = next((axis for pattern, axis in HIDDEN_DIMENSION if pattern.fullmatch(name)), None)
-        return tensor if axis is None else tensor.index_select(axis, self.order)
+        return tensor if axis is None else tensor.index_select(axis, self.order.to(tensor.device))
 
     def tensors(self) -> dict[str, Tensor]:
         """All targets."""
@@ -494,9 +495,9 @@ def plan_torch(weights: Weights, fields: dict[str, Any]) -> Plan:
 def to_hf(source: Any, to: str | None = None) -> Any:
     """A model of transformers' own classes with the weights of one of ours, for the same task, with the same results.
 
-    Weights keep every bit, with two exceptions. Where positions are the paper's sinusoids, Marian's come in another
-    order, and so do all hidden dimensions: results are then equal to rounding. And what theirs has and ours has not is
-    zero: the bias of the logits, and token types.
+    Weights keep every bit, with one exception. Where positions are the paper's sinusoids, Marian's come in another
+    order, and so do all hidden dimensions: results are then equal to rounding. What theirs has and ours has not is
+    zero: the bias of the logits, token types, and what nothing reads.
 
     Args:
         source: a model of ours, or the folder or Hub id of one.
@@ -717,8 +718,8 @@ def carry_along(source: Path, folder: Path) -> list[str]:
 
 
 PICKLE = (
-    "a pickle can run code when it is read, so it is not. Load it where you trust it, and save it again: "
-    "AutoModel.from_pretrained(...).save_pretrained(folder) writes safetensors; or give the loaded model to from_hf"
+    "a pickle can run code when it is read, so it is not. Where you trust it, load it with the class of its task and "
+    "save it again, as in AutoModelForSeq2SeqLM.from_pretrained(NAME).save_pretrained(FOLDER): that writes safetensors"
 )
 
 
@@ -804,7 +805,8 @@ def weights_of(path: Path) -> Weights:
     pickles = [*path.glob("*.bin"), *path.glob("*.pt"), *path.glob("*.ckpt"), *path.glob("*.h5")]
     if pickles:
         raise ValueError(f"{pickles[0]}: {PICKLE}")
-    raise FileNotFoundError(f"{path / 'model.safetensors'}: no such file, nor an index of several")
+    missing = f"{path / 'model.safetensors'}: no such file, nor an index of several"
+    raise FileNotFoundError(f"{missing}. If there is a pytorch_model.bin alone: {PICKLE}")
 
 
 def skeleton_of(model_class: Any, config: PreTrainedConfig, **options: Any) -> Any:

@@ -79,7 +79,10 @@ def padded(vocabulary: int, length: int, side: str, lead: tuple[int, ...], paddi
 
 def inputs_for(theirs: Any, side: str, length: int = 7) -> tuple[dict[str, Any], dict[str, Any]]:
     """Arguments of both models, and positions for ours where theirs counts others by itself."""
-    config, lead = theirs.config, (3, 2) if "MultipleChoice" in type(theirs).__name__ else (3,)
+    config, task = theirs.config, type(theirs).__name__
+    lead = (3, 2) if "MultipleChoice" in task else (3,)
+    if config.model_type == "roberta" and task.endswith(("Model", "SequenceClassification", "MultipleChoice")):
+        side = "right"  # these read the first token, and RoBERTa gives padding a position of its own
     padding = 0 if config.pad_token_id is None else config.pad_token_id
     ids, mask = padded(config.vocab_size, length, side, lead, padding)
     inputs = {"input_ids": ids, "attention_mask": mask}

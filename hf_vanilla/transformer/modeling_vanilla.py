@@ -354,6 +354,8 @@ class VanillaBasePreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    # What has the weights of the pooler where this is a head.
+    _pooler: str | None = None
 
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any):
         # Fields may have been set since the configuration was made, by `from_pretrained(..., field=value)` for one.
@@ -378,14 +380,20 @@ class VanillaBasePreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> PreTrainedModel:
-        """As in transformers; a single-stack model also takes its stack out of a seq2seq checkpoint."""
+        """As in transformers; a single-stack model also takes its stack out of a seq2seq checkpoint, and a head that
+        classifies texts the pooler of a checkpoint without a head."""
         stack = cls.base_model_prefix
         if stack not in STACK_CONFIGS or pretrained_model_name_or_path is None:
             return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
         checkpoint = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_kwargs)[0]
         if checkpoint.get("model_type") != VanillaConfig.model_type:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            if checkpoint.get("add_pooling_layer") and cls._pooler is not None:
+                kwargs.setdefault("key_mapping", {r"^pooler\.": f"{cls._pooler}."})
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            if "key_mapping" in kwargs:
+                (loaded[0] if isinstance(loaded, tuple) else loaded)._weight_conversions = []
+            return loaded
         if "config" not in kwargs:
             dtypes: dict[str, Any] = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
             config, kwargs = STACK_CONFIGS[stack].from_dict(checkpoint, return_unused_kwargs=True, **kwargs)

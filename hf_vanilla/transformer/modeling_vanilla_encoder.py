@@ -165,6 +165,8 @@ class ClassificationHead(nn.Module):
 class VanillaEncoderForSequenceClassification(VanillaEncoderPreTrainedModel):
     """Classes, labels or a value for a text, from its first token."""
 
+    _pooler = "classifier"
+
     def __init__(self, config: VanillaEncoderConfig):
         super().__init__(config)
         self.encoder = VanillaEncoderModel(config, add_pooling_layer=False)
@@ -299,6 +301,8 @@ def inside(positions: torch.Tensor, length: int) -> torch.Tensor:
 
 class VanillaEncoderForMultipleChoice(VanillaEncoderPreTrainedModel):
     """Which of several texts is right."""
+
+    _pooler = "score"
 
     def __init__(self, config: VanillaEncoderConfig):
         super().__init__(config)
