@@ -797,7 +797,10 @@ def weights_of(path: Path) -> Weights:
     if (path / "model.safetensors").is_file():
         return Weights(files=[path / "model.safetensors"])
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{index} is no index of weights: {error!r}") from error
         for name in names:
             if not (path / name).is_file():
                 raise FileNotFoundError(f"{path / name}: no such file, but {index.name} names it")

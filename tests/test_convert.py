@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -223,24 +224,17 @@ def test_names_of_old_checkpoints(tmp_path):
     assert_same_weights(from_hf(gpt2), from_hf(tmp_path / "gpt2"))
 
 
-def test_a_hub_id(tmp_path):
+def test_a_hub_id(tmp_path, monkeypatch):
     """Found in the cache, for there is no network: what is downloaded is the same."""
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     cache = tmp_path / "hub" / "models--someone--model"
     theirs = checkpoint(cache / "snapshots" / "abc")
     (cache / "refs").mkdir()
     (cache / "refs" / "main").write_text("abc")
-    script = (
-        "import sys; from hf_vanilla import from_hf; from_hf(sys.argv[1]).save_pretrained(sys.argv[2])\n"
-        "try: from_hf('someone/else')\nexcept FileNotFoundError as error: print(error)"
-    )
-    result = subprocess.run(
-        [sys.executable, "-c", script, "someone/model", tmp_path / "ours"],
-        env={**os.environ, "HF_HUB_CACHE": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"},
-        capture_output=True,
-        text=True,
-    )
-    assert "someone/else: no such folder, and no model on the Hub" in result.stdout, result.stderr
-    assert_same_weights(from_hf(theirs), VanillaEncoderForMaskedLM.from_pretrained(tmp_path / "ours"))
+    assert_same_weights(from_hf(theirs), from_hf("someone/model"))
+    with pytest.raises(FileNotFoundError, match="someone/else: no such folder, and no model on the Hub"):
+        from_hf("someone/else")
 
 
 def test_a_converted_folder_loads_where_the_package_is_not_installed(tmp_path):
@@ -635,6 +629,8 @@ def test_files_that_cannot_be_read(tmp_path):
     refused(f"{shard.name} is no whole safetensors file")
     shard.unlink()
     refused(f"{shard.name}: no such file, but model.safetensors.index.json names it")
+    (source / "model.safetensors.index.json").write_text("{}")
+    refused("model.safetensors.index.json is no index of weights")
     for file in source.glob("*.safetensors*"):
         file.unlink()
     refused("model.safetensors: no such file, nor an index")

@@ -21,6 +21,7 @@ CHANGES = [
     {"tie_word_embeddings": False},
     {"position_embedding_type": "learned", "activation_function": "gelu"},
     {"embedding_norm": True, "scale_embedding": False},
+    {"position_embedding_type": "sinusoidal_halves", "logits_bias": True, "activation_function": "swish"},
 ]
 
 
@@ -143,9 +144,13 @@ def test_several_tokens_at_once_are_those_one_after_the_other(tmp_path):
 
 def test_what_ctranslate2_cannot_express_is_refused(tmp_path):
     pytest.importorskip("ctranslate2")
-    model, tokenizer = model_and_tokenizer(qk_head_dim=3)
-    with pytest.raises(ValueError, match="heads of other sizes"):
-        export_to_ctranslate2(model, tokenizer, tmp_path / "ct2")
+    for changes, message in (
+        ({"qk_head_dim": 3}, "heads of other sizes"),
+        ({"final_norm": True}, "norm behind a stack"),
+    ):
+        model, tokenizer = model_and_tokenizer(**changes)
+        with pytest.raises(ValueError, match=message):
+            export_to_ctranslate2(model, tokenizer, tmp_path / "ct2")
     model, tokenizer = model_and_tokenizer()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
