@@ -76,7 +76,6 @@ def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         FileExistsError: `folder` is a file, or holds something, and `overwrite` is false, or it is no model.
     """
-    folder = folder.resolve()
     if folder.is_file():
         raise FileExistsError(f"{folder} is a file; give a folder")
     if folder.is_dir() and any(folder.iterdir()):
@@ -84,6 +83,7 @@ def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
             raise FileExistsError(f"{folder} is not empty: give a folder that does not exist, or --overwrite")
         if not (folder / "config.json").is_file():
             raise FileExistsError(f"{folder} holds no model (no config.json), so it is not overwritten: give another")
+    folder = folder.resolve()
     unfinished = folder.with_name(folder.name + UNFINISHED)
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(parents=True)

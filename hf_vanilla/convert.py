@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import transformers
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HFValidationError
+from huggingface_hub.errors import HFValidationError, StrictDataclassError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from tqdm.auto import tqdm
@@ -132,7 +132,7 @@ class Plan:
         return self.source.dtypes[step.sources[0]] if step.sources else self.dtype
 
     def run(self, step: Step) -> Iterator[tuple[str, Tensor]]:
-        """The targets of a step, each with its tensor: new memory but for its gradient's way back."""
+        """The targets of a step, each with its tensor, which may be a view of a source."""
         if not step.sources:
             yield from ((name, torch.zeros(self.shapes[name], dtype=self.dtype)) for name in step.targets)
             return
@@ -140,8 +140,7 @@ class Plan:
         whole = parts[0] if len(parts) == 1 else torch.cat(parts)
         whole = whole.mT if step.transposed else whole
         for name, tensor in zip(step.targets, whole.chunk(len(step.targets)), strict=True):
-            tensor = tensor.reshape(self.shapes[name]).to(self.dtype_of(step))
-            yield name, tensor.clone(memory_format=torch.contiguous_format)
+            yield name, tensor.reshape(self.shapes[name]).to(self.dtype_of(step))
 
     def reorder(self, name: str, tensor: Tensor) -> Tensor:
         """A tensor of ours, its hidden dimension in the order that theirs has."""
@@ -151,8 +150,9 @@ class Plan:
         return tensor if axis is None else tensor.index_select(axis, self.order.to(tensor.device))
 
     def tensors(self) -> dict[str, Tensor]:
-        """All targets."""
-        return {name: tensor for step in self.steps for name, tensor in self.run(step)}
+        """All targets, in memory of their own; gradients find their way back."""
+        form = torch.contiguous_format
+        return {name: each.clone(memory_format=form) for step in self.steps for name, each in self.run(step)}
 
     def model(self) -> Any:
         """The model, in memory, ready for use."""
@@ -209,7 +209,7 @@ class Plan:
             stream.write(len(text).to_bytes(8, "little") + text)
             for step in steps:
                 for _, tensor in self.run(step):
-                    stream.write(tensor.detach().flatten().view(torch.uint8).numpy().data)
+                    stream.write(tensor.contiguous().flatten().view(torch.uint8).numpy().data)
                 bar.update()
         return end
 
@@ -386,7 +386,15 @@ def config_in(form: Format, config: Any, our_class: Any, weights: Weights, extra
             )
         has_head = our_class.__name__.endswith("ForConditionalGeneration")
         fields["logits_bias"] = has_head and "final_logits_bias" in weights.shapes
-    return form.family(**{**fields, **labels_of(config), **extra})
+    return make_config(form.family, {**fields, **labels_of(config), **extra})
+
+
+def make_config(family: Any, fields: dict[str, Any]) -> Any:
+    """A configuration of ours; one line for what it does not allow."""
+    try:
+        return family(**fields)
+    except StrictDataclassError as error:
+        raise ValueError(str(error.__cause__ or error)) from error
 
 
 def labels_of(config: Any) -> dict[str, Any]:
@@ -460,7 +468,7 @@ def plan_torch(weights: Weights, fields: dict[str, Any]) -> Plan:
     for name, value in told.items():
         if fields.get(name, value) != value:
             raise ValueError(f"`{name}` is {fields[name]!r}, but {value!r} by the weights")
-    config = VanillaConfig(**{**fields, **told})
+    config = make_config(VanillaConfig, {**fields, **told})
     our_class = OURS["VanillaForConditionalGeneration" if has_embeddings else "VanillaModel"]
     ours = skeleton_of(our_class, config)
     model = "model." if has_embeddings else ""

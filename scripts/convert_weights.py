@@ -59,10 +59,7 @@ def small_config(kind: str, heads: int, width: int, inner: int, layers: int, act
 
 
 def randomize(model: nn.Module) -> Any:
-    """Large weights; and no embedding that has no gradient, as padding's in theirs."""
-    for module in model.modules():
-        if isinstance(module, nn.Embedding):
-            module.padding_idx = None
+    """Weights so large that no term is lost."""
     for name, weight in (*model.named_parameters(), *model.named_buffers()):
         if weight.requires_grad or name == "final_logits_bias":
             mean = float("norm" in name.lower() and name.endswith("weight"))
@@ -106,6 +103,9 @@ def shown(name: str, value: Tensor, inputs: dict[str, Any]) -> Tensor:
 
 def differences(theirs: Any, ours: Any, inputs: dict[str, Any], own: dict[str, Any]) -> tuple[float, float]:
     """The largest differences of two models: of states, attentions and outputs, and of gradients."""
+    for module in theirs.modules():
+        if isinstance(module, nn.Embedding):
+            module.padding_idx = None  # or padding's has no gradient
     records = {"output_hidden_states": True, "output_attentions": True}
     with torch.no_grad():
         one, other = theirs(**inputs, **records), ours(**inputs, **own, **records)

@@ -462,6 +462,10 @@ def test_torch_module_state_dict_and_file(tmp_path, capsys):
     assert f"written to {tmp_path / 'ours'}: VanillaForConditionalGeneration" in capsys.readouterr().out
     for arguments, message in (
         ([], "`num_attention_heads` cannot be told from weights"),
+        (
+            ["--set", "num_attention_heads=7"],
+            r"convert: `hidden_size` \(12\) must be a multiple of `num_attention_heads`",
+        ),
         (["--set", "num_attention_heads=2", "--set", "d_model"], "--set d_model: expected FIELD=VALUE"),
         (["--set", "num_attention_heads=2", "--set", "vocab_size=7"], "`vocab_size` is 7, but 31 by the weights"),
     ):
