@@ -656,10 +656,10 @@ def convert(
     from .checkpointing import new_folder  # needs more than models do
 
     source, folder = str(source), Path(folder)
-    origin = Path(source) if Path(source).is_file() else local_folder(source)
-    if folder.resolve() == origin.resolve():
+    if folder.resolve() == Path(source).resolve():
         raise ValueError(f"{folder} is the source: give another folder")
     with new_folder(folder, overwrite) as unfinished:
+        origin = Path(source) if Path(source).is_file() else local_folder(source)
         ours = origin.is_dir() and read_config(origin)["model_type"] in [family.model_type for family in FAMILIES]
         if not ours:
             if to is not None:
