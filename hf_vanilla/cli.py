@@ -85,6 +85,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_search(verb)
 
     verb = add_verb(
+        "convert",
+        "Convert a checkpoint of BERT, RoBERTa, DistilBERT, GPT-2, Marian, BART or torch.nn.Transformer into one of "
+        "ours, or one of ours into theirs.",
+        "hf-vanilla convert google-bert/bert-base-uncased runs/bert",
+    )
+    verb.add_argument(
+        "source", help="folder or Hub id, in safetensors; or a safetensors file of a torch.nn.Transformer"
+    )
+    verb.add_argument("folder", type=Path, help="where it goes")
+    verb.add_argument(
+        "--to", help="for one of ours: bert, roberta, distilbert, gpt2, marian or bart (default: the first that fits)"
+    )
+    verb.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="a field of the configuration that the source does not tell, as num_attention_heads=8 for a "
+        "torch.nn.Transformer; may be repeated",
+    )
+    verb.add_argument("--overwrite", action="store_true", help="replace a model that is there")
+
+    verb = add_verb(
         "export",
         "Write a translation model as another engine reads it.",
         "hf-vanilla export runs/verses_demo exported --format ctranslate2",
@@ -137,6 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "translate": run_translate,
             "generate": run_generate,
             "evaluate": run_evaluate,
+            "convert": run_convert,
             "export": run_export,
             "push": run_push,
             "card": run_card,
@@ -374,9 +398,25 @@ def record_evaluation(folder: Path, results: list[dict[str, Any]]) -> None:
     print(f"recorded in {folder / EVALUATION}, for the model's card", file=sys.stderr)
 
 
+def run_convert(options: argparse.Namespace, _: list[str]) -> None:
+    """`hf-vanilla convert`."""
+    import yaml
+
+    from hf_vanilla.convert import convert
+
+    fields = {}
+    for setting in options.set:
+        name, equals, value = setting.partition("=")
+        if not (name and equals and value):
+            raise ValueError(f"--set {setting}: expected FIELD=VALUE, as in num_attention_heads=8")
+        fields[name] = yaml.safe_load(value)
+    done = convert(options.source, options.folder, options.to, options.overwrite, **fields)
+    print(f"written to {options.folder}: {done}")
+
+
 def run_export(options: argparse.Namespace, _: list[str]) -> None:
     """`hf-vanilla export`."""
-    from hf_vanilla.convert import export
+    from hf_vanilla.export import export
 
     export(options.model, options.format, options.folder)
     print(f"written to {options.folder}")

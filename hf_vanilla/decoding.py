@@ -428,7 +428,7 @@ def write_on(
 
 def positions_of(config: Any) -> int:
     """How many tokens a model has positions for; sinusoids have no end."""
-    if getattr(config, "position_embedding_type", None) == "sinusoidal":
+    if getattr(config, "position_embedding_type", None) in ("sinusoidal", "sinusoidal_halves"):
         return 10**6
     return getattr(config, "max_position_embeddings", 10**6)
 

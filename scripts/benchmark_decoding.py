@@ -105,7 +105,7 @@ def export(size: str, folder: str) -> None:
     """For CTranslate2; its tokens are the ids as text."""
     from unittest import mock
 
-    from hf_vanilla.convert import export_to_ctranslate2
+    from hf_vanilla.export import export_to_ctranslate2
 
     model = random_model(size)
     tokenizer = mock.MagicMock(unk_token="3", __len__=lambda _: model.config.vocab_size)

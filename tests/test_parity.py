@@ -1,8 +1,8 @@
 """Parity with independent implementations on random float32 weights: outputs, loss and every gradient.
 
-Our model runs on *their* parameters: `torch.func.functional_call` gives it a differentiable translation of them, so
-that both losses are functions of the same tensors and autograd carries our gradients back into their layout. What is
-fused, transposed, permuted or folded on the way needs no inverse.
+Our model runs on *their* parameters: `torch.func.functional_call` gives it what the converter makes of them, which can
+be differentiated, so that both losses are functions of the same tensors and autograd carries our gradients back into
+their layout. What is fused or transposed on the way needs no inverse.
 """
 
 import math
@@ -24,6 +24,7 @@ from transformers import (
     GPT2LMHeadModel,
     MarianConfig,
     MarianMTModel,
+    PreTrainedModel,
 )
 
 from hf_vanilla import (
@@ -31,107 +32,42 @@ from hf_vanilla import (
     VanillaDecoderConfig,
     VanillaDecoderForCausalLM,
     VanillaEncoderConfig,
-    VanillaEncoderForMaskedLM,
     VanillaEncoderModel,
-    VanillaForConditionalGeneration,
+    from_hf,
 )
+from hf_vanilla.convert import Plan, Step, Weights, match, plan_torch
+from hf_vanilla.key_maps import FORMATS, TORCH_NAMES, pair, table_of
 
 PAD, START, END, FIRST_WORD, VOCABULARY, TABLE = 0, 1, 2, 3, 29, 20
 TOKENS = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END}
 
-# Their parameter names to ours, applied one after the other. A name that ends in qkv_proj splits into three.
-BART_NAMES = [
-    (r"model\.shared", "model.encoder.embed_tokens"),
-    (r"layernorm_embedding", "embedding_norm"),
-    (r"self_attn_layer_norm", "self_attention_norm"),
-    (r"encoder_attn_layer_norm", "cross_attention_norm"),
-    (r"final_layer_norm", "feed_forward_norm"),
-    (r"self_attn", "self_attention"),
-    (r"encoder_attn", "cross_attention"),
-    (r"out_proj", "o_proj"),
-    (r"fc([12])", r"feed_forward.linear\1"),
-]
-BERT_NAMES = [
-    (r"bert\.encoder\.layer\.", "encoder.layers."),
-    (r"bert\.embeddings\.word_embeddings", "encoder.embed_tokens"),
-    (r"bert\.embeddings\.position_embeddings", "encoder.embed_positions"),
-    (r"bert\.embeddings\.LayerNorm", "encoder.embedding_norm"),
-    (r"attention\.self\.(query|key|value)", lambda match: f"self_attention.{match[1][0]}_proj"),
-    (r"attention\.output\.dense", "self_attention.o_proj"),
-    (r"attention\.output\.LayerNorm", "self_attention_norm"),
-    (r"intermediate\.dense", "feed_forward.linear1"),
-    (r"output\.dense", "feed_forward.linear2"),
-    (r"output\.LayerNorm", "feed_forward_norm"),
-    (r"cls\.predictions\.transform\.dense", "transform.dense"),
-    (r"cls\.predictions\.transform\.LayerNorm", "transform.norm"),
-    (r"cls\.predictions\.(decoder\.)?bias", "lm_head.bias"),
-]
-GPT2_NAMES = [
-    (r"transformer\.wte", "decoder.embed_tokens"),
-    (r"transformer\.wpe", "decoder.embed_positions"),
-    (r"transformer\.h\.", "decoder.layers."),
-    (r"transformer\.ln_f", "decoder.norm"),
-    (r"ln_1", "self_attention_norm"),
-    (r"ln_2", "feed_forward_norm"),
-    (r"attn\.c_attn", "self_attention.qkv_proj"),
-    (r"attn\.c_proj", "self_attention.o_proj"),
-    (r"mlp\.c_fc", "feed_forward.linear1"),
-    (r"mlp\.c_proj", "feed_forward.linear2"),
-]
-TORCH_NAMES = [
-    (r"(self_attn|multihead_attn)\.in_proj_", r"\1.qkv_proj."),
-    (r"(self_attn|multihead_attn)\.out_proj", r"\1.o_proj"),
-    (r"self_attn", "self_attention"),
-    (r"multihead_attn", "cross_attention"),
-    (r"linear([12])", r"feed_forward.linear\1"),
-    (r"(encoder\.layers\.\d+)\.norm1", r"\1.self_attention_norm"),
-    (r"(encoder\.layers\.\d+)\.norm2", r"\1.feed_forward_norm"),
-    (r"(decoder\.layers\.\d+)\.norm1", r"\1.self_attention_norm"),
-    (r"(decoder\.layers\.\d+)\.norm2", r"\1.cross_attention_norm"),
-    (r"(decoder\.layers\.\d+)\.norm3", r"\1.feed_forward_norm"),
-]
+
+def like_theirs(theirs: PreTrainedModel, attention: str) -> tuple[nn.Module, Callable]:
+    """Our model of their configuration, and what turns their parameters, by name, into its own."""
+    ours = from_hf(theirs)
+    ours.set_attn_implementation(attention)
+    form = FORMATS[theirs.config.model_type]
+
+    def convert(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+        weights = Weights({**theirs.state_dict(), **parameters})
+        return match(weights, theirs, ours, form, table_of(form, type(ours))).tensors()
+
+    return ours.train(), convert
 
 
-def translate(parameters: dict[str, Tensor], names: list[tuple[str, str | Callable]]) -> dict[str, Tensor]:
-    """Their parameters under our names."""
-    ours = {}
-    for name, parameter in parameters.items():
-        for pattern, replacement in names:
-            name = re.sub(pattern, replacement, name)
-        if "qkv_proj" in name:
-            parts = zip("qkv", parameter.chunk(3), strict=True)
-            ours |= {name.replace("qkv_proj", f"{part}_proj"): weight for part, weight in parts}
-        else:
-            ours[name] = parameter
-    return ours
+def of_one_stack(ours: nn.Module, prefix: str) -> Callable:
+    """What turns the parameters of a `TorchTransformer` that has but an encoder into those of `ours`."""
+    table = [
+        (prefix + own.removeprefix("{stack}.").removeprefix("encoder."), theirs.replace("{stack}", "encoder"))
+        for own, theirs in TORCH_NAMES
+    ]
+    steps = [Step([theirs], own) for theirs, own in pair(dict(ours.named_parameters()), tuple(table)).items()]
+    return lambda parameters: Plan(Weights(as_torch(parameters)), steps, ours).tensors()
 
 
-def fold_token_types(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-    """BERT's row for the only token type in use, added to every position."""
-    types = next(name for name in parameters if "token_type_embeddings" in name)
-    positions = types.replace("token_type", "position")
-    folded = parameters[positions] + parameters[types][0]
-    return {name: parameter for name, parameter in parameters.items() if name != types} | {positions: folded}
-
-
-def transpose_conv1d(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-    """GPT-2 stores its linear layers as (in, out), their fused output last."""
-    return {name: p.mT if re.search(r"c_\w+\.weight", name) else p for name, p in parameters.items()}
-
-
-def drop_position_offset(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-    """BART's position tables start with two rows that no position uses."""
-    return {name: p[2:] if "embed_positions" in name else p for name, p in parameters.items()}
-
-
-def interleave_hidden(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Marian's sinusoids come as [sines | cosines]: reorder the hidden dimension of every weight to alternate."""
-    axes = [(r"(embed_tokens|shared|lm_head|[qkv]_proj|fc1)\.weight", 1), (r"(out_proj|fc2|norm)\.", 0)]
-    hidden = next(p for name, p in parameters.items() if "fc1.weight" in name).shape[1]
-    order = torch.arange(hidden).view(2, -1).T.flatten()
-    for pattern, axis in axes:
-        parameters = {n: p.index_select(axis, order) if re.search(pattern, n) else p for n, p in parameters.items()}
-    return parameters
+def as_torch(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those of a `TorchTransformer`, its embeddings called as `from_hf` wants them."""
+    return {f"encoder.{name}" if name == "embed_tokens.weight" else name: p for name, p in parameters.items()}
 
 
 def randomize(model: nn.Module) -> nn.Module:
@@ -308,22 +244,19 @@ def parity(test: Callable) -> Callable:
 def test_seq2seq_equals_torch_transformer(norm_position, tied, attention, side, size):
     torch.manual_seed(size["seed"])
     layers = {"encoder_layers": size["layers"], "decoder_layers": 3 - size["layers"]}
-    options = {"norm_position": norm_position, "tie_word_embeddings": tied, "attn_implementation": attention}
-    config = VanillaConfig(**shapes(size), **layers, **options)
-    theirs = randomize(TorchTransformer(config, **layers))
+    fields = {**shapes(size), "norm_position": norm_position, "attn_implementation": attention}
+    theirs = randomize(TorchTransformer(VanillaConfig(**fields, tie_word_embeddings=tied), **layers))
 
-    def convert(parameters):
-        return translate(
-            parameters,
-            [
-                *TORCH_NAMES,
-                (r"^(encoder|decoder)\.", r"model.\1."),
-                (r"^embed_tokens", "model.encoder.embed_tokens"),
-            ],
-        ) | ({} if tied else {"model.decoder.embed_tokens.weight": parameters["embed_tokens.weight"]})
+    def plan(parameters):
+        parameters = as_torch(parameters)
+        if not tied:
+            parameters["decoder.embed_tokens.weight"] = parameters["encoder.embed_tokens.weight"]
+        return plan_torch(Weights(parameters), fields)
 
     inputs, shown = translation_batch(size, side)
-    assert_parity(VanillaForConditionalGeneration(config).train(), theirs, convert, inputs, shown)
+    ours = plan(dict(theirs.named_parameters())).model().train()
+    assert (ours.config.tie_word_embeddings, ours.config.final_norm) == (tied, norm_position == "pre")
+    assert_parity(ours, theirs, lambda parameters: plan(parameters).tensors(), inputs, shown)
 
 
 @parity
@@ -336,10 +269,8 @@ def test_encoder_equals_torch_encoder(norm_position, attention, side, size):
     del theirs.lm_head
     ids, mask = padded(size, side)
     inputs = {"input_ids": ids, "attention_mask": mask}
-    names = [*TORCH_NAMES, (r"^encoder\.", "")]
-    assert_parity(
-        VanillaEncoderModel(config).train(), theirs, lambda p: translate(p, names), inputs, shown=mask.bool()
-    )
+    ours = VanillaEncoderModel(config).train()
+    assert_parity(ours, theirs, of_one_stack(ours, ""), inputs, shown=mask.bool())
 
 
 @parity
@@ -349,29 +280,17 @@ def test_decoder_equals_masked_torch_encoder(norm_position, attention, side, siz
     options = {"norm_position": norm_position, "attn_implementation": attention}
     config = VanillaDecoderConfig(**shapes(size), num_hidden_layers=size["layers"], **options)
     theirs = randomize(TorchTransformer(config, size["layers"], 0, causal=True))
-    names = [*TORCH_NAMES, (r"^encoder\.", "decoder."), (r"^embed_tokens", "decoder.embed_tokens")]
     ids, mask = padded(size, side)
     # The reference counts positions from the left edge, padding or not.
     positions = torch.arange(ids.shape[1]).expand_as(ids)
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "use_cache": False}
-    assert_parity(
-        VanillaDecoderForCausalLM(config).train(), theirs, lambda p: translate(p, names), inputs, shown=mask.bool()
-    )
+    ours = VanillaDecoderForCausalLM(config).train()
+    assert_parity(ours, theirs, of_one_stack(ours, "decoder."), inputs, shown=mask.bool())
 
 
 @parity
 def test_masked_language_model_equals_bert(attention, side, size):
     torch.manual_seed(size["seed"])
-    config = VanillaEncoderConfig(
-        **shapes(size),
-        num_hidden_layers=size["layers"],
-        activation_function="gelu",
-        position_embedding_type="learned",
-        embedding_norm=True,
-        scale_embedding=False,
-        layer_norm_eps=1e-12,
-        attn_implementation=attention,
-    )
     theirs = BertForMaskedLM(
         BertConfig(
             vocab_size=VOCABULARY,
@@ -390,35 +309,20 @@ def test_masked_language_model_equals_bert(attention, side, size):
     ids, mask = padded(size, side)
     labels = ids.where((torch.rand(ids.shape) < 0.5) & mask.bool(), -100)
     labels[0, 0 if side == "right" else -1] = FIRST_WORD
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "labels": labels}
-    ours = VanillaEncoderForMaskedLM(config).train()
-    assert_parity(ours, theirs, lambda p: translate(fold_token_types(p), BERT_NAMES), inputs, mask.bool())
+    inputs = {"input_ids": ids, "attention_mask": mask, "token_type_ids": torch.randint(0, 2, ids.shape)}
+    inputs["position_ids"] = (mask.cumsum(1) - 1).clamp(min=0)
+    ours, convert = like_theirs(theirs, attention)
+    assert_parity(ours, theirs, convert, inputs | {"labels": labels}, mask.bool())
 
-    base_names = [(r"^", "bert."), *BERT_NAMES, (r"^encoder\.", "")]
-    assert_parity(
-        VanillaEncoderModel(config).train(),
-        randomize(BertModel(theirs.config, add_pooling_layer=False)),
-        lambda p: translate(fold_token_types(p), base_names),
-        {"input_ids": ids, "attention_mask": mask},
-        mask.bool(),
-    )
+    theirs = randomize(BertModel(theirs.config, add_pooling_layer=False))
+    ours, convert = like_theirs(theirs, attention)
+    assert_parity(ours, theirs, convert, inputs, mask.bool())
 
 
 @parity
 @pytest.mark.parametrize("tied", [True, False])
 def test_causal_language_model_equals_gpt2(tied, attention, side, size):
     torch.manual_seed(size["seed"])
-    config = VanillaDecoderConfig(
-        **shapes(size),
-        num_hidden_layers=size["layers"],
-        activation_function="gelu_new",
-        position_embedding_type="learned",
-        norm_position="pre",
-        scale_embedding=False,
-        tie_word_embeddings=tied,
-        attn_implementation=attention,
-    )
     theirs = GPT2LMHeadModel(
         GPT2Config(
             vocab_size=VOCABULARY,
@@ -435,41 +339,27 @@ def test_causal_language_model_equals_gpt2(tied, attention, side, size):
         )
     )
 
-    def convert(parameters):
-        # Their fused projection is (in, 3 * out): transposed, it is in the order of query, key and value.
-        return translate(transpose_conv1d(parameters), GPT2_NAMES)
-
     ids, mask = padded(size, side)
     ids[0], mask[0] = FIRST_WORD, 1  # a causal loss needs two words
     positions = (mask.cumsum(1) - 1).clamp(min=0)
     labels = ids.where(mask.bool(), -100)
     inputs = {"input_ids": ids, "attention_mask": mask, "position_ids": positions, "labels": labels}
-    ours = VanillaDecoderForCausalLM(config).train()
+    ours, convert = like_theirs(randomize(theirs), attention)
     # The logits of padding differ, and a left-padded row's last padding predicts its first word: not a word's loss.
     if side == "left":
         labels[:, 1:] = labels[:, 1:].masked_fill(mask[:, :-1] == 0, -100)
-    assert_parity(ours, randomize(theirs), convert, inputs | {"use_cache": False}, mask.bool())
+    assert_parity(ours, theirs, convert, inputs | {"use_cache": False}, mask.bool())
 
 
 @parity
 def test_seq2seq_equals_bart(attention, side, size):
     torch.manual_seed(size["seed"])
     layers = {"encoder_layers": size["layers"], "decoder_layers": 3 - size["layers"]}
-    config = VanillaConfig(
-        **shapes(size),
-        **layers,
-        activation_function="gelu",
-        position_embedding_type="learned",
-        embedding_norm=True,
-        scale_embedding=False,
-        decoder_start_token_id=END,
-        attn_implementation=attention,
-    )
     theirs = BartForConditionalGeneration(BartConfig(**bart_sizes(size), **layers, decoder_start_token_id=END))
     inputs, shown = translation_batch(size, side)
     inputs["labels"] = torch.randint(FIRST_WORD, VOCABULARY, shown.shape).where(shown, -100)
-    ours = VanillaForConditionalGeneration(config).train()
-    assert_parity(ours, randomize(theirs), lambda p: translate(drop_position_offset(p), BART_NAMES), inputs, shown)
+    ours, convert = like_theirs(randomize(theirs), attention)
+    assert_parity(ours, theirs, convert, inputs, shown)
 
 
 @parity
@@ -477,14 +367,6 @@ def test_seq2seq_equals_bart(attention, side, size):
 def test_seq2seq_equals_marian(tied, attention, side, size):
     torch.manual_seed(size["seed"])
     layers = {"encoder_layers": size["layers"], "decoder_layers": 3 - size["layers"]}
-    config = VanillaConfig(
-        **shapes(size),
-        **layers,
-        activation_function="swish",
-        decoder_start_token_id=PAD,
-        tie_word_embeddings=tied,
-        attn_implementation=attention,
-    )
     theirs = MarianMTModel(
         MarianConfig(
             **bart_sizes(size),
@@ -501,10 +383,8 @@ def test_seq2seq_equals_marian(tied, attention, side, size):
     labels, _ = padded(size, "right", size["length"] + 1)
     labels = labels.where(labels != PAD, -100)
     inputs = {"input_ids": source, "attention_mask": source_mask, "labels": labels}
-    ours = VanillaForConditionalGeneration(config).train()
-    assert_parity(
-        ours, randomize(theirs), lambda p: translate(interleave_hidden(p), BART_NAMES), inputs, labels != -100
-    )
+    ours, convert = like_theirs(randomize(theirs), attention)
+    assert_parity(ours, theirs, convert, inputs, labels != -100)
 
 
 def bart_sizes(size: dict) -> dict:

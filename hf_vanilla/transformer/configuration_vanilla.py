@@ -55,10 +55,14 @@ class VanillaBaseConfig(PreTrainedConfig):
         activation_function (`str`, defaults to `"relu"`):
             The feed-forward networks' activation: `relu` (eq. 2); BERT, BART `gelu`; GPT-2 `gelu_new`; Marian `swish`.
         position_embedding_type (`str`, defaults to `"sinusoidal"`):
-            `"sinusoidal"` (section 3.5), without an upper length, or `"learned"` (Table 3 (E); BERT, GPT-2, BART).
+            `"sinusoidal"` (section 3.5), without an upper length; `"sinusoidal_halves"`, the same with all sines
+            before all cosines (Marian); or `"learned"` (Table 3 (E); BERT, GPT-2, BART).
         norm_position (`str`, defaults to `"post"`):
-            Layer normalization after the residual sum (`"post"`, section 3.1) or before each sub-layer, with a final
-            one behind each stack (`"pre"`; GPT-2).
+            Layer normalization after the residual sum (`"post"`, section 3.1) or before each sub-layer (`"pre"`;
+            GPT-2).
+        final_norm (`bool`, *optional*):
+            Layer normalization behind each stack; if not given, where the sub-layers are pre-norm (GPT-2). In
+            `torch.nn.Transformer` there is one behind post-norm stacks, too.
         embedding_norm (`bool`, defaults to `False`):
             Layer normalization of the sum of embeddings and positions (BERT, BART).
         layer_norm_eps (`float`, defaults to 1e-5):
@@ -70,7 +74,9 @@ class VanillaBaseConfig(PreTrainedConfig):
         initializer_range (`float`, defaults to 0.02):
             Standard deviation of initial weights.
         max_position_embeddings (`int`, defaults to 512):
-            Rows of the table of learned positions. No limit for sinusoidal positions; tokenizers may read it.
+            Learned positions that there are. No limit for sinusoidal positions; tokenizers may read it.
+        position_offset (`int`, defaults to 0):
+            Rows at the start of the table of learned positions that belong to none: BART and RoBERTa have 2.
         pad_token_id, bos_token_id, eos_token_id (`int`, defaults to 0, 1 and 2):
             Special tokens.
 
@@ -95,12 +101,14 @@ class VanillaBaseConfig(PreTrainedConfig):
     activation_function: str = "relu"
     position_embedding_type: str = "sinusoidal"
     norm_position: str = "post"
+    final_norm: bool | None = None
     embedding_norm: bool = False
     layer_norm_eps: float = 1e-5
     scale_embedding: bool = True
     tie_word_embeddings: bool = True
     initializer_range: float = 0.02
     max_position_embeddings: int = 512
+    position_offset: int = 0
     pad_token_id: int | None = 0
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
@@ -124,22 +132,30 @@ class VanillaBaseConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        for name in ("position_offset", "type_vocab_size"):
+            if getattr(self, name, 0) < 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
         for name in ("dropout", "attention_dropout", "activation_dropout", "classifier_dropout"):
             if not 0 <= getattr(self, name, 0) < 1:
                 raise ValueError(f"`{name}` must lie in [0, 1), got {getattr(self, name)}.")
         for name in ("layer_norm_eps", "initializer_range"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
-        choices = {"position_embedding_type": ("sinusoidal", "learned"), "norm_position": ("post", "pre")}
-        for name, allowed in {**choices, "activation_function": tuple(ACT2FN)}.items():
-            if getattr(self, name) not in allowed:
+        choices = {
+            "position_embedding_type": ("sinusoidal", "learned", "sinusoidal_halves"),
+            "norm_position": ("post", "pre"),
+            "activation_function": tuple(ACT2FN),
+            "classifier_activation": tuple(ACT2FN),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name, allowed[0]) not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
         if None in (self.qk_head_dim, self.v_head_dim) and self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "
                 f"({self.num_attention_heads}), or give both `qk_head_dim` and `v_head_dim`."
             )
-        if self.position_embedding_type == "sinusoidal" and self.hidden_size % 2:
+        if self.position_embedding_type != "learned" and self.hidden_size % 2:
             raise ValueError(
                 f"`hidden_size` must be even for sinusoidal positions, which come in pairs of sine and cosine, got "
                 f'{self.hidden_size}; use an even size or `position_embedding_type="learned"`.'
@@ -156,6 +172,8 @@ class VanillaConfig(VanillaBaseConfig):
             N, the layers of each stack (section 3.1); `N=...` sets both.
         decoder_start_token_id (`int`, defaults to 1):
             The token that starts each target ("shifted right" in figure 1).
+        logits_bias (`bool`, defaults to `False`):
+            Whether the output projection adds a bias: Marian's and BART's `final_logits_bias`.
         use_cache (`bool`, defaults to `True`):
             Whether the decoder returns its keys and values for the next step.
     """
@@ -182,6 +200,7 @@ class VanillaConfig(VanillaBaseConfig):
     encoder_layers: int = 6
     decoder_layers: int = 6
     decoder_start_token_id: int | None = 1
+    logits_bias: bool = False
     use_cache: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
@@ -197,7 +216,14 @@ def read_as_stack(config_dict: dict[str, Any], layers: str) -> dict[str, Any]:
     """
     if config_dict.get("model_type") != VanillaConfig.model_type:
         return config_dict
-    of_both = ("model_type", "is_encoder_decoder", "architectures", "auto_map", "decoder_start_token_id")
+    of_both = (
+        "model_type",
+        "is_encoder_decoder",
+        "architectures",
+        "auto_map",
+        "decoder_start_token_id",
+        "logits_bias",
+    )
     shared = {k: v for k, v in config_dict.items() if k not in (*of_both, "encoder_layers", "decoder_layers")}
     return {**shared, "num_hidden_layers": config_dict.get(layers, getattr(VanillaConfig, layers))}
 
@@ -210,6 +236,12 @@ class VanillaEncoderConfig(VanillaBaseConfig):
     Args:
         num_hidden_layers (`int`, defaults to 6):
             N, the layers of the stack (section 3.1).
+        type_vocab_size (`int`, defaults to 0):
+            Token types, whose embeddings are added to those of the tokens; none for 0. BERT has 2, RoBERTa 1.
+        add_pooling_layer (`bool`, defaults to `False`):
+            Whether the model without a head returns a `pooler_output`, as BERT's and RoBERTa's do.
+        classifier_activation (`str`, defaults to `"tanh"`):
+            Activation inside the heads that classify a text: BERT and RoBERTa `tanh`, DistilBERT `relu`.
         classifier_dropout (`float`, defaults to 0.1):
             Dropout before the output layer of the classification heads.
     """
@@ -233,6 +265,9 @@ class VanillaEncoderConfig(VanillaBaseConfig):
     }
 
     num_hidden_layers: int = 6
+    type_vocab_size: int = 0
+    add_pooling_layer: bool = False
+    classifier_activation: str = "tanh"
     classifier_dropout: float | int = 0.1
 
     @classmethod

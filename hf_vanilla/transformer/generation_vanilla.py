@@ -464,7 +464,7 @@ def beam_search(
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
     synced_gpus: bool = False,
-    length_penalty_form: str = "paper",
+    length_penalty_form: str | None = None,
     max_extra_tokens: int | None = None,
     incremental_decoder: IncrementalDecoder | None = None,
     **model_kwargs: Any,
@@ -486,7 +486,8 @@ def beam_search(
         generation_config: as `generate` completed it.
         synced_gpus: not supported.
         length_penalty_form: "paper", ((5 + length) / 6)^alpha; or "transformers", length^alpha with the rules of
-            transformers' own beam search for when a sentence is done.
+            transformers' own beam search for when a sentence is done. If not given, that of the generation config,
+            which converted checkpoints have, or else the paper's.
         max_extra_tokens: at most so many tokens more than the sentence's source has (the paper: 50), besides
             `max_length`, for each sentence by itself; seq2seq only.
         incremental_decoder: the model's, to use again; a float32 one is made for this call if not given.
@@ -500,9 +501,10 @@ def beam_search(
         NotServed: a `ValueError`, for sampling and what else it does not do.
     """
     config = generation_config
-    check(model, config, synced_gpus, length_penalty_form, max_extra_tokens, model_kwargs)
+    form: Any = length_penalty_form or getattr(config, "length_penalty_form", "paper")
+    check(model, config, synced_gpus, form, max_extra_tokens, model_kwargs)
     beams, returned, alpha = config.num_beams, config.num_return_sequences, config.length_penalty
-    penalty = LengthPenalty(alpha, length_penalty_form)
+    penalty = LengthPenalty(alpha, form)
     inputs = {name: of_sentences(value, slice(None, None, beams)) for name, value in model_kwargs.items()}
     prompts = input_ids[::beams]
     device = prompts.device
@@ -570,9 +572,9 @@ def beam_search(
             done = finished.full
         else:
             # With a penalty, what an open hypothesis can reach is its score if more tokens were to cost nothing.
-            exact = length_penalty_form == "paper" or config.early_stopping == "never"
+            exact = form == "paper" or config.early_stopping == "never"
             reachable = scores[:, :1] / penalty(limits if exact and alpha > 0 else torch.full_like(limits, length))
-            worst = finished.scores[:, beams - 1 if length_penalty_form == "transformers" else returned - 1]
+            worst = finished.scores[:, beams - 1 if form == "transformers" else returned - 1]
             done = worst >= reachable.squeeze(1)
         finished.closed = finished.closed | done | ended.all(1)
         leaving = int(finished.closed.sum())

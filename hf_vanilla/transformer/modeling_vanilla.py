@@ -58,6 +58,8 @@ class SinusoidalPositionalEmbedding(nn.Module):
     def __init__(self, config: PreTrainedConfig):
         super().__init__()
         self.hidden_size = config.hidden_size
+        # CODEPATH: in Marian, all sines come before all cosines; the paper has them in turn.
+        self.halves = config.position_embedding_type == "sinusoidal_halves"
 
     def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
         """Maps positions (batch or 1, length) to float32 encodings (batch or 1, length, hidden_size)."""
@@ -65,14 +67,16 @@ class SinusoidalPositionalEmbedding(nn.Module):
         dtype = torch.float32 if position_ids.device.type == "mps" else torch.float64
         two_i = torch.arange(0, self.hidden_size, 2, dtype=dtype, device=position_ids.device)
         angles = position_ids[..., None].to(dtype) * 10000.0 ** (-two_i / self.hidden_size)
-        return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2).float()
+        waves = (angles.sin(), angles.cos())
+        return (torch.cat(waves, dim=-1) if self.halves else torch.stack(waves, dim=-1).flatten(-2)).float()
 
 
 class LearnedPositionalEmbedding(nn.Embedding):
     """One learned vector for each position (section 3.5 and Table 3 (E))."""
 
     def __init__(self, config: PreTrainedConfig):
-        super().__init__(config.max_position_embeddings, config.hidden_size)
+        super().__init__(config.max_position_embeddings + config.position_offset, config.hidden_size)
+        self.offset = config.position_offset
 
     def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
         """Maps positions (batch or 1, length) to vectors (batch or 1, length, hidden_size).
@@ -80,8 +84,8 @@ class LearnedPositionalEmbedding(nn.Embedding):
         Raises:
             ValueError: for positions beyond the table (checked on CPU).
         """
-        check_ids(position_ids, self.num_embeddings, "position_ids", "max_position_embeddings")
-        return super().forward(position_ids)
+        check_ids(position_ids, self.num_embeddings - self.offset, "position_ids", "max_position_embeddings")
+        return super().forward(position_ids + self.offset)
 
 
 # Attention (section 3.2)
@@ -350,6 +354,8 @@ class VanillaBasePreTrainedModel(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
+    # What has the weights of the pooler where this is a head.
+    _pooler: str | None = None
 
     def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any):
         # Fields may have been set since the configuration was made, by `from_pretrained(..., field=value)` for one.
@@ -375,7 +381,8 @@ class VanillaBasePreTrainedModel(PreTrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> PreTrainedModel:
         """As in transformers, but from a pickle, which may run code, only where `use_safetensors=False` asks for it;
-        and a single-stack model also takes its stack out of a seq2seq checkpoint."""
+        and a single-stack model also takes its stack out of a seq2seq checkpoint, a head that classifies texts the
+        pooler of a checkpoint without a head."""
         folder = Path(str(pretrained_model_name_or_path))
         if kwargs.setdefault("use_safetensors", True) and not any(folder.glob("*.safetensors")):
             if any(folder.glob("pytorch_model*.bin")):
@@ -388,7 +395,12 @@ class VanillaBasePreTrainedModel(PreTrainedModel):
         hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
         checkpoint = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_kwargs)[0]
         if checkpoint.get("model_type") != VanillaConfig.model_type:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            if checkpoint.get("add_pooling_layer") and cls._pooler is not None:
+                kwargs.setdefault("key_mapping", {r"^pooler\.": f"{cls._pooler}."})
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+            if "key_mapping" in kwargs:
+                (loaded[0] if isinstance(loaded, tuple) else loaded)._weight_conversions = []
+            return loaded
         if "config" not in kwargs:
             dtypes: dict[str, Any] = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
             config, kwargs = STACK_CONFIGS[stack].from_dict(checkpoint, return_unused_kwargs=True, **kwargs)
@@ -423,8 +435,11 @@ class VanillaStack(VanillaBasePreTrainedModel):
     def __init__(self, config: PreTrainedConfig, layers: list[nn.Module]):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        positions = {"sinusoidal": SinusoidalPositionalEmbedding, "learned": LearnedPositionalEmbedding}
-        self.embed_positions = positions[config.position_embedding_type](config)
+        # CODEPATH: BERT and RoBERTa have token types; the paper, DistilBERT and the other families have none.
+        types = getattr(config, "type_vocab_size", 0)
+        self.embed_token_types = nn.Embedding(types, config.hidden_size) if types else None
+        learned = config.position_embedding_type == "learned"
+        self.embed_positions = (LearnedPositionalEmbedding if learned else SinusoidalPositionalEmbedding)(config)
         self.embedding_norm = (
             # CODEPATH: BERT and BART normalise the embeddings; the paper, GPT-2 and Marian do not.
             nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if config.embedding_norm else nn.Identity()
@@ -432,10 +447,10 @@ class VanillaStack(VanillaBasePreTrainedModel):
         # CODEPATH: BERT, GPT-2 and BART do not scale; the paper and Marian do.
         self.embedding_scale = config.hidden_size**0.5 if config.scale_embedding else 1.0
         self.layers = nn.ModuleList(layers)
-        self.norm = (
-            # CODEPATH: GPT-2 is pre-norm and ends in a norm; the paper, BERT, Marian and BART are post-norm.
-            nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if config.norm_position == "pre" else nn.Identity()
-        )
+        # CODEPATH: GPT-2 is pre-norm and ends in a norm; the paper, BERT, Marian and BART are post-norm. What is
+        # post-norm and ends in a norm all the same is `torch.nn.Transformer`.
+        has_norm = config.norm_position == "pre" if config.final_norm is None else config.final_norm
+        self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps) if has_norm else nn.Identity()
         self.gradient_checkpointing = False
         self.post_init()
 
@@ -445,10 +460,24 @@ class VanillaStack(VanillaBasePreTrainedModel):
         if self.config.is_encoder_decoder:
             self._tp_plan, self._fsdp_plan = {}, {}
 
-    def embed(self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor) -> torch.Tensor:
-        """Embeddings (batch, length, hidden_size) scaled (section 3.4), plus positions (3.5), after dropout (5.4)."""
-        positions = self.embed_positions(position_ids).to(inputs_embeds)
-        hidden_states = self.embedding_norm(inputs_embeds * self.embedding_scale + positions)
+    def embed(
+        self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Embeddings (batch, length, hidden_size) scaled (section 3.4), plus positions (3.5), after dropout (5.4).
+
+        Token types (batch or 1, length) are all 0 if not given; theirs are added where there are any.
+        """
+        hidden_states = inputs_embeds * self.embedding_scale
+        if token_type_ids is not None:
+            if token_type_ids.shape not in ((1, inputs_embeds.shape[1]), inputs_embeds.shape[:2]):
+                expected = f"{tuple(inputs_embeds.shape[:2])} like the tokens"
+                raise ValueError(f"`token_type_ids` must be {expected}, got {tuple(token_type_ids.shape)}.")
+            types = getattr(self.config, "type_vocab_size", 0)
+            check_ids(token_type_ids, max(1, types), "token_type_ids", "type_vocab_size, or 1 without any")
+        if self.embed_token_types is not None:
+            types_of = torch.zeros_like(position_ids) if token_type_ids is None else token_type_ids
+            hidden_states = hidden_states + self.embed_token_types(types_of)
+        hidden_states = self.embedding_norm(hidden_states + self.embed_positions(position_ids).to(inputs_embeds))
         return dropout(hidden_states, self.config.dropout, self.training)
 
     def look_up(
@@ -502,6 +531,7 @@ class VanillaEncoder(VanillaStack):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
         """Encodes a batch.
@@ -510,10 +540,13 @@ class VanillaEncoder(VanillaStack):
             input_ids: token ids (batch, source); or else `inputs_embeds` (batch, source, hidden_size), not yet scaled.
             attention_mask: 1 for tokens, 0 for padding (batch, source).
             position_ids: absolute positions (batch or 1, source); 0, 1, 2, ... if not given.
+            token_type_ids: such as the sentence of a pair, 0 or 1, that a token is of (batch or 1, source); 0 if not
+                given.
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, arguments of attention implementations.
 
         Raises:
-            ValueError: for ids outside of the vocabulary, a mask of another shape, neither or both kinds of input.
+            ValueError: for ids outside of the vocabulary, a mask of another shape, neither or both kinds of input,
+                and token types that there are not.
         """
         inputs_embeds = self.look_up(input_ids, inputs_embeds, attention_mask, position_ids)
         if position_ids is None:
@@ -521,7 +554,7 @@ class VanillaEncoder(VanillaStack):
         mask: Any = create_bidirectional_mask(
             config=mask_config(self.config, kwargs), inputs_embeds=inputs_embeds, attention_mask=attention_mask
         )
-        hidden_states = self.embed(inputs_embeds, position_ids)
+        hidden_states = self.embed(inputs_embeds, position_ids, token_type_ids)
         packing = packing_of(self, hidden_states, attention_mask, kwargs.pop("needed", None), kwargs)
         if packing:
             hidden_states, mask = packing.pack(hidden_states), packed_mask(mask, packing, packing)
@@ -683,7 +716,7 @@ class VanillaModel(VanillaPreTrainedModel):
         return super()._resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
     @classmethod
-    def from_encoder_decoder_pretrained(cls, encoder: Any, decoder: Any, **kwargs: Any) -> "VanillaModel":
+    def from_encoder_decoder_pretrained(cls, encoder: Any, decoder: Any = None, **kwargs: Any) -> "VanillaModel":
         """See [`warm_start`]."""
         return warm_start(cls, encoder, decoder, **kwargs)
 
@@ -770,7 +803,8 @@ class VanillaForConditionalGeneration(VanillaPreTrainedModel, GenerationMixin):
     def __init__(self, config: VanillaConfig):
         super().__init__(config)
         self.model = VanillaModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        # CODEPATH: Marian and BART add a bias to the logits; the paper does not.
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.logits_bias)
         self.post_init()
 
     def _resize_token_embeddings(self, new_num_tokens: int, *args: Any, **kwargs: Any) -> nn.Embedding:
@@ -779,7 +813,7 @@ class VanillaForConditionalGeneration(VanillaPreTrainedModel, GenerationMixin):
 
     @classmethod
     def from_encoder_decoder_pretrained(
-        cls, encoder: Any, decoder: Any, **kwargs: Any
+        cls, encoder: Any, decoder: Any = None, **kwargs: Any
     ) -> "VanillaForConditionalGeneration":
         """See [`warm_start`]."""
         return warm_start(cls, encoder, decoder, **kwargs)
@@ -924,16 +958,16 @@ def resize_target_embeddings(decoder: VanillaDecoder, new_num_tokens: int, *args
         decoder.set_input_embeddings(resized)
 
 
-def warm_start(cls: type, encoder: Any, decoder: Any, **kwargs: Any) -> Any:
+def warm_start(cls: type, encoder: Any, decoder: Any = None, **kwargs: Any) -> Any:
     """A seq2seq model whose stacks start from an encoder-only and a decoder-only checkpoint.
 
     The cross-attention is new. The two embeddings and the output projection, which is the decoder's, stay apart
-    (`tie_word_embeddings=False`).
+    (`tie_word_embeddings=False`). Of an encoder's token types, the first becomes part of its embeddings.
 
     Args:
         cls: [`VanillaModel`] or [`VanillaForConditionalGeneration`].
         encoder: folder or Hub id of a checkpoint of the encoder family.
-        decoder: folder or Hub id of one of the decoder family.
+        decoder: folder or Hub id of one of the decoder family; a new stack, as deep as the encoder, if not given.
         kwargs: fields of [`VanillaConfig`] to set, such as `decoder_start_token_id`.
 
     Raises:
@@ -944,7 +978,7 @@ def warm_start(cls: type, encoder: Any, decoder: Any, **kwargs: Any) -> Any:
     from .modeling_vanilla_encoder import VanillaEncoderModel
 
     source: Any = VanillaEncoderModel.from_pretrained(encoder)
-    target: Any = VanillaDecoderForCausalLM.from_pretrained(decoder)
+    target: Any = source if decoder is None else VanillaDecoderForCausalLM.from_pretrained(decoder)
     fields = {field.name for field in dataclasses.fields(VanillaBaseConfig)}
     fields -= {field.name for field in dataclasses.fields(PreTrainedConfig)} | {"tie_word_embeddings"} | set(kwargs)
     for name in sorted(fields):
@@ -954,18 +988,18 @@ def warm_start(cls: type, encoder: Any, decoder: Any, **kwargs: Any) -> Any:
                 f"`{name}` is {ours!r} in the encoder's checkpoint and {theirs!r} in the decoder's, but a seq2seq "
                 f"model has one: give `{name}`, or checkpoints that agree."
             )
-    config = VanillaConfig(
-        **{name: getattr(target.config, name) for name in fields},
-        encoder_layers=source.config.num_hidden_layers,
-        decoder_layers=target.config.num_hidden_layers,
-        tie_word_embeddings=False,
-        **kwargs,
-    )
+    depths = {"encoder_layers": source.config.num_hidden_layers, "decoder_layers": target.config.num_hidden_layers}
+    shared = {name: getattr(target.config, name) for name in fields}
+    config = VanillaConfig(**{**shared, **depths, "tie_word_embeddings": False, **kwargs})
     model: Any = cls(config)
-    model.base_model.encoder.load_state_dict(source.state_dict())
-    model.base_model.decoder.load_state_dict(target.decoder.state_dict(), strict=False)
-    if model.get_output_embeddings() is not None:
-        model.lm_head.load_state_dict(target.lm_head.state_dict())
+    weights = {name: weight for name, weight in source.state_dict().items() if not name.startswith("pooler.")}
+    if (types := weights.pop("embed_token_types.weight", None)) is not None:
+        weights["embed_tokens.weight"] = weights["embed_tokens.weight"] + types[0] / source.embedding_scale
+    model.base_model.encoder.load_state_dict(weights)
+    if decoder is not None:
+        model.base_model.decoder.load_state_dict(target.decoder.state_dict(), strict=False)
+        if model.get_output_embeddings() is not None:
+            model.lm_head.load_state_dict(target.lm_head.state_dict(), strict=not config.logits_bias)
     return model.eval()
 
 

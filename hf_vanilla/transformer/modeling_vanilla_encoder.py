@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from transformers.activations import ACT2FN
 from transformers.modeling_outputs import (
+    BaseModelOutputWithPooling,
     MaskedLMOutput,
     MultipleChoiceModelOutput,
     QuestionAnsweringModelOutput,
@@ -29,11 +30,54 @@ class VanillaEncoderPreTrainedModel(VanillaBasePreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^(model\.)?decoder\."]
 
 
+class Pooler(nn.Module):
+    """What BERT makes of the first token, for a text as a whole: linear and tanh."""
+
+    def __init__(self, config: VanillaEncoderConfig):
+        super().__init__()
+        self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(batch, length, hidden_size) to (batch, hidden_size)."""
+        return torch.tanh(self.dense(hidden_states[:, 0]))
+
+
 class VanillaEncoderModel(VanillaEncoder, VanillaEncoderPreTrainedModel):
-    """The encoder alone: `AutoModel` of the encoder family."""
+    """The encoder alone: `AutoModel` of the encoder family.
+
+    Args:
+        add_pooling_layer: whether to have a pooler; what the configuration says if not given. Heads need none.
+    """
 
     config: VanillaEncoderConfig
     base_model_prefix = "encoder"
+
+    def __init__(self, config: VanillaEncoderConfig, add_pooling_layer: bool | None = None):
+        super().__init__(config)
+        has_pooler = config.add_pooling_layer if add_pooling_layer is None else add_pooling_layer
+        # CODEPATH: the base models of BERT and RoBERTa have a pooler, DistilBERT's has none.
+        self.pooler = Pooler(config) if has_pooler else None
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPooling:
+        """See [`VanillaEncoder.forward`]; with a pooler, its output (batch, hidden_size) comes as `pooler_output`."""
+        inputs = (input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
+        outputs = super().forward(*inputs, **kwargs)
+        return BaseModelOutputWithPooling(
+            last_hidden_state=outputs.last_hidden_state,
+            pooler_output=None if self.pooler is None else self.pooler(outputs.last_hidden_state),
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
 
 
 class MaskedLMTransform(nn.Module):
@@ -59,7 +103,7 @@ class VanillaEncoderForMaskedLM(VanillaEncoderPreTrainedModel):
 
     def __init__(self, config: VanillaEncoderConfig):
         super().__init__(config)
-        self.encoder = VanillaEncoderModel(config)
+        self.encoder = VanillaEncoderModel(config, add_pooling_layer=False)
         self.transform = MaskedLMTransform(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size)
         self.post_init()
@@ -71,6 +115,7 @@ class VanillaEncoderForMaskedLM(VanillaEncoderPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         output_logits: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -88,7 +133,8 @@ class VanillaEncoderForMaskedLM(VanillaEncoderPreTrainedModel):
             `num_items_in_batch`.
         """
         needed = None if labels is None else labels != -100
-        outputs = self.encoder(input_ids, attention_mask, position_ids, inputs_embeds, needed=needed, **kwargs)
+        inputs = (input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
+        outputs = self.encoder(*inputs, needed=needed, **kwargs)
         logits, loss = logits_and_loss(
             self, outputs.last_hidden_state, labels, output_logits, self.transform, **kwargs
         )
@@ -101,26 +147,29 @@ class VanillaEncoderForMaskedLM(VanillaEncoderPreTrainedModel):
 
 
 class ClassificationHead(nn.Module):
-    """Class scores from the first token: linear and tanh, BERT's pooler, then the output layer."""
+    """Class scores from the first token: linear and tanh (BERT's pooler; DistilBERT: ReLU), then the output layer."""
 
     def __init__(self, config: VanillaEncoderConfig, num_labels: int | None = None):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
+        self.activation = ACT2FN[config.classifier_activation]
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.out_proj = nn.Linear(config.hidden_size, num_labels or config.num_labels or 2)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """(batch, length, hidden_size) to (batch, labels)."""
-        pooled = torch.tanh(self.dense(self.dropout(hidden_states[:, 0])))
+        pooled = self.activation(self.dense(self.dropout(hidden_states[:, 0])))
         return self.out_proj(self.dropout(pooled))
 
 
 class VanillaEncoderForSequenceClassification(VanillaEncoderPreTrainedModel):
     """Classes, labels or a value for a text, from its first token."""
 
+    _pooler = "classifier"
+
     def __init__(self, config: VanillaEncoderConfig):
         super().__init__(config)
-        self.encoder = VanillaEncoderModel(config)
+        self.encoder = VanillaEncoderModel(config, add_pooling_layer=False)
         self.classifier = ClassificationHead(config)
         self.post_init()
 
@@ -131,6 +180,7 @@ class VanillaEncoderForSequenceClassification(VanillaEncoderPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> SequenceClassifierOutput:
@@ -139,9 +189,8 @@ class VanillaEncoderForSequenceClassification(VanillaEncoderPreTrainedModel):
         Returns:
             `logits` (batch, num_labels), and the loss with `labels`.
         """
-        outputs = self.encoder(
-            input_ids, attention_mask, position_ids, inputs_embeds, needed=first_token(attention_mask), **kwargs
-        )
+        inputs = (input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
+        outputs = self.encoder(*inputs, needed=first_token(attention_mask), **kwargs)
         logits = self.classifier(outputs.last_hidden_state)
         return SequenceClassifierOutput(
             loss=None if labels is None else sequence_classification_loss(logits, labels, self.config, **kwargs),
@@ -156,7 +205,7 @@ class VanillaEncoderForTokenClassification(VanillaEncoderPreTrainedModel):
 
     def __init__(self, config: VanillaEncoderConfig):
         super().__init__(config)
-        self.encoder = VanillaEncoderModel(config)
+        self.encoder = VanillaEncoderModel(config, add_pooling_layer=False)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels or 2)
         self.post_init()
@@ -168,6 +217,7 @@ class VanillaEncoderForTokenClassification(VanillaEncoderPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> TokenClassifierOutput:
@@ -180,7 +230,8 @@ class VanillaEncoderForTokenClassification(VanillaEncoderPreTrainedModel):
             `logits` (batch, source, num_labels), and the loss with `labels`.
         """
         needed = None if labels is None else labels != -100
-        outputs = self.encoder(input_ids, attention_mask, position_ids, inputs_embeds, needed=needed, **kwargs)
+        inputs = (input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
+        outputs = self.encoder(*inputs, needed=needed, **kwargs)
         logits = self.classifier(self.dropout(outputs.last_hidden_state))
         return TokenClassifierOutput(
             loss=None if labels is None else cross_entropy(logits, labels, **kwargs),
@@ -195,7 +246,7 @@ class VanillaEncoderForQuestionAnswering(VanillaEncoderPreTrainedModel):
 
     def __init__(self, config: VanillaEncoderConfig):
         super().__init__(config)
-        self.encoder = VanillaEncoderModel(config)
+        self.encoder = VanillaEncoderModel(config, add_pooling_layer=False)
         self.qa_outputs = nn.Linear(config.hidden_size, 2)
         self.post_init()
 
@@ -206,6 +257,7 @@ class VanillaEncoderForQuestionAnswering(VanillaEncoderPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
         start_positions: torch.Tensor | None = None,
         end_positions: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
@@ -219,7 +271,7 @@ class VanillaEncoderForQuestionAnswering(VanillaEncoderPreTrainedModel):
         Returns:
             `start_logits` and `end_logits` (batch, source), and with both positions the mean of their losses.
         """
-        outputs = self.encoder(input_ids, attention_mask, position_ids, inputs_embeds, **kwargs)
+        outputs = self.encoder(input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids, **kwargs)
         start_logits, end_logits = self.qa_outputs(outputs.last_hidden_state).unbind(-1)
         loss = None
         if (start_positions is None) != (end_positions is None):
@@ -250,9 +302,11 @@ def inside(positions: torch.Tensor, length: int) -> torch.Tensor:
 class VanillaEncoderForMultipleChoice(VanillaEncoderPreTrainedModel):
     """Which of several texts is right."""
 
+    _pooler = "score"
+
     def __init__(self, config: VanillaEncoderConfig):
         super().__init__(config)
-        self.encoder = VanillaEncoderModel(config)
+        self.encoder = VanillaEncoderModel(config, add_pooling_layer=False)
         self.score = ClassificationHead(config, num_labels=1)
         self.post_init()
 
@@ -263,13 +317,15 @@ class VanillaEncoderForMultipleChoice(VanillaEncoderPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MultipleChoiceModelOutput:
         """See [`VanillaEncoder.forward`] for the other arguments, which have one dimension more here.
 
         Args:
-            input_ids: token ids (batch, choices, source); `attention_mask`, `position_ids` and `inputs_embeds` alike.
+            input_ids: token ids (batch, choices, source); `attention_mask`, `position_ids`, `token_type_ids` and
+                `inputs_embeds` alike.
             labels: the right choice (batch,).
 
         Returns:
@@ -282,10 +338,11 @@ class VanillaEncoderForMultipleChoice(VanillaEncoderPreTrainedModel):
         if given is None or given.ndim != (3 if input_ids is not None else 4):
             got = "none" if given is None else tuple(given.shape)
             raise ValueError(f"`input_ids` must be (batch, choices, length), got {got}.")
-        for name, other in {"attention_mask": attention_mask, "position_ids": position_ids}.items():
+        others = {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
+        for name, other in others.items():
             if other is not None and other.ndim != 3:
                 raise ValueError(f"`{name}` must be (batch, choices, length), got {tuple(other.shape)}.")
-        inputs = (input_ids, attention_mask, position_ids, inputs_embeds)
+        inputs = (input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
         flat = [None if x is None else x.flatten(0, 1) for x in inputs]
         outputs = self.encoder(*flat, needed=first_token(flat[1]), **kwargs)
         logits = self.score(outputs.last_hidden_state).view(*given.shape[:2])

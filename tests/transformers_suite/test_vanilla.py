@@ -29,14 +29,15 @@ from .family import AllTests, ModelTests
 from .skips import SKIPS
 from .test_modeling_common import GenerationTesterMixin
 
-BERT = {
+POST_NORM = {
     "position_embedding_type": "learned",
     "embedding_norm": True,
     "scale_embedding": False,
     "activation_function": "gelu",
     "attention_dropout": 0.1,
 }
-BART = {**BERT, "activation_dropout": 0.1}
+BERT = {**POST_NORM, "type_vocab_size": 2, "add_pooling_layer": True}
+BART = {**POST_NORM, "activation_dropout": 0.1, "position_offset": 2, "logits_bias": True}
 GPT2 = {
     "position_embedding_type": "learned",
     "norm_position": "pre",

