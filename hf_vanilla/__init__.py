@@ -9,6 +9,7 @@ from types import ModuleType
 import transformers
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast, pipelines
 
+from .attention_maps import AttentionMap, AttentionMaps, attention_maps
 from .decoding import Hypothesis, TranslationPipeline, Translator
 from .transformer import modeling_vanilla, modeling_vanilla_decoder, modeling_vanilla_encoder
 from .transformer.configuration_vanilla import (
@@ -59,6 +60,8 @@ pipelines.PIPELINE_REGISTRY.register_pipeline("translation", TranslationPipeline
 __version__ = "0.1.0"
 
 __all__ = [
+    "AttentionMap",
+    "AttentionMaps",
     "Hypothesis",
     "IncrementalDecoder",
     "Translator",
@@ -80,5 +83,6 @@ __all__ = [
     "VanillaForConditionalGeneration",
     "VanillaModel",
     "VanillaPreTrainedModel",
+    "attention_maps",
     "beam_search",
 ]
