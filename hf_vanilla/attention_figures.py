@@ -82,7 +82,7 @@ def plot_heads(attention: AttentionMap, layer: int = -1, theme: str = "light") -
         axes.set_title(f"head {head + 1}", fontsize=9)
         name_axes(axes, attention, cell)
         axes.tick_params(labelbottom=head + columns >= len(weights))
-    scale(figure, image, grid)
+    scale(figure, image, figure.axes)
     return figure
 
 

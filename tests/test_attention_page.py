@@ -124,7 +124,7 @@ def path(maps, tmp_path_factory):
 @in_browser
 def test_hovering_shows_the_weights_of_the_model_in_each_kind_layer_and_head(page, path, maps):
     page.open(path)
-    for number, (kind, attention) in enumerate(maps.kinds.items()):
+    for number, attention in enumerate(maps.kinds.values()):
         page.set(kind=number)
         count = len(attention.queries)
         for (layer, head), word in zip([(0, 0), (1, 5), (2, 3)], (count // 2, 0, count - 1), strict=True):
