@@ -264,16 +264,13 @@ def stream_attention_maps(
     """As [`attention_maps`], for texts that come one by one, in bounded memory: no more weights are held than those of
     `PAIRS` pairs of tokens, or of one text."""
     reader = Reader(getattr(model, "_orig_mod", model), tokenizer, max_new_tokens)
+    alone = isinstance(sources, list) and len(sources) == 1
     pairs = zip(sources, itertools.repeat(None) if targets is None else targets, strict=targets is not None)
-    batch: list[Reading] = []
-    for number, (source, target) in enumerate(pairs, start=1):
-        reading = reader.read(source, target, "" if isinstance(sources, list) and len(sources) == 1 else f" {number}")
-        longest = max(max(len(each.ids), len(each.decoder_ids)) for each in (*batch, reading))
-        if batch and (len(batch) + 1) * longest**2 > PAIRS:
-            yield from reader.look(batch, words)
-            batch = []
-        batch.append(reading)
-    if batch:
+    readings = (
+        reader.read(source, target, "" if alone else f" {number}")
+        for number, (source, target) in enumerate(pairs, start=1)
+    )
+    for batch in batched(readings, PAIRS):
         yield from reader.look(batch, words)
 
 
@@ -290,6 +287,20 @@ class Reading:
     decoder_tokens: Tokens | None = None
     written_ids: Sequence[int] = ()
     written_tokens: Tokens | None = None
+
+
+def batched(readings: Iterable[Reading], most: int) -> Iterator[list[Reading]]:
+    """Readings that follow each other together, as long as they have no more than `most` pairs of tokens, padding
+    included; at least one."""
+    batch: list[Reading] = []
+    for reading in readings:
+        longest = max(max(len(each.ids), len(each.decoder_ids)) for each in (*batch, reading))
+        if batch and (len(batch) + 1) * longest**2 > most:
+            yield batch
+            batch = []
+        batch.append(reading)
+    if batch:
+        yield batch
 
 
 @dataclass(frozen=True)

@@ -25,9 +25,9 @@ from hf_vanilla.attention_maps import (
     AttentionMap,
     Reader,
     Reading,
+    batched,
     evaluation,
     padded,
-    stream_attention_maps,
 )
 from hf_vanilla.corpora import read_lines
 from hf_vanilla.decoding import words_of_tokens
@@ -116,7 +116,7 @@ class Survey:
             measures = [f"{head.statistics[name]:.2f}" for name in names[5:10]]
             row = [head.kind, str(head.layer + 1), str(head.head + 1), head.type, f"{share:.2f}", *measures]
             row += ["" if head.alignment_error is None else f"{head.alignment_error:.3f}"] * aligned
-            row += ["" if head.effect is None else f"{head.effect:+.3f}"] * effects
+            row += ["" if head.effect is None else f"{head.effect + 0:+.3f}"] * effects
             rows.append(row)
         lines = [names, ["---"] * len(names), *rows]
         table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
@@ -174,20 +174,25 @@ def survey(
     if gold is not None and len(gold) != len(sources):
         raise ValueError(f"there are {len(gold)} gold alignments and {len(sources)} texts")
     reader = Reader(model, tokenizer)
-    if is_seq2seq and targets is None:
-        targets = [reader.read(source, None).target for source in sources]
-    rank = frequencies(tokenizer, [*sources, *(targets or [])])
+    readings = [
+        reader.read(source, targets[row] if targets and is_seq2seq else None, f" {row + 1}")
+        for row, source in enumerate(sources)
+    ]
+    rank = Counter(
+        label
+        for reading in readings
+        for tokens in (reading.tokens, reading.written_tokens)
+        for label in (tokens.labels if tokens else ())
+    )
     counts: dict[str, Counts] = {}
-    name = ""
-    maps = stream_attention_maps(model, tokenizer, sources, targets if is_seq2seq else None)
-    bar = tqdm(maps, "looking", len(sources), unit=" texts", mininterval=1, disable=not progress)
+    maps = (each for batch in batched(readings, PAIRS) for each in reader.look(batch, words=False))
+    bar = tqdm(maps, "looking", len(readings), unit=" texts", mininterval=1, disable=not progress)
     for row, each in enumerate(bar):
-        name = each.model
         for kind, attention in each.kinds.items():
             own = counts.setdefault(kind, Counts(attention))
             own.add(attention, rank)
-            if gold is not None and targets is not None and kind == "cross":
-                own.align(attention, tokenizer, sources[row], targets[row], gold[row], row + 1)
+            if gold is not None and kind == "cross":
+                own.align(attention, tokenizer, each.source, readings[row].target, gold[row], row + 1)
     score, effects, note = None, dict[tuple[str, int, int], float](), ""
     if metric != "none":
         places = [
@@ -195,7 +200,7 @@ def survey(
             for kind, own in counts.items()
             for layer, head in itertools.product(range(own.layers), range(own.heads))
         ]
-        measure, note = measure_of(reader, sources, targets, metric)
+        measure, note = measure_of(reader, readings, targets, metric)
         switches, why = find_switches(reader, counts)
         note = note or why
         if measure and switches:
@@ -207,7 +212,7 @@ def survey(
                     effects[place] = sign * (measure() - score)
     heads = [head for kind, own in counts.items() for head in own.heads_of(kind, effects)]
     errors = counts["cross"].layer_errors() if gold is not None and "cross" in counts else ()
-    return Survey(name, len(sources), heads, metric, score, errors, note)
+    return Survey(reader.name, len(sources), heads, metric, score, errors, note)
 
 
 class Counts:
@@ -327,31 +332,16 @@ class Counts:
         return {**near, "positional": by_offset[far], **others}, far
 
 
-def frequencies(tokenizer: Any, texts: Sequence[str]) -> dict[str, int]:
-    """How often each token, as it is shown, occurs."""
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(
-            tokenizer.decode([id_]).strip() for id_ in tokenizer(text, add_special_tokens=False)["input_ids"]
-        )
-    return counts
-
-
 def measure_of(
-    reader: Reader, sources: Sequence[str], targets: Sequence[str] | None, metric: str
+    reader: Reader, readings: Sequence[Reading], targets: Sequence[str] | None, metric: str
 ) -> tuple[Callable[[], float] | None, str]:
     """What measures the model as it is, and, where nothing can, why."""
     if metric == "bleu":
-        assert targets is not None
-        return lambda: bleu(reader, sources, targets), ""
+        return lambda: bleu(reader, [reading.source for reading in readings], targets or []), ""
     if reader.model.get_output_embeddings() is None:
         return None, f"no effects: {type(reader.model).__name__} has no language model's head, so no perplexity"
     if not reader.is_seq2seq and not reader.is_decoder and reader.tokenizer.mask_token_id is None:
         return None, "no effects: perplexity of an encoder takes a tokenizer with a mask token"
-    readings = [
-        reader.read(source, targets[row] if targets and reader.is_seq2seq else None)
-        for row, source in enumerate(sources)
-    ]
     return lambda: perplexity(reader, readings), ""
 
 
@@ -360,7 +350,7 @@ def perplexity(reader: Reader, readings: Sequence[Reading]) -> float:
     """exp of the mean cross-entropy of targets, of texts from the second token on, or of each seventh token masked."""
     total, count = 0.0, 0
     with evaluation(reader.model):
-        for batch in batches(readings):
+        for batch in batched(sorted(readings, key=lambda each: len(each.ids)), PAIRS // 8):
             inputs = padded([reading.ids for reading in batch], reader.config.pad_token_id)
             ids, mask = inputs["input_ids"], inputs["attention_mask"]
             if reader.is_seq2seq:
@@ -402,18 +392,6 @@ def bleu(reader: Reader, sources: Sequence[str], targets: Sequence[str]) -> floa
             for row, text in zip(rows, reader.tokenizer.batch_decode(output, skip_special_tokens=True), strict=True):
                 translations[row] = " ".join(text.split())
     return TranslationQuality().compute(predictions=translations, references=[[each] for each in targets])["bleu"]
-
-
-def batches(readings: Sequence[Reading]) -> Iterator[list[Reading]]:
-    """Texts of about the same length together."""
-    batch: list[Reading] = []
-    for reading in sorted(readings, key=lambda each: len(each.ids)):
-        longest = max(max(len(each.ids), len(each.decoder_ids)) for each in (*batch, reading))
-        if batch and (len(batch) + 1) * longest**2 > PAIRS // 8:
-            yield batch
-            batch = []
-        batch.append(reading)
-    yield batch
 
 
 @contextlib.contextmanager

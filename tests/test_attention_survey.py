@@ -102,7 +102,7 @@ def test_delimiters_first_tokens_and_rare_words_are_found():
         counts.add(looking_at(column, attention), rank)
         assert {head.type for head in counts.heads_of("encoder", {})} == {name}
     counts = Counts(attention)
-    looks = torch.eye(6)[torch.tensor([0, 1, 4, 1, 2, 0])].expand(1, 2, 6, 6)
+    looks = torch.eye(6)[torch.tensor([0, 1, 4, 1, 3, 0])].expand(1, 2, 6, 6)
     counts.add(AttentionMap("encoder", looks, attention.queries, attention.keys), rank)
     assert next(counts.heads_of("encoder", {})).type == "mixed"
 
