@@ -329,7 +329,7 @@ class Reader:
         self.tokenizer = tokenizer
         self.max_new_tokens = max_new_tokens
         self.config: Any = model.config.get_text_config()
-        self.name = model.config.name_or_path or type(model).__name__
+        self.name = name_of(model)
         self.is_seq2seq = bool(getattr(model.config, "is_encoder_decoder", False))
         self.is_decoder = not self.is_seq2seq and is_causal(self.config)
         self.most = min(positions_of(self.config), tokenizer.model_max_length)
@@ -559,6 +559,12 @@ def must(tokens: Tokens | None) -> Tokens:
     """Tokens that are there."""
     assert tokens is not None
     return tokens
+
+
+def name_of(model: Any) -> str:
+    """What to call a model: its Hub id, or its folder's name, which says nothing of whose machine it is on."""
+    name = model.config.name_or_path or type(model).__name__
+    return Path(name).resolve().name if Path(name).is_dir() else name
 
 
 def is_causal(config: Any) -> bool:
