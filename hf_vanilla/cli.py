@@ -426,12 +426,14 @@ def survey_of(options: argparse.Namespace) -> Any:
     import yaml
 
     from hf_vanilla.attention_maps import load_model
-    from hf_vanilla.attention_survey import read_alignments, survey
+    from hf_vanilla.attention_survey import EFFECTS, read_alignments, survey
     from hf_vanilla.corpora import load_texts, read_lines
     from hf_vanilla.decoding import SENTENCE_END
 
     if options.sentences < 1:
         raise ValueError(f"--sentences must be at least 1, got {options.sentences}")
+    if options.effect not in EFFECTS:
+        raise ValueError(f"--effect is {options.effect!r}; expected one of {', '.join(EFFECTS)}")
     if (options.reference or options.gold) and not options.input or options.gold and not options.reference:
         raise ValueError("--gold needs --input and --reference, --reference needs --input")
     model, tokenizer = load_model(options.model)

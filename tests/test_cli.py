@@ -272,6 +272,7 @@ def test_attend_surveys_a_corpus_and_files_with_alignments(folder, language_mode
         (["--source", "a", "--figure", "x.png", "--kind", "self"], "has no attention of kind 'self'; expected one of"),
         (["--survey", "--html", "x.html"], "--survey prints a table and draws a --figure"),
         (["--survey", "--gold", "x"], "--gold needs --input and --reference"),
+        (["--survey", "--effect", "blue"], "--effect is 'blue'; expected one of perplexity, bleu, none"),
         (["--survey", "--sentences", "0"], "--sentences must be at least 1, got 0"),
     ],
 )
