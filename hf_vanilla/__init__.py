@@ -10,6 +10,7 @@ import transformers
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast, pipelines
 
 from .convert import from_hf, to_hf
+from .attention_maps import AttentionMap, AttentionMaps, attention_maps
 from .decoding import Hypothesis, TranslationPipeline, Translator
 from .transformer import modeling_vanilla, modeling_vanilla_decoder, modeling_vanilla_encoder
 from .transformer.configuration_vanilla import (
@@ -60,6 +61,8 @@ pipelines.PIPELINE_REGISTRY.register_pipeline("translation", TranslationPipeline
 __version__ = "0.1.0"
 
 __all__ = [
+    "AttentionMap",
+    "AttentionMaps",
     "Hypothesis",
     "IncrementalDecoder",
     "Translator",
@@ -81,6 +84,7 @@ __all__ = [
     "VanillaForConditionalGeneration",
     "VanillaModel",
     "VanillaPreTrainedModel",
+    "attention_maps",
     "beam_search",
     "from_hf",
     "to_hf",

@@ -108,6 +108,50 @@ def main(arguments: Sequence[str] | None = None) -> None:
     verb.add_argument("--overwrite", action="store_true", help="replace a model that is there")
 
     verb = add_verb(
+        "attend",
+        "What the heads of a model look at: as a page, as a figure, or over a corpus.",
+        "hf-vanilla attend runs/verses_demo --source 'In the beginning God made heaven.' --html attention.html",
+    )
+    verb.add_argument("model", help="folder or Hub id of any model of transformers that gives attentions")
+    verb.add_argument("--source", help="the text")
+    verb.add_argument("--target", help="its translation, its continuation, or its second half (default: the model's)")
+    verb.add_argument("--max_new_tokens", type=int, help="how many tokens the model writes; a decoder by default none")
+    verb.add_argument("--words", action="store_true", help="join tokens into words; the page does it by a switch, too")
+    verb.add_argument("--html", type=Path, metavar="FILE", help="where the page goes")
+    verb.add_argument("--figure", type=Path, metavar="FILE", help="where a figure goes: PNG, SVG or PDF")
+    verb.add_argument("--kind", help="encoder, decoder or cross (default: the last of these that there is)")
+    verb.add_argument(
+        "--plot",
+        help="grid (all heads), heads (those of a layer, with words), lines (from words to words) or alignment (one "
+        "matrix) (default: alignment of cross-attention, else heads)",
+    )
+    verb.add_argument("--layer", type=int, help="from 1 (default: the last; for an alignment the last but one)")
+    verb.add_argument("--head", type=int, help="from 1 (default: all; for an alignment their mean)")
+    verb.add_argument("--word", help="the only one whose lines are drawn")
+    verb.add_argument("--dark", action="store_true", help="light on dark")
+    verb.add_argument(
+        "--survey", action="store_true", help="what each head does over a corpus: a table, and a --figure"
+    )
+    verb.add_argument("--corpus", help="as for train (default: what the model was trained on)")
+    verb.add_argument("--target_path", help="the target side, if the corpus is a text file")
+    verb.add_argument("--source_column", default="source", help="(default: source)")
+    verb.add_argument("--target_column", default="target", help="(default: target)")
+    verb.add_argument("--text_column", default="text", help="for models of one stack (default: text)")
+    verb.add_argument("--split", default="test", help="train, validation or test (default: test)")
+    verb.add_argument("--input", type=Path, help="a text file instead of a corpus, one text a line")
+    verb.add_argument("--reference", type=Path, help="its translation, as many lines")
+    verb.add_argument("--gold", type=Path, help="its alignments, as many lines: 0-0 1-2 2?1 (source-target, from 0)")
+    verb.add_argument(
+        "--sentences", type=int, default=100, help="at most so many, evenly from the whole (default: 100)"
+    )
+    verb.add_argument(
+        "--effect",
+        default="perplexity",
+        help="what to measure with each head switched off: perplexity, bleu or none (default: perplexity)",
+    )
+    verb.add_argument("--json", action="store_true", help="print the survey as JSON")
+
+    verb = add_verb(
         "export",
         "Write a translation model as another engine reads it.",
         "hf-vanilla export runs/verses_demo exported --format ctranslate2",
@@ -161,6 +205,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "generate": run_generate,
             "evaluate": run_evaluate,
             "convert": run_convert,
+            "attend": run_attend,
             "export": run_export,
             "push": run_push,
             "card": run_card,
@@ -412,6 +457,106 @@ def run_convert(options: argparse.Namespace, _: list[str]) -> None:
         fields[name] = yaml.safe_load(value)
     done = convert(options.source, options.folder, options.to, options.overwrite, **fields)
     print(f"written to {options.folder}: {done}")
+
+
+def run_attend(options: argparse.Namespace, _: list[str]) -> None:
+    """`hf-vanilla attend`."""
+    from hf_vanilla.attention_figures import FORMATS, save_figure
+    from hf_vanilla.attention_maps import attention_maps, load_model
+
+    if options.survey == (options.source is not None):
+        raise ValueError("give either a text (--source) or --survey")
+    if not options.survey and not options.html and not options.figure:
+        raise ValueError("say what to write: --html FILE, --figure FILE, or both")
+    if options.survey and options.html:
+        raise ValueError("--survey prints a table and draws a --figure; it makes no --html")
+    if options.figure and options.figure.suffix.lower() not in FORMATS:
+        raise ValueError(f"--figure {options.figure}: expected a file that ends in one of {', '.join(FORMATS)}")
+    for path in filter(None, (options.html, options.figure)):
+        if path.is_dir() or not path.parent.is_dir():
+            raise FileNotFoundError(f"{path}: not a file in a folder that exists")
+    theme = "dark" if options.dark else "light"
+    if options.survey:
+        found = survey_of(options)
+        if options.figure:
+            save_figure(found.plot(theme), options.figure)
+        print(found.to_json() if options.json else found.to_markdown())
+        return
+    model, tokenizer = load_model(options.model)
+    maps = attention_maps(
+        model, tokenizer, options.source, options.target, words=options.words, max_new_tokens=options.max_new_tokens
+    )
+    if options.figure:
+        save_figure(figure_of(maps, options, theme), options.figure)
+    if options.html:
+        maps.save_html(options.html)
+    print(f"written to {' and '.join(str(path) for path in (options.html, options.figure) if path)}")
+
+
+def figure_of(maps: Any, options: argparse.Namespace, theme: str) -> Any:
+    """The figure that `hf-vanilla attend` was asked for; there, layers and heads are counted from 1."""
+    from hf_vanilla.attention_figures import plot_alignment, plot_grid, plot_heads, plot_lines
+
+    attention = maps[options.kind or list(maps.kinds)[-1]]
+    numbers = {}
+    for name, count in zip(("layer", "head"), attention.weights.shape[:2], strict=True):
+        number = getattr(options, name)
+        if number is not None and not 1 <= number <= count:
+            raise ValueError(f"--{name} is {number}; expected 1 to {count}")
+        numbers[name] = None if number is None else number - 1
+    layer = -1 if numbers["layer"] is None else numbers["layer"]
+    heads = None if numbers["head"] is None else [numbers["head"]]
+    plots = {
+        "grid": lambda: plot_grid(attention, theme),
+        "heads": lambda: plot_heads(attention, layer, theme),
+        "lines": lambda: plot_lines(attention, layer, heads, options.word, theme),
+        "alignment": lambda: plot_alignment(attention, **numbers, theme=theme),
+    }
+    plot = options.plot or ("alignment" if attention.kind == "cross" else "heads")
+    if plot not in plots:
+        raise ValueError(f"--plot is {plot!r}; expected one of {', '.join(plots)}")
+    return plots[plot]()
+
+
+def survey_of(options: argparse.Namespace) -> Any:
+    """What the heads do over the texts that `hf-vanilla attend --survey` was asked for."""
+    import yaml
+
+    from hf_vanilla.attention_maps import load_model
+    from hf_vanilla.attention_survey import EFFECTS, read_alignments, survey
+    from hf_vanilla.corpora import load_texts, read_lines
+    from hf_vanilla.decoding import SENTENCE_END
+
+    if options.sentences < 1:
+        raise ValueError(f"--sentences must be at least 1, got {options.sentences}")
+    if options.effect not in EFFECTS:
+        raise ValueError(f"--effect is {options.effect!r}; expected one of {', '.join(EFFECTS)}")
+    if (options.reference or options.gold) and not options.input or options.gold and not options.reference:
+        raise ValueError("--gold needs --input and --reference, --reference needs --input")
+    model, tokenizer = load_model(options.model)
+    targets: list[str] | None = None
+    gold = None
+    if options.input:
+        sources = list(read_lines(options.input))
+        targets = list(read_lines(options.reference)) if options.reference else None
+        gold = read_alignments(options.gold) if options.gold else None
+        for path, lines in ((options.reference, targets), (options.gold, gold)):
+            if lines is not None and len(lines) != len(sources):
+                raise ValueError(f"{options.input} has {len(sources)} lines, {path} has {len(lines)}")
+    elif model.config.is_encoder_decoder:
+        sources, references, _ = load_test_set(argparse.Namespace(**vars(options) | {"source": None, "reference": []}))
+        targets = [row[0] for row in references]
+    else:
+        trained = Path(options.model) / "training_config.yaml"
+        run = yaml.safe_load(trained.read_text(encoding="utf-8")) if trained.is_file() else {"corpus": "bible"}
+        corpus = load_texts(options.corpus or run["corpus"], text_column=options.text_column)
+        if options.split not in corpus:
+            raise ValueError(f"split is {options.split!r}; expected one of {', '.join(corpus)}")
+        texts = corpus[options.split]["text"]
+        sources = [part.strip() for text in texts for part in SENTENCE_END.split(text) if part.strip()]
+    rows = range(0, len(sources), max(1, len(sources) // options.sentences))[: options.sentences]
+    chosen = [None if each is None else [each[row] for row in rows] for each in (sources, targets, gold)]
+    return survey(model, tokenizer, *chosen[:2], gold=chosen[2], metric=options.effect, progress=not options.json)  # type: ignore[arg-type]
 
 
 def run_export(options: argparse.Namespace, _: list[str]) -> None:

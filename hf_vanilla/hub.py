@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import shlex
@@ -39,7 +40,8 @@ from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 import hf_vanilla
-from hf_vanilla.attention_maps import plot_attention
+from hf_vanilla.attention_figures import plot_heads, save_figure
+from hf_vanilla.attention_maps import attention_maps
 from hf_vanilla.checkpointing import digest
 from hf_vanilla.corpora import read_lines
 from hf_vanilla.model_card import (
@@ -60,6 +62,8 @@ from hf_vanilla.model_card import (
     render,
 )
 from hf_vanilla.transformer.generation_vanilla import beam_search
+
+logger = logging.getLogger(__name__)
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 STALE = re.compile(r"[^/]*\.safetensors(\.index\.json)?|[^/]*_vanilla[^/]*\.py|hf_vanilla/.*\.py")
@@ -329,7 +333,11 @@ def draw_attention(model: Any, tokenizer: PreTrainedTokenizerBase, samples: Path
     if rows:
         row = min(rows, key=lambda row: len(row.get("source") or row["text"]))
         text = row.get("source") or " ".join(row["text"].split()[:MOST_WORDS])
-        plot_attention(model, tokenizer, text, row.get("translation"), picture)
+        maps = attention_maps(model, tokenizer, text, row.get("translation"))
+        try:
+            save_figure(plot_heads(list(maps.kinds.values())[-1]), picture)
+        except ImportError as error:
+            logger.warning("no %s: %s", picture.name, error)
 
 
 def write_json(path: Path, value: Any) -> None:

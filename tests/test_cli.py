@@ -17,7 +17,7 @@ from hf_vanilla import VanillaDecoderConfig, VanillaDecoderForCausalLM, cli
 from hf_vanilla.tokenization import train_tokenizer
 
 ROOT = Path(__file__).parent.parent
-VERBS = ("train", "translate", "generate", "evaluate", "export")
+VERBS = ("train", "translate", "generate", "evaluate", "attend", "export")
 
 
 @pytest.fixture(scope="module")
@@ -205,6 +205,82 @@ def test_bad_input_ends_with_one_line_that_names_it(arguments, message):
     with pytest.raises(SystemExit) as ended:
         cli.main(arguments)
     assert message in str(ended.value.code) and "\n" not in str(ended.value.code)
+
+
+def test_attend_writes_a_page_and_a_figure(folder, tmp_path, capsys):
+    page, figure = tmp_path / "page.html", tmp_path / "figure.png"
+    text = ["--source", "the number 7 & 8", "--target", "die Zahl 7"]
+    cli.main(["attend", str(folder / "model"), *text, "--html", str(page), "--figure", str(figure)])
+    assert capsys.readouterr().out == f"written to {page} and {figure}\n"
+    assert "What " in page.read_text(encoding="utf-8") and figure.read_bytes().startswith(b"\x89PNG")
+    for plot, options in {
+        "grid": ["--kind", "encoder"],
+        "heads": ["--kind", "decoder", "--layer", "1", "--dark"],
+        "lines": ["--head", "2", "--word", "Zahl", "--words"],
+    }.items():
+        path = tmp_path / f"{plot}.svg"
+        cli.main(["attend", str(folder / "model"), *text, "--figure", str(path), "--plot", plot, *options])
+        assert "<svg" in path.read_text(encoding="utf-8")
+
+
+def test_attend_surveys_a_corpus_and_files_with_alignments(folder, language_model, tmp_path, capsys):
+    columns = ["--source_column", "en", "--target_column", "de"]
+    corpus = ["--corpus", str(folder / "pairs.tsv"), *columns, "--sentences", "3"]
+    cli.main(["attend", str(folder / "model"), "--survey", *corpus, "--figure", str(tmp_path / "survey.pdf")])
+    output = capsys.readouterr().out
+    assert output.count("| cross | 1 |") == 2 and "3 texts; perplexity of the whole model" in output
+    assert (tmp_path / "survey.pdf").read_bytes().startswith(b"%PDF")
+    for name, text in (
+        ("en", "the number 1\nthe number 2\n"),
+        ("de", "die Zahl 1\ndie Zahl 2\n"),
+        ("gold", "0-0 2-2\n\n"),
+    ):
+        (tmp_path / name).write_text(text)
+    files = [f"--{name}={tmp_path / file}" for name, file in (("input", "en"), ("reference", "de"), ("gold", "gold"))]
+    command = ["attend", str(folder / "model"), "--survey", *files, "--json"]
+    cli.main([*command, "--effect", "bleu"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["sentences"] == 2 and 0 <= found["layer_alignment_errors"][0] <= 1
+    (tmp_path / "gold").write_text("0-0 9-2\n\n")
+    with pytest.raises(SystemExit, match="gold alignment 1 has 9-2, but the source has 3 words, the target 3"):
+        cli.main(command)
+    (tmp_path / "gold").write_text("0-0\n")
+    with pytest.raises(SystemExit, match="en has 2 lines, .*gold has 1"):
+        cli.main(command)
+    (tmp_path / "prose").write_text(f"{language_model[1]}\n")
+    cli.main(["attend", str(language_model[0]), "--survey", "--input", str(tmp_path / "prose")])
+    assert capsys.readouterr().out.count("| decoder | 1 |") == 4
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ([], "give either a text \\(--source\\) or --survey"),
+        (["--source", "a"], "say what to write: --html FILE, --figure FILE, or both"),
+        (["--source", " ", "--html", "x.html"], "source is empty; expected words"),
+        (
+            ["--source", "a", "--figure", "x.gif"],
+            "--figure x.gif: expected a file that ends in one of .png, .svg, .pdf",
+        ),
+        (["--source", "a", "--html", "no/such/x.html"], "no/such/x.html: not a file in a folder that exists"),
+        (["--source", "a", "--figure", "x.png", "--layer", "2"], "--layer is 2; expected 1 to 1"),
+        (["--source", "a", "--figure", "x.png", "--head", "0"], "--head is 0; expected 1 to 2"),
+        (
+            ["--source", "a", "--figure", "x.png", "--plot", "pie"],
+            "--plot is 'pie'; expected one of grid, heads, lines",
+        ),
+        (["--source", "a", "--figure", "x.png", "--kind", "self"], "has no attention of kind 'self'; expected one of"),
+        (["--survey", "--html", "x.html"], "--survey prints a table and draws a --figure"),
+        (["--survey", "--gold", "x"], "--gold needs --input and --reference"),
+        (["--survey", "--effect", "blue"], "--effect is 'blue'; expected one of perplexity, bleu, none"),
+        (["--survey", "--sentences", "0"], "--sentences must be at least 1, got 0"),
+    ],
+)
+def test_attend_says_what_it_cannot_do(folder, options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=message):
+        cli.main(["attend", str(folder / "model"), *options])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_unknown_options_and_splits_are_refused(folder, capsys):

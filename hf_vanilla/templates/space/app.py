@@ -15,8 +15,8 @@ from PIL import Image
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 # It lies beside this file: the model's code is then this one, and none is loaded from the model's page.
-from hf_vanilla import Hypothesis, Translator
-from hf_vanilla.attention_maps import plot_attention
+from hf_vanilla import Hypothesis, Translator, attention_maps
+from hf_vanilla.attention_figures import plot_heads, save_figure
 
 MOST_CHARACTERS, MOST_SHOWN = 500, 8
 
@@ -27,7 +27,8 @@ def build(translator: Translator, name: str, examples: list[str]) -> gradio.Bloc
     def look(text: str, hypothesis: Hypothesis) -> Image.Image:
         with tempfile.TemporaryDirectory() as folder:
             picture = Path(folder, "attention.png")
-            plot_attention(translator.model, translator.tokenizer, text, hypothesis.text, picture)
+            maps = attention_maps(translator.model, translator.tokenizer, text, hypothesis.text)
+            save_figure(plot_heads(maps.cross), picture)
             return Image.open(picture).copy()
 
     def translate(text: str, n_best: int) -> tuple[Any, ...]:
