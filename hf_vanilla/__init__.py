@@ -10,9 +10,16 @@ import transformers
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast, pipelines
 
 from .decoding import Hypothesis, TranslationPipeline, Translator
+from .recurrent import modeling_recurrent
+from .recurrent.configuration_recurrent import RecurrentConfig
+from .recurrent.modeling_recurrent import (
+    RecurrentForConditionalGeneration,
+    RecurrentModel,
+    RecurrentPreTrainedModel,
+)
 from .transformer import modeling_vanilla, modeling_vanilla_decoder, modeling_vanilla_encoder
 from .transformer.configuration_vanilla import (
-    VanillaBaseConfig,
+    FamilyConfig,
     VanillaConfig,
     VanillaDecoderConfig,
     VanillaEncoderConfig,
@@ -36,10 +43,11 @@ from .transformer.modeling_vanilla_encoder import (
     VanillaEncoderPreTrainedModel,
 )
 
-FAMILIES: dict[type[VanillaBaseConfig], ModuleType] = {
+FAMILIES: dict[type[FamilyConfig], ModuleType] = {
     VanillaConfig: modeling_vanilla,
     VanillaEncoderConfig: modeling_vanilla_encoder,
     VanillaDecoderConfig: modeling_vanilla_decoder,
+    RecurrentConfig: modeling_recurrent,
 }
 
 for _config_class, _modeling in FAMILIES.items():
@@ -61,6 +69,10 @@ __version__ = "0.1.0"
 __all__ = [
     "Hypothesis",
     "IncrementalDecoder",
+    "RecurrentConfig",
+    "RecurrentForConditionalGeneration",
+    "RecurrentModel",
+    "RecurrentPreTrainedModel",
     "Translator",
     "VanillaConfig",
     "VanillaDecoderConfig",
