@@ -118,7 +118,7 @@ class RecurrentConfig(FamilyConfig):
         for name in ("local_alignment", "attention_window"):
             if getattr(self, name) is not None and self.attention_type != "local":
                 raise ValueError(
-                    f'`{name}` is for `attention_type="local"`, not {self.attention_type!r}: leave it out, or take that.'
+                    f'`{name}` is for `attention_type="local"`, not {self.attention_type!r}: leave it out.'
                 )
         if self.input_feeding and self.attention_type in ("none", "additive"):
             what = (

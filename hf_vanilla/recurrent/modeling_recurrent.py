@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
@@ -54,32 +54,78 @@ class Rows:
         self.counts = kept.sum(1)
         self.whole = bool(kept.all())
         if not self.whole:
-            places = torch.arange(kept.shape[1], device=kept.device)
-            self.in_front = bool((kept == (places < self.counts[:, None])).all())
+            self.places = torch.arange(kept.shape[1], device=kept.device)
+            self.in_front = bool((kept == (self.places < self.counts[:, None])).all())
             self.order = (~kept).long().argsort(dim=1, stable=True)  # tokens first
-            self.lengths = self.counts.clamp(min=1).cpu()
+            self.lengths = self.counts.clamp(min=1)
 
-    def pack(self, states: torch.Tensor) -> Any:
-        """(batch, length, width) packed; or as it is, where there is no padding."""
-        if self.whole:
-            return states
-        if not self.in_front:
-            states = states.gather(1, self.order[..., None].expand_as(states))
-        return pack_padded_sequence(states, self.lengths, batch_first=True, enforce_sorted=False)
+    def to_front(self, states: torch.Tensor) -> torch.Tensor:
+        """(batch, length, width) with the tokens of each row before its padding."""
+        return states if self.whole or self.in_front else along(states, self.order)
 
-    def unpack(self, states: Any) -> torch.Tensor:
+    def back(self, states: torch.Tensor) -> torch.Tensor:
         """The way back, with zeros for padding."""
         if self.whole:
             return states
-        states = pad_packed_sequence(states, batch_first=True, total_length=self.kept.shape[1])[0]
-        if not self.in_front:
-            states = states.gather(1, self.order.argsort(1)[..., None].expand_as(states))
+        states = states if self.in_front else along(states, self.order.argsort(1))
         return states.masked_fill(~self.kept[..., None], 0)
 
+    def pack(self, states: torch.Tensor) -> Any:
+        """(batch, length, width) with its tokens in front, packed; or as it is, where there is no padding."""
+        if self.whole:
+            return states
+        return pack_padded_sequence(states, self.lengths.cpu(), batch_first=True, enforce_sorted=False)
 
-def each(states: Any, function: Map) -> Any:
-    """`function` of a tensor, or of what is packed."""
-    return states._replace(data=function(states.data)) if isinstance(states, PackedSequence) else function(states)
+    def unpack(self, states: Any) -> torch.Tensor:
+        """The way back."""
+        return (
+            states if self.whole else pad_packed_sequence(states, batch_first=True, total_length=len(self.places))[0]
+        )
+
+    def run(self, layer: Any, states: torch.Tensor, before: Any = None, keeps_state: bool = False) -> Any:
+        """The outputs of a layer for inputs with their tokens in front, and its state after them if `keeps_state`.
+
+        On CPU, the gradient of a packed layer takes time by the square of the length. There, padding is read behind
+        the tokens instead, which changes nothing that is read of the outputs.
+        """
+        if self.whole or keeps_state or states.device.type != "cpu" or not torch.is_grad_enabled():
+            outputs, after = layer(self.pack(states), before)
+            return self.unpack(outputs), after
+        if not layer.bidirectional:
+            return layer(states, before)[0], None
+        # From the right, each row begins with its own last token.
+        mirrored = torch.where(
+            self.places < self.lengths[:, None], self.lengths[:, None] - 1 - self.places, self.places
+        )
+        weights = layer.all_weights
+        return torch.cat(
+            (
+                run_direction(layer, weights[0], states),
+                along(run_direction(layer, weights[1], along(states, mirrored)), mirrored),
+            ),
+            dim=2,
+        ), None
+
+
+def run_direction(layer: Any, weights: list[torch.Tensor], states: torch.Tensor) -> torch.Tensor:
+    """The outputs of one direction of a bidirectional layer, read from the left."""
+    zeros = states.new_zeros(1, len(states), layer.hidden_size)
+    options: Any = (
+        True,
+        1,
+        0.0,
+        layer.training,
+        False,
+        True,
+    )  # biases, layers, dropout, ..., bidirectional, batch first
+    if isinstance(layer, nn.LSTM):
+        return torch.lstm(states, (zeros, zeros), weights, *options)[0]
+    return torch.gru(states, zeros, weights, *options)[0]
+
+
+def along(states: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """(batch, length, width) with the positions of each row in another order (batch, length)."""
+    return states.gather(1, order[..., None].expand_as(states))
 
 
 # Attention (Bahdanau et al., 2015, section 3.1; Luong et al., 2015, section 3)
@@ -98,6 +144,10 @@ class Source:
     values: torch.Tensor
     keys: torch.Tensor
     hidden: torch.Tensor | None
+
+    def first(self, count: int) -> "Source":
+        """Of so many rows."""
+        return self.map(lambda each: each[:count])
 
     def map(self, function: Map) -> "Source":
         """The same of each tensor."""
@@ -211,6 +261,13 @@ class RecurrentCache(Cache):
         self.source = None if self.source is None else self.source.map(function)
         self.counts = None if self.counts is None else function(self.counts)
 
+    def go_on(self, states: list[torch.Tensor], rows: Rows) -> None:
+        """Takes the states after some tokens; a row without a token stays as it was."""
+        if not rows.whole:
+            still = (rows.counts == 0)[:, None]
+            states = [torch.where(still, old, new) for old, new in zip(self.states, states, strict=True)]
+        self.states = states
+
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
         """Takes the rows `beam_idx`: those of the hypotheses that a beam search goes on with."""
         self.map(lambda state: state.index_select(0, beam_idx.to(state.device)))
@@ -283,6 +340,10 @@ class RecurrentStack(RecurrentPreTrainedModel):
         asked = options.get(name)
         return bool(getattr(self.config, name) if asked is None else asked)
 
+    def drop(self, states: torch.Tensor) -> torch.Tensor:
+        """With some of them dropped, in training."""
+        return dropout(states, self.config.dropout, self.training)
+
 
 class RecurrentEncoder(RecurrentStack):
     """Bidirectional layers (Bahdanau et al., 2015, section 3.2): h_j is a half that has read up to j from the left,
@@ -324,16 +385,15 @@ class RecurrentEncoder(RecurrentStack):
         """
         check_no_positions(position_ids, "position_ids")
         embeds, kept = self.read(input_ids, inputs_embeds, attention_mask)
-        rows, p = Rows(kept), self.config.dropout
-        states = rows.pack(embeds)
-        recorded = [embeds]
+        rows = Rows(kept)
+        states = rows.to_front(embeds)
+        hidden_states = [embeds]
         for layer in self.layers:
-            states, _ = layer(each(states, lambda x: dropout(x, p, self.training)))
-            if self.wants("output_hidden_states", kwargs):
-                recorded.append(rows.unpack(states))
+            states, _ = rows.run(layer, self.drop(states))
+            hidden_states.append(states)
         return BaseModelOutput(
-            last_hidden_state=rows.unpack(states),
-            hidden_states=tuple(recorded) if self.wants("output_hidden_states", kwargs) else None,
+            last_hidden_state=rows.back(states),
+            hidden_states=tuple(map(rows.back, hidden_states)) if self.wants("output_hidden_states", kwargs) else None,
         )
 
 
@@ -425,28 +485,21 @@ class RecurrentDecoder(RecurrentStack):
             kept = kept & needed.flip(1).cummax(1).values.flip(1)  # what no label comes after
 
         rows = Rows(kept)
-        positions = cache.counts[:, None] + kept.cumsum(1) - 1
+        positions = cache.counts[:, None] + torch.arange(embeds.shape[1], device=embeds.device)
         run = self.run_by_step if self.input_feeding or self.feeds_context else self.run_as_a_whole
-        inputs = each(rows.pack(embeds), self.drop)
-        output, states, weights, hidden_states = run(inputs, rows, cache, positions)
-        if not rows.whole:  # a row without a token stays as it was
-            still = (rows.counts == 0)[:, None]
-            states = [torch.where(still, old, new) for old, new in zip(cache.states, states, strict=True)]
-        cache.states = states
+        output, weights, hidden_states = run(self.drop(rows.to_front(embeds)), rows, cache, positions, bool(use_cache))
         cache.counts, cache.length = cache.counts + rows.counts, cache.length + embeds.shape[1]
-        wants_weights = self.wants("output_attentions", kwargs) and weights is not None
+        looks = None
+        if weights is not None and self.wants("output_attentions", kwargs):
+            looks = (rows.back(weights)[:, None],)
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=rows.unpack(output),
+            last_hidden_state=rows.back(output),
             past_key_values=cache if use_cache else None,
             hidden_states=(
-                (embeds, *map(rows.unpack, hidden_states)) if self.wants("output_hidden_states", kwargs) else None
+                (embeds, *map(rows.back, hidden_states)) if self.wants("output_hidden_states", kwargs) else None
             ),
-            cross_attentions=(rows.unpack(weights)[:, None],) if wants_weights else None,
+            cross_attentions=looks,
         )
-
-    def drop(self, states: torch.Tensor) -> torch.Tensor:
-        """With some of them dropped, in training."""
-        return dropout(states, self.config.dropout, self.training)
 
     def begin(self, cache: RecurrentCache, encoder_states: torch.Tensor, mask: torch.Tensor | None) -> None:
         """What a decoder knows before the first token of each target, from encoder states (batch, source, hidden_size)
@@ -468,66 +521,62 @@ class RecurrentDecoder(RecurrentStack):
             cache.source = self.attention.look_at(encoder_states, mask)
         cache.counts = torch.zeros_like(rows)
 
-    def run_as_a_whole(self, inputs: Any, rows: Rows, cache: RecurrentCache, positions: torch.Tensor) -> Any:
-        """From the inputs of all steps, as `rows` packs them, to the output, packed; the states after the last
-        step; the weights, packed; and the states h of each layer, packed."""
+    def run_as_a_whole(
+        self, inputs: torch.Tensor, rows: Rows, cache: RecurrentCache, positions: torch.Tensor, keeps_state: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]:
+        """From inputs (batch, target, hidden_size), their tokens in front, to the output, the weights (batch, target,
+        source), and the states h of each layer. The cache gets the state after it if `keeps_state`."""
         hidden_states, after = [], []
         states_of_layer = zip(*[iter(cache.states)] * self.states_per_layer, strict=True)
         for number, (layer, before) in enumerate(zip(self.layers, states_of_layer, strict=True)):
-            inputs = each(inputs, self.drop) if number else inputs
+            inputs = self.drop(inputs) if number else inputs
             initial = tuple(state[None] for state in before)
-            inputs, final = layer(inputs, initial if len(initial) > 1 else initial[0])
+            inputs, final = rows.run(layer, inputs, initial if len(initial) > 1 else initial[0], keeps_state)
             hidden_states.append(inputs)
-            after += [state[0] for state in (final if isinstance(final, tuple) else (final,))]
+            after += [state[0] for state in (final if isinstance(final, tuple) else (final,)) if state is not None]
+        if keeps_state:
+            cache.go_on(after, rows)
         if self.attention is None:
-            return each(inputs, self.finish), after, None, hidden_states
-        query = rows.unpack(inputs)
+            return self.finish(inputs), None, hidden_states
         assert cache.source is not None
-        context, weights = self.attention(query, cache.source, positions)
-        output = self.finish(torch.cat((context, query), dim=-1))
-        return rows.pack(output), after, rows.pack(weights), hidden_states
+        context, weights = self.attention(inputs, cache.source, positions)
+        return self.finish(torch.cat((context, inputs), dim=-1)), weights, hidden_states
 
-    def run_by_step(self, inputs: Any, rows: Rows, cache: RecurrentCache, positions: torch.Tensor) -> Any:
-        """The same, one step after the other. A step is one of those rows only that are not at their end."""
-        states, source = cache.states, cache.source
+    def run_by_step(
+        self, inputs: torch.Tensor, rows: Rows, cache: RecurrentCache, positions: torch.Tensor, keeps_state: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]:
+        """The same, one step after the other, each of those rows only that are not at their end."""
+        states, source, packed_inputs = cache.states, cache.source, rows.pack(inputs)
         assert source is not None
-        if isinstance(inputs, PackedSequence):
-            steps = inputs.data.split(inputs.batch_sizes.tolist())
-            order = inputs.sorted_indices
-            states, source = [state[order] for state in states], source.map(lambda x: x[order])
-            positions = positions[:, 0:1][order] if rows.in_front else positions.gather(1, rows.order[:, :1])[order]
-        else:
+        if rows.whole:
             steps, positions = inputs.unbind(1), positions[:, :1]
+        else:
+            steps, order = packed_inputs.data.split(packed_inputs.batch_sizes.tolist()), packed_inputs.sorted_indices
+            states, source = [state[order] for state in states], source.map(lambda x: x[order])
+            positions = positions[order, :1]
         ended: list[list[torch.Tensor]] = []
-        outputs, all_weights, all_states = [], [], []  # type: ignore[var-annotated]
+        outputs, weights, hidden_states = [], [], []
         for x in steps:
-            count = len(x)
-            if count < len(states[0]):
-                ended.append([state[count:] for state in states])
-                states, positions = [state[:count] for state in states], positions[:count]
-                source = source.map(lambda x, count=count: x[:count])  # type: ignore[misc]
-            output, states, weights = self.step(x, states, source, positions)
+            if len(x) < len(states[0]):
+                ended.append([state[len(x) :] for state in states])
+                states, positions = [state[: len(x)] for state in states], positions[: len(x)]
+                source = source.first(len(x))
+            output, states, looks = self.step(x, states, source, positions)
             positions = positions + 1
             outputs.append(output)
-            all_weights.append(weights)
-            all_states.append(states)
-        hidden_states = [
-            [step[number * self.states_per_layer] for step in all_states] for number in range(len(self.layers))
-        ]
-
-        def together(parts: list[torch.Tensor]) -> Any:
-            return (
-                inputs._replace(data=torch.cat(parts)) if isinstance(inputs, PackedSequence) else torch.stack(parts, 1)
-            )
-
+            weights.append(looks)
+            hidden_states.append(states[:: self.states_per_layer][: len(self.layers)])
         ended.append(states)
-        after = [torch.cat(parts[::-1]) for parts in zip(*ended, strict=True)]
-        if isinstance(inputs, PackedSequence):
-            after = [state[inputs.unsorted_indices] for state in after]
+        if keeps_state:
+            after = [torch.cat(parts[::-1]) for parts in zip(*ended, strict=True)]
+            cache.go_on(after if rows.whole else [state[packed_inputs.unsorted_indices] for state in after], rows)
+
+        def together(parts: Any) -> torch.Tensor:
+            return torch.stack(parts, 1) if rows.whole else rows.unpack(packed_inputs._replace(data=torch.cat(parts)))
+
         output = together(outputs)
-        if not self.input_feeding:
-            output = each(output, self.finish)
-        return output, after, together(all_weights), [together(parts) for parts in hidden_states]
+        output = output if self.input_feeding else self.finish(output)
+        return output, together(weights), [together(parts) for parts in zip(*hidden_states, strict=True)]
 
     def step(
         self, x: torch.Tensor, states: list[torch.Tensor], source: Source | None, positions: torch.Tensor
