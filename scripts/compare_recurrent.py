@@ -3,10 +3,12 @@
     python scripts/compare_recurrent.py verses runs/compare --minutes 10
     python scripts/compare_recurrent.py recall runs/compare --minutes 3      # or copy, reverse
     python scripts/compare_recurrent.py verses runs/compare --minutes 10 --systems none dot --seeds 1
+    python scripts/compare_recurrent.py verses runs/small --minutes 2 --hidden_size 128 --vocab_size 2000
 
 On `verses` (Basic English to German, verses of at most 60 tokens) all systems learn from the same tokens in batches of
-1,500, and have about 3.1 to 3.7 million parameters; measured are target tokens a second in training, and BLEU and chrF
-(beam 4, two references, the chapters held out) overall and by the words of the source.
+1,500, and have 3.1 to 3.7 million parameters, unless other fields of scripts/configs say otherwise. Measured are
+target tokens a second in training, and BLEU and chrF (beam 4, two references, the chapters held out) overall and by
+the words of the source.
 
 `copy` and `reverse` are of 5 to 80 random symbols; `recall` asks for one symbol that stands between so many others on
 either side, 10 to 500. Measured is the share of symbols that a greedy search gets right, by length.
@@ -56,22 +58,33 @@ SYMBOLS, FIRST, MARK = 20, 4, 3  # ids 0 to 2 are those of padding, start and en
 BATCH_TOKENS = 1500
 
 
-def training_config(system: str, seed: int, minutes: float, folder: Path) -> TrainingConfig:
-    """That of scripts/configs, or of a Transformer as large on the same data."""
-    options = ["--output_dir", str(folder), "--train_minutes", str(minutes), "--seed", str(seed), "--evaluations", "1"]
+def training_config(system: str, seed: int, minutes: float, folder: Path, given: list[str]) -> TrainingConfig:
+    """That of scripts/configs with the options `given`, or of a Transformer as large on the same data."""
+    options = [
+        *given,
+        "--output_dir",
+        str(folder),
+        "--train_minutes",
+        str(minutes),
+        "--seed",
+        str(seed),
+        "--evaluations",
+        "1",
+    ]
     if system != "transformer":
         return TrainingConfig.load(CONFIGS / f"recurrent_{system}.yaml", options)
     recurrent = yaml.safe_load((CONFIGS / "recurrent_none.yaml").read_text(encoding="utf-8"))
-    own = {"architecture": "transformer", "num_attention_heads": 4, "intermediate_size": 512}
+    width = TrainingConfig.load(CONFIGS / "recurrent_none.yaml", options).hidden_size
+    own = {"architecture": "transformer", "num_attention_heads": 4, "intermediate_size": 2 * width}
     fields = {name: value for name, value in recurrent.items() if name not in ("cell_type", "attention_type")} | own
-    given = [text for name, value in fields.items() if name != "output_dir" for text in (f"--{name}", str(value))]
-    return TrainingConfig.load(CONFIGS / "verses_small.yaml", [*given, *options])
+    base = [text for name, value in fields.items() if name != "output_dir" for text in (f"--{name}", str(value))]
+    return TrainingConfig.load(CONFIGS / "verses_small.yaml", [*base, *options])
 
 
-def run_verses(system: str, seed: int, minutes: float, folder: Path) -> dict[str, Any]:
+def run_verses(system: str, seed: int, minutes: float, folder: Path, given: list[str]) -> dict[str, Any]:
     """Train and score one system."""
     AcceleratorState._reset_state(reset_partial_state=True)
-    train(training_config(system, seed, minutes, folder))
+    train(training_config(system, seed, minutes, folder, given))
     summary = json.loads((folder / "training_summary.json").read_text(encoding="utf-8"))
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     speeds = [record["tokens_per_second"] for record in log if "tokens_per_second" in record]
@@ -209,7 +222,15 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=10, help="of training, each run (default: 10)")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="(default: all)")
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="(default: 1 2 3)")
-    options = parser.parse_args()
+    options, given = parser.parse_known_args()
+    try:
+        if options.task == "verses":
+            for system in options.systems:
+                training_config(system, 1, options.minutes, options.folder, given)
+        elif given:
+            raise ValueError(f"unrecognized arguments: {' '.join(given)}")
+    except ValueError as error:
+        parser.error(str(error))
     if options.minutes <= 0:
         parser.error(f"--minutes must be positive, got {options.minutes:g}")
     use_onednn_for_float32()
@@ -224,7 +245,7 @@ def main() -> None:
                 continue
             print(f"{options.task}: {SYSTEMS[system]}, seed {seed}", flush=True)
             if options.task == "verses":
-                result = run_verses(system, seed, options.minutes, folder)
+                result = run_verses(system, seed, options.minutes, folder, given)
             else:
                 folder.mkdir(parents=True, exist_ok=True)
                 result = run_symbols(options.task, system, seed, options.minutes, folder)

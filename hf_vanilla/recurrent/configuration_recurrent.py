@@ -1,7 +1,6 @@
 """Configuration of the recurrent encoder-decoders, and the code that a checkpoint of theirs carries."""
 
 import re
-import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -64,6 +63,8 @@ class RecurrentConfig(FamilyConfig):
         "P_drop": "dropout",
         "num_hidden_layers": "encoder_layers",
     }
+    # The decoder reads its layers' weights step by step, not by calling them: only whole models can be sharded.
+    base_model_fsdp_plan: ClassVar[dict[str, str]] = {}
     family_auto_map: ClassVar[dict[str, str]] = {
         "AutoConfig": "configuration_recurrent.RecurrentConfig",
         "AutoModel": "modeling_recurrent.RecurrentModel",
@@ -129,12 +130,10 @@ class RecurrentConfig(FamilyConfig):
             )
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """As in transformers, with the code of the family beside it."""
+        """As in transformers, with the Auto classes of the whole family, and the code of the configuration."""
         self.auto_map = dict(self.family_auto_map)
         super().save_pretrained(save_directory, *args, **kwargs)
-        save_code(
-            Path(str(sys.modules[type(self).__module__].__file__)).with_name("modeling_recurrent.py"), save_directory
-        )
+        save_code(Path(__file__), save_directory)
 
 
 def save_code(source: Path, folder: Path | str, saved: set[str] | None = None) -> None:

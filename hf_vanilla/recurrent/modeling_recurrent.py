@@ -9,6 +9,7 @@ Shapes: batch, source and target are sizes of a batch, its sources and its targe
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -32,7 +33,7 @@ from hf_vanilla.transformer.modeling_vanilla import (
     dropout,
 )
 
-from .configuration_recurrent import RecurrentConfig
+from .configuration_recurrent import RecurrentConfig, save_code
 
 LAYERS: dict[str, Any] = {"lstm": nn.LSTM, "gru": nn.GRU}
 Map = Callable[[torch.Tensor], torch.Tensor]
@@ -88,6 +89,8 @@ class Rows:
         On CPU, the gradient of a packed layer takes time by the square of the length. There, padding is read behind
         the tokens instead, which changes nothing that is read of the outputs.
         """
+        # FSDP puts weights in their place unseen by torch's layers, which keep a list of them.
+        layer._flat_weights = [weight for weights in layer.all_weights for weight in weights]
         if self.whole or keeps_state or states.device.type != "cpu" or not torch.is_grad_enabled():
             outputs, after = layer(self.pack(states), before)
             return self.unpack(outputs), after
@@ -186,7 +189,8 @@ class Attention(nn.Module):
     def look_at(self, values: torch.Tensor, mask: torch.Tensor | None) -> Source:
         """Encoder states (batch, source, hidden_size), and 1 for tokens, 0 for padding (batch, source)."""
         hidden = None if mask is None or mask.all() else ~mask.bool()[:, None]
-        return Source(values, values if self.attention_type == "dot" else self.key_proj(values), hidden)
+        keys = values if self.attention_type == "dot" else self.key_proj(values)
+        return Source(values.to(keys), keys, hidden)  # once, not in each step, where autocast makes them shorter
 
     def forward(
         self, query: torch.Tensor, source: Source, positions: torch.Tensor
@@ -204,7 +208,7 @@ class Attention(nn.Module):
         if self.window:
             outside, gaussian = self.locate(query, source, positions)
             scores = scores.masked_fill(outside, lowest)
-        weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
+        weights = F.softmax(scores, dim=-1, dtype=at_least_float32(scores)).to(query.dtype)
         weights = weights if gaussian is None else weights * gaussian
         return torch.matmul(weights, source.values), weights
 
@@ -212,12 +216,13 @@ class Attention(nn.Module):
         self, query: torch.Tensor, source: Source, positions: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """What is outside of each query's window, bool (batch, queries, source), and its Gaussian, if it has one."""
-        is_token = torch.ones_like(source.values[..., 0]) if source.hidden is None else (~source.hidden[:, 0]).float()
+        is_token = torch.ones_like(source.values[..., 0], dtype=at_least_float32(query))
+        is_token = is_token if source.hidden is None else is_token.masked_fill(source.hidden[:, 0], 0)
         length = is_token.sum(1, keepdim=True).clamp(min=1)
         place = (is_token.cumsum(1) - 1)[:, None]
         if self.is_predictive:
             energy = self.position_energy(torch.tanh(self.position_proj(query))).squeeze(-1)
-            centre = length * torch.sigmoid(energy.float())
+            centre = length * torch.sigmoid(energy.to(length))
         else:
             centre = positions.to(length)
         middle = torch.minimum(centre.detach().round(), length - 1)[..., None]
@@ -226,6 +231,11 @@ class Attention(nn.Module):
             return outside, None
         gaussian = torch.exp(-((place - centre[..., None]) ** 2) / (2 * (self.window / 2) ** 2))
         return outside, gaussian.to(query.dtype)
+
+
+def at_least_float32(states: torch.Tensor) -> torch.dtype:
+    """What to take a softmax in, or to count in."""
+    return torch.promote_types(states.dtype, torch.float32)
 
 
 # The decoder's state
@@ -308,6 +318,12 @@ class RecurrentPreTrainedModel(VanillaBasePreTrainedModel):
             for parameter in module.parameters(recurse=False):
                 init.uniform_(parameter, -self.config.initializer_range, self.config.initializer_range)
 
+    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+        """As in transformers, with the Auto classes of the whole family, its code, and the paper's beam search."""
+        super().save_pretrained(save_directory, *args, **kwargs)
+        if kwargs.get("is_main_process", True):
+            save_code(Path(__file__), save_directory)
+
 
 class RecurrentStack(RecurrentPreTrainedModel):
     """What encoder and decoder share."""
@@ -387,13 +403,16 @@ class RecurrentEncoder(RecurrentStack):
         embeds, kept = self.read(input_ids, inputs_embeds, attention_mask)
         rows = Rows(kept)
         states = rows.to_front(embeds)
-        hidden_states = [embeds]
+        hidden_states = []
         for layer in self.layers:
             states, _ = rows.run(layer, self.drop(states))
             hidden_states.append(states)
+        last = rows.back(hidden_states.pop())
         return BaseModelOutput(
-            last_hidden_state=rows.back(states),
-            hidden_states=tuple(map(rows.back, hidden_states)) if self.wants("output_hidden_states", kwargs) else None,
+            last_hidden_state=last,
+            hidden_states=(
+                (embeds, *map(rows.back, hidden_states), last) if self.wants("output_hidden_states", kwargs) else None
+            ),
         )
 
 
