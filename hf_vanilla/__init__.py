@@ -12,9 +12,16 @@ from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTr
 from .convert import from_hf, to_hf
 from .attention_maps import AttentionMap, AttentionMaps, attention_maps
 from .decoding import Hypothesis, TranslationPipeline, Translator
+from .recurrent import modeling_recurrent
+from .recurrent.configuration_recurrent import RecurrentConfig
+from .recurrent.modeling_recurrent import (
+    RecurrentForConditionalGeneration,
+    RecurrentModel,
+    RecurrentPreTrainedModel,
+)
 from .transformer import modeling_vanilla, modeling_vanilla_decoder, modeling_vanilla_encoder
 from .transformer.configuration_vanilla import (
-    VanillaBaseConfig,
+    FamilyConfig,
     VanillaConfig,
     VanillaDecoderConfig,
     VanillaEncoderConfig,
@@ -38,10 +45,11 @@ from .transformer.modeling_vanilla_encoder import (
     VanillaEncoderPreTrainedModel,
 )
 
-FAMILIES: dict[type[VanillaBaseConfig], ModuleType] = {
+FAMILIES: dict[type[FamilyConfig], ModuleType] = {
     VanillaConfig: modeling_vanilla,
     VanillaEncoderConfig: modeling_vanilla_encoder,
     VanillaDecoderConfig: modeling_vanilla_decoder,
+    RecurrentConfig: modeling_recurrent,
 }
 
 for _config_class, _modeling in FAMILIES.items():
@@ -65,6 +73,10 @@ __all__ = [
     "AttentionMaps",
     "Hypothesis",
     "IncrementalDecoder",
+    "RecurrentConfig",
+    "RecurrentForConditionalGeneration",
+    "RecurrentModel",
+    "RecurrentPreTrainedModel",
     "Translator",
     "VanillaConfig",
     "VanillaDecoderConfig",

@@ -32,7 +32,7 @@ from transformers import (
 from transformers.modeling_outputs import BaseModelOutput
 
 from hf_vanilla.environment import use_onednn_for_float32
-from hf_vanilla.transformer.generation_vanilla import IncrementalDecoder, PackedLinear, beam_search
+from hf_vanilla.transformer.generation_vanilla import PackedLinear, beam_search, make_incremental
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 # Texts that are sorted by length together, so that batches have little padding.
@@ -82,13 +82,13 @@ class Translator:
         self.batch_tokens = batch_tokens
         self.most = positions_of(model.config)
         self.max_source_tokens = min(max_source_tokens, self.most)
-        self.is_ours = model.config.model_type == "vanilla"
+        self.is_ours = model.config.model_type in ("vanilla", "vanilla_recurrent")
         self.encoder: Any = self.model.get_encoder()
         self.decoder = None
         if precision == "bfloat16" and model.dtype != torch.bfloat16:
             raise ValueError(f"precision is 'bfloat16', and the model {model.dtype}: give model.to(torch.bfloat16)")
         if precision in ("float16", "int8"):
-            if not self.is_ours:
+            if model.config.model_type != "vanilla":
                 kind = model.config.model_type
                 raise ValueError(f"precision {precision} is for models of type 'vanilla', not {kind!r}")
             if model.dtype != torch.float32 or model.device.type != "cpu":
@@ -96,7 +96,7 @@ class Translator:
                 raise ValueError(f"precision {precision} is for float32 models on CPU, not {kind}")
         if self.is_ours:
             precision = "float32" if precision == "bfloat16" else precision
-            self.decoder = IncrementalDecoder(self.model, precision)
+            self.decoder = make_incremental(self.model, precision)
             self.encoder = self.encoder if precision == "float32" else pack_linears(self.encoder, precision)
 
     @classmethod
@@ -288,6 +288,8 @@ class Translator:
         self.require_offsets("align words")
         if not self.is_ours:
             raise ValueError(f"`align` is for models of type 'vanilla', not {self.model.config.model_type!r}")
+        if getattr(self.model.config, "attention_type", None) == "none":
+            raise ValueError("`align` reads attention, and this model has `attention_type` 'none'")
         encoded = self.tokenizer(source, return_offsets_mapping=True)
         decoded = self.tokenizer(text_target=target, return_offsets_mapping=True)
         of_source = words_of_tokens(source, encoded["offset_mapping"])

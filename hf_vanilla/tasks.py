@@ -41,13 +41,12 @@ from hf_vanilla.batching import (
     pack_documents,
 )
 from hf_vanilla.corpora import load_corpus, load_texts
+from hf_vanilla.recurrent.configuration_recurrent import RecurrentConfig
 from hf_vanilla.tokenization import train_tokenizer
-from hf_vanilla.training_config import TrainingConfig
+from hf_vanilla.training_config import RECURRENT, TrainingConfig
 from hf_vanilla.transformer.configuration_vanilla import VanillaConfig, VanillaDecoderConfig, VanillaEncoderConfig
 from hf_vanilla.transformer.losses_vanilla import cross_entropy
-from hf_vanilla.transformer.modeling_vanilla import VanillaBasePreTrainedModel, VanillaForConditionalGeneration
-from hf_vanilla.transformer.modeling_vanilla_decoder import VanillaDecoderForCausalLM
-from hf_vanilla.transformer.modeling_vanilla_encoder import VanillaEncoderForMaskedLM
+from hf_vanilla.transformer.modeling_vanilla import VanillaBasePreTrainedModel
 
 logger = logging.getLogger(__name__)
 
@@ -61,7 +60,6 @@ class Task:
     """What the tasks have in common."""
 
     family: Family
-    model_class: Any
     auto_class: Any
     columns: tuple[str, ...]
     """Those whose lengths count for the size of a batch; the first is read by the model."""
@@ -125,7 +123,7 @@ class Task:
     def new_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         """A model of this configuration, its vocabulary and special tokens those of `tokenizer`."""
         tokens = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-        return self.model_class(self.model_config(vocab_size=len(tokenizer), **tokens))
+        return self.auto_class.from_config(self.model_config(vocab_size=len(tokenizer), **tokens))
 
     def model_config(self, **fields: Any) -> PreTrainedConfig:
         """The model's configuration.
@@ -292,7 +290,6 @@ class Translation(Task):
     """The paper's task: the target's tokens from the source and the target's tokens before them."""
 
     family: Family = "seq2seq"
-    model_class = VanillaForConditionalGeneration
     auto_class = AutoModelForSeq2SeqLM
     columns = ("input_ids", "labels")
     text_columns = ("source", "target")
@@ -317,9 +314,13 @@ class Translation(Task):
         return model
 
     def model_config(self, **fields: Any) -> PreTrainedConfig:
-        """An encoder-decoder's."""
+        """An encoder-decoder's, the paper's or a recurrent one's."""
         fields |= {"encoder_layers": self.config.encoder_layers, "decoder_layers": self.config.decoder_layers}
-        return VanillaConfig(**self.shape(), decoder_start_token_id=fields.get("bos_token_id", 1), **fields)
+        fields |= {"decoder_start_token_id": fields.get("bos_token_id", 1)}
+        if self.config.architecture == "recurrent":
+            own = ("hidden_size", "dropout", *RECURRENT)
+            return RecurrentConfig(**{name: getattr(self.config, name) for name in own}, **fields)
+        return VanillaConfig(**self.shape(), **fields)
 
     def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
         """`input_ids` of the source, `labels` of the target."""
@@ -340,7 +341,6 @@ class MaskedLanguageModel(Task):
     """BERT's task: masked tokens from those around them."""
 
     family: Family = "encoder"
-    model_class: Any = VanillaEncoderForMaskedLM
     auto_class: Any = AutoModelForMaskedLM
     columns = ("input_ids",)
     text_columns = ("text",)
@@ -384,7 +384,6 @@ class CausalLanguageModel(MaskedLanguageModel):
     """GPT's task: each token from those before it, documents packed into full blocks."""
 
     family: Family = "decoder"
-    model_class = VanillaDecoderForCausalLM
     auto_class: Any = AutoModelForCausalLM
     special_tokens = ("pad_token", "bos_token", "eos_token")
 

@@ -16,6 +16,10 @@ UNLIMITED_SCHEDULES = ("noam", "constant", "constant_with_warmup", "inverse_sqrt
 LIMITED_SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial")
 """Those that end at a learning rate of 0, and must know when."""
 
+RECURRENT = ("cell_type", "attention_type", "input_feeding", "local_alignment", "attention_window")
+TRANSFORMER = ("norm_position", "activation_function", "position_embedding_type", "scale_embedding", "embedding_norm")
+"""Fields that only one architecture has a use for."""
+
 MAY_CHANGE = {
     "output_dir",
     "log_every",
@@ -62,6 +66,18 @@ class TrainingConfig:
 
     tokenizer: str | None = _option(None, "folder or Hub id of a tokenizer to use; by default one is trained")
     initial_model: str | None = _option(None, "folder or Hub id of a model to go on from, with its tokenizer")
+    architecture: Literal["transformer", "recurrent"] = _option(
+        "transformer", "translation: the paper's, or what it replaced, which has no num_attention_heads or d_ff"
+    )
+    cell_type: Literal["lstm", "gru"] = _option("lstm", "recurrent: its cells")
+    attention_type: Literal["none", "additive", "dot", "general", "concat", "local"] = _option(
+        "additive", "recurrent: its attention to the source"
+    )
+    input_feeding: bool = _option(False, "recurrent: feed the attentional vector to the next step")
+    local_alignment: Literal["monotonic", "predictive"] | None = _option(
+        None, "recurrent, attention_type local: where its window is; by default predictive"
+    )
+    attention_window: int | None = _option(None, "recurrent, attention_type local: D; it sees 2D + 1 positions (10)")
     vocab_size: int = _option(37000, "tokens of the byte-level BPE to train; source and target share it")
     hidden_size: int = _option(512, "d_model")
     intermediate_size: int = _option(2048, "d_ff")
@@ -141,6 +157,13 @@ class TrainingConfig:
             self._expect("corpus", self.corpus != "verses", "'bible' for a language model: 'verses' are pairs")
         else:
             self._expect("corpus", self.corpus != "bible", "'verses' for translation: 'bible' has one side")
+        if self.architecture == "recurrent":
+            self._expect("architecture", self.task == "translation", "'transformer' for a language model")
+        unused = TRANSFORMER if self.architecture == "recurrent" else RECURRENT
+        for each in dataclasses.fields(self):
+            if each.name in unused:
+                kept = getattr(self, each.name) == each.default
+                self._expect(each.name, kept, f"nothing: it is not for architecture {self.architecture}")
         if self.initial_model is not None:
             self._expect("tokenizer", self.tokenizer is None, "nothing: initial_model has its own")
         schedules = (*UNLIMITED_SCHEDULES, *LIMITED_SCHEDULES)

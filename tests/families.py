@@ -7,6 +7,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hf_vanilla import (
+    RecurrentConfig,
     VanillaConfig,
     VanillaDecoderForCausalLM,
     VanillaDecoderForSequenceClassification,
@@ -44,6 +45,10 @@ MODELS = [*BASES, *HEADS]
 
 def small_config(config_class: type[PreTrainedConfig], **changes: Any) -> PreTrainedConfig:
     """Two layers of width 16 without dropout; `changes` override."""
+    if config_class is RecurrentConfig:
+        # Distributions that are not flat, and padding that is no word.
+        fields = {"vocab_size": VOCABULARY, "hidden_size": 16, "dropout": 0.0, "initializer_range": 0.5}
+        return config_class(**(fields | {"pad_token_id": VOCABULARY - 1} | changes))
     fields = {
         "vocab_size": VOCABULARY,
         "hidden_size": 16,
@@ -75,7 +80,7 @@ def batch_for(model_class: type[PreTrainedModel], batch: int = 3, length: int = 
     choices = (2,) if "MultipleChoice" in name else ()
     inputs = {"input_ids": words(batch, *choices, length)}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    if name == "VanillaModel" or name == "VanillaForConditionalGeneration":
+    if name in ("VanillaModel", "RecurrentModel") or "ConditionalGeneration" in name:
         inputs["decoder_input_ids"] = words(batch, length - 2)
         inputs["decoder_attention_mask"] = torch.ones_like(inputs["decoder_input_ids"])
     if not labels or model_class in BASES:

@@ -10,6 +10,7 @@ from families import batch_for, small_model
 from safetensors.torch import load_file, save_file
 
 from hf_vanilla import (
+    RecurrentForConditionalGeneration,
     VanillaDecoderForCausalLM,
     VanillaEncoderForMaskedLM,
     VanillaForConditionalGeneration,
@@ -65,6 +66,7 @@ assert tokenizer.decode(tokenizer("Grüße, 世界").input_ids, skip_special_tok
     ("model_class", "auto_class"),
     [
         (VanillaForConditionalGeneration, "AutoModelForSeq2SeqLM"),
+        (RecurrentForConditionalGeneration, "AutoModelForSeq2SeqLM"),
         (VanillaEncoderForMaskedLM, "AutoModelForMaskedLM"),
         (VanillaDecoderForCausalLM, "AutoModelForCausalLM"),
     ],

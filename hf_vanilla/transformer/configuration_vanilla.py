@@ -28,7 +28,26 @@ STACK_FSDP_PLAN = {"embed_tokens": "free_full_weight", "layers.*": "free_full_we
 
 
 @strict
-class VanillaBaseConfig(PreTrainedConfig):
+class FamilyConfig(PreTrainedConfig):
+    """A configuration that knows the Auto classes of its family, and reads no other model type's."""
+
+    # For each Auto class of the family, the module and class that serve it: what `save_pretrained` writes.
+    family_auto_map: ClassVar[dict[str, str]] = {}
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """Builds the configuration from a dictionary; raises `ValueError` if that is of another model type."""
+        model_type = config_dict.get("model_type") or cls.model_type
+        if model_type != cls.model_type:
+            raise ValueError(
+                f"`model_type` is {model_type!r}, but {cls.__name__} reads {cls.model_type!r}: "
+                "load this checkpoint with the Auto class of its task, or with the class of its own family."
+            )
+        return super().from_dict(config_dict, **kwargs)
+
+
+@strict
+class VanillaBaseConfig(FamilyConfig):
     r"""
     The fields that all families share. Defaults are the paper's base model (Table 3).
 
@@ -86,8 +105,6 @@ class VanillaBaseConfig(PreTrainedConfig):
     """
 
     attribute_map: ClassVar[dict[str, str]] = PAPER_NAMES
-    # For each Auto class of the family, the module and class that serve it: what `save_pretrained` writes.
-    family_auto_map: ClassVar[dict[str, str]] = {}
 
     vocab_size: int = 37000
     hidden_size: int = 512
@@ -112,17 +129,6 @@ class VanillaBaseConfig(PreTrainedConfig):
     pad_token_id: int | None = 0
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Builds the configuration from a dictionary; raises `ValueError` if that is of another model type."""
-        model_type = config_dict.get("model_type") or cls.model_type
-        if model_type != cls.model_type:
-            raise ValueError(
-                f"`model_type` is {model_type!r}, but {cls.__name__} reads {cls.model_type!r}: "
-                "load this checkpoint with the Auto class of its task, or with the class of its own family."
-            )
-        return super().from_dict(config_dict, **kwargs)
 
     def validate_architecture(self) -> None:
         """Part of the validation that `@strict` runs: sizes, choices and how they fit together."""

@@ -154,6 +154,10 @@ class IncrementalDecoder:
                 )
             )
 
+    def begin(self, prompts: torch.Tensor, beams: int, most: int, inputs: dict[str, Any]) -> "Beams":
+        """The hypotheses of a search: see [`Beams`]."""
+        return Beams(self, prompts, beams, most, inputs)
+
     def step(self, hidden_states: torch.Tensor, mask: torch.Tensor | None, state: "Beams") -> torch.Tensor:
         """What the layers make of embeddings (batch, length, hidden_size), after what `state` has kept of the past.
 
@@ -179,6 +183,11 @@ class IncrementalDecoder:
                 hidden_states = layer.cross_attention_norm.forward(hidden_states, look_at_source)
             hidden_states = layer.feed_forward_norm.forward(hidden_states, feed_forward)
         return hidden_states
+
+
+def make_incremental(model: Any, precision: str = "float32") -> Any:
+    """The decoder of a model, made ready for many steps: an [`IncrementalDecoder`], or what the model's family has."""
+    return getattr(model, "incremental_decoder_class", IncrementalDecoder)(model, precision)
 
 
 class GrowingCache:
@@ -466,7 +475,7 @@ def beam_search(
     synced_gpus: bool = False,
     length_penalty_form: str | None = None,
     max_extra_tokens: int | None = None,
-    incremental_decoder: IncrementalDecoder | None = None,
+    incremental_decoder: Any = None,
     **model_kwargs: Any,
 ) -> torch.Tensor | GenerateBeamEncoderDecoderOutput | GenerateBeamDecoderOnlyOutput:
     """Searches for the most probable continuation, by `model.generate(..., custom_generate=beam_search)`.
@@ -479,7 +488,7 @@ def beam_search(
     A `streamer` cannot be served: transformers does not pass it on to a function of one's own.
 
     Args:
-        model: of the seq2seq or of the decoder family.
+        model: of the seq2seq, the decoder or the recurrent family.
         input_ids: what the hypotheses begin with, (batch * beams, prompt): those of a sentence alike.
         logits_processor: applied to the log-probabilities, as in transformers' beam search.
         stopping_criteria: asked about each continuation.
@@ -490,7 +499,7 @@ def beam_search(
             which converted checkpoints have, or else the paper's.
         max_extra_tokens: at most so many tokens more than the sentence's source has (the paper: 50), besides
             `max_length`, for each sentence by itself; seq2seq only.
-        incremental_decoder: the model's, to use again; a float32 one is made for this call if not given.
+        incremental_decoder: the model's, by [`make_incremental`], to use again; made for this call if not given.
         model_kwargs: the model's inputs, each sentence's repeated for its beams.
 
     Returns:
@@ -530,8 +539,8 @@ def beam_search(
     results: list[Any] = [None] * len(prompts)
     hypotheses, origins, scores = finished.sequences, finished.origins, finished.scores.clone()
     scores[:, 0] = 0
-    decoder = incremental_decoder or IncrementalDecoder(model)
-    state = Beams(decoder, prompts, beams, prompts.shape[1] + int(limits.max()), inputs)
+    decoder = incremental_decoder or make_incremental(model)
+    state = decoder.begin(prompts, beams, prompts.shape[1] + int(limits.max()), inputs)
     del inputs
     logits = state.logits.repeat(1, beams, 1)
     while True:

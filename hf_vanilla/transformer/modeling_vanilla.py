@@ -432,6 +432,8 @@ class VanillaBasePreTrainedModel(PreTrainedModel):
 class VanillaStack(VanillaBasePreTrainedModel):
     """What encoder and decoder share: embeddings and positions, N layers, and a final norm if they are pre-norm."""
 
+    reads_target = False
+
     def __init__(self, config: PreTrainedConfig, layers: list[nn.Module]):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
@@ -494,7 +496,7 @@ class VanillaStack(VanillaBasePreTrainedModel):
             ValueError: for neither or both, for ids outside of the vocabulary, and for what does not fit in shape.
         """
         # The decoder's arguments have another name where they come from a user of an encoder-decoder.
-        prefix = "decoder_" if self.config.is_encoder_decoder and isinstance(self, VanillaDecoder) else ""
+        prefix = "decoder_" if self.config.is_encoder_decoder and self.reads_target else ""
         if input_ids is not None and inputs_embeds is None:
             if input_ids.ndim != 2 or input_ids.shape[1] == 0:
                 raise ValueError(f"`{prefix}input_ids` must be (batch, length >= 1), got {tuple(input_ids.shape)}.")
@@ -567,6 +569,7 @@ class VanillaEncoder(VanillaStack):
 class VanillaDecoder(VanillaStack):
     """The decoder stack (section 3.1); without its attention to an encoder in the decoder-only family."""
 
+    reads_target = True
     _can_record_outputs = {
         "hidden_states": OutputRecorder(DecoderLayer, **DEPTH),
         "attentions": OutputRecorder(MultiHeadAttention, index=1, layer_name="self_attention"),

@@ -70,6 +70,7 @@ class ModelTests(ModelTesterMixin):
     """transformers' tests of models and configs; a subclass adds `unittest.TestCase`, which pytest collects."""
 
     config_fields: ClassVar[dict[str, Any]] = {}
+    common_properties: ClassVar[tuple[str, ...] | None] = None  # those of `ConfigTester`
     # `_init_weights` covers every weight, whatever year the source file's header gives.
     test_can_init_all_missing_weights_before_2023 = True
 
@@ -79,7 +80,13 @@ class ModelTests(ModelTesterMixin):
         torch.set_num_threads(1)
         config_class = self.all_model_classes[0].config_class
         self.model_tester = ModelTester(config_class, **self.config_fields)
-        self.config_tester = ConfigTester(self, config_class=config_class, hidden_size=64, **self.config_fields)
+        self.config_tester = ConfigTester(
+            self,
+            config_class=config_class,
+            common_properties=self.common_properties and list(self.common_properties),
+            hidden_size=64,
+            **self.config_fields,
+        )
 
     def run(self, result: unittest.TestResult) -> None:
         """Run one test, and fail it where `SKIPS` and the test disagree on whether it skips."""

@@ -4,6 +4,15 @@
 there on one machine and missing on the next: such a test may run.
 """
 
+from itertools import product
+
+# Of sdpa against eager attention: precision, padding, mask, kernels.
+_KINDS = product(("fp16", "fp32", "bf16"), ("left", "right"), ("", "_no_attn_mask"), ("_sdpa_kernels", ""))
+_SDPA = [
+    f"test_eager_matches_sdpa_inference_{number:02}_{precision}_pad_{side}{mask}{kernels}"
+    for number, (precision, side, mask, kernels) in enumerate(_KINDS)
+]
+
 SKIPS: dict[str, str] = {
     # What a machine may lack
     **dict.fromkeys(
@@ -105,9 +114,41 @@ SKIPS: dict[str, str] = {
         "no sequence-to-sequence head",
     ),
     **dict.fromkeys(
-        ["Encoder.test_causal_lm_loss_honors_shift_labels", "Seq2Seq.test_causal_lm_loss_honors_shift_labels"],
+        [f"{family}.test_causal_lm_loss_honors_shift_labels" for family in ("Encoder", "Seq2Seq", "Recurrent")],
         "no head that shifts its labels",
     ),
     "Encoder.test_tp_generation": "an encoder does not generate",
     "Seq2Seq.test_can_capture_specific_layers_hidden_states": "`hidden_states` are those of two stacks",
+    **dict.fromkeys(
+        [
+            f"Recurrent.{name}"
+            for name in (
+                "test_attention_outputs",
+                "test_can_set_attention_dynamically",
+                "test_eager_matches_sdpa_inference_24_fp32_pad_left_output_attentions",
+                "test_sdpa_can_dispatch_non_composite_models",
+                *_SDPA,
+            )
+        ],
+        "no self-attention, and one implementation of attention to the source: test_recurrent.py has its outputs",
+    ),
+    **dict.fromkeys(
+        [
+            f"Recurrent.{name}"
+            for name in (
+                "test_tied_head_has_a_tp_plan_entry",
+                "test_tp_backward",
+                "test_tp_forward_0",
+                "test_tp_forward_1",
+                "test_tp_generation",
+                "test_tp_plan_matches_params",
+            )
+        ],
+        "no plan for tensor parallelism: the gates of a cell are one matrix, and each needs all of the state",
+    ),
+    **dict.fromkeys(
+        ["Recurrent.test_can_capture_specific_layers_hidden_states", "Recurrent.test_capture_outputs_decorator"],
+        "hidden states are recorded by the stacks themselves, for layers see packed tokens",
+    ),
+    "Recurrent.test_enable_input_require_grads_with_gradient_checkpointing": "no gradient checkpointing",
 }

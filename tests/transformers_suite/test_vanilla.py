@@ -11,6 +11,8 @@ import torch
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedConfig
 
 from hf_vanilla import (
+    RecurrentForConditionalGeneration,
+    RecurrentModel,
     VanillaDecoderForCausalLM,
     VanillaDecoderForSequenceClassification,
     VanillaDecoderForTokenClassification,
@@ -63,7 +65,17 @@ class OfOneText(VanillaForConditionalGeneration):
         return super().forward(input_ids, labels=labels, **kwargs)
 
 
-class Seq2SeqTest(Seq2Seq, AllTests, TestCase):
+class FromOneTokenTests(AllTests):
+    """Training of what has a source and a target."""
+
+    def _create_text_training_batch(self, batch_size: int, seq_length: int, vocab_size: int) -> dict[str, Any]:
+        """As when the result is tested by `generate`: the source is the first token alone, the target what follows."""
+        tokens = super()._create_text_training_batch(batch_size, seq_length + 1, vocab_size)["input_ids"]
+        first = (torch.arange(seq_length) == 0).expand(batch_size, -1)
+        return {"input_ids": tokens[:, :-1], "attention_mask": first, "labels": tokens[:, 1:]}
+
+
+class Seq2SeqTest(Seq2Seq, FromOneTokenTests, TestCase):
     trained_class = VanillaForConditionalGeneration
     auto_class = AutoModelForSeq2SeqLM
 
@@ -75,12 +87,6 @@ class Seq2SeqTest(Seq2Seq, AllTests, TestCase):
         rounding in key biases, whose gradients are nothing but that (a softmax ignores what all scores share)."""
         config_class, fields = super()._get_tiny_config()
         return config_class, {**fields, "decoder_layers": 1}
-
-    def _create_text_training_batch(self, batch_size: int, seq_length: int, vocab_size: int) -> dict[str, Any]:
-        """As when the result is tested by `generate`: the source is the first token alone, the target what follows."""
-        tokens = super()._create_text_training_batch(batch_size, seq_length + 1, vocab_size)["input_ids"]
-        first = (torch.arange(seq_length) == 0).expand(batch_size, -1)
-        return {"input_ids": tokens[:, :-1], "attention_mask": first, "labels": tokens[:, 1:]}
 
 
 class Seq2SeqLikeBartTest(Seq2Seq, ModelTests, TestCase):
@@ -127,8 +133,29 @@ class DecoderLikeGPT2Test(Decoder, ModelTests, TestCase):
     config_fields = GPT2
 
 
+class Recurrent(GenerationTesterMixin):
+    all_model_classes = (RecurrentModel, RecurrentForConditionalGeneration)
+    is_encoder_decoder = True
+    has_attentions = False  # of a model to itself, which these tests are about
+    common_properties = ("hidden_size", "num_hidden_layers")
+
+
+class RecurrentTest(Recurrent, FromOneTokenTests, TestCase):
+    trained_class = RecurrentForConditionalGeneration
+    training_overfit_steps = 1200
+    auto_class = AutoModelForSeq2SeqLM
+
+
+class RecurrentWithoutAttentionTest(Recurrent, ModelTests, TestCase):
+    config_fields = {"attention_type": "none", "cell_type": "gru"}
+
+
+class RecurrentWithLocalAttentionTest(Recurrent, ModelTests, TestCase):
+    config_fields = {"attention_type": "local", "attention_window": 2}
+
+
 def test_each_line_of_skips_names_a_test() -> None:
-    tests = {"Seq2Seq": Seq2SeqTest, "Encoder": EncoderTest, "Decoder": DecoderTest}
+    tests = {"Seq2Seq": Seq2SeqTest, "Encoder": EncoderTest, "Decoder": DecoderTest, "Recurrent": RecurrentTest}
     for line in SKIPS:
         *family, name = line.split(".")
         assert all(hasattr(tests[each], name) for each in family or tests), line
