@@ -9,8 +9,8 @@ from types import ModuleType
 import transformers
 from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast, pipelines
 
-from .convert import from_hf, to_hf
 from .attention_maps import AttentionMap, AttentionMaps, attention_maps
+from .convert import from_hf, to_hf
 from .decoding import Hypothesis, TranslationPipeline, Translator
 from .recurrent import modeling_recurrent
 from .recurrent.configuration_recurrent import RecurrentConfig
