@@ -66,7 +66,7 @@ from hf_vanilla.transformer.generation_vanilla import beam_search
 logger = logging.getLogger(__name__)
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-STALE = re.compile(r"[^/]*\.safetensors(\.index\.json)?|[^/]*_vanilla[^/]*\.py|hf_vanilla/.*\.py")
+STALE = re.compile(r"[^/]*\.safetensors(\.index\.json)?|[^/]*_(vanilla|recurrent)[^/]*\.py|hf_vanilla/.*\.py")
 """What a push removes from a repository if it is not among what it sends: weights and code of an earlier one."""
 MOST_WORDS = 16
 """Words of a text in the card's picture."""
@@ -330,10 +330,10 @@ def write_requirements(folder: Path, *others: str) -> None:
 def draw_attention(model: Any, tokenizer: PreTrainedTokenizerBase, samples: Path, picture: Path) -> None:
     """The heads of the last layer on a run's shortest sample, or its first words; nothing where there is no sample."""
     rows = [json.loads(line) for line in read_lines(samples)] if samples.is_file() else []
-    if rows:
+    if rows and getattr(model.config, "attention_type", None) != "none":
         row = min(rows, key=lambda row: len(row.get("source") or row["text"]))
         text = row.get("source") or " ".join(row["text"].split()[:MOST_WORDS])
-        maps = attention_maps(model, tokenizer, text, row.get("translation"))
+        maps = attention_maps(model, tokenizer, text, row.get("translation") or row.get("target"))
         try:
             save_figure(plot_heads(list(maps.kinds.values())[-1]), picture)
         except ImportError as error:

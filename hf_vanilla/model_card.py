@@ -37,7 +37,12 @@ PIPELINES = {
     "AutoModelForMultipleChoice": "multiple-choice",
     "AutoModel": "feature-extraction",
 }
-FAMILIES = {"vanilla": "encoder-decoder", "vanilla_encoder": "encoder", "vanilla_decoder": "decoder"}
+FAMILIES = {
+    "vanilla": "encoder-decoder",
+    "vanilla_encoder": "encoder",
+    "vanilla_decoder": "decoder",
+    "vanilla_recurrent": "recurrent",
+}
 METRICS = {"bleu": "BLEU", "chrf": "chrF2", "perplexity": "perplexity"}
 EXAMPLE = "In the beginning God made the heaven and the earth."
 SETTINGS = {
@@ -315,11 +320,19 @@ def describe(config: Any, auto_class: str, base: str | None, trained: bool) -> s
         does = " that continues text"
     elif not does:
         does = f" for {PIPELINES[auto_class].replace('-', ' ')}"
+    if config.model_type == "vanilla_recurrent":
+        attention = {"none": "without attention"}.get(config.attention_type, f"with {config.attention_type} attention")
+        kind = f"A recurrent encoder-decoder{does}, of {config.cell_type.upper()} cells, {attention}"
+        heads = ""
+    else:
+        kind = (
+            f"{'An' if family[0] == 'e' else 'A'} {family} Transformer{does}, as in [Attention Is All You Need]"
+            "(https://arxiv.org/abs/1706.03762)"
+        )
+        heads = f"{config.num_attention_heads} heads, "
     return (
-        f"{'An' if family[0] == 'e' else 'A'} {family} Transformer{does}, as in [Attention Is All You Need]"
-        f"(https://arxiv.org/abs/1706.03762){origin}: {depth}, {config.hidden_size} wide, "
-        f"{config.num_attention_heads} heads, {config.vocab_size:,} tokens, {parameters / 1e6:,.1f} million "
-        f"parameters.{labels}"
+        f"{kind}{origin}: {depth}, {config.hidden_size} wide, {heads}{config.vocab_size:,} tokens, "
+        f"{parameters / 1e6:,.1f} million parameters.{labels}"
     )
 
 

@@ -87,7 +87,8 @@ def test_the_cards_of_this_project_are_what_templates_and_records_give(folder):
     assert summary["command"] in card.text
     path, *overrides = shlex.split(summary["command"])[2:]
     typed, recorded = dataclasses.asdict(TrainingConfig.load(ROOT / path, overrides)), summary["configuration"]
-    assert typed | {"output_dir": ""} == recorded | {"output_dir": ""}
+    unknown = dataclasses.asdict(TrainingConfig(max_steps=1))  # fields that came later
+    assert typed | {"output_dir": ""} == unknown | recorded | {"output_dir": ""}
     for picture in re.findall(r"!\[.*?\]\((.*?)\)", card.text):
         assert (folder / picture).is_file()
 

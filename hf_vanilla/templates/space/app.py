@@ -24,7 +24,9 @@ MOST_CHARACTERS, MOST_SHOWN = 500, 8
 def build(translator: Translator, name: str, examples: list[str]) -> gradio.Blocks:
     """The page."""
 
-    def look(text: str, hypothesis: Hypothesis) -> Image.Image:
+    def look(text: str, hypothesis: Hypothesis) -> Image.Image | None:
+        if not hypothesis.text:
+            return None
         with tempfile.TemporaryDirectory() as folder:
             picture = Path(folder, "attention.png")
             maps = attention_maps(translator.model, translator.tokenizer, text, hypothesis.text)
