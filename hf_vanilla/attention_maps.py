@@ -263,7 +263,7 @@ def stream_attention_maps(
 ) -> Iterator[AttentionMaps]:
     """As [`attention_maps`], for texts that come one by one, in bounded memory: no more weights are held than those of
     `PAIRS` pairs of tokens, or of one text."""
-    reader = Reader(getattr(model, "_orig_mod", model), tokenizer, max_new_tokens)
+    reader = Reader(model, tokenizer, max_new_tokens)
     alone = isinstance(sources, list) and len(sources) == 1
     pairs = zip(sources, itertools.repeat(None) if targets is None else targets, strict=targets is not None)
     readings = (
@@ -320,6 +320,7 @@ class Reader:
     """
 
     def __init__(self, model: Any, tokenizer: Any, max_new_tokens: int | None = None):
+        model = getattr(model, "_orig_mod", model)  # of a compiled one
         if not isinstance(model, PreTrainedModel):
             raise TypeError(f"`model` is {type(model).__name__}; expected a model of transformers")
         if max_new_tokens is not None and max_new_tokens < 1:

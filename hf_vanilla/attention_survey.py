@@ -203,7 +203,7 @@ def survey(
             sign = 1 if metric == "perplexity" else -1
             bar = tqdm(places, "switching off", unit=" heads", mininterval=1, disable=not progress)
             for place in bar:
-                with switched_off(model, switches[place[:2]], place[2]):
+                with switched_off(reader.model, switches[place[:2]], place[2]):
                     effects[place] = sign * (measure() - score)
     heads = [head for kind, own in counts.items() for head in own.heads_of(kind, effects)]
     errors = counts["cross"].layer_errors() if gold is not None and "cross" in counts else ()
