@@ -93,7 +93,7 @@ def plot_alignment(
 
     Args:
         attention: what to draw; cross-attention is an alignment of two texts.
-        layer: from 0; by default the last but one, which aligns best.
+        layer: from 0; by default the last but one, as in `Translator.align`.
         head: from 0; by default the mean of the layer's heads.
         theme: "light" or "dark".
 
