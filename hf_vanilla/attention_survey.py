@@ -100,6 +100,11 @@ class Survey:
     layer_alignment_errors: tuple[float, ...] = ()
     note: str = ""
 
+    @property
+    def effect_name(self) -> str:
+        """What the effects are."""
+        return "loss of BLEU" if self.metric == "bleu" else f"rise of {self.metric}"
+
     def to_json(self) -> str:
         """All of it."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False)
@@ -109,7 +114,7 @@ class Survey:
         aligned = any(head.alignment_error is not None for head in self.heads)
         effects = any(head.effect is not None for head in self.heads)
         names = ["kind", "layer", "head", "type", "share", "entropy", "distance", "first", "special", "punctuation"]
-        names += ["AER"] * aligned + [f"{self.metric} without it"] * effects
+        names += ["AER"] * aligned + [self.effect_name] * effects
         rows = []
         for head in self.heads:
             share = max(head.shares.values()) if head.type == "mixed" else head.shares[head.type.split(" (")[0]]

@@ -127,7 +127,7 @@ def test_a_survey_is_drawn():
     figure = plot_survey(Survey("model", 4, heads, "perplexity", 9.0))
     titles = {axes.get_title() for axes in figure.axes}
     assert titles == {
-        "encoder: type", "encoder: effect on perplexity", "cross: type", "cross: effect on perplexity",
+        "encoder: type", "encoder: rise of perplexity without it", "cross: type", "cross: rise of perplexity without it",
         "cross: alignment error rate",
     }  # fmt: skip
 

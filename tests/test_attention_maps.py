@@ -4,6 +4,7 @@ import copy
 import itertools
 import logging
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -160,7 +161,10 @@ def test_flex_attention_falls_back_for_this_call_alone(model_class):
     model = model_of(model_class, tokenizer)
     eager = attention_maps(model, tokenizer, SOURCES[0]).encoder.weights
     model.set_attn_implementation("flex_attention")
-    assert_close(attention_maps(torch.compile(model), tokenizer, SOURCES[0]).encoder.weights, eager, atol=0, rtol=0)
+    # What torch.compile makes of a model holds it so.
+    assert_close(
+        attention_maps(SimpleNamespace(_orig_mod=model), tokenizer, SOURCES[0]).encoder.weights, eager, atol=0, rtol=0
+    )
     assert model.config._attn_implementation == "flex_attention"
 
 
