@@ -93,7 +93,7 @@ def plot_alignment(
 
     Args:
         attention: what to draw; cross-attention is an alignment of two texts.
-        layer: from 0; by default the last but one, which aligns best.
+        layer: from 0; by default the last but one, as in `Translator.align`.
         head: from 0; by default the mean of the layer's heads.
         theme: "light" or "dark".
 
@@ -191,7 +191,7 @@ def plot_survey(survey: "Survey", theme: str = "light") -> Any:
     figure, paint = canvas(width * len(shown) + 1.6, sum(heights) + 0.4, theme)
     grid = figure.subplots(len(kinds), len(shown), squeeze=False, height_ratios=heights)
     ink, paper = THEMES[theme]["ink"], THEMES[theme]["paper"]
-    titles = {"type": "type", "effect": f"effect on {survey.metric}", "alignment_error": "alignment error rate"}
+    titles = {"type": "type", "effect": f"{survey.effect_name} without it", "alignment_error": "alignment error rate"}
     effects = [abs(head.effect) for head in survey.heads if head.effect is not None]
     most = max(effects, default=0.0) or 1.0
     for (row, column), axes in grid_of(grid):

@@ -263,7 +263,7 @@ def stream_attention_maps(
 ) -> Iterator[AttentionMaps]:
     """As [`attention_maps`], for texts that come one by one, in bounded memory: no more weights are held than those of
     `PAIRS` pairs of tokens, or of one text."""
-    reader = Reader(getattr(model, "_orig_mod", model), tokenizer, max_new_tokens)
+    reader = Reader(model, tokenizer, max_new_tokens)
     alone = isinstance(sources, list) and len(sources) == 1
     pairs = zip(sources, itertools.repeat(None) if targets is None else targets, strict=targets is not None)
     readings = (
@@ -276,17 +276,16 @@ def stream_attention_maps(
 
 @dataclass(frozen=True)
 class Reading:
-    """A text as a model reads it: token ids, and what they stand for."""
+    """A text as a model reads it: token ids, token types if it has any, and for each kind of attention what looks and
+    what is looked at."""
 
     source: str
     target: str
     ids: list[int]
-    tokens: Tokens
+    sides: dict[str, tuple[Tokens, Tokens]]
     types: list[int] | None = None
     decoder_ids: Sequence[int] = ()
-    decoder_tokens: Tokens | None = None
     written_ids: Sequence[int] = ()
-    written_tokens: Tokens | None = None
 
 
 def batched(readings: Iterable[Reading], most: int) -> Iterator[list[Reading]]:
@@ -321,6 +320,7 @@ class Reader:
     """
 
     def __init__(self, model: Any, tokenizer: Any, max_new_tokens: int | None = None):
+        model = getattr(model, "_orig_mod", model)  # of a compiled one
         if not isinstance(model, PreTrainedModel):
             raise TypeError(f"`model` is {type(model).__name__}; expected a model of transformers")
         if max_new_tokens is not None and max_new_tokens < 1:
@@ -333,6 +333,7 @@ class Reader:
         self.is_seq2seq = bool(getattr(model.config, "is_encoder_decoder", False))
         self.is_decoder = not self.is_seq2seq and is_causal(self.config)
         self.most = min(positions_of(self.config), tokenizer.model_max_length)
+        self.padding = getattr(self.config, "pad_token_id", None) or 0
 
     def read(self, source: str, target: str | None, number: str = "") -> Reading:
         """A text's token ids, with those of its target, which the model writes where there is none.
@@ -352,15 +353,18 @@ class Reader:
             self.check_script(self.encode(target, "target" + number), "target" + number)
         text = source if target is None else continued(source, target)
         encoded = self.encode(text, "source" + number)
-        start = self.tokenizer.bos_token_id
-        if self.model.config.model_type == "vanilla_decoder" and encoded.ids[:1] != [start]:  # as in training
+        start = self.tokenizer.bos_token_id if self.config.model_type == "vanilla_decoder" else None
+        if start is not None and encoded.ids[0] != start:  # as in training
             encoded = Encoded([start, *encoded.ids], [(0, 0), *encoded.spans], encoded.text)
+            self.check_length(encoded.ids, "source" + number)
         if self.is_decoder and self.max_new_tokens and target is None:
             # The first of its positions is where the text ended.
             past = len(encoded.ids)
             encoded = decode(self.tokenizer, self.write(encoded.ids, self.max_new_tokens, "source" + number))
             target = encoded.text[encoded.spans[past - 1][1] :].strip()
-        return Reading(source, target or "", encoded.ids, self.tokens(encoded))
+        tokens = self.tokens(encoded)
+        kind = "decoder" if self.is_decoder else "encoder"
+        return Reading(source, target or "", encoded.ids, {kind: (tokens, tokens)})
 
     def read_pair(self, source: str, target: str, number: str) -> Reading:
         """Two texts as an encoder reads them."""
@@ -374,7 +378,8 @@ class Reader:
         spans = [(first + shift, last + shift) for (first, last), shift in offsets]
         encoded = Encoded(list(pair["input_ids"]), spans, f"{source} {target}")
         self.check_length(encoded.ids, f"source{number} and target{number} together")
-        return Reading(source, target, encoded.ids, self.tokens(encoded), pair.get("token_type_ids"))
+        tokens = self.tokens(encoded)
+        return Reading(source, target, encoded.ids, {"encoder": (tokens, tokens)}, pair.get("token_type_ids"))
 
     def read_seq2seq(self, source: str, target: str | None, number: str) -> Reading:
         """A source, and its target as the decoder reads and as it writes it."""
@@ -391,16 +396,13 @@ class Reader:
             self.check_script(written, "target" + number)
             start = self.decoder_start(written.ids)
         read = Encoded([start, *written.ids[:-1]], [(0, 0), *written.spans[:-1]], written.text)
-        return Reading(
-            source,
-            target,
-            encoded.ids,
-            self.tokens(encoded),
-            decoder_ids=read.ids,
-            decoder_tokens=self.tokens(read),
-            written_ids=written.ids,
-            written_tokens=self.tokens(written),
-        )
+        source_tokens, read_tokens, written_tokens = map(self.tokens, (encoded, read, written))
+        sides = {
+            "encoder": (source_tokens, source_tokens),
+            "decoder": (read_tokens, read_tokens),
+            "cross": (written_tokens, source_tokens),
+        }
+        return Reading(source, target, encoded.ids, sides, decoder_ids=read.ids, written_ids=written.ids)
 
     def decoder_start(self, written: list[int]) -> int:
         """The token that the decoder reads before it writes its first one."""
@@ -414,7 +416,7 @@ class Reader:
         """What the model makes of a text, at most `count` tokens more; greedy, or by beams where it says so."""
         if not self.model.can_generate():
             raise ValueError(f"{type(self.model).__name__} writes no text; give a target")
-        if not self.is_seq2seq and len(ids) + count > self.most:
+        if count + (0 if self.is_seq2seq else len(ids)) > self.most:
             raise ValueError(f"{name} has {len(ids)} tokens, with {count} new ones more than the model's {self.most}")
         inputs = torch.tensor([ids], device=self.model.device)
         options: dict[str, Any] = {"max_new_tokens": count, "do_sample": False, "num_return_sequences": 1}
@@ -505,22 +507,21 @@ class Reader:
         Raises:
             ValueError: the model gives no attentions, or not those of all tokens to all.
         """
-        inputs = padded([reading.ids for reading in batch], self.config.pad_token_id)
+        inputs = padded([reading.ids for reading in batch], self.padding)
         if batch[0].types is not None:
             inputs["token_type_ids"] = padded([reading.types or [] for reading in batch], 0)["input_ids"]
-        sides = {"encoder": "encoder_attentions", "decoder": "decoder_attentions", "cross": "cross_attentions"}
+        fields = dict.fromkeys(batch[0].sides, "attentions")
         if self.is_seq2seq:
             # What lies behind a text's end is hidden from it by the decoder's own mask.
-            decoder = padded([list(reading.decoder_ids) for reading in batch], self.config.pad_token_id)
+            decoder = padded([list(reading.decoder_ids) for reading in batch], self.padding)
             inputs["decoder_input_ids"] = decoder["input_ids"]
-        else:
-            sides = {"decoder" if self.is_decoder else "encoder": "attentions"}
+            fields = {kind: f"{kind}_attentions" for kind in batch[0].sides}
         inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
         with evaluation(self.model, "eager"), torch.no_grad():
             outputs = self.model.base_model(**inputs, output_attentions=True, return_dict=True)
         layers = {
             kind: [layer for layer in (getattr(outputs, name, None) or ()) if layer is not None]
-            for kind, name in sides.items()
+            for kind, name in fields.items()
         }
         del outputs
         if not any(layers.values()):
@@ -530,7 +531,7 @@ class Reader:
         for row, reading in enumerate(batch):
             maps: dict[str, AttentionMap] = {}
             for kind, weights in layers.items():
-                queries, keys = self.sides(reading, kind)
+                queries, keys = reading.sides[kind]
                 if weights:
                     self.check_shape(weights[0], batch, kind)
                     own = torch.stack([layer[row, :, : len(queries), : len(keys)].float().cpu() for layer in weights])
@@ -538,27 +539,12 @@ class Reader:
             result = AttentionMaps(self.name, reading.source, reading.target, **maps)
             yield result.joined() if words else result
 
-    def sides(self, reading: Reading, kind: str) -> tuple[Tokens, Tokens]:
-        """What looks, and what is looked at."""
-        if not self.is_seq2seq or kind == "encoder":
-            return reading.tokens, reading.tokens
-        if kind == "decoder":
-            return must(reading.decoder_tokens), must(reading.decoder_tokens)
-        return must(reading.written_tokens), reading.tokens
-
     def check_shape(self, weights: Tensor, batch: Sequence[Reading], kind: str) -> None:
         """Raises `ValueError` where weights are not those of all tokens to all."""
-        sides = [self.sides(reading, kind) for reading in batch]
-        longest = (max(len(queries) for queries, _ in sides), max(len(keys) for _, keys in sides))
+        longest = tuple(max(len(reading.sides[kind][side]) for reading in batch) for side in (0, 1))
         if weights.dim() != 4 or tuple(weights.shape[-2:]) != longest:
             shape, expected = tuple(weights.shape), f"(batch, heads, {longest[0]}, {longest[1]})"
             raise ValueError(f"{self.name} gives attentions of shape {shape}; expected {expected}")
-
-
-def must(tokens: Tokens | None) -> Tokens:
-    """Tokens that are there."""
-    assert tokens is not None
-    return tokens
 
 
 def name_of(model: Any) -> str:
@@ -621,10 +607,10 @@ def evaluation(model: PreTrainedModel, attention: str | None = None) -> Iterator
             config._attn_implementation = implementation
 
 
-def padded(rows: Sequence[list[int]], padding: int | None) -> dict[str, Tensor]:
+def padded(rows: Sequence[list[int]], padding: int) -> dict[str, Tensor]:
     """Rows of ids (batch, length), padded on the right, and their mask."""
     longest = max(map(len, rows))
-    ids = [[*row, *[padding or 0] * (longest - len(row))] for row in rows]
+    ids = [[*row, *[padding] * (longest - len(row))] for row in rows]
     mask = [[1] * len(row) + [0] * (longest - len(row)) for row in rows]
     return {"input_ids": torch.tensor(ids), "attention_mask": torch.tensor(mask)}
 
@@ -656,6 +642,10 @@ def decode(tokenizer: Any, ids: list[int]) -> Encoded:
         start = len(text)
         text = tokenizer.decode(ids[:count], **options).rstrip("\ufffd")  # a character that is not complete yet
         spans.append((min(start, len(text)), len(text)))
+    for i in reversed(range(len(ids) - 1)):  # what begins a character is where the character will be
+        first, last = spans[i + 1]
+        if spans[i][0] == spans[i][1] == first < last and not text[first].isascii():
+            spans[i] = (first, first + 1)
     return Encoded(ids, spans, text)
 
 

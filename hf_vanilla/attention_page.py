@@ -110,6 +110,6 @@ def pack(attention: AttentionMap) -> str:
         weights = weights[..., rows, columns]
     steps = np.rint(weights.double().numpy().ravel() * STEPS).astype("<u4")
     planes = np.ascontiguousarray(steps.view(np.uint8).reshape(-1, 4)[:, :3].T)
-    # The bytes of neighbours do not repeat, they are only unequally frequent: Huffman's code alone is as short.
+    # Bytes do not repeat, some are only more frequent than others: Huffman's code alone is as short, and fast.
     deflate = zlib.compressobj(strategy=zlib.Z_HUFFMAN_ONLY)
     return base64.b64encode(deflate.compress(planes.tobytes()) + deflate.flush()).decode()

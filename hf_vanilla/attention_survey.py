@@ -100,6 +100,11 @@ class Survey:
     layer_alignment_errors: tuple[float, ...] = ()
     note: str = ""
 
+    @property
+    def effect_name(self) -> str:
+        """What the effects are."""
+        return "loss of BLEU" if self.metric == "bleu" else f"rise of {self.metric}"
+
     def to_json(self) -> str:
         """All of it."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False)
@@ -109,7 +114,7 @@ class Survey:
         aligned = any(head.alignment_error is not None for head in self.heads)
         effects = any(head.effect is not None for head in self.heads)
         names = ["kind", "layer", "head", "type", "share", "entropy", "distance", "first", "special", "punctuation"]
-        names += ["AER"] * aligned + [f"{self.metric} without it"] * effects
+        names += ["AER"] * aligned + [self.effect_name] * effects
         rows = []
         for head in self.heads:
             share = max(head.shares.values()) if head.type == "mixed" else head.shares[head.type.split(" (")[0]]
@@ -178,12 +183,7 @@ def survey(
         reader.read(source, targets[row] if targets and is_seq2seq else None, f" {row + 1}")
         for row, source in enumerate(sources)
     ]
-    rank = Counter(
-        label
-        for reading in readings
-        for tokens in (reading.tokens, reading.written_tokens)
-        for label in (tokens.labels if tokens else ())
-    )
+    rank = Counter(label for reading in readings for queries, _ in reading.sides.values() for label in queries.labels)
     counts: dict[str, Counts] = {}
     maps = (each for batch in batched(readings, PAIRS) for each in reader.look(batch, words=False))
     bar = tqdm(maps, "looking", len(readings), unit=" texts", mininterval=1, disable=not progress)
@@ -208,7 +208,7 @@ def survey(
             sign = 1 if metric == "perplexity" else -1
             bar = tqdm(places, "switching off", unit=" heads", mininterval=1, disable=not progress)
             for place in bar:
-                with switched_off(model, switches[place[:2]], place[2]):
+                with switched_off(reader.model, switches[place[:2]], place[2]):
                     effects[place] = sign * (measure() - score)
     heads = [head for kind, own in counts.items() for head in own.heads_of(kind, effects)]
     errors = counts["cross"].layer_errors() if gold is not None and "cross" in counts else ()
@@ -351,19 +351,19 @@ def perplexity(reader: Reader, readings: Sequence[Reading]) -> float:
     total, count = 0.0, 0
     with evaluation(reader.model):
         for batch in batched(sorted(readings, key=lambda each: len(each.ids)), PAIRS // 8):
-            inputs = padded([reading.ids for reading in batch], reader.config.pad_token_id)
+            inputs = padded([reading.ids for reading in batch], reader.padding)
             ids, mask = inputs["input_ids"], inputs["attention_mask"]
             if reader.is_seq2seq:
-                inputs["decoder_input_ids"] = padded(
-                    [list(reading.decoder_ids) for reading in batch], reader.config.pad_token_id
-                )["input_ids"]
+                inputs["decoder_input_ids"] = padded([list(reading.decoder_ids) for reading in batch], reader.padding)[
+                    "input_ids"
+                ]
                 labels = padded([list(reading.written_ids) for reading in batch], -100)["input_ids"]
             elif reader.is_decoder:
                 labels = F.pad(ids.masked_fill(mask == 0, -100)[:, 1:], (0, 1), value=-100)
             else:
                 masked = torch.zeros_like(ids, dtype=torch.bool)
                 for row, reading in enumerate(batch):
-                    text = [place for place, special in enumerate(reading.tokens.special) if not special]
+                    text = [place for place, special in enumerate(reading.sides["encoder"][0].special) if not special]
                     masked[row, text[:: min(7, len(text))]] = True
                 labels = ids.masked_fill(~masked, -100)
                 inputs["input_ids"] = ids.masked_fill(masked, reader.tokenizer.mask_token_id)
@@ -385,7 +385,7 @@ def bleu(reader: Reader, sources: Sequence[str], targets: Sequence[str]) -> floa
     with evaluation(reader.model):
         for start in range(0, len(order), 32):
             rows = order[start : start + 32]
-            inputs = padded([reader.encode(sources[row], "source").ids for row in rows], reader.config.pad_token_id)
+            inputs = padded([reader.encode(sources[row], "source").ids for row in rows], reader.padding)
             count = min(inputs["input_ids"].shape[1] + 50, reader.most - 1)
             inputs = {name: tensor.to(reader.model.device) for name, tensor in inputs.items()}
             output = reader.model.generate(**inputs, num_beams=1, do_sample=False, max_new_tokens=count)

@@ -4,6 +4,7 @@ import copy
 import itertools
 import logging
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from transformers import (
     BartForConditionalGeneration,
     BertConfig,
     BertForMaskedLM,
+    ByT5Tokenizer,
     GPT2Config,
     GPT2LMHeadModel,
     LlamaConfig,
@@ -27,6 +29,8 @@ from transformers import (
     PreTrainedModel,
     RobertaConfig,
     RobertaModel,
+    T5Config,
+    T5ForConditionalGeneration,
 )
 
 from hf_vanilla import (
@@ -149,6 +153,33 @@ def test_weights_are_the_models_own_in_a_batch_of_unequal_lengths(family, model_
             assert_close(attention.joined().weights.sum(-1).mean(), torch.tensor(1.0), atol=1e-6, rtol=0)
     heads = every[0][wanted[-1]].weights
     assert (heads[0, 0] - heads[0, 1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("model_class", [VanillaEncoderForMaskedLM, BertForMaskedLM])
+def test_flex_attention_falls_back_for_this_call_alone(model_class):
+    tokenizer = TOKENIZERS["encoder"]
+    model = model_of(model_class, tokenizer)
+    eager = attention_maps(model, tokenizer, SOURCES[0]).encoder.weights
+    model.set_attn_implementation("flex_attention")
+    # What torch.compile makes of a model holds it so.
+    assert_close(
+        attention_maps(SimpleNamespace(_orig_mod=model), tokenizer, SOURCES[0]).encoder.weights, eager, atol=0, rtol=0
+    )
+    assert model.config._attn_implementation == "flex_attention"
+
+
+def test_a_tokenizer_that_does_not_say_where_its_tokens_are():
+    """One of bytes, in plain Python, to which no script is foreign."""
+    tokenizer = ByT5Tokenizer()
+    assert not tokenizer.is_fast
+    shape = {"d_model": 16, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
+    model = T5ForConditionalGeneration(T5Config(vocab_size=len(tokenizer), **shape))
+    maps = attention_maps(model, tokenizer, "ein Weg", "aé 本")
+    assert maps.cross.keys.labels == ("e", "i", "n", "␣", "W", "e", "g", "</s>")
+    assert maps.cross.keys.names == ("ein", "Weg", "</s>") and maps.cross.queries.names == ("aé", "本", "</s>")
+    assert maps.cross.queries.labels == ("a", "é", "·", "␣", "本", "·", "·", "</s>")
+    assert_close(maps.cross.weights.sum(-1), torch.ones(1, 2, 8), atol=1e-6, rtol=0)
+    assert len(attention_maps(model, tokenizer, "ein Weg", max_new_tokens=4).cross.queries) <= 4
 
 
 def test_a_model_is_as_it_was_after_an_error():
@@ -384,6 +415,8 @@ def test_bad_models_and_tokenizers_are_named():
     small = GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=8, n_layer=1, n_head=1))
     with pytest.raises(ValueError, match="tokens, the model 50: it is not the model's"):
         attention_maps(small, tokenizer, "a cat")
+    with pytest.raises(ValueError, match="source has 1 tokens, with 64 new ones more than the model's 64"):
+        attention_maps(model_of(GPT2LMHeadModel, tokenizer), tokenizer, "a", max_new_tokens=64)
     with pytest.raises(ValueError, match="`max_new_tokens` must be at least 1, got 0"):
         attention_maps(model_of(GPT2LMHeadModel, tokenizer), tokenizer, "a", max_new_tokens=0)
 

@@ -211,7 +211,7 @@ def test_bleu_table_and_json():
     found = survey(model, tokenizer, TEXTS[:2], GERMAN[:2], gold=gold, metric="bleu")
     table = found.to_markdown().splitlines()
     assert len([line for line in table if line.startswith("|")]) == 2 + len(found.heads) == 8
-    assert "AER" in table[0] and "bleu without it" in table[0] and "AER of the mean of layer 2's heads" in table[-1]
+    assert "AER" in table[0] and "loss of BLEU" in table[0] and "AER of the mean of layer 2's heads" in table[-1]
     assert all(len(line.split("|")) == len(table[0].split("|")) for line in table if line.startswith("|"))
     loaded = json.loads(found.to_json())
     assert loaded["sentences"] == 2 and len(loaded["heads"]) == 6 and loaded["metric"] == "bleu"

@@ -41,7 +41,7 @@ def build(translator: Translator, name: str, examples: list[str]) -> gradio.Bloc
         rows = [[hypothesis.text, round(hypothesis.score, 3)] for hypothesis in hypotheses]
         return rows, look(text, hypotheses[0]), (text, hypotheses)
 
-    def look_at_row(shown: tuple[str, list[Hypothesis]], event: gradio.SelectData) -> Image.Image:
+    def look_at_row(shown: tuple[str, list[Hypothesis]], event: gradio.SelectData) -> Image.Image | None:
         return look(shown[0], shown[1][event.index[0]])
 
     with gradio.Blocks(title=name) as page:
