@@ -8,13 +8,15 @@ import shutil
 
 import pytest
 import torch
+from families import MODELS, small_model
 from huggingface_hub import ModelCard
 from test_hub import ROOT, blocks_of, runs  # noqa: F401  a fixture: a run of each family
 from test_training import config  # noqa: F401  a fixture of that
 
 from hf_vanilla import VanillaForConditionalGeneration, cli
 from hf_vanilla.hub import stage
-from hf_vanilla.model_card import RECORDS, render
+from hf_vanilla.model_card import EXAMPLE, RECORDS, render
+from hf_vanilla.tokenization import train_tokenizer
 from hf_vanilla.training_config import TrainingConfig
 
 
@@ -38,6 +40,18 @@ def test_a_card_tells_what_was_recorded(runs, tmp_path):  # noqa: F811
         next(model.parameters()).mul_(2)
     model.save_pretrained(other)
     assert "BLEU" not in str(render(other, "user/numbers"))
+
+
+@pytest.mark.parametrize("model_class", MODELS, ids=lambda model_class: model_class.__name__)
+def test_the_code_in_the_card_of_each_head_runs(model_class, tmp_path, capsys):
+    family = model_class.config_class.model_type.removeprefix("vanilla_")
+    tokenizer = train_tokenizer([EXAMPLE], 300, **({} if family == "vanilla" else {"family": family}))
+    small_model(model_class, vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    codes = blocks_of(render(tmp_path, "user/name").text)
+    for code in codes:
+        exec(code.replace('"user/name"', repr(str(tmp_path))), {})
+    assert codes and capsys.readouterr().out
 
 
 EVIL = 'x\n---\nlicense: stolen\n---\n<script>alert(1)</script> | `"""\nimport os` [a](javascript:x) {{ 7 * 7 }} $x$'
