@@ -288,7 +288,8 @@ def stage(
         if "configuration" in summary:
             text = yaml.safe_dump(summary["configuration"], sort_keys=False)
             (folder / CONFIG).write_text(text, encoding="utf-8")
-    draw_attention(model, tokenizer, source / SAMPLES, folder / ATTENTION)
+    with contextlib.suppress(ValueError):  # a text that cannot be drawn is no reason not to push
+        draw_attention(model, tokenizer, source / SAMPLES, folder / ATTENTION)
     write_requirements(folder)
     render(folder, repo_id, languages, license).save(folder / CARD)
     return model, tokenizer

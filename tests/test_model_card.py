@@ -79,6 +79,16 @@ def test_text_of_data_and_files_is_text_in_a_card(runs, tmp_path):  # noqa: F811
     assert all(len(re.findall(r"(?<!\\)\|", line)) in (3, 4, 5) for line in tables)
 
 
+def test_a_text_that_cannot_be_drawn_costs_a_card_its_picture_alone(runs, tmp_path, monkeypatch):  # noqa: F811
+    def fail(*arguments):
+        raise ValueError("no such script")
+
+    monkeypatch.setattr("hf_vanilla.hub.draw_attention", fail)
+    stage(runs / "translation", tmp_path / "staged", "user/blank")
+    assert not (tmp_path / "staged" / "attention.png").exists()
+    assert "attention.png" not in (tmp_path / "staged" / "README.md").read_text()
+
+
 def test_languages_and_licences_come_from_the_command_line(runs, tmp_path, capsys):  # noqa: F811
     options = ["--languages", "en", "de", "--license", "cc0-1.0"]
     cli.main(["card", str(runs / "translation"), "user/name", str(tmp_path / "card"), *options])
