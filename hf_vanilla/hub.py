@@ -31,6 +31,7 @@ from huggingface_hub.errors import (
     HfHubHTTPError,
     HFValidationError,
     HTTPError,
+    LocalEntryNotFoundError,
     LocalTokenNotFoundError,
     OfflineModeIsEnabled,
 )
@@ -291,7 +292,8 @@ def stage(
         if "configuration" in summary:
             text = yaml.safe_dump(summary["configuration"], sort_keys=False)
             (folder / CONFIG).write_text(text, encoding="utf-8")
-    draw_attention(model, tokenizer, source / SAMPLES, folder / ATTENTION)
+    with contextlib.suppress(ValueError):  # a text that cannot be drawn is no reason not to push
+        draw_attention(model, tokenizer, source / SAMPLES, folder / ATTENTION)
     write_requirements(folder)
     render(folder, repo_id, languages, license).save(folder / CARD)
     return model, tokenizer
@@ -494,9 +496,10 @@ def explained(repo_id: str) -> Iterator[None]:
         raise ValueError("there is no token: run `hf auth login`, or set HF_TOKEN to one that may write") from None
     except OfflineModeIsEnabled:
         raise ConnectionError("HF_HUB_OFFLINE is set: unset it to push") from None
-    except (HfHubHTTPError, HTTPError, RuntimeError, ConnectionError, TimeoutError) as error:
-        # Where an upload fails, huggingface_hub raises a RuntimeError from what it was.
-        cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
+    except (HfHubHTTPError, HTTPError, RuntimeError, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
+        # huggingface_hub raises these two from what it was: where an upload fails, and a download.
+        wraps = isinstance(error, RuntimeError | LocalEntryNotFoundError)
+        cause = error.__cause__ if wraps and error.__cause__ else error
         status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
         refusals = {
             401: "the Hub does not take the token; is it expired? `hf auth login` asks for another",

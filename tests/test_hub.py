@@ -382,6 +382,13 @@ def test_a_name_that_another_model_has_is_refused(folder, runs, hub, online, unc
     assert files_of(hub, "user/taken") == before
 
 
+def test_a_network_that_goes_while_it_asks_what_is_there_is_said(folder, hub, online, monkeypatch, unchecked):
+    push(folder, "user/goes", api=api_of(hub))
+    hub.faults.append(Fault("HEAD", "config.json", "drop", times=20))
+    with pytest.raises(ConnectionError, match="broke off .*; the same command completes it"):
+        push(folder, "user/goes", api=api_of(hub))
+
+
 def test_without_a_network_the_remedy_is_said(folder, online, monkeypatch, unchecked):
     with pytest.raises(ConnectionError, match="cannot be reached.*; the same command completes it"):
         push(folder, "user/x", api=HfApi(endpoint="http://127.0.0.1:9", token=TOKEN))
@@ -505,8 +512,7 @@ hf_hub_download("user/plain", "modeling_vanilla_encoder.py")
 def test_what_trainer_and_models_push_loads_and_has_our_card(runs, hub, online, tmp_path, monkeypatch, capfd):
     python(STOCK, hub, tmp_path, runs / "masked_lm", tmp_path / "out", token=TOKEN)
     # And the whole of it, by ours, from what Trainer left.
-    monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", hub.url)
-    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    monkeypatch.setattr("hf_vanilla.hub.HfApi", lambda: api_of(hub))
     cli.main(["push", str(tmp_path / "out"), "user/classifier"])
     printed, said = capfd.readouterr()
     assert f"see {hub.url}/user/classifier" in printed and TOKEN not in printed + said

@@ -8,13 +8,15 @@ import shutil
 
 import pytest
 import torch
+from families import MODELS, small_model
 from huggingface_hub import ModelCard
 from test_hub import ROOT, blocks_of, runs  # noqa: F401  a fixture: a run of each family
 from test_training import config  # noqa: F401  a fixture of that
 
 from hf_vanilla import VanillaForConditionalGeneration, cli
 from hf_vanilla.hub import stage
-from hf_vanilla.model_card import RECORDS, render
+from hf_vanilla.model_card import EXAMPLE, RECORDS, render
+from hf_vanilla.tokenization import train_tokenizer
 from hf_vanilla.training_config import TrainingConfig
 
 
@@ -40,6 +42,18 @@ def test_a_card_tells_what_was_recorded(runs, tmp_path):  # noqa: F811
     assert "BLEU" not in str(render(other, "user/numbers"))
 
 
+@pytest.mark.parametrize("model_class", MODELS, ids=lambda model_class: model_class.__name__)
+def test_the_code_in_the_card_of_each_head_runs(model_class, tmp_path, capsys):
+    family = model_class.config_class.model_type.removeprefix("vanilla_")
+    tokenizer = train_tokenizer([EXAMPLE], 300, **({} if family == "vanilla" else {"family": family}))
+    small_model(model_class, vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    codes = blocks_of(render(tmp_path, "user/name").text)
+    for code in codes:
+        exec(code.replace('"user/name"', repr(str(tmp_path))), {})
+    assert codes and capsys.readouterr().out
+
+
 EVIL = 'x\n---\nlicense: stolen\n---\n<script>alert(1)</script> | `"""\nimport os` [a](javascript:x) {{ 7 * 7 }} $x$'
 
 
@@ -63,6 +77,16 @@ def test_text_of_data_and_files_is_text_in_a_card(runs, tmp_path):  # noqa: F811
         assert "\nimport os" not in code
     tables = [line for line in outside.splitlines() if line.startswith("| ")]
     assert all(len(re.findall(r"(?<!\\)\|", line)) in (3, 4, 5) for line in tables)
+
+
+def test_a_text_that_cannot_be_drawn_costs_a_card_its_picture_alone(runs, tmp_path, monkeypatch):  # noqa: F811
+    def fail(*arguments):
+        raise ValueError("no such script")
+
+    monkeypatch.setattr("hf_vanilla.hub.draw_attention", fail)
+    stage(runs / "translation", tmp_path / "staged", "user/blank")
+    assert not (tmp_path / "staged" / "attention.png").exists()
+    assert "attention.png" not in (tmp_path / "staged" / "README.md").read_text()
 
 
 def test_languages_and_licences_come_from_the_command_line(runs, tmp_path, capsys):  # noqa: F811

@@ -78,4 +78,4 @@ if __name__ == "__main__":
     name, pinned = known.get("model") or sys.argv[1], {"revision": known.get("revision", "main")}
     tokenizer = AutoTokenizer.from_pretrained(name, **pinned)
     model = AutoModelForSeq2SeqLM.from_pretrained(name, **pinned)
-    build(Translator(model, tokenizer), name, known.get("examples", [])).launch()
+    build(Translator(model, tokenizer), name, known.get("examples", [])).launch(show_error=True)
