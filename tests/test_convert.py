@@ -239,6 +239,14 @@ def test_a_hub_id(tmp_path, monkeypatch):
         from_hf("someone/else")
 
 
+def test_a_tokenizer_that_cannot_be_loaded(tmp_path):
+    checkpoint(tmp_path / "theirs")
+    (tmp_path / "theirs" / "tokenizer.json").write_text("{}")
+    with pytest.raises(SystemExit, match="theirs: its tokenizer cannot be loaded: .*leave its files out"):
+        cli.main(["convert", str(tmp_path / "theirs"), str(tmp_path / "ours")])
+    assert not (tmp_path / "ours").exists()
+
+
 def test_a_converted_folder_loads_where_the_package_is_not_installed(tmp_path):
     theirs = checkpoint(tmp_path / "theirs", "distilbert", "DistilBertForSequenceClassification")
     convert.convert(tmp_path / "theirs", tmp_path / "ours")
