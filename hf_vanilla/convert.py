@@ -261,7 +261,7 @@ def plan_in(source: Any, fields: dict[str, Any]) -> Plan:
         folder = local_folder(source)
         raw = read_config(folder)
         check_possible(raw)
-        config, weights = AutoConfig.from_pretrained(folder), weights_of(folder)
+        config, weights = AutoConfig.from_pretrained(folder, trust_remote_code=False), weights_of(folder)
         names = raw.get("architectures") or []
         generation = read_generation_config(folder, config)
     form = FORMATS[config.model_type]
@@ -529,7 +529,7 @@ def plan_out(source: Any, to: str | None) -> Plan:
         names = [each.__name__ for each in type(source).__mro__]
     else:
         folder = local_folder(source)
-        config, weights = AutoConfig.from_pretrained(folder), weights_of(folder)
+        config, weights = AutoConfig.from_pretrained(folder, trust_remote_code=False), weights_of(folder)
         names = read_config(folder).get("architectures") or []
         generation = read_generation_config(folder, config)
     family = next((each for each in FAMILIES if each.model_type == config.model_type), None)
@@ -702,9 +702,10 @@ def carry_along(source: Path, folder: Path) -> list[str]:
     carried = []
     if any((source / name).is_file() for name in TOKENIZER_FILES):
         try:
-            AutoTokenizer.from_pretrained(source).save_pretrained(folder)
-        except ImportError as error:
-            raise ValueError(f"{source}: its tokenizer needs a package that is not installed: {error}") from error
+            AutoTokenizer.from_pretrained(source, trust_remote_code=False).save_pretrained(folder)
+        except Exception as error:  # tokenizers have errors of many kinds for files that are not theirs
+            reason = f"its tokenizer cannot be loaded: {' '.join(str(error).split())}"
+            raise ValueError(f"{source}: {reason}; install what it needs, or leave its files out") from error
         carried.append("its tokenizer")
     if (source / "modules.json").is_file():
         modules = json.loads((source / "modules.json").read_text(encoding="utf-8"))
