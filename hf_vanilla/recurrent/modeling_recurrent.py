@@ -313,10 +313,11 @@ class RecurrentPreTrainedModel(VanillaBasePreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """All weights uniform within `initializer_range` of 0 (Luong et al., 2015, section 4.1)."""
+        """All weights uniform around 0, by default with variance 1 / hidden_size (Glorot and Bengio, 2010)."""
+        bound = self.config.initializer_range or (3 / self.config.hidden_size) ** 0.5
         if isinstance(module, (nn.Linear, nn.Embedding, nn.RNNBase)):
             for parameter in module.parameters(recurse=False):
-                init.uniform_(parameter, -self.config.initializer_range, self.config.initializer_range)
+                init.uniform_(parameter, -bound, bound)
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As in transformers, with the Auto classes of the whole family, its code, and the paper's beam search."""
@@ -343,13 +344,18 @@ class RecurrentStack(RecurrentPreTrainedModel):
         Raises:
             ValueError: see [`VanillaStack.look_up`]; and for masks that are not (batch, length).
         """
-        embeds = self.look_up(input_ids, inputs_embeds, mask, None, **past)
+        embeds = self.scale(self.look_up(input_ids, inputs_embeds, mask, None, **past))
         if mask is None:
             return embeds, torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
         if mask.ndim != 2:
             name = "decoder_attention_mask" if self.reads_target else "attention_mask"
             raise ValueError(f"`{name}` must be (batch, length) in a recurrent model, got {tuple(mask.shape)}.")
         return embeds, mask[:, -embeds.shape[1] :].to(embeds.device).bool()
+
+    def scale(self, embeds: torch.Tensor) -> torch.Tensor:
+        """Embeddings times sqrt(hidden_size): as large as cells want their inputs, where the projection to the
+        vocabulary, which is the same matrix, wants small ones (Vaswani et al., 2017, section 3.4)."""
+        return embeds * self.config.hidden_size**0.5
 
     def wants(self, name: str, options: Any) -> bool:
         """Whether `name` is asked for, in a call's `options` or by the configuration."""
@@ -387,7 +393,7 @@ class RecurrentEncoder(RecurrentStack):
         """Encodes a batch.
 
         Args:
-            input_ids: token ids (batch, source); or else `inputs_embeds` (batch, source, hidden_size).
+            input_ids: token ids (batch, source); or else `inputs_embeds` (batch, source, hidden_size), unscaled.
             attention_mask: 1 for tokens, 0 for padding, wherever it stands (batch, source).
             position_ids: not taken: these models read tokens in their order.
             kwargs: `output_hidden_states`, `return_dict`.
@@ -468,7 +474,7 @@ class RecurrentDecoder(RecurrentStack):
         """Decodes a batch, or its next tokens where `past_key_values` hold the state after those before.
 
         Args:
-            input_ids: token ids (batch, target); or else `inputs_embeds` (batch, target, hidden_size).
+            input_ids: token ids (batch, target); or else `inputs_embeds` (batch, target, hidden_size), unscaled.
             attention_mask: 1 for tokens, 0 for padding, which is passed over (batch, cached + target).
             position_ids: not taken: these models read tokens in their order.
             encoder_hidden_states: the encoder's output (batch, source, hidden_size).
@@ -718,7 +724,7 @@ class RecurrentBeams:
         parents = parents.clamp(max=self.states[0].shape[1] - 1)[..., None]
         states = [state.gather(1, parents.expand(-1, -1, state.shape[2])).flatten(0, 1) for state in self.states]
         output, states, _ = decoder.step(
-            decoder.embed_tokens(tokens.flatten()), states, self.source, self.next_position
+            decoder.scale(decoder.embed_tokens(tokens.flatten())), states, self.source, self.next_position
         )
         output = output if decoder.input_feeding else decoder.finish(output)
         self.states = [state.unflatten(0, tokens.shape) for state in states]
