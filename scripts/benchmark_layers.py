@@ -163,6 +163,7 @@ def main() -> None:
         parser.error(f"{options.figure} is no PNG: its name must end in .png")
     torch.set_num_threads(options.threads)
     import matplotlib.pyplot as plt
+    from matplotlib.ticker import NullLocator
 
     figure, axes = plt.subplots(1, 4, figsize=(15, 3.9), layout="constrained")
     curves = [("n", LENGTHS, 0, 0), ("d", WIDTHS, 1, 0), ("n", LENGTHS, 2, 1)]
@@ -196,8 +197,10 @@ def main() -> None:
         print(f"| {name} | {THEORY[name][2]} | {long / short:.2f} | {THEORY[name][3]} | {ways} |")
     labels = ["length n", "width d", "length n", "length n (k = 3, r = 5)"]
     titles = ["seconds, d = 128", "seconds, n = 256", "MiB, d = 128", "steps from the first to the last"]
-    for axis, label, title in zip(axes, labels, titles, strict=True):
+    for axis, label, title, values in zip(axes, labels, titles, (LENGTHS, WIDTHS, LENGTHS, PATHS), strict=True):
         axis.set_xlabel(label)
+        axis.set_xticks(values, [f"{value:,}" for value in values])
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.set_title(title, fontsize=10)
         axis.grid(True, alpha=0.3)
     axes[0].legend(frameon=False, fontsize=9)
