@@ -3,6 +3,7 @@
     python scripts/benchmark_training.py                                   # the paper's base model, 32 x 32 tokens
     python scripts/benchmark_training.py --size small --batch 16x64 verses --rounds 9
     python scripts/benchmark_training.py --family encoder --padding 0.5 --batch 32x64
+    python scripts/benchmark_training.py --family recurrent --size small  # additive; recurrent_luong: s^T W h
     python scripts/benchmark_training.py --parts                           # where the time goes
     python scripts/benchmark_training.py --loop scripts/configs/verses_demo.yaml
 
@@ -45,6 +46,7 @@ SIZES = {
     "base": {"layers": 6, "width": 512, "heads": 8, "inner": 2048, "vocabulary": 37000},
     "small": {"layers": 3, "width": 256, "heads": 4, "inner": 1024, "vocabulary": 8000},
 }
+TWO_SIDES = ("seq2seq", "recurrent", "recurrent_luong")
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -59,7 +61,7 @@ def random_ids(rows: int, length: int, padding: float, vocabulary: int) -> tuple
 def make_batch(family: str, rows: int, length: int, padding: float, vocabulary: int) -> Batch:
     """A random batch for a family."""
     ids, mask = random_ids(rows, length, padding, vocabulary)
-    if family == "seq2seq":
+    if family in TWO_SIDES:
         targets, target_mask = random_ids(rows, length, padding, vocabulary)
         shifted = torch.cat([torch.ones(rows, 1, dtype=torch.long), targets[:, :-1]], dim=1)
         batch = {"decoder_input_ids": shifted, "labels": targets.masked_fill(target_mask == 0, -100)}
@@ -122,15 +124,10 @@ class Runner:
                 self.loss(dict(batch)).backward()
             self.optimizer.zero_grad()
             return (torch.cuda.max_memory_allocated() - before) / 2**20
-        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured, precision:
-            self.loss(dict(batch)).backward()
+        with precision:
+            peak = peak_memory(lambda: self.loss(dict(batch)).backward())
         self.optimizer.zero_grad()
-        events = [event for event in measured.profiler.kineto_results.events() if event.name() == "[memory]"]
-        held = peak = 0
-        for event in sorted(events, key=lambda event: event.start_ns()):
-            held += event.nbytes()
-            peak = max(peak, held)
-        return peak / 2**20
+        return peak
 
     def parts(self, batch: Batch, shape: Shape) -> dict[str, float]:
         """Share of a step's time, by part."""
@@ -140,6 +137,18 @@ class Runner:
         for event in measured.key_averages(group_by_input_shape=True):
             shares[part_of(event.key, event.input_shapes, shape)] += event.self_cpu_time_total
         return {part: time / shares.total() for part, time in shares.most_common()}
+
+
+def peak_memory(function: Callable[[], Any]) -> float:
+    """MiB on the CPU at the peak of a call, beyond what was there before."""
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as measured:
+        function()
+    events = [event for event in measured.profiler.kineto_results.events() if event.name() == "[memory]"]
+    held = peak = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    return peak / 2**20
 
 
 def part_of(operation: str, shapes: Any, shape: Shape) -> str:
@@ -175,7 +184,11 @@ def needed_products(batch: Batch, family: str, shape: Shape) -> float:
     """GFLOP of a step's matrix products on tokens alone: 6 for each weight that a token meets, attention left out."""
     tokens, labels = int(batch["attention_mask"].sum()), int((batch["labels"] != -100).sum())
     attention, inner = 4 * shape.width**2, 2 * shape.width * shape.inner
-    if family == "seq2seq":
+    if family.startswith("recurrent"):  # 4 gates of (inputs + states), 2 directions of half the width in the encoder
+        own = 2 if family == "recurrent" else 1
+        weights = tokens * 6 * shape.layers * shape.width**2
+        weights += labels * (8 * shape.layers + 4 * (own - 1) + own + 1) * shape.width**2
+    elif family == "seq2seq":
         weights = tokens * shape.layers * (1.5 * attention + inner) + labels * shape.layers * (1.5 * attention + inner)
     else:
         weights = tokens * shape.layers * (attention + inner)
@@ -253,8 +266,8 @@ def main() -> None:
         low, middle, high = ratios[0], statistics.median(ratios), ratios[-1]
         print(f"loop / (forward + backward + optimiser step): {middle:.3f} ({low:.3f} to {high:.3f})")
         return
-    if "verses" in options.batch and options.family != "seq2seq":
-        parser.error("--batch verses is for --family seq2seq")
+    if "verses" in options.batch and options.family not in TWO_SIDES:
+        parser.error(f"--batch verses is for --family {', '.join(TWO_SIDES)}")
     if not options.as_it_comes:
         keep_freed_memory()
         use_onednn_for_float32()

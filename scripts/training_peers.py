@@ -30,6 +30,8 @@ from transformers import (
 )
 
 from hf_vanilla import (
+    RecurrentConfig,
+    RecurrentForConditionalGeneration,
     VanillaConfig,
     VanillaDecoderConfig,
     VanillaDecoderForCausalLM,
@@ -284,4 +286,116 @@ DECODER: dict[str, Callable[[Shape], Peer]] = {
     "Llama": lambda shape: language_model(LlamaForCausalLM(LlamaConfig(**single_stack(shape), use_cache=False))),
 }
 
-FAMILIES = {"seq2seq": SEQ2SEQ, "encoder": ENCODER, "decoder": DECODER}
+
+def ours_recurrent(shape: Shape, attention_type: str) -> Peer:
+    """This package's, of LSTMs."""
+    config = RecurrentConfig(
+        vocab_size=shape.vocabulary, hidden_size=shape.width, N=shape.layers, attention_type=attention_type
+    )
+    model = RecurrentForConditionalGeneration(config)
+    return model, lambda batch: model(**batch, label_smoothing=SMOOTHING).loss
+
+
+class JoeyNMTRecurrent(nn.Module):
+    """The recurrent model of JoeyNMT: it scores with the current state, and feeds the attentional vector if asked."""
+
+    def __init__(self, shape: Shape, attention: str, input_feeding: bool) -> None:
+        from joeynmt.decoders import RecurrentDecoder
+        from joeynmt.encoders import RecurrentEncoder
+
+        super().__init__()
+        sizes: dict[str, Any] = {"rnn_type": "lstm", "emb_size": shape.width, "num_layers": shape.layers}
+        sizes |= {"dropout": 0.1, "emb_dropout": 0.1}
+        self.embedding = nn.Embedding(shape.vocabulary, shape.width)
+        self.encoder = RecurrentEncoder(hidden_size=shape.width // 2, **sizes)
+        own: dict[str, Any] = {"attention": attention, "input_feeding": input_feeding, "vocab_size": shape.vocabulary}
+        self.decoder = RecurrentDecoder(
+            hidden_size=shape.width, encoder=self.encoder, hidden_dropout=0.1, **own, **sizes
+        )
+        self.decoder.output_layer.weight = self.embedding.weight
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
+        """Logits of sources that are sorted, longest first."""
+        mask = attention_mask.bool()[:, None]
+        encoded, last = self.encoder(self.embedding(input_ids), attention_mask.sum(1), mask)
+        targets = self.embedding(decoder_input_ids)
+        return self.decoder(targets, encoded, last, mask, decoder_input_ids.shape[1])[0]
+
+
+class TorchRecurrent(nn.Module):
+    """What users of torch write: its LSTMs, packed in the encoder, and attention by hand."""
+
+    def __init__(self, shape: Shape, is_additive: bool) -> None:
+        super().__init__()
+        width, layers = shape.width, shape.layers
+        self.embedding = nn.Embedding(shape.vocabulary, width)
+        self.encoder = nn.LSTM(width, width // 2, layers, batch_first=True, bidirectional=True, dropout=0.1)
+        self.bridge = nn.Linear(width, width)
+        self.dropout = nn.Dropout(0.1)
+        self.key = nn.Linear(width, width, bias=False)
+        self.output = nn.Linear(width * (3 if is_additive else 2), width)
+        self.is_additive = is_additive
+        if is_additive:
+            self.cells = nn.ModuleList(nn.LSTMCell(width if i else 2 * width, width) for i in range(layers))
+            self.query, self.energy = nn.Linear(width, width, bias=False), nn.Linear(width, 1, bias=False)
+        else:
+            self.decoder = nn.LSTM(width, width, layers, batch_first=True, dropout=0.1)
+
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
+        """Logits."""
+        sources, targets = (self.dropout(self.embedding(ids)) for ids in (input_ids, decoder_input_ids))
+        lengths = attention_mask.sum(1).cpu()
+        packed = nn.utils.rnn.pack_padded_sequence(sources, lengths, batch_first=True, enforce_sorted=False)
+        packed, (last, _) = self.encoder(packed)
+        encoded = nn.utils.rnn.pad_packed_sequence(packed, batch_first=True, total_length=sources.shape[1])[0]
+        first, keys = torch.tanh(self.bridge(torch.cat((last[-2], last[-1]), 1))), self.key(encoded)
+        padding = attention_mask[:, None] == 0
+        if not self.is_additive:
+            layers = self.decoder.num_layers
+            states, _ = self.decoder(targets, (first.expand(layers, -1, -1).contiguous(),) * 2)
+            weights = (states @ keys.transpose(1, 2)).masked_fill(padding, -torch.inf).softmax(-1)
+            parts = torch.cat((weights @ encoded, states), -1)
+        else:
+            states, outputs = [(first, first)] * len(self.cells), []
+            for t in range(targets.shape[1]):
+                scores = self.energy(torch.tanh(self.query(states[-1][0])[:, None] + keys)).squeeze(-1)
+                weights = scores.masked_fill(padding[:, 0], -torch.inf).softmax(-1)
+                context = (weights[:, None] @ encoded).squeeze(1)
+                x = inner = torch.cat((targets[:, t], context), -1)
+                for number, cell in enumerate(self.cells):
+                    states[number] = cell(self.dropout(inner) if number else inner, states[number])
+                    inner = states[number][0]
+                outputs.append(torch.cat((x, inner), -1))
+            parts = torch.stack(outputs, 1)
+        return F.linear(self.dropout(torch.tanh(self.output(parts))), self.embedding.weight)
+
+
+def recurrent(model: nn.Module) -> Peer:
+    """Another library's, or torch's, on a batch sorted by the length of the source."""
+
+    def loss(batch: Batch) -> Tensor:
+        order = batch["attention_mask"].sum(1).argsort(descending=True)
+        inputs = [batch[name][order] for name in ("input_ids", "attention_mask", "decoder_input_ids")]
+        return cross_entropy(model(*inputs), batch["labels"][order], SMOOTHING)
+
+    return model, loss
+
+
+RECURRENT: dict[str, Callable[[Shape], Peer]] = {
+    "hf_vanilla": lambda shape: ours_recurrent(shape, "additive"),
+    "JoeyNMT": lambda shape: recurrent(JoeyNMTRecurrent(shape, "bahdanau", True)),
+    "torch.nn": lambda shape: recurrent(TorchRecurrent(shape, True)),
+}
+RECURRENT_LUONG: dict[str, Callable[[Shape], Peer]] = {
+    "hf_vanilla": lambda shape: ours_recurrent(shape, "general"),
+    "JoeyNMT": lambda shape: recurrent(JoeyNMTRecurrent(shape, "luong", False)),
+    "torch.nn": lambda shape: recurrent(TorchRecurrent(shape, False)),
+}
+
+FAMILIES = {
+    "seq2seq": SEQ2SEQ,
+    "encoder": ENCODER,
+    "decoder": DECODER,
+    "recurrent": RECURRENT,
+    "recurrent_luong": RECURRENT_LUONG,
+}

@@ -84,7 +84,7 @@ def read(layer, step, inputs, suffix=""):
 
 
 def encode(encoder, step, ids):
-    states = list(encoder.embed_tokens.weight[ids])
+    states = list(encoder.embed_tokens.weight[ids] * encoder.config.hidden_size**0.5)
     for layer in encoder.layers:
         left, right = read(layer, step, states), read(layer, step, states[::-1], "_reverse")[::-1]
         states = [torch.cat(pair) for pair in zip(left, right, strict=True)]
@@ -127,7 +127,7 @@ def decode(model, step, states, targets):
     each = 2 if step is lstm else 1
     layers = [tuple(initial[i : i + each]) for i in range(0, len(initial), each)]
     fed, logits = torch.zeros_like(ends), []
-    for t, y in enumerate(decoder.embed_tokens.weight[targets]):
+    for t, y in enumerate(decoder.embed_tokens.weight[targets] * config.hidden_size**0.5):
         x = y
         if kind == "additive":
             context, _ = attend(attention, kind, config, layers[-1][0], states, t)  # by the previous state
@@ -188,7 +188,7 @@ def test_encoder_is_that_of_torch(cell, layers):
         for name, parameter in layer.named_parameters():
             getattr(theirs, name.replace("_l0", f"_l{number}")).data.copy_(parameter)
     ids = words(4, 9)
-    expected = theirs(model.encoder.embed_tokens(ids))[0]
+    expected = theirs(4 * model.encoder.embed_tokens(ids))[0]  # 4 is sqrt(16)
     torch.testing.assert_close(model.encoder(ids).last_hidden_state, expected)
 
 
@@ -241,16 +241,9 @@ def test_padding_changes_nothing(variant, cell):
             if found.cross_attentions is not None:
                 weights = found.cross_attentions[0][0, 0][target_places][:, places]
                 torch.testing.assert_close(weights, expected.cross_attentions[0][0, 0])
-        assert torch.equal(
-            model.eval().generate(**batch, max_new_tokens=4)[:1],
-            model.generate(
-                input_ids=ids[:1],
-                attention_mask=mask[:1],
-                decoder_input_ids=decoder_ids[:1],
-                decoder_attention_mask=decoder_mask[:1],
-                max_new_tokens=4,
-            ),
-        )
+        asked = {"min_new_tokens": 4, "max_new_tokens": 4}
+        alone = {name: value[:1] for name, value in batch.items()}
+        assert torch.equal(model.eval().generate(**batch, **asked)[:1], model.generate(**alone, **asked))
 
 
 @cells

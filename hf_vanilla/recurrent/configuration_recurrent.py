@@ -44,8 +44,9 @@ class RecurrentConfig(FamilyConfig):
             On embeddings, between layers and on the output.
         tie_word_embeddings (`bool`, defaults to `True`):
             Whether source embedding, target embedding and output projection share one matrix.
-        initializer_range (`float`, defaults to 0.1):
-            Initial weights are uniform between its negative and it (Luong et al., 2015, section 4.1).
+        initializer_range (`float`, *optional*):
+            Initial weights are uniform between its negative and it; sqrt(3 / hidden_size) if not given. Sutskever et
+            al. 0.08, Luong et al. 0.1, both with 1,000 units.
         pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id (`int`, default to 0, 1, 2 and 1):
             Special tokens; the last starts each target.
         use_cache (`bool`, defaults to `True`):
@@ -82,7 +83,7 @@ class RecurrentConfig(FamilyConfig):
     attention_window: int | None = None
     dropout: float | int = 0.1
     tie_word_embeddings: bool = True
-    initializer_range: float = 0.1
+    initializer_range: float | None = None
     is_encoder_decoder: bool = True
     pad_token_id: int | None = 0
     bos_token_id: int | None = 1
@@ -110,7 +111,7 @@ class RecurrentConfig(FamilyConfig):
             )
         if not 0 <= self.dropout < 1:
             raise ValueError(f"`dropout` must lie in [0, 1), got {self.dropout}.")
-        if self.initializer_range <= 0:
+        if self.initializer_range is not None and self.initializer_range <= 0:
             raise ValueError(f"`initializer_range` must be positive, got {self.initializer_range}.")
         for name, allowed in CHOICES.items():
             value = getattr(self, name)

@@ -113,14 +113,8 @@ class Rows:
 def run_direction(layer: Any, weights: list[torch.Tensor], states: torch.Tensor) -> torch.Tensor:
     """The outputs of one direction of a bidirectional layer, read from the left."""
     zeros = states.new_zeros(1, len(states), layer.hidden_size)
-    options: Any = (
-        True,
-        1,
-        0.0,
-        layer.training,
-        False,
-        True,
-    )  # biases, layers, dropout, ..., bidirectional, batch first
+    # Biases, layers, dropout, training, bidirectional, batch first
+    options: Any = (True, 1, 0.0, layer.training, False, True)
     if isinstance(layer, nn.LSTM):
         return torch.lstm(states, (zeros, zeros), weights, *options)[0]
     return torch.gru(states, zeros, weights, *options)[0]
@@ -175,8 +169,10 @@ class Attention(nn.Module):
         super().__init__()
         self.attention_type = config.attention_type
         width = config.hidden_size
+        # CODEPATH: Luong's dot has no weights; his other scores and Bahdanau's have.
         if config.attention_type != "dot":
             self.key_proj = nn.Linear(width, width, bias=False)
+        # CODEPATH: Bahdanau's score and Luong's concat are a small network.
         if config.attention_type in ("additive", "concat"):
             self.query_proj = nn.Linear(width, width, bias=False)
             self.energy = nn.Linear(width, 1, bias=False)
@@ -257,8 +253,8 @@ class RecurrentCache(Cache):
     def __init__(self) -> None:
         super().__init__(layers=[])
         self.states: list[torch.Tensor] = []
-        self.source: Source | None = None
-        self.counts: torch.Tensor | None = None
+        self.source: Any = None
+        self.counts: Any = None
         self.length = 0
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
@@ -311,12 +307,19 @@ class RecurrentPreTrainedModel(VanillaBasePreTrainedModel):
     _supports_attention_backend = False
     _can_compile_fullgraph = False
 
+    # trf-ignore: TRF018 (the Transformer's has other modules, and other distributions)
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """All weights uniform within `initializer_range` of 0 (Luong et al., 2015, section 4.1)."""
+        """All weights uniform around 0, by default with variance 1 / hidden_size (Glorot and Bengio, 2010)."""
+        bound = self.config.initializer_range or (3 / self.config.hidden_size) ** 0.5
         if isinstance(module, (nn.Linear, nn.Embedding, nn.RNNBase)):
             for parameter in module.parameters(recurse=False):
-                init.uniform_(parameter, -self.config.initializer_range, self.config.initializer_range)
+                init.uniform_(parameter, -bound, bound)
+
+    @classmethod
+    def from_encoder_decoder_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """There are no recurrent checkpoints of one stack to start from: raises `ValueError`."""
+        raise ValueError(f"{cls.__name__} has no families of one stack to start from: use `from_pretrained`.")
 
     def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
         """As in transformers, with the Auto classes of the whole family, its code, and the paper's beam search."""
@@ -343,13 +346,18 @@ class RecurrentStack(RecurrentPreTrainedModel):
         Raises:
             ValueError: see [`VanillaStack.look_up`]; and for masks that are not (batch, length).
         """
-        embeds = self.look_up(input_ids, inputs_embeds, mask, None, **past)
+        embeds = self.scale(self.look_up(input_ids, inputs_embeds, mask, None, **past))
         if mask is None:
             return embeds, torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
         if mask.ndim != 2:
             name = "decoder_attention_mask" if self.reads_target else "attention_mask"
             raise ValueError(f"`{name}` must be (batch, length) in a recurrent model, got {tuple(mask.shape)}.")
         return embeds, mask[:, -embeds.shape[1] :].to(embeds.device).bool()
+
+    def scale(self, embeds: torch.Tensor) -> torch.Tensor:
+        """Embeddings times sqrt(hidden_size): as large as cells want their inputs, where the projection to the
+        vocabulary, which is the same matrix, wants small ones (Vaswani et al., 2017, section 3.4)."""
+        return embeds * self.config.hidden_size**0.5
 
     def wants(self, name: str, options: Any) -> bool:
         """Whether `name` is asked for, in a call's `options` or by the configuration."""
@@ -387,7 +395,7 @@ class RecurrentEncoder(RecurrentStack):
         """Encodes a batch.
 
         Args:
-            input_ids: token ids (batch, source); or else `inputs_embeds` (batch, source, hidden_size).
+            input_ids: token ids (batch, source); or else `inputs_embeds` (batch, source, hidden_size), unscaled.
             attention_mask: 1 for tokens, 0 for padding, wherever it stands (batch, source).
             position_ids: not taken: these models read tokens in their order.
             kwargs: `output_hidden_states`, `return_dict`.
@@ -437,6 +445,7 @@ class RecurrentDecoder(RecurrentStack):
         super().__init__(config)
         width, kind = config.hidden_size, config.attention_type
         self.feeds_context = kind == "additive"
+        # CODEPATH: Bahdanau's decoder reads the context, Luong's with input feeding the attentional vector.
         fed = width if self.feeds_context or config.input_feeding else 0
         self.embed_tokens = nn.Embedding(config.vocab_size, width)
         self.layers = nn.ModuleList(
@@ -444,9 +453,10 @@ class RecurrentDecoder(RecurrentStack):
             for i in range(config.decoder_layers)
         )
         self.input_feeding = config.input_feeding
+        # CODEPATH: Sutskever's and Luong's LSTMs have a cell beside their state; Cho's and Bahdanau's GRUs have none.
         self.states_per_layer = 2 if config.cell_type == "lstm" else 1
         self.initial_proj = nn.Linear(width, width * self.states_per_layer * config.decoder_layers)
-        self.attention = None if kind == "none" else Attention(config)
+        self.attention: Any = None if kind == "none" else Attention(config)
         if self.attention is not None:
             self.output_proj = nn.Linear(width * (3 if self.feeds_context else 2), width)
         self.post_init()
@@ -468,7 +478,7 @@ class RecurrentDecoder(RecurrentStack):
         """Decodes a batch, or its next tokens where `past_key_values` hold the state after those before.
 
         Args:
-            input_ids: token ids (batch, target); or else `inputs_embeds` (batch, target, hidden_size).
+            input_ids: token ids (batch, target); or else `inputs_embeds` (batch, target, hidden_size), unscaled.
             attention_mask: 1 for tokens, 0 for padding, which is passed over (batch, cached + target).
             position_ids: not taken: these models read tokens in their order.
             encoder_hidden_states: the encoder's output (batch, source, hidden_size).
@@ -498,7 +508,6 @@ class RecurrentDecoder(RecurrentStack):
             raise ValueError(f"`input_ids` and `decoder_input_ids` must be of one batch, got {batches}.")
         if not cache.states:
             self.begin(cache, encoder_hidden_states, encoder_attention_mask)
-        assert cache.counts is not None
         needed = kwargs.pop("needed", None)
         if needed is not None and self.training and needed.shape == kept.shape:
             kept = kept & needed.flip(1).cummax(1).values.flip(1)  # what no label comes after
@@ -557,7 +566,6 @@ class RecurrentDecoder(RecurrentStack):
             cache.go_on(after, rows)
         if self.attention is None:
             return self.finish(inputs), None, hidden_states
-        assert cache.source is not None
         context, weights = self.attention(inputs, cache.source, positions)
         return self.finish(torch.cat((context, inputs), dim=-1)), weights, hidden_states
 
@@ -566,7 +574,6 @@ class RecurrentDecoder(RecurrentStack):
     ) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]:
         """The same, one step after the other, each of those rows only that are not at their end."""
         states, source, packed_inputs = cache.states, cache.source, rows.pack(inputs)
-        assert source is not None
         if rows.whole:
             steps, positions = inputs.unbind(1), positions[:, :1]
         else:
@@ -637,7 +644,6 @@ class RecurrentDecoder(RecurrentStack):
 
     def look(self, query: torch.Tensor, source: Any, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Contexts and weights, a row each for those of `query` (hypotheses, hidden_size)."""
-        assert self.attention is not None
         queries = query.unflatten(0, (len(source.values), -1))
         context, weights = self.attention(queries, source, positions)
         return context.flatten(0, 1), weights.flatten(0, 1)
@@ -718,7 +724,7 @@ class RecurrentBeams:
         parents = parents.clamp(max=self.states[0].shape[1] - 1)[..., None]
         states = [state.gather(1, parents.expand(-1, -1, state.shape[2])).flatten(0, 1) for state in self.states]
         output, states, _ = decoder.step(
-            decoder.embed_tokens(tokens.flatten()), states, self.source, self.next_position
+            decoder.scale(decoder.embed_tokens(tokens.flatten())), states, self.source, self.next_position
         )
         output = output if decoder.input_feeding else decoder.finish(output)
         self.states = [state.unflatten(0, tokens.shape) for state in states]

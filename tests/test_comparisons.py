@@ -1,0 +1,85 @@
+"""The scripts that compare layers and systems: what they measure has a known answer, and a run that is done stays."""
+
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPTS = Path(__file__).parent.parent / "scripts"
+
+
+@pytest.fixture(scope="module")
+def layers(request):
+    patch = pytest.MonkeyPatch()
+    patch.syspath_prepend(str(SCRIPTS))
+    request.addfinalizer(patch.undo)
+    return runpy.run_path(str(SCRIPTS / "benchmark_layers.py"))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("self-attention", lambda n: (1, 1)),
+        ("recurrent", lambda n: (1, n)),
+        ("convolutional", lambda n: (n - 1, n - 1)),  # one position a layer with k = 3
+        ("restricted", lambda n: (-(-(n - 1) // 2),) * 2),  # two with r = 5
+    ],
+)
+def test_path_length_is_that_of_the_paper_s_table(layers, name, expected):
+    for n in (4, 9, 16):
+        assert layers["path"](name, n, 3, 5) == expected(n)
+
+
+def test_only_a_recurrent_layer_has_a_chain_that_grows(layers):
+    def chain(name, n):
+        make = layers["LAYERS"][name]
+        layer = layers["Recurrent"](8, by_step=True) if name == "recurrent" else make(8, 3, 5)
+        return layers["chain"](layer(torch.randn(n, 8, requires_grad=True)))
+
+    for name in ("self-attention", "convolutional", "restricted"):
+        assert chain(name, 10) == chain(name, 20) == chain(name, 40)
+    assert chain("recurrent", 40) - chain("recurrent", 20) == 2 * (chain("recurrent", 20) - chain("recurrent", 10)) > 0
+
+
+def test_restricted_attention_is_attention_with_a_band(layers):
+    x, reach = torch.randn(12, 6), 2
+    found = layers["RestrictedSelfAttention"](2 * reach + 1)(x)
+    scores = torch.zeros(12, 12 + 2 * reach)
+    scores[:, reach:-reach] = x @ x.t() / 6**0.5  # beyond the ends are zeros, which are looked at
+    band = (torch.arange(12)[:, None] + reach - torch.arange(12 + 2 * reach)).abs() <= reach
+    weights = scores.masked_fill(~band, -torch.inf).softmax(-1)[:, reach:-reach]
+    torch.testing.assert_close(found, weights @ x)
+
+
+def test_steps_of_torch_s_cell_are_its_layer(layers):
+    whole, steps, x = layers["Recurrent"](5), layers["Recurrent"](5, by_step=True), torch.randn(7, 5)
+    for name, parameter in steps.layer.named_parameters():
+        parameter.data = getattr(whole.layer, f"{name}_l0").data
+    torch.testing.assert_close(whole(x), steps(x))
+
+
+def test_a_comparison_goes_on_and_reports_all_that_is_done(tmp_path, monkeypatch, capsys):
+    main = runpy.run_path(str(SCRIPTS / "compare_recurrent.py"))["main"]
+
+    def compare(task, *options):
+        monkeypatch.setattr("sys.argv", ["compare_recurrent.py", task, str(tmp_path), *options])
+        main()
+
+    precision = torch.get_float32_matmul_precision()
+    compare("recall", "--minutes", "0.01", "--systems", "none", "--seeds", "1")
+    path = tmp_path / "recall" / "none-1" / "result.json"
+    before = path.read_text()
+    compare("recall", "--minutes", "0.01", "--systems", "none", "dot", "--seeds", "1")
+    assert path.read_text() == before and json.loads(before)["minutes"] == 0.01
+    table = (tmp_path / "recall.md").read_text()
+    assert "| recurrent |" in table and "| + dot product |" in table
+    assert (tmp_path / "recall.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit):
+        compare("recall", "--minutes", "0.02", "--systems", "none", "--seeds", "1")
+    assert "was trained for 0.01 minutes: choose another folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        compare("verses", "--hiden_size", "64")
+    assert "did you mean 'hidden_size'?" in capsys.readouterr().err
+    torch.set_float32_matmul_precision(precision)
