@@ -13,7 +13,7 @@ from huggingface_hub import ModelCard
 from test_hub import ROOT, blocks_of, runs  # noqa: F401  a fixture: a run of each family
 from test_training import config  # noqa: F401  a fixture of that
 
-from hf_vanilla import VanillaForConditionalGeneration, cli
+from hf_vanilla import RecurrentForConditionalGeneration, RecurrentModel, VanillaForConditionalGeneration, cli
 from hf_vanilla.hub import stage
 from hf_vanilla.model_card import EXAMPLE, RECORDS, render
 from hf_vanilla.tokenization import train_tokenizer
@@ -42,10 +42,14 @@ def test_a_card_tells_what_was_recorded(runs, tmp_path):  # noqa: F811
     assert "BLEU" not in str(render(other, "user/numbers"))
 
 
-@pytest.mark.parametrize("model_class", MODELS, ids=lambda model_class: model_class.__name__)
+@pytest.mark.parametrize(
+    "model_class",
+    [*MODELS, RecurrentForConditionalGeneration, RecurrentModel],
+    ids=lambda model_class: model_class.__name__,
+)
 def test_the_code_in_the_card_of_each_head_runs(model_class, tmp_path, capsys):
     family = model_class.config_class.model_type.removeprefix("vanilla_")
-    tokenizer = train_tokenizer([EXAMPLE], 300, **({} if family == "vanilla" else {"family": family}))
+    tokenizer = train_tokenizer([EXAMPLE], 300, **({"family": family} if family in ("encoder", "decoder") else {}))
     small_model(model_class, vocab_size=len(tokenizer)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     codes = blocks_of(render(tmp_path, "user/name").text)
