@@ -38,7 +38,7 @@ from hf_vanilla import (
     VanillaForConditionalGeneration,
 )
 from hf_vanilla.corpora import load_corpus
-from hf_vanilla.environment import use_onednn_for_float32
+from hf_vanilla.environment import keep_freed_memory, use_onednn_for_float32
 from hf_vanilla.metrics import TranslationQuality
 from hf_vanilla.training import train
 from hf_vanilla.training_config import TrainingConfig
@@ -182,10 +182,10 @@ def report(task: str, folder: Path, done: dict[str, list[dict[str, Any]]]) -> No
         cells.append(f"{over_seeds(results, lambda r: r['tokens_per_second'])[0]:,.0f}")
         for column in columns:
             pairs = [over_seeds(results, lambda r, c=column, m=metric: r["scores"][c][m]) for metric in metrics]  # type: ignore[misc]
-            if task == "verses":
-                cells.append(" / ".join(f"{mean:.1f} ± {spread:.1f}" for mean, spread in pairs))
-            else:
-                cells.append(f"{100 * pairs[0][0]:.0f} ± {100 * pairs[0][1]:.0f}")
+            scale, digits = (1, 1) if task == "verses" else (100, 0)
+            spreads = [f" ± {scale * spread:.{digits}f}" if len(results) > 1 else "" for _, spread in pairs]
+            numbers = [f"{scale * mean:.{digits}f}{of}" for (mean, _), of in zip(pairs, spreads, strict=True)]
+            cells.append(" / ".join(numbers))
         lines.append(f"| {SYSTEMS[system]} | " + " | ".join(cells) + f" | {len(results)} |")
     table = "\n".join(lines)
     minutes = sorted({result["minutes"] for results in done.values() for result in results})
@@ -195,7 +195,7 @@ def report(task: str, folder: Path, done: dict[str, list[dict[str, Any]]]) -> No
     print(f"{heading}\n\n{table}")
 
     figure, axes = plt.subplots(
-        1, len(metrics), figsize=(5.2 * len(metrics), 3.8), layout="constrained", squeeze=False
+        1, len(metrics), figsize=(max(7.0, 5.2 * len(metrics)), 4.2), layout="constrained", squeeze=False
     )
     shown = columns[1:] if task == "verses" else columns
     for axis, metric in zip(axes[0], metrics, strict=True):
@@ -209,7 +209,7 @@ def report(task: str, folder: Path, done: dict[str, list[dict[str, Any]]]) -> No
         axis.set_ylabel({"bleu": "BLEU", "chrf": "chrF", "accuracy": "share of symbols right"}[metric])
         axis.set_ylim(bottom=0)
         axis.grid(True, alpha=0.3)
-    axes[0][0].legend(frameon=False, fontsize=9)
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(done), frameon=False)
     figure.savefig(folder / f"{task}.png", dpi=120)
     print(f"\nwritten: {folder / f'{task}.md'}, drawn: {folder / f'{task}.png'}")
 
@@ -234,6 +234,7 @@ def main() -> None:
     if options.minutes <= 0:
         parser.error(f"--minutes must be positive, got {options.minutes:g}")
     use_onednn_for_float32()
+    keep_freed_memory()
     for seed in options.seeds:
         for system in options.systems:
             folder = options.folder / options.task / f"{system}-{seed}"
