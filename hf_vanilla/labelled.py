@@ -1,0 +1,412 @@
+"""Labelled rows for fine-tuning: built-in corpora, local files and Hub ids, and the checks of what goes into training.
+
+An error names the cell that it is about as Python would, `train[17]["text"]`: split, row (counted from 0) and column.
+"""
+
+import glob
+import io
+import math
+import re
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, load_dataset
+from transformers import AutoConfig
+
+from hf_vanilla.corpora import (
+    BIBLE,
+    BROWN,
+    BROWN_PACKAGE,
+    FORMATS,
+    GENRES,
+    REVIEWS,
+    SPLITS,
+    TAGS,
+    VERSES,
+    Row,
+    brown_samples,
+    downloaded,
+    generate,
+    load_corpus,
+    load_texts,
+    running_text,
+)
+
+REVIEWS_PACKAGE = "vaderSentiment-3.3.2.tar.gz"
+REVIEWS_ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
+REVIEWS_FILE = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
+
+BROWN_GENRES = {
+    "a": "news",
+    "b": "editorial",
+    "c": "reviews",
+    "d": "religion",
+    "e": "hobbies",
+    "f": "lore",
+    "g": "belles_lettres",
+    "h": "government",
+    "j": "learned",
+    "k": "fiction",
+    "l": "mystery",
+    "m": "science_fiction",
+    "n": "adventure",
+    "p": "romance",
+    "r": "humor",
+}
+BROWN_TAGS = (
+    "' '' ( ) * , -- . : `` abl abn abx ap ap$ at be bed bedz beg bem ben ber bez cc cd cd$ cs do dod doz dt dt$ dti "
+    "dts dtx ex hv hvd hvg hvn hvz in jj jj$ jjr jjs jjt md nil nn nn$ nns nns$ np np$ nps nps$ nr nr$ nrs od pn pn$ "
+    "pp$ pp$$ ppl ppls ppo pps ppss ql qlp rb rb$ rbr rbt rn rp to uh vb vbd vbg vbn vbz wdt wp$ wpo wps wql wrb"
+).split()
+PASSAGE = 100  # words
+
+HELD_OUT_SHARE, HELD_OUT_SEED = 0.1, 42
+
+
+def load_rows(
+    name: str | None = None, configuration: str | None = None, files: Mapping[str, str | None] | None = None
+) -> DatasetDict:
+    """The rows to learn from, in the splits `train`, `validation` and, where there is one, `test`.
+
+    Args:
+        name: one of
+            - `"movie_reviews"`, built in: `text`, `score` (float, -4 to 4, the mean of 20 people), `label` ("negative"
+              or "positive", its sign); every tenth sentence is for validation, another for test;
+            - `"brown_tags"`: `tokens` and `tags`, the 92 parts of speech of the Brown corpus without their markers of
+              titles, headlines, foreign and merged words; `"brown_genres"`: `text`, passages of about 100 words, and
+              `label`, 15 genres. Both are split by sample;
+            - `"brown"`, `"bible"`: `text`, see [`load_texts`]; `"verses"`: `source`, `target`, see [`load_corpus`];
+            - the id of a data set on the Hub.
+        configuration: of a Hub data set.
+        files: in place of `name`, a `.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet` or `.txt` file for each split; of a
+            `.txt` file, paragraphs are the rows, in the column `text`.
+
+    Without a validation split, a tenth of the training rows, drawn at random and always the same, becomes one.
+
+    Raises:
+        FileNotFoundError: a file, or the package of a built-in corpus, is missing.
+        ValueError: there is neither a name nor a training file, or both; a file cannot be read; there are no rows.
+    """
+    files = {split: file for split, file in (files or {}).items() if file}
+    if (name is None) == ("train" not in files):
+        raise ValueError("give either a data set (dataset_name) or files (train_file at least), not both")
+    if name is None:
+        splits = {split: _read_file(Path(file)) for split, file in files.items()}
+        name = files["train"]
+    elif name in BUILT_IN:
+        splits = BUILT_IN[name]()
+    else:
+        loaded = load_dataset(name, configuration)
+        splits = {split: loaded[split] for split in SPLITS if split in loaded}
+    if "train" not in splits:
+        raise ValueError(f"{name}: there is no split called train")
+    if "validation" not in splits and len(splits["train"]) > 1:
+        splits |= _hold_out(splits["train"])
+    for split in SPLITS[:2]:
+        if split not in splits or not len(splits[split]):
+            raise ValueError(f"{name}: no rows for the {split} split")
+    return DatasetDict({split: splits[split] for split in SPLITS if split in splits})
+
+
+def _hold_out(train: Dataset) -> dict[str, Dataset]:
+    count = max(1, int(len(train) * HELD_OUT_SHARE))
+    parts = train.train_test_split(test_size=count, seed=HELD_OUT_SEED)
+    return {"train": parts["train"], "validation": parts["test"]}
+
+
+def _read_file(path: Path) -> Dataset:
+    suffix = path.suffix.lower()
+    builder = "text" if suffix == ".txt" else FORMATS.get(suffix)
+    if builder is None:
+        raise ValueError(f"{path}: expected a {', '.join([*FORMATS, '.txt'])} file")
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    options: dict[str, Any] = {"sample_by": "paragraph"} if builder == "text" else {}
+    if builder == "csv":
+        options = {"keep_default_na": False, "sep": "\t" if suffix == ".tsv" else ","}
+    try:
+        return load_dataset(builder, data_files=glob.escape(str(path)), split="train", **options)
+    except Exception as error:
+        raise ValueError(f"{path}: cannot be read as {suffix}: {error.__cause__ or error}") from error
+
+
+# The built-in corpora
+
+
+def _load_reviews() -> dict[str, Dataset]:
+    features = Features(
+        {"text": Value("string"), "score": Value("float32"), "label": ClassLabel(names=["negative", "positive"])}
+    )
+    archive = downloaded(REVIEWS_PACKAGE)
+    return {split: generate(_generate_reviews, features, archive=archive, split=split) for split in SPLITS}
+
+
+def _generate_reviews(archive: Path, split: str) -> Iterator[Row]:
+    with tarfile.open(archive) as package:
+        inner = package.extractfile(REVIEWS_ARCHIVE).read()  # type: ignore[union-attr]
+    with tarfile.open(fileobj=io.BytesIO(inner)) as folder:
+        lines = folder.extractfile(REVIEWS_FILE).read().decode("utf-8").split("\r\n")  # type: ignore[union-attr]
+    for number, (text, score) in enumerate({line.split("\t")[2]: line.split("\t")[1] for line in lines}.items()):
+        if {4: "validation", 9: "test"}.get(number % 10, "train") == split and float(score):
+            yield {"text": text.strip(), "score": float(score), "label": int(float(score) > 0)}
+
+
+def _load_tags() -> dict[str, Dataset]:
+    features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=BROWN_TAGS))})
+    archive = downloaded(BROWN_PACKAGE)
+    return {split: generate(_generate_tags, features, archive=archive, split=split) for split in SPLITS}
+
+
+def _generate_tags(archive: Path, split: str) -> Iterator[Row]:
+    for _, sentences in brown_samples(archive, split):
+        for sentence in sentences:
+            yield {"tokens": [word for word, _ in sentence], "tags": [base_tag(tag) for _, tag in sentence]}
+
+
+def base_tag(tag: str) -> str:
+    """A tag of the Brown corpus by itself: of "fw-nn-tl" (foreign, in a title) and "nn+bez" (with "is"), "nn"."""
+    base = re.split(r"-(?=tl|hl|nc)", tag.removeprefix("fw-").split("+")[0])[0]
+    return base.removesuffix("*") or "*"
+
+
+def _load_genres() -> dict[str, Dataset]:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=list(BROWN_GENRES.values()))})
+    archive = downloaded(BROWN_PACKAGE)
+    return {split: generate(_generate_genres, features, archive=archive, split=split) for split in SPLITS}
+
+
+def _generate_genres(archive: Path, split: str) -> Iterator[Row]:
+    for letter, sentences in brown_samples(archive, split):
+        passage: list[str] = []
+        for sentence in sentences:
+            passage += [word for word, _ in sentence]
+            if len(passage) >= PASSAGE:
+                yield {"text": running_text(passage), "label": BROWN_GENRES[letter]}
+                passage = []
+
+
+BUILT_IN: dict[str, Callable[[], dict[str, Dataset]]] = {
+    REVIEWS: _load_reviews,
+    TAGS: _load_tags,
+    GENRES: _load_genres,
+    BROWN: lambda: dict(load_texts(BROWN)),
+    BIBLE: lambda: dict(load_texts(BIBLE)),
+    VERSES: lambda: dict(load_corpus(VERSES)),
+}
+
+# Checks
+
+
+def cell(split: str, row: int, column: str) -> str:
+    """What an error calls a cell."""
+    return f'{split}[{row}]["{column}"]'
+
+
+def require_column(splits: DatasetDict, column: str, argument: str) -> None:
+    """Raises `ValueError` where a split has no such column; `argument` is what names it."""
+    for split, rows in splits.items():
+        if column not in rows.column_names:
+            found = ", ".join(rows.column_names)
+            raise ValueError(f"the {split} split has no column {column!r}, its columns are {found}: give --{argument}")
+
+
+def check_texts(splits: DatasetDict, column: str, argument: str) -> None:
+    """Raises `ValueError` for a column that is missing, is not text, or is empty in a row."""
+    require_column(splits, column, argument)
+    for split, rows in splits.items():
+        feature = rows.features[column]
+        if getattr(feature, "dtype", None) not in ("string", "large_string") or isinstance(feature, ClassLabel):
+            kind = getattr(feature, "dtype", feature)
+            raise ValueError(f"column {column!r} of the {split} split holds {kind}, expected text: see --{argument}")
+        for row, text in enumerate(rows[column]):
+            if not (text or "").strip():
+                raise ValueError(f"{cell(split, row, column)} is empty, expected text: leave the row out")
+
+
+def check_words(splits: DatasetDict, column: str, argument: str) -> None:
+    """Raises `ValueError` for a column that is missing, holds no lists of words, or an empty list or word in a row."""
+    require_column(splits, column, argument)
+    for split, rows in splits.items():
+        feature = rows.features[column]
+        if getattr(getattr(feature, "feature", None), "dtype", None) not in ("string", "large_string"):
+            kind = getattr(feature, "dtype", feature)
+            raise ValueError(f"column {column!r} of the {split} split holds {kind}, expected lists of words")
+        for row, words in enumerate(rows[column]):
+            if not words or not all((word or "").strip() for word in words):
+                raise ValueError(f"{cell(split, row, column)} is empty or holds an empty word: leave the row out")
+
+
+def check_choices(splits: DatasetDict, columns: Sequence[str]) -> int:
+    """The number of choices of each row, which stand in one column as lists, or in a column each.
+
+    Raises:
+        ValueError: a row has another number of them than the first, one is empty, or fewer than two.
+    """
+    several = len(columns) > 1
+    count = len(columns) if several else len(splits["train"][0][columns[0]] or [])
+    if count < 2:
+        raise ValueError(f"{cell('train', 0, columns[0])} has {count} choices, expected two at least")
+    for split, rows in splits.items():
+        if several:
+            for column in columns:
+                check_texts(DatasetDict({split: rows}), column, "choice_column_names")
+            continue
+        for row, choices in enumerate(rows[columns[0]]):
+            if not isinstance(choices, list) or len(choices) != count:
+                found = len(choices) if isinstance(choices, list) else repr(choices)
+                raise ValueError(
+                    f"{cell(split, row, columns[0])} has {found} choices, the first row of train {count}: "
+                    "expected the same number in each row"
+                )
+            if not all(isinstance(choice, str) and choice.strip() for choice in choices):
+                raise ValueError(f"{cell(split, row, columns[0])} holds an empty choice: leave the row out")
+    return count
+
+
+def class_names(splits: DatasetDict, column: str, given: Sequence[str] | None = None) -> list[str]:
+    """The names of the classes: those given, those of the data set's own type, or those that occur in training,
+    sorted (numbers by value).
+
+    Raises:
+        ValueError: there are fewer than two, some are given twice, or training rows hold one only.
+    """
+    feature = splits["train"].features[column]
+    feature = getattr(feature, "feature", feature)
+    values = {value for values in splits["train"][column] for value in _each(values)}
+    names = list(given or [])
+    if not names and isinstance(feature, ClassLabel):
+        names = list(feature.names)
+        values = {names[value] if value is not None and 0 <= value < len(names) else str(value) for value in values}
+    elif not names:
+        names = [str(value) for value in sorted(values - {None})]
+    if len(set(names)) != len(names):
+        raise ValueError(f"classes are named twice: {', '.join(names)}")
+    if len(values) < 2 or len(names) < 2:
+        only = ", ".join(repr(value) for value in sorted(map(str, values)))
+        raise ValueError(f"column {column!r} of the train split has one class only, {only}: nothing can be learned")
+    return names
+
+
+def encode_classes(
+    splits: DatasetDict, column: str, names: Sequence[str], argument: str, beside: str | None = None
+) -> dict[str, list[Any]]:
+    """The labels of each split as indices into `names`, in lists where the column has lists; of `beside`, if it is
+    given, as many as there are words in that column.
+
+    A test split whose labels are all -1 or missing, as benchmarks publish it, has none, and is left out.
+
+    Raises:
+        ValueError: a label that is none of `names`, or is missing; a row with more labels than words, or fewer.
+    """
+    index = {name: position for position, name in enumerate(names)}
+    encoded = {}
+    for split, rows in splits.items():
+        if column not in rows.column_names:
+            if split == "test":
+                continue
+            require_column(splits, column, argument)
+        feature = getattr(rows.features[column], "feature", rows.features[column])
+        own = feature.names if isinstance(feature, ClassLabel) else None
+        if split == "test" and all(value in (-1, None) for values in rows[column] for value in _each(values)):
+            continue
+        if beside is not None:
+            for row, (labels, words) in enumerate(zip(rows[column], rows[beside], strict=True)):
+                if not isinstance(labels, list) or len(labels) != len(words):
+                    found = len(labels) if isinstance(labels, list) else repr(labels)
+                    raise ValueError(
+                        f"{cell(split, row, column)} has {found} labels for the {len(words)} words of {beside!r}: "
+                        "expected one each"
+                    )
+
+        def class_of(value: Any, row: int, split: str = split, own: list[str] | None = own) -> int:
+            inside = own is not None and value is not None and 0 <= value < len(own)
+            name = own[value] if inside and own is not None else str(value)
+            if value is None or name not in index:
+                known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
+                raise ValueError(
+                    f"{cell(split, row, column)} is {value!r}, none of the {len(names)} classes {known}: "
+                    "correct it, or name all classes with --class_names"
+                )
+            return index[name]
+
+        encoded[split] = [
+            [class_of(value, row) for value in values] if isinstance(values, list) else class_of(values, row)
+            for row, values in enumerate(rows[column])
+        ]
+    return encoded
+
+
+def _each(values: Any) -> Iterable[Any]:
+    return values if isinstance(values, list) else [values]
+
+
+def check_lengths(
+    lengths: Iterable[int], split: str, column: str, limit: int | None, remedy: str = "give --max_seq_length"
+) -> None:
+    """Raises `ValueError` for the first row of more tokens than a model takes."""
+    for row, length in enumerate(lengths):
+        if limit is not None and length > limit:
+            raise ValueError(
+                f"{cell(split, row, column)} has {length} tokens, the model takes {limit}: shorten it, or {remedy}"
+            )
+
+
+def encode_values(splits: DatasetDict, column: str, argument: str) -> dict[str, list[float]]:
+    """The labels of each split as numbers.
+
+    Raises:
+        ValueError: one is missing, or is no finite number.
+    """
+    encoded = {}
+    for split, rows in splits.items():
+        if split == "test" and column not in rows.column_names:
+            continue
+        require_column(splits, column, argument)
+        for row, value in enumerate(rows[column]):
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"{cell(split, row, column)} is {value!r}, expected a number: correct it")
+        encoded[split] = [float(value) for value in rows[column]]
+    return encoded
+
+
+def agree_with_checkpoint(names: list[str], checkpoint: str | None, revision: str = "main") -> list[str]:
+    """`names` in the order of the classes of a checkpoint that has the same, so that its head keeps their meaning."""
+    if checkpoint is None:
+        return names
+    config = AutoConfig.from_pretrained(checkpoint, revision=revision)
+    own = [config.id2label[i] for i in sorted(config.id2label)] if config.id2label else []
+    return own if sorted(own) == sorted(names) else names
+
+
+def with_labels(encoded: DatasetDict, labels: Mapping[str, list[Any]]) -> DatasetDict:
+    """Encoded rows with the column `labels`, in the splits that have them."""
+    return DatasetDict(
+        {
+            split: rows.add_column("labels", labels[split]) if split in labels else rows
+            for split, rows in encoded.items()
+        }
+    )
+
+
+def encode_choice(splits: DatasetDict, column: str, count: int) -> dict[str, list[int]]:
+    """Which of `count` choices is right, in the splits that say so; numbers may be written as text.
+
+    Raises:
+        ValueError: a label is missing or no number of a choice, or training rows have the same one always.
+    """
+    encoded = {}
+    for split, rows in splits.items():
+        if split == "test" and (column not in rows.column_names or set(map(str, rows[column])) <= {"-1", "None", ""}):
+            continue
+        require_column(DatasetDict({split: rows}), column, "label_column_name")
+        for row, value in enumerate(rows[column]):
+            if str(value) not in map(str, range(count)):
+                raise ValueError(f"{cell(split, row, column)} is {value!r}, expected 0 to {count - 1}: correct it")
+        encoded[split] = [int(value) for value in rows[column]]
+    if len(set(encoded["train"])) == 1:
+        raise ValueError(
+            f"column {column!r} of the train split is always {encoded['train'][0]}: nothing can be learned"
+        )
+    return encoded

@@ -1,0 +1,148 @@
+"""Fine-tune a model, by the stock Trainer, to classify texts or pairs of texts, to label them, or to give a value.
+
+    python scripts/fetch_labelled_corpora.py
+    python scripts/finetune_sequence_classification.py --dataset_name movie_reviews \
+        --model_name_or_path runs/masked_lm --output_dir runs/sentiment --num_train_epochs 3 --per_device_train_batch_size 32 --learning_rate 1e-4
+    python scripts/finetune_sequence_classification.py --train_file mine.csv --label_column_name topic ...
+    ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 scripts/finetune_sequence_classification.py ...
+    accelerate launch scripts/finetune_sequence_classification.py ...
+
+Classes are told from labels that are names or integers, values (regression) from labels that are floats, several
+labels of a text from lists. `--use_peft true` trains LoRA adapters, `--help` explains all arguments, a YAML file of
+them may come first. The same command goes on with a run that was interrupted.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, DatasetDict
+from transformers import (
+    AutoModelForSequenceClassification,
+    DataCollatorWithPadding,
+    EvalPrediction,
+    Trainer,
+    TrainingArguments,
+)
+
+import hf_vanilla  # noqa: F401  registers the models
+from hf_vanilla.finetuning import (
+    DataArguments,
+    fine_tune,
+    load_model,
+    load_tokenizer,
+    parse,
+    sequence_limit,
+    write_predictions,
+)
+from hf_vanilla.labelled import (
+    agree_with_checkpoint,
+    check_lengths,
+    check_texts,
+    class_names,
+    encode_classes,
+    encode_values,
+    require_column,
+    with_labels,
+)
+from hf_vanilla.metrics import macro_f1
+
+
+@dataclass
+class Arguments(DataArguments):
+    """The columns to read."""
+
+    text_column_name: str = field(default="text", metadata={"help": "The text, or the first of two."})
+    text_pair_column_name: str | None = field(default=None, metadata={"help": "The second text."})
+    label_column_name: str = field(default="label", metadata={"help": "What is learned."})
+    class_names: list[str] | None = field(default=None, metadata={"help": "All classes, in their order."})
+
+
+def problem_type(splits: DatasetDict, column: str) -> str:
+    """What kind of answer the labels ask for."""
+    feature = splits["train"].features[column]
+    if hasattr(feature, "feature"):
+        return "multi_label_classification"
+    floats = not isinstance(feature, ClassLabel) and str(feature.dtype).startswith("float")
+    return "regression" if floats else "single_label_classification"
+
+
+def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
+    """Accuracy and macro F1 of classes, micro F1 of labels, error and correlation of values."""
+    scores, labels = prediction.predictions, prediction.label_ids
+    if scores.shape[-1] == 1:
+        values = scores[:, 0]
+        return {"mse": float(((values - labels) ** 2).mean()), "pearson": float(np.corrcoef(values, labels)[0, 1])}
+    if labels.ndim == 2:
+        chosen, right = scores > 0, labels > 0.5
+        return {"f1": float(2 * (chosen & right).sum() / max(1, chosen.sum() + right.sum()))}
+    classes = scores.argmax(-1)
+    return {"accuracy": float((classes == labels).mean()), "macro_f1": macro_f1(classes, labels)}
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """See the top of this file."""
+    model_arguments, data, arguments = parse(Arguments, TrainingArguments, args)
+    splits = data.load()
+    texts = [column for column in (data.text_column_name, data.text_pair_column_name) if column]
+    for column, argument in zip(texts, ("text_column_name", "text_pair_column_name"), strict=False):
+        check_texts(splits, column, argument)
+    require_column(DatasetDict(train=splits["train"]), data.label_column_name, "label_column_name")
+    kind = problem_type(splits, data.label_column_name)
+    if kind != "single_label_classification" and arguments.label_smoothing_factor:
+        raise ValueError(f"label_smoothing_factor is for one class a text; the labels ask for {kind}")
+    fields: dict[str, Any] = {"problem_type": kind}
+    if kind == "regression":
+        fields["num_labels"] = 1
+        labels = encode_values(splits, data.label_column_name, "label_column_name")
+    else:
+        names = class_names(splits, data.label_column_name, data.class_names)
+        names = agree_with_checkpoint(names, model_arguments.model_name_or_path, model_arguments.model_revision)
+        fields |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
+        labels = encode_classes(splits, data.label_column_name, names, "label_column_name")
+    if kind == "multi_label_classification":
+        labels = {split: [[float(i in row) for i in range(len(names))] for row in labels[split]] for split in labels}
+
+    learned = (row[column] for column in texts for row in splits["train"])
+    tokenizer = load_tokenizer(model_arguments, arguments, lambda: learned, "encoder")
+
+    def build() -> Any:
+        return load_model(AutoModelForSequenceClassification, model_arguments, tokenizer, **fields)
+
+    model = build()
+    limit = sequence_limit(model, tokenizer, data.max_seq_length)
+
+    def tokenize(rows: dict[str, list[str]]) -> Any:
+        cut = {"truncation": data.max_seq_length is not None, "max_length": data.max_seq_length}
+        return tokenizer(*(rows[column] for column in texts), **cut)
+
+    with arguments.main_process_first():
+        encoded = splits.map(tokenize, batched=True, remove_columns=splits["train"].column_names)
+    for split in encoded:
+        check_lengths(map(len, encoded[split]["input_ids"]), split, texts[0], limit)
+    trainer, prediction = fine_tune(
+        Trainer,
+        model,
+        model_arguments,
+        data,
+        arguments,
+        with_labels(encoded, labels),
+        build,
+        processing_class=tokenizer,
+        data_collator=DataCollatorWithPadding(tokenizer),
+        compute_metrics=compute_metrics,
+    )
+    if prediction is not None:
+        scores = prediction.predictions
+        if kind == "regression":
+            answers = [float(value) for value in scores[:, 0]]
+        elif kind == "multi_label_classification":
+            answers = [[names[i] for i in np.flatnonzero(row > 0)] for row in scores]
+        else:
+            answers = [names[i] for i in scores.argmax(-1)]
+        write_predictions(trainer, answers)
+
+
+if __name__ == "__main__":
+    main()

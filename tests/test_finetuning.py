@@ -1,0 +1,398 @@
+"""Every fine-tuning script, on slices of real text or generated rows: it trains, evaluates, saves, reloads, predicts.
+
+The file is also the script that the two processes of a distributed run execute.
+"""
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub import ModelCard
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
+    AutoModelForSeq2SeqLM,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
+    AutoTokenizer,
+    pipeline,
+)
+
+from hf_vanilla import (
+    VanillaConfig,
+    VanillaDecoderConfig,
+    VanillaDecoderForCausalLM,
+    VanillaEncoderConfig,
+    VanillaEncoderForMaskedLM,
+    VanillaForConditionalGeneration,
+    corpora,
+    labelled,
+)
+from hf_vanilla.tokenization import train_tokenizer
+
+SCRIPTS = Path(__file__).parents[1] / "scripts"
+TASKS = {
+    "sequence_classification": ("encoder", AutoModelForSequenceClassification),
+    "token_classification": ("encoder", AutoModelForTokenClassification),
+    "question_answering": ("encoder", AutoModelForQuestionAnswering),
+    "multiple_choice": ("encoder", AutoModelForMultipleChoice),
+    "causal_lm": ("decoder", AutoModelForCausalLM),
+    "translation": ("seq2seq", AutoModelForSeq2SeqLM),
+}
+FILES = {"question_answering": "questions", "multiple_choice": "choices"}
+OPTIONS = {
+    "sequence_classification": ["--max_seq_length", "48"],
+    "token_classification": ["--max_seq_length", "96", "--class_names", *labelled.BROWN_TAGS],
+    "question_answering": ["--max_seq_length", "64", "--doc_stride", "16", "--per_device_eval_batch_size", "4"],
+    "multiple_choice": [],
+    "causal_lm": ["--block_size", "16"],
+    "translation": ["--predict_with_generate", "true", "--generation_max_length", "12", "--max_seq_length", "32"]
+    + ["--label_smoothing_factor", "0.1"],
+}
+STEPS, BATCH = 4, 8
+COMMON = ["--max_steps", str(STEPS), "--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps"]
+COMMON += ["--save_steps", "2", "--use_cpu", "true", "--disable_tqdm", "true", "--learning_rate", "0.01"]
+COMMON += ["--lr_scheduler_type", "constant", "--max_train_samples", "40", "--max_eval_samples", "10"]
+
+
+def script(name: str):
+    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses look for it
+    spec.loader.exec_module(module)
+    return module
+
+
+def finetune(task: str, *options: str) -> None:
+    script(f"finetune_{task}").main(list(options))
+
+
+def command(task: str, data: Path, output: Path, *options: str, batch: int = BATCH) -> list[str]:
+    name = FILES.get(task, task)
+    files = [part for split in corpora.SPLITS for part in (f"--{split}_file", str(data / f"{name}_{split}.jsonl"))]
+    model = ["--model_name_or_path", str(data / TASKS[task][0]), "--per_device_train_batch_size", str(batch)]
+    return [*files, *model, "--output_dir", str(output), *COMMON, *OPTIONS[task], *options]
+
+
+def read(path: Path) -> list:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Files with a few rows for each task, and a small checkpoint of each family."""
+    folder = tmp_path_factory.mktemp("data")
+    try:
+        brown = {"archive": corpora.downloaded(corpora.BROWN_PACKAGE)}
+        reviews = {"archive": corpora.downloaded(labelled.REVIEWS_PACKAGE)}
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    for split in corpora.SPLITS:
+        count = 40 if split == "train" else 10
+        texts = (row["text"][:2000] for row in corpora._generate_brown_texts(split=split, **brown))
+        tags = (
+            {**row, "tokens": row["tokens"][:20], "tags": row["tags"][:20]}
+            for row in labelled._generate_tags(split=split, **brown)
+        )
+        rows = {
+            "sequence_classification": labelled._generate_reviews(split=split, **reviews),
+            "token_classification": tags,
+            "causal_lm": ({"text": text} for text in texts),
+            "translation": (
+                {"source": f"{number} and {number}", "target": f"{number} und {number}"}
+                for number in range(count * 7, 10**6)
+            ),
+        }
+        names = {0: "negative", 1: "positive"}
+        for task, of_task in rows.items():
+            kept = [{**row, "label": names[row["label"]]} if "score" in row else row for row in islice(of_task, count)]
+            (folder / f"{task}_{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    generator = script("generate_reading_tasks")
+    for number, split in enumerate(corpora.SPLITS):
+        pairs = list(generator.rows(40 if split == "train" else 10, people=2, seed=number))
+        for name, of_kind in zip(("questions", "choices"), zip(*pairs, strict=True), strict=True):
+            (folder / f"{name}_{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in of_kind))
+    learned = [line for path in sorted(folder.glob("*_train.jsonl")) for line in path.read_text().splitlines()]
+    for family, (config_class, head) in {
+        "encoder": (VanillaEncoderConfig, VanillaEncoderForMaskedLM),
+        "decoder": (VanillaDecoderConfig, VanillaDecoderForCausalLM),
+        "seq2seq": (VanillaConfig, VanillaForConditionalGeneration),
+    }.items():
+        tokenizer = train_tokenizer(learned, 500, family)
+        torch.manual_seed(0)
+        depth = {"N": 1} if family == "seq2seq" else {"num_hidden_layers": 1}
+        labels = {} if family == "seq2seq" else {"classifier_dropout": 0.0}
+        shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "dropout": 0.0}
+        head(config_class(vocab_size=len(tokenizer), **shape, **depth, **labels)).save_pretrained(folder / family)
+        tokenizer.save_pretrained(folder / family)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(data, tmp_path_factory):
+    """What each script leaves, by one process."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def run(task: str) -> Path:
+        if not (folder / task / "README.md").exists():
+            finetune(task, *command(task, data, folder / task))
+        return folder / task
+
+    return run
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_script_trains_evaluates_saves_and_writes_a_card(task, data, runs):
+    folder = runs(task)
+    results = json.loads((folder / "all_results.json").read_text())
+    assert results["eval_loss"] > 0 and results["test_loss"] > 0 and np.isfinite(results["eval_loss"])
+    state = json.loads((folder / "trainer_state.json").read_text())
+    assert state["global_step"] == STEPS and state["best_model_checkpoint"]
+    before, model = (TASKS[task][1].from_pretrained(of) for of in (data / TASKS[task][0], folder))
+    assert (
+        max(
+            (a - b).abs().max()
+            for a, b in zip(before.base_model.parameters(), model.base_model.parameters(), strict=True)
+        )
+        > 1e-3
+    )
+    card = ModelCard.load(folder / "README.md")
+    assert card.data.pipeline_tag == {
+        "causal_lm": "text-generation",
+        "sequence_classification": "text-classification",
+    }.get(task, task.replace("_", "-"))
+    assert "loss" in {result.metric_type for result in card.data.eval_results}
+    assert str(data) not in str(card)
+
+
+def test_what_was_saved_predicts_what_was_written(data, runs):
+    """By other code than the scripts': pipelines, or the model itself."""
+    folder = runs("sequence_classification")
+    rows = read(data / "sequence_classification_test.jsonl")
+    tokenizer, model = (
+        AutoTokenizer.from_pretrained(folder),
+        AutoModelForSequenceClassification.from_pretrained(folder),
+    )
+    assert model.config.label2id == {"negative": 0, "positive": 1}
+    classify = pipeline("text-classification", model=model, tokenizer=tokenizer, truncation=True, max_length=48)
+    assert [answer["label"] for answer in classify([row["text"] for row in rows])] == read(
+        folder / "predictions.jsonl"
+    )
+
+    folder = runs("token_classification")
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForTokenClassification.from_pretrained(folder)
+    for row, tags in zip(
+        read(data / "token_classification_test.jsonl"), read(folder / "predictions.jsonl"), strict=True
+    ):
+        text = " ".join(row["tokens"])
+        batch = tokenizer(text, return_offsets_mapping=True, return_tensors="pt")
+        offsets = batch.pop("offset_mapping")[0].tolist()
+        classes = model(**batch).logits[0].argmax(-1)
+        starts = np.cumsum([0] + [len(word) + 1 for word in row["tokens"][:-1]])
+        firsts = [next(i for i, (a, b) in enumerate(offsets) if b > a and b > start) for start in starts]
+        assert [model.config.id2label[int(classes[i])] for i in firsts] == tags
+
+    folder = runs("question_answering")
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForQuestionAnswering.from_pretrained(folder)
+    for row, answer in zip(read(data / "questions_test.jsonl"), read(folder / "predictions.jsonl"), strict=True):
+        assert answer and answer in row["context"]
+
+    folder = runs("multiple_choice")
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForMultipleChoice.from_pretrained(folder)
+    for row, choice in zip(read(data / "choices_test.jsonl"), read(folder / "predictions.jsonl"), strict=True):
+        batch = tokenizer([row["context"]] * 4, row["choices"], padding=True, return_tensors="pt")
+        assert int(model(**{name: ids[None] for name, ids in batch.items()}).logits.argmax()) == choice
+
+    folder = runs("translation")
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForSeq2SeqLM.from_pretrained(folder)
+    rows, written = read(data / "translation_test.jsonl"), read(folder / "predictions.jsonl")
+    batch = tokenizer([row["source"] for row in rows], padding=True, return_tensors="pt")
+    again = tokenizer.batch_decode(model.generate(**batch, max_length=12, num_beams=1), skip_special_tokens=True)
+    assert [text.strip() for text in again] == written
+
+
+def test_two_processes_learn_what_one_learns(data, runs, tmp_path):
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
+    result = subprocess.run(
+        [*launcher, __file__, str(data), str(tmp_path)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+    assert result.returncode == 0, result.stderr[-4000:]
+    for task in TASKS:
+        one, two = (json.loads((of / "all_results.json").read_text()) for of in (runs(task), tmp_path / task))
+        assert two["eval_loss"] == pytest.approx(one["eval_loss"], abs=2e-4), task
+        assert two["test_loss"] == pytest.approx(one["test_loss"], abs=2e-4), task
+        if task != "causal_lm":
+            assert len(read(tmp_path / task / "predictions.jsonl")) == 10
+
+
+def test_the_same_command_goes_on(data, runs, tmp_path):
+    """Half of the steps, then all of them: the weights of a run that was not interrupted."""
+    options = command("sequence_classification", data, tmp_path / "run")
+    finetune("sequence_classification", *options, "--max_steps", str(STEPS // 2))
+    finetune("sequence_classification", *options)
+    one = AutoModelForSequenceClassification.from_pretrained(runs("sequence_classification")).state_dict()
+    two = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run").state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    with pytest.raises(ValueError, match="max_seq_length was 48, is 40; give another output_dir"):
+        finetune("sequence_classification", *options, "--max_seq_length", "40")
+
+
+@pytest.mark.parametrize("task", ["sequence_classification", "question_answering", "causal_lm", "translation"])
+def test_lora_leaves_the_adapter_and_a_whole_model(task, data, tmp_path):
+    from peft import PeftModel
+
+    options = ["--use_peft", "true", "--lora_r", "2"]
+    finetune(task, *command(task, data, tmp_path, *options, "--early_stopping_patience", "3"))
+    auto_class = TASKS[task][1]
+    whole = auto_class.from_pretrained(tmp_path)
+    base = (
+        auto_class.from_pretrained(data / TASKS[task][0], num_labels=2 if "class" in task else None)
+        if "class" in task
+        else auto_class.from_pretrained(data / TASKS[task][0])
+    )
+    adapted = PeftModel.from_pretrained(base, tmp_path / "adapter").merge_and_unload()
+    for name, merged in whole.named_parameters():
+        torch.testing.assert_close(merged, adapted.state_dict()[name], msg=name)
+    embedding = auto_class.from_pretrained(data / TASKS[task][0]).get_input_embeddings().weight
+    torch.testing.assert_close(whole.get_input_embeddings().weight, embedding)  # frozen
+    assert (tmp_path / "README.md").exists()
+
+
+def test_new_weights_a_tokenizer_of_its_own_and_a_yaml_file(data, tmp_path):
+    config = VanillaEncoderConfig(vocab_size=400, d_model=32, h=2, d_ff=64, N=1)
+    config.save_pretrained(tmp_path / "config")
+    options = command("sequence_classification", data, tmp_path / "run")
+    place = options.index("--model_name_or_path")
+    options[place : place + 2] = ["--config_name", str(tmp_path / "config")]
+    (tmp_path / "run.yaml").write_text("label_column_name: score\nnum_train_epochs: 1\n")
+    finetune("sequence_classification", str(tmp_path / "run.yaml"), *options)
+    model = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run")
+    assert model.config.problem_type == "regression" and model.config.num_labels == 1
+    assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(tmp_path / "run")) <= 400
+    assert {"eval_mse", "eval_pearson"} <= json.loads((tmp_path / "run" / "all_results.json").read_text()).keys()
+
+
+ROWS = {"text": ["good", "bad", "fine", "poor"], "label": ["p", "n", "p", "n"]}
+
+
+@pytest.mark.parametrize(
+    ("task", "rows", "options", "message"),
+    [
+        (
+            "sequence_classification",
+            {**ROWS, "text": ["good", " ", "fine", "poor"]},
+            [],
+            r'train\[1\]\["text"\] is empty',
+        ),
+        (
+            "sequence_classification",
+            {**ROWS, "text": [1, 2, 3, 4]},
+            [],
+            "column 'text' of the train split holds int64",
+        ),
+        ("sequence_classification", {**ROWS, "label": ["p"] * 4}, [], "one class only, 'p'"),
+        ("sequence_classification", {**ROWS, "label": ["p", "n", None, "n"]}, [], r'train\[2\]\["label"\] is None'),
+        (
+            "sequence_classification",
+            ROWS,
+            ["--class_names", "p", "q"],
+            r'train\[1\]\["label"\] is \'n\', none of the 2',
+        ),
+        ("sequence_classification", ROWS, ["--label_column_name", "x"], "no column 'x', its columns are text, label"),
+        (
+            "sequence_classification",
+            {**ROWS, "text": ["good", "bad " * 600, "a", "b"]},
+            [],
+            r'train\[1\]\["text"\] has \d+ tokens, the model takes 512',
+        ),
+        ("sequence_classification", ROWS, ["--max_seq_length", "600"], "max_seq_length is 600, the model takes 512"),
+        (
+            "token_classification",
+            {"tokens": [["a", "b"], ["c"]], "tags": [["x"], ["y"]]},
+            [],
+            r'train\[0\]\["tags"\] has 1 labels for the 2 words',
+        ),
+        ("token_classification", {"tokens": [["a"], []], "tags": [["x"], []]}, [], r'train\[1\]\["tokens"\] is empty'),
+        ("token_classification", {"tokens": ["a b", "c"], "tags": [["x"], ["y"]]}, [], "expected lists of words"),
+        (
+            "question_answering",
+            {"question": ["who?"], "context": ["Ann did."], "answers": [{"text": ["Ann"], "answer_start": [7]}]},
+            [],
+            r'train\[0\]\["answers"\]: \'Ann\' at 7 lies outside of the 8 characters',
+        ),
+        (
+            "question_answering",
+            {"question": ["who?"], "context": ["Ann did."], "answers": [{"text": ["Ann"], "answer_start": [1]}]},
+            [],
+            "stands 'nn ', not 'Ann'",
+        ),
+        (
+            "question_answering",
+            {"question": ["who?"], "context": ["Ann did."], "answers": [{"text": [], "answer_start": []}]},
+            [],
+            "has no answer",
+        ),
+        (
+            "multiple_choice",
+            {"context": ["a", "b"], "choices": [["x", "y"], ["x"]], "label": [0, 1]},
+            [],
+            r'train\[1\]\["choices"\] has 1 choices, the first row of train 2',
+        ),
+        (
+            "multiple_choice",
+            {"context": ["a", "b"], "choices": [["x", "y"], ["x", "y"]], "label": [0, 2]},
+            [],
+            r'train\[1\]\["label"\] is 2, expected 0 to 1',
+        ),
+        ("causal_lm", {"text": ["short"]}, ["--block_size", "64"], "shorter than a block of 64 tokens"),
+        ("translation", {"source": ["a", ""], "target": ["b", "c"]}, [], r'train\[1\]\["source"\] is empty'),
+    ],
+)
+def test_bad_rows_are_named_and_nothing_is_trained(task, rows, options, message, data, tmp_path):
+    count = len(next(iter(rows.values())))
+    lines = [json.dumps({name: column[row] for name, column in rows.items()}) for row in range(count)]
+    (tmp_path / "bad.jsonl").write_text("\n".join(lines) + "\n")
+    checkpoint = data / TASKS[task][0]
+    if "512" in message:  # only learned positions end somewhere
+        checkpoint = shutil.copytree(checkpoint, tmp_path / "learned")
+        config = VanillaEncoderConfig.from_pretrained(checkpoint, position_embedding_type="learned")
+        VanillaEncoderForMaskedLM(config).save_pretrained(checkpoint)
+    file = str(tmp_path / "bad.jsonl")
+    arguments = ["--train_file", file, "--validation_file", file, "--model_name_or_path", str(checkpoint)]
+    with pytest.raises(ValueError, match=message):
+        finetune(task, *arguments, "--output_dir", str(tmp_path / "run"), "--use_cpu", "true", *options)
+    assert not list((tmp_path / "run").glob("checkpoint-*")) and not list((tmp_path / "run").glob("*.safetensors"))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_script_is_short_and_says_how_it_is_launched(task):
+    source = (SCRIPTS / f"finetune_{task}.py").read_text()
+    assert len(source.splitlines()) < 150
+    assert f"python scripts/finetune_{task}.py" in source and "torchrun --nproc-per-node 2" in source
+
+
+def train_in_one_of_two_processes(data: Path, output: Path) -> None:
+    """All scripts, on this process's half of each batch."""
+    from accelerate import PartialState
+
+    assert PartialState().num_processes == 2
+    for task in TASKS:
+        finetune(task, *command(task, data, output / task, batch=BATCH // 2))
+
+
+if __name__ == "__main__":
+    train_in_one_of_two_processes(Path(sys.argv[1]), Path(sys.argv[2]))
