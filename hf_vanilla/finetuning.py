@@ -116,7 +116,7 @@ def parse(
     parser.set_defaults(
         eval_strategy="epoch",
         save_strategy="epoch",
-        save_total_limit=1,
+        save_total_limit=2,
         load_best_model_at_end=True,
         logging_steps=50,
         hub_strategy="end",

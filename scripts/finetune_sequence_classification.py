@@ -2,7 +2,8 @@
 
     python scripts/fetch_labelled_corpora.py
     python scripts/finetune_sequence_classification.py --dataset_name movie_reviews \
-        --model_name_or_path runs/masked_lm --output_dir runs/sentiment --num_train_epochs 3 --per_device_train_batch_size 32 --learning_rate 1e-4
+        --model_name_or_path runs/masked_lm --output_dir runs/sentiment --learning_rate 1e-4 \
+        --num_train_epochs 3 --per_device_train_batch_size 32
     python scripts/finetune_sequence_classification.py --train_file mine.csv --label_column_name topic ...
     ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 scripts/finetune_sequence_classification.py ...
     accelerate launch scripts/finetune_sequence_classification.py ...

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from huggingface_hub import ModelCard
+from safetensors.torch import load_file
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMultipleChoice,
@@ -48,10 +49,11 @@ TASKS = {
     "causal_lm": ("decoder", AutoModelForCausalLM),
     "translation": ("seq2seq", AutoModelForSeq2SeqLM),
 }
+KINDS = {"nn": "noun", "vb": "verb", "jj": "adjective", "at": "article"}
 FILES = {"question_answering": "questions", "multiple_choice": "choices"}
 OPTIONS = {
     "sequence_classification": ["--max_seq_length", "48"],
-    "token_classification": ["--max_seq_length", "96", "--class_names", *labelled.BROWN_TAGS],
+    "token_classification": ["--max_seq_length", "96"],
     "question_answering": ["--max_seq_length", "64", "--doc_stride", "16", "--per_device_eval_batch_size", "4"],
     "multiple_choice": [],
     "causal_lm": ["--block_size", "16"],
@@ -100,7 +102,7 @@ def data(tmp_path_factory):
         count = 40 if split == "train" else 10
         texts = (row["text"][:2000] for row in corpora._generate_brown_texts(split=split, **brown))
         tags = (
-            {**row, "tokens": row["tokens"][:20], "tags": row["tags"][:20]}
+            {"tokens": row["tokens"][:20], "tags": [KINDS.get(tag[:2], "other") for tag in row["tags"][:20]]}
             for row in labelled._generate_tags(split=split, **brown)
         )
         rows = {
@@ -232,9 +234,15 @@ def test_two_processes_learn_what_one_learns(data, runs, tmp_path):
     )
     assert result.returncode == 0, result.stderr[-4000:]
     for task in TASKS:
-        one, two = (json.loads((of / "all_results.json").read_text()) for of in (runs(task), tmp_path / task))
-        assert two["eval_loss"] == pytest.approx(one["eval_loss"], abs=2e-4), task
-        assert two["test_loss"] == pytest.approx(one["test_loss"], abs=2e-4), task
+        # Trainer's loss of an evaluation counts rows twice where the last batch is not full; the weights are the same.
+        one, two = (
+            load_file(of / f"checkpoint-{STEPS}" / "model.safetensors") for of in (runs(task), tmp_path / task)
+        )
+        for name in one:
+            if not name.endswith("k_proj.bias"):  # Softmax cancels it: its gradient is noise, which Adam scales up.
+                torch.testing.assert_close(two[name], one[name], rtol=0, atol=2e-4, msg=f"{task}: {name}")
+        results = json.loads((tmp_path / task / "all_results.json").read_text())
+        assert np.isfinite(results["eval_loss"]) and results["test_loss"] > 0
         if task != "causal_lm":
             assert len(read(tmp_path / task / "predictions.jsonl")) == 10
 
@@ -387,11 +395,9 @@ def test_a_script_is_short_and_says_how_it_is_launched(task):
 
 def train_in_one_of_two_processes(data: Path, output: Path) -> None:
     """All scripts, on this process's half of each batch."""
-    from accelerate import PartialState
-
-    assert PartialState().num_processes == 2
     for task in TASKS:
         finetune(task, *command(task, data, output / task, batch=BATCH // 2))
+        assert torch.distributed.get_world_size() == 2
 
 
 if __name__ == "__main__":

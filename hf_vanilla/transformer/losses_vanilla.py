@@ -184,6 +184,7 @@ def sequence_classification_loss(
     labels: torch.Tensor,
     config: PreTrainedConfig,
     num_items_in_batch: torch.Tensor | int | None = None,
+    label_smoothing: float = 0.0,
     **kwargs: Any,
 ) -> torch.Tensor:
     """The loss of `config.problem_type`, which is told from the labels if it is not set, and then kept.
@@ -192,9 +193,10 @@ def sequence_classification_loss(
         logits: (batch, num_labels).
         labels: classes (batch,) for "single_label_classification"; 0 or 1 for each label (batch, num_labels) for
             "multi_label_classification"; values (batch,) or (batch, num_labels) for "regression".
+        num_items_in_batch, label_smoothing: see [`cross_entropy`]; only classes can be smoothed.
 
     Raises:
-        ValueError: for labels of another shape.
+        ValueError: for labels of another shape, and for smoothing where there are no classes.
     """
     if config.problem_type is None:
         if logits.shape[-1] == 1:
@@ -204,7 +206,9 @@ def sequence_classification_loss(
         else:
             config.problem_type = "single_label_classification"
     if config.problem_type == "single_label_classification":
-        return cross_entropy(logits, labels.view(-1), num_items_in_batch)
+        return cross_entropy(logits, labels.view(-1), num_items_in_batch, label_smoothing)
+    if label_smoothing:
+        raise ValueError(f"`label_smoothing` is for one class a text, not for {config.problem_type}.")
     if labels.shape != logits.shape and labels.shape != logits.squeeze(-1).shape:
         raise ValueError(f"`labels` must be {tuple(logits.shape)} like the logits, got {tuple(labels.shape)}.")
     labels = labels.to(logits.device, torch.float32).view_as(logits)
