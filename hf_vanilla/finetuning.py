@@ -139,8 +139,8 @@ def parse(
 
 def check_folder(arguments: TrainingArguments, settings: dict[str, Any]) -> None:
     """Records what a run is of, and raises `ValueError` where `output_dir` holds checkpoints of another one."""
-    path = Path(arguments.output_dir, SETTINGS)
-    if path.exists() and get_last_checkpoint(arguments.output_dir):
+    path = Path(str(arguments.output_dir), SETTINGS)
+    if path.exists() and get_last_checkpoint(str(path.parent)):
         earlier = json.loads(path.read_text(encoding="utf-8"))
         if changed := [name for name in settings if settings[name] != earlier.get(name)]:
             was = ", ".join(f"{name} was {earlier.get(name)!r}, is {settings[name]!r}" for name in changed)
@@ -148,6 +148,11 @@ def check_folder(arguments: TrainingArguments, settings: dict[str, Any]) -> None
     if arguments.process_index == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+
+
+def source_of(model_arguments: ModelArguments) -> dict[str, Any]:
+    """What `from_pretrained` is told of a checkpoint beside its name."""
+    return {"revision": model_arguments.model_revision, "trust_remote_code": model_arguments.trust_remote_code}
 
 
 def load_tokenizer(
@@ -159,12 +164,12 @@ def load_tokenizer(
         ValueError: it is not a fast one.
     """
     name = model_arguments.tokenizer_name or model_arguments.model_name_or_path
-    options = {"revision": model_arguments.model_revision, "trust_remote_code": model_arguments.trust_remote_code}
+    options: dict[str, Any] = source_of(model_arguments)
     if name is None:
-        folder = Path(arguments.output_dir, "tokenizer")
+        folder = Path(str(arguments.output_dir), "tokenizer")
         with arguments.main_process_first():
             if not (folder / "tokenizer.json").exists():
-                size = AutoConfig.from_pretrained(model_arguments.config_name, **options).vocab_size
+                size = AutoConfig.from_pretrained(str(model_arguments.config_name), **options).vocab_size
                 train_tokenizer(texts(), size, family).save_pretrained(folder)
         name = str(folder)
     tokenizer = AutoTokenizer.from_pretrained(name, **options)
@@ -183,13 +188,13 @@ def load_model(
     Raises:
         ValueError: the tokenizer has more tokens than the model.
     """
-    options = {"revision": model_arguments.model_revision, "trust_remote_code": model_arguments.trust_remote_code}
+    options = source_of(model_arguments)
     if model_arguments.model_name_or_path:
         model = auto_class.from_pretrained(model_arguments.model_name_or_path, **options, **fields)
     else:
         ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
         fields |= {"vocab_size": len(tokenizer), **{name: value for name, value in ids.items() if value is not None}}
-        config = AutoConfig.from_pretrained(model_arguments.config_name, **options, **fields)
+        config = AutoConfig.from_pretrained(str(model_arguments.config_name), **options, **fields)
         model = auto_class.from_config(config, trust_remote_code=model_arguments.trust_remote_code)
     if model.get_input_embeddings().num_embeddings < len(tokenizer):
         raise ValueError(
@@ -276,12 +281,13 @@ def fine_tune(
         use_model_card(trainer)
     if model_arguments.search_trials:
         search(trainer, model_arguments.search_trials)
-    checkpoint = arguments.resume_from_checkpoint or get_last_checkpoint(arguments.output_dir)
+    checkpoint = arguments.resume_from_checkpoint or get_last_checkpoint(str(arguments.output_dir))
     result = trainer.train(resume_from_checkpoint=checkpoint)
     if model_arguments.use_peft:
+        adapted: Any = trainer.model
         if trainer.is_world_process_zero():
-            trainer.model.save_pretrained(str(Path(arguments.output_dir, ADAPTER)))
-        trainer.model = trainer.model_wrapped = trainer.model.merge_and_unload()
+            adapted.save_pretrained(str(Path(str(arguments.output_dir), ADAPTER)))
+        trainer.model = trainer.model_wrapped = adapted.merge_and_unload()
     trainer.save_model()
     trainer.save_state()
     metrics = {"train": result.metrics, "eval": trainer.evaluate()}
@@ -293,7 +299,7 @@ def fine_tune(
     for split in metrics:
         trainer.log_metrics(split, metrics[split])
         trainer.save_metrics(split, metrics[split])
-    origin = {
+    origin: dict[str, Any] = {
         "dataset": data_arguments.dataset_name or data_arguments.train_file,
         "finetuned_from": model_arguments.model_name_or_path,
     }

@@ -89,12 +89,12 @@ def load_rows(
         FileNotFoundError: a file, or the package of a built-in corpus, is missing.
         ValueError: there is neither a name nor a training file, or both; a file cannot be read; there are no rows.
     """
-    files = {split: file for split, file in (files or {}).items() if file}
-    if (name is None) == ("train" not in files):
+    given = {split: file for split, file in (files or {}).items() if file}
+    if (name is None) == ("train" not in given):
         raise ValueError("give either a data set (dataset_name) or files (train_file at least), not both")
     if name is None:
-        splits = {split: _read_file(Path(file)) for split, file in files.items()}
-        name = files["train"]
+        splits = {split: _read_file(Path(file)) for split, file in given.items()}
+        name = given["train"]
     elif name in BUILT_IN:
         splits = BUILT_IN[name]()
     else:

@@ -13,6 +13,7 @@ With `--predict_with_generate true` it is scored by sacreBLEU and chrF, of trans
 command goes on with a run that was interrupted. `hf-vanilla train` trains from nothing, faster, by the paper's recipe.
 """
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,9 +81,12 @@ def main(args: Sequence[str] | None = None) -> None:
         ids = np.where(ids == -100, tokenizer.pad_token_id, ids)
         return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
-    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        references = [[text] for text in decode(prediction.label_ids)]
-        scores = TranslationQuality().compute(predictions=decode(prediction.predictions), references=references)
+    def compute_metrics(prediction: EvalPrediction, split: str = "validation") -> dict[str, float]:
+        # Of several processes, Seq2SeqTrainer returns what fills the last batch up as well.
+        texts, references = (
+            decode(ids[: len(splits[split])]) for ids in (prediction.predictions, prediction.label_ids)
+        )
+        scores = TranslationQuality().compute(predictions=texts, references=[[text] for text in references])
         return {"bleu": scores["bleu"], "chrf": scores["chrf"]}
 
     generates = arguments.predict_with_generate
@@ -97,9 +101,10 @@ def main(args: Sequence[str] | None = None) -> None:
         processing_class=tokenizer,
         data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
         compute_metrics=compute_metrics if generates else None,
+        test_metrics=functools.partial(compute_metrics, split="test") if generates else None,
     )
     if prediction is not None and generates:
-        write_predictions(trainer, decode(prediction.predictions))
+        write_predictions(trainer, decode(prediction.predictions[: len(splits["test"])]))
 
 
 if __name__ == "__main__":

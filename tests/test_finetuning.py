@@ -62,8 +62,17 @@ OPTIONS = {
 }
 STEPS, BATCH = 4, 8
 COMMON = ["--max_steps", str(STEPS), "--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps"]
-COMMON += ["--save_steps", "2", "--use_cpu", "true", "--disable_tqdm", "true", "--learning_rate", "0.01"]
-COMMON += ["--lr_scheduler_type", "constant", "--max_train_samples", "40", "--max_eval_samples", "10"]
+COMMON += ["--save_steps", "2", "--use_cpu", "true", "--disable_tqdm", "true", "--learning_rate", "0.3"]
+COMMON += [
+    "--optim",
+    "sgd",
+    "--lr_scheduler_type",
+    "constant",
+    "--max_train_samples",
+    "40",
+    "--max_eval_samples",
+    "10",
+]
 
 
 def script(name: str):
@@ -160,13 +169,9 @@ def test_a_script_trains_evaluates_saves_and_writes_a_card(task, data, runs):
     state = json.loads((folder / "trainer_state.json").read_text())
     assert state["global_step"] == STEPS and state["best_model_checkpoint"]
     before, model = (TASKS[task][1].from_pretrained(of) for of in (data / TASKS[task][0], folder))
-    assert (
-        max(
-            (a - b).abs().max()
-            for a, b in zip(before.base_model.parameters(), model.base_model.parameters(), strict=True)
-        )
-        > 1e-3
-    )
+    assert max(
+        (a - b).abs().max() for a, b in zip(before.base_model.parameters(), model.base_model.parameters(), strict=True)
+    ) > (1e-6 if task == "multiple_choice" else 1e-4)
     card = ModelCard.load(folder / "README.md")
     assert card.data.pipeline_tag == {
         "causal_lm": "text-generation",
@@ -239,8 +244,13 @@ def test_two_processes_learn_what_one_learns(data, runs, tmp_path):
             load_file(of / f"checkpoint-{STEPS}" / "model.safetensors") for of in (runs(task), tmp_path / task)
         )
         for name in one:
-            if not name.endswith("k_proj.bias"):  # Softmax cancels it: its gradient is noise, which Adam scales up.
-                torch.testing.assert_close(two[name], one[name], rtol=0, atol=2e-4, msg=f"{task}: {name}")
+            torch.testing.assert_close(
+                two[name],
+                one[name],
+                rtol=0,
+                atol=1e-5,
+                msg=lambda text, task=task, name=name: f"{task}, {name}: {text}",
+            )
         results = json.loads((tmp_path / task / "all_results.json").read_text())
         assert np.isfinite(results["eval_loss"]) and results["test_loss"] > 0
         if task != "causal_lm":

@@ -266,23 +266,27 @@ class VanillaEncoderForQuestionAnswering(VanillaEncoderPreTrainedModel):
 
         Args:
             start_positions, end_positions: the answer's first and last token (batch,); positions outside of the input
-                add nothing to the loss.
+                and in padding add nothing to the loss.
 
         Returns:
-            `start_logits` and `end_logits` (batch, source), and with both positions the mean of their losses.
+            `start_logits` and `end_logits` (batch, source), and with both positions the mean of their losses, for which
+            padding is no answer: how much of it a batch has changes no loss.
         """
         outputs = self.encoder(input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids, **kwargs)
-        start_logits, end_logits = self.qa_outputs(outputs.last_hidden_state).unbind(-1)
+        logits = self.qa_outputs(outputs.last_hidden_state)
+        start_logits, end_logits = logits.unbind(-1)
         loss = None
         if (start_positions is None) != (end_positions is None):
             raise ValueError("Give both `start_positions` and `end_positions`, or neither.")
         if start_positions is not None and end_positions is not None:
+            is_text = torch.ones_like(start_logits, dtype=torch.bool)
+            if attention_mask is not None and attention_mask.ndim == 2:
+                is_text = attention_mask != 0
+            scores = logits.masked_fill(~is_text[..., None], torch.finfo(logits.dtype).min).unbind(-1)
+            positions = {"start_positions": start_positions, "end_positions": end_positions}
             losses = [
-                cross_entropy(logits, inside(at.view(-1), logits.shape[1]), **{**kwargs, "name": name})
-                for logits, at, name in (
-                    (start_logits, start_positions, "start_positions"),
-                    (end_logits, end_positions, "end_positions"),
-                )
+                cross_entropy(each, inside(at.view(-1), is_text), **{**kwargs, "name": name})
+                for each, (name, at) in zip(scores, positions.items(), strict=True)
             ]
             loss = (losses[0] + losses[1]) / 2
         return QuestionAnsweringModelOutput(
@@ -294,9 +298,13 @@ class VanillaEncoderForQuestionAnswering(VanillaEncoderPreTrainedModel):
         )
 
 
-def inside(positions: torch.Tensor, length: int) -> torch.Tensor:
-    """Positions (batch,) in [0, length), and -100 for the others."""
-    return positions.masked_fill((positions < 0) | (positions >= length), -100)
+def inside(positions: torch.Tensor, is_text: torch.Tensor) -> torch.Tensor:
+    """Positions (batch,) at which `is_text` (batch, length) is true, and -100 for the others."""
+    if positions.shape[0] != is_text.shape[0]:
+        return positions  # for the error, which names the argument
+    last = is_text.shape[1] - 1
+    within = (positions >= 0) & (positions <= last) & is_text.gather(1, positions.clamp(0, last)[:, None])[:, 0]
+    return positions.masked_fill(~within, -100)
 
 
 class VanillaEncoderForMultipleChoice(VanillaEncoderPreTrainedModel):

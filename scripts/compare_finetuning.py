@@ -1,0 +1,180 @@
+"""Fine-tune ours and the in-tree model of the same size, on the same data, tokenizer, steps and seeds; print a table.
+
+    python scripts/fetch_labelled_corpora.py
+    python scripts/compare_finetuning.py runs/comparison                      # everything: hours on two cores
+    python scripts/compare_finetuning.py runs/comparison --tasks sentiment tags --seeds 0 1 2 --scale 0.5
+    python scripts/compare_finetuning.py runs/comparison --also minilm=runs/minilm  # and this one
+
+Encoders (BertFor... is the peer) start from new weights and from masked-LM pretraining on Brown and Bible prose,
+decoders (GPT2LMHeadModel) from new weights. Each run is a command of the fine-tuning scripts, written to
+FOLDER/RUN.command, its output to FOLDER/RUN.log. What is done is not done again: the same command goes on where it was
+interrupted, and prints the table of what there is with `--table`.
+"""
+
+import argparse
+import json
+import shlex
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+from transformers import BertConfig, GPT2Config
+
+from hf_vanilla import VanillaDecoderConfig, VanillaEncoderConfig
+from hf_vanilla.corpora import BIBLE, BROWN, SPLITS, load_texts
+from hf_vanilla.tokenization import train_tokenizer
+
+SCRIPTS = Path(__file__).parent
+VOCABULARY, WIDTH, LAYERS, HEADS, INNER, POSITIONS = 4000, 256, 4, 4, 1024, 512
+PRETRAINING_UPDATES = 3000
+# For each task: its script, the metric and whether more of it is better, updates, and what else its script is told.
+TASKS = {
+    "sentiment": ("sequence_classification", "accuracy", 800, "--dataset_name movie_reviews --max_seq_length 96"),
+    "genre": ("sequence_classification", "accuracy", 800, "--dataset_name brown_genres --max_seq_length 192"),
+    "tags": ("token_classification", "accuracy", 1500, "--dataset_name brown_tags --max_seq_length 256"),
+    "questions": ("question_answering", "f1", 1500, "{questions} --max_seq_length 128 --doc_stride 32"),
+    "choices": ("multiple_choice", "accuracy", 1500, "{choices}"),
+    "causal_lm": ("causal_lm", "perplexity", 1500, "--dataset_name brown --block_size 128"),
+}
+TRAINING = (
+    "--per_device_train_batch_size 32 --per_device_eval_batch_size 64 --lr_scheduler_type linear --warmup_steps 0.1"
+)
+RATES = {"new": "5e-4", "pretrained": "2e-4"}
+
+
+def prepare(folder: Path, scale: float) -> None:
+    """Prose, tokenizers, configurations of one size, generated rows, and the configuration of pretraining."""
+    folder.mkdir(parents=True, exist_ok=True)
+    prose = folder / "prose.txt"
+    if not prose.exists():
+        texts = [text for name in (BROWN, BIBLE) for text in load_texts(name)["train"]["text"]]
+        prose.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
+    for family in ("encoder", "decoder"):
+        if not (folder / family / "tokenizer.json").exists():
+            texts = prose.read_text(encoding="utf-8").split("\n\n")
+            train_tokenizer(texts, VOCABULARY, family).save_pretrained(folder / family)
+    single = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "intermediate_size": INNER}
+    single |= {"num_attention_heads": HEADS, "max_position_embeddings": POSITIONS}
+    like_bert = {"position_embedding_type": "learned", "scale_embedding": False, "activation_function": "gelu"}
+    configs = {
+        "ours-encoder": VanillaEncoderConfig(**single, **like_bert, embedding_norm=True),
+        "peer-encoder": BertConfig(**single, attention_probs_dropout_prob=0.0, layer_norm_eps=1e-5),
+        "ours-decoder": VanillaDecoderConfig(**single, **like_bert | {"norm_position": "pre"}),
+        "peer-decoder": GPT2Config(
+            vocab_size=VOCABULARY,
+            n_embd=WIDTH,
+            n_layer=LAYERS,
+            n_head=HEADS,
+            n_inner=INNER,
+            n_positions=POSITIONS,
+            activation_function="gelu",
+            attn_pdrop=0.0,
+        ),
+    }
+    for name, config in configs.items():
+        config.save_pretrained(folder / "configs" / name)
+    if not (folder / "reading").exists():
+        run(folder, "reading", [sys.executable, str(SCRIPTS / "generate_reading_tasks.py"), str(folder / "reading")])
+    pretraining = yaml.safe_load((SCRIPTS / "configs" / "masked_lm.yaml").read_text(encoding="utf-8"))
+    pretraining |= {"corpus": str(prose), "tokenizer": str(folder / "encoder"), "vocab_size": VOCABULARY}
+    pretraining |= {"output_dir": str(folder / "ours"), "max_steps": max(1, int(PRETRAINING_UPDATES * scale))}
+    (folder / "pretraining.yaml").write_text(yaml.safe_dump(pretraining), encoding="utf-8")
+
+
+def pretrain(folder: Path) -> None:
+    """Ours and BERT, on the same batches."""
+    file, steps = (
+        str(folder / "pretraining.yaml"),
+        str(yaml.safe_load((folder / "pretraining.yaml").read_text())["max_steps"]),
+    )
+    if not (folder / "ours" / "training_summary.json").exists():
+        run(folder, "pretraining-ours", [sys.executable, "-m", "hf_vanilla.cli", "train", file])
+    if not (folder / "peer" / "model.safetensors").exists():
+        command = [sys.executable, str(SCRIPTS / "train_peer.py"), file, str(folder / "peer"), "--max_steps", steps]
+        run(folder, "pretraining-peer", command)
+
+
+def run(folder: Path, name: str, command: list[str]) -> None:
+    """Run a command, and leave what it was and what it said."""
+    print(name, flush=True)
+    (folder / f"{name}.command").write_text(shlex.join(command) + "\n", encoding="utf-8")
+    with (folder / f"{name}.log").open("w", encoding="utf-8") as log:
+        if subprocess.run(command, stdout=log, stderr=subprocess.STDOUT).returncode:
+            sys.exit(f"{name} failed; see {folder / f'{name}.log'}")
+
+
+def finetune(folder: Path, task: str, model: str, start: str, seed: int, scale: float, checkpoint: str | None) -> None:
+    """One run of a script, unless it is done."""
+    script, _, updates, options = TASKS[task]
+    name, steps = f"{task}-{model}-{start}-{seed}", max(4, int(updates * scale))
+    if results(folder / name):
+        return
+    family = "decoder" if task == "causal_lm" else "encoder"
+    files = {
+        kind: " ".join(
+            f"--{split}_file {folder}/reading/{kind}_{split}.jsonl" for split in ("train", "validation", "test")
+        )
+        for kind in ("questions", "choices")
+    }
+    origin = ["--config_name", str(folder / "configs" / f"{model}-{family}"), "--tokenizer_name", str(folder / family)]
+    if start == "pretrained":
+        origin = ["--model_name_or_path", checkpoint or str(folder / model), "--max_grad_norm", "1.0"]
+        origin += [] if checkpoint else ["--tokenizer_name", str(folder / "encoder")]
+    every = ["--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", "0.25", "--save_steps", "0.25"]
+    command = [sys.executable, str(SCRIPTS / f"finetune_{script}.py"), *origin, "--output_dir", str(folder / name)]
+    command += [*shlex.split(options.format(**files)), *shlex.split(TRAINING), *every, "--max_steps", str(steps)]
+    run(folder, name, [*command, "--learning_rate", RATES[start], "--seed", str(seed), "--disable_tqdm", "true"])
+
+
+def results(folder: Path) -> dict[str, float]:
+    """What a run reached on the test split, if it is done."""
+    path = folder / "all_results.json"
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    return found if "test_loss" in found else {}
+
+
+def table(folder: Path, tasks: list[str], columns: list[tuple[str, str]], seeds: list[int]) -> None:
+    """Means over the seeds, and their standard deviation, of the test split; updates a second in brackets."""
+    print("| task | metric |", " | ".join(f"{model}, {start}" for model, start in columns), "|")
+    print("|---|---|" + "---|" * len(columns))
+    for task in tasks:
+        cells = []
+        for model, start in columns:
+            found = [of for seed in seeds if (of := results(folder / f"{task}-{model}-{start}-{seed}"))]
+            values = [of[f"test_{TASKS[task][1]}"] for of in found]
+            spread = f" ± {statistics.stdev(values):.3g}" if len(values) > 1 else ""
+            speed = [of["train_steps_per_second"] for of in found]
+            cells.append(f"{statistics.mean(values):.4g}{spread} ({statistics.mean(speed):.2f})" if found else "")
+        print(f"| {task} | {TASKS[task][1]} |", " | ".join(cells), "|")
+
+
+def main() -> None:
+    """See the top of this file."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--starts", nargs="+", choices=RATES, default=list(RATES))
+    parser.add_argument("--scale", type=float, default=1.0, help="times the updates of each run")
+    parser.add_argument("--also", nargs="*", default=[], help="NAME=CHECKPOINT, fine-tuned beside the others")
+    parser.add_argument("--table", action="store_true", help="train nothing")
+    arguments = parser.parse_args()
+    also = dict(name.split("=", 1) for name in arguments.also)
+    columns = [(model, start) for start in arguments.starts for model in ("ours", "peer")]
+    columns += [(name, "pretrained") for name in also]
+    if not arguments.table:
+        prepare(arguments.folder, arguments.scale)
+        if "pretrained" in arguments.starts and set(arguments.tasks) != {"causal_lm"}:
+            pretrain(arguments.folder)
+        for seed in arguments.seeds:
+            for task in arguments.tasks:
+                for model, start in columns:
+                    if task != "causal_lm" or start == "new":
+                        finetune(arguments.folder, task, model, start, seed, arguments.scale, also.get(model))
+    table(arguments.folder, arguments.tasks, columns, arguments.seeds)
+
+
+if __name__ == "__main__":
+    main()
