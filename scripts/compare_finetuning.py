@@ -23,7 +23,7 @@ import yaml
 from transformers import BertConfig, GPT2Config
 
 from hf_vanilla import VanillaDecoderConfig, VanillaEncoderConfig
-from hf_vanilla.corpora import BIBLE, BROWN, SPLITS, load_texts
+from hf_vanilla.corpora import BIBLE, BROWN, load_texts
 from hf_vanilla.tokenization import train_tokenizer
 
 SCRIPTS = Path(__file__).parent

@@ -1,0 +1,109 @@
+"""The built-in labelled corpora, and what is asked of labelled rows."""
+
+import importlib.util
+import re
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from datasets import Dataset, DatasetDict
+
+from hf_vanilla import corpora, labelled
+from hf_vanilla.labelled import agree_with_checkpoint, base_tag, class_names, load_rows
+from hf_vanilla.metrics import answer_scores, macro_f1, span_f1
+
+
+@pytest.fixture(scope="module")
+def brown():
+    try:
+        return corpora.downloaded(corpora.BROWN_PACKAGE)
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+def test_movie_reviews_are_rated_sentences():
+    try:
+        splits = load_rows("movie_reviews")
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    assert sum(map(len, splits.values())) == 10_603 - 37  # without two that repeat, and those rated 0
+    texts = {split: set(rows["text"]) for split, rows in splits.items()}
+    assert not texts["train"] & texts["test"] and not texts["validation"] & texts["test"]
+    for rows in splits.values():
+        assert all((score > 0) == label for score, label in zip(rows["score"], rows["label"], strict=True))
+        assert 0.45 < sum(rows["label"]) / len(rows) < 0.55
+
+
+def test_the_brown_corpus_is_split_by_sample_and_has_these_tags_and_genres(brown):
+    seen = {split: list(corpora.brown_samples(brown, split)) for split in corpora.SPLITS}
+    assert [len(samples) for samples in seen.values()] == [400, 50, 50]
+    everything = [sentence for samples in seen.values() for _, sentences in samples for sentence in sentences]
+    assert len(everything) == 57_340 and sum(map(len, everything)) == 1_161_192
+    assert {base_tag(tag) for sentence in everything for _, tag in sentence} == set(labelled.BROWN_TAGS)
+    assert {letter for letter, _ in seen["train"]} == set(labelled.BROWN_GENRES)
+    text = next(corpora._generate_brown_texts(brown, "train"))["text"]
+    assert text.startswith("The Fulton County Grand Jury said Friday an investigation of Atlanta's recent primary")
+    assert 'produced "no evidence" that any irregularities took place. The' in text
+    passages = list(islice(labelled._generate_genres(brown, "test"), 20))
+    assert all(len(passage["text"].split()) >= 80 for passage in passages)
+
+
+@pytest.mark.parametrize(
+    ("tag", "base"), [("fw-nn-tl", "nn"), ("nn+bez", "nn"), ("md*", "md"), ("*", "*"), ("--", "--"), ("np$-hl", "np$")]
+)
+def test_a_base_tag(tag, base):
+    assert base_tag(tag) == base
+
+
+def test_a_tenth_is_held_out_and_always_the_same(tmp_path):
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + "".join(f"NA {i},{i % 2}\n" for i in range(50)))
+    splits = load_rows(files={"train": str(path), "test": None})
+    assert {split: len(rows) for split, rows in splits.items()} == {"train": 45, "validation": 5}
+    assert splits["validation"]["text"] == load_rows(files={"train": str(path)})["validation"]["text"]
+    with pytest.raises(ValueError, match="not both"):
+        load_rows("movie_reviews", files={"train": str(path)})
+    with pytest.raises(FileNotFoundError, match="nothing.csv: no such file"):
+        load_rows(files={"train": str(tmp_path / "nothing.csv")})
+
+
+def test_classes_are_sorted_by_value_and_agree_with_a_checkpoint(tmp_path):
+    from families import small_config
+
+    from hf_vanilla import VanillaEncoderConfig
+
+    splits = DatasetDict(train=Dataset.from_dict({"label": [10, 9, 2]}))
+    assert class_names(splits, "label") == ["2", "9", "10"]
+    config = small_config(VanillaEncoderConfig, num_labels=2, id2label={0: "b", 1: "a"}, label2id={"b": 0, "a": 1})
+    config.save_pretrained(tmp_path)
+    assert agree_with_checkpoint(["a", "b"], str(tmp_path)) == ["b", "a"]
+    assert agree_with_checkpoint(["a", "c"], str(tmp_path)) == ["a", "c"]
+
+
+def test_generated_rows_follow_the_rule():
+    path = Path(__file__).parents[1] / "scripts" / "generate_reading_tasks.py"
+    spec = importlib.util.spec_from_file_location("generate_reading_tasks", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    rows = list(module.rows(200, people=3, seed=1))
+    assert len({question["context"] for question, _ in rows}) == 200
+    for question, choice in rows:  # read here by other code than the script's
+        thing, person = re.findall(r"the (\w+) of (\w+)\?", question["question"])[0]
+        sentence = next(line for line in question["context"].split(". ") if line.startswith(f"{person} "))
+        assert f" {thing} in the {question['answers']['text'][0]}" in sentence.rstrip(".")
+        assert [option in choice["context"] for option in choice["choices"]].count(True) == 1
+        assert choice["choices"][choice["label"]] in choice["context"]
+    assert len({choice["label"] for _, choice in rows}) == module.CHOICES
+
+
+def test_scores_against_hand_counts():
+    import numpy as np
+    from sklearn.metrics import f1_score
+
+    own, right = np.random.default_rng(0).integers(0, 4, (2, 100))
+    assert macro_f1(own, right) == pytest.approx(f1_score(right, own, average="macro"))
+    tags = [["B-PER", "I-PER", "O", "B-LOC"], ["I-LOC", "I-PER"]]
+    assert span_f1(tags, tags) == 1.0
+    assert span_f1([["B-PER", "O", "O", "B-LOC"], ["O", "O"]], tags) == pytest.approx(2 * 1 / (2 + 4))
+    scores = answer_scores(["the red Box!", "", "old blue hat"], [["red box"], [], ["blue hat", "cap"]])
+    assert scores == {"exact_match": pytest.approx(200 / 3), "f1": pytest.approx(100 * (1 + 1 + 0.8) / 3)}
