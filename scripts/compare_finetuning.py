@@ -76,7 +76,11 @@ def prepare(folder: Path, scale: float) -> None:
     for name, config in configs.items():
         config.save_pretrained(folder / "configs" / name)
     if not (folder / "reading").exists():
-        run(folder, "reading", [sys.executable, str(SCRIPTS / "generate_reading_tasks.py"), str(folder / "reading")])
+        run(
+            folder,
+            "reading",
+            [sys.executable, str(SCRIPTS / "generate_reading_tasks.py"), str(folder / "reading"), "--rows", "6000"],
+        )
     pretraining = yaml.safe_load((SCRIPTS / "configs" / "masked_lm.yaml").read_text(encoding="utf-8"))
     pretraining |= {"corpus": str(prose), "tokenizer": str(folder / "encoder"), "vocab_size": VOCABULARY}
     pretraining |= {"output_dir": str(folder / "ours"), "max_steps": max(1, int(PRETRAINING_UPDATES * scale))}
@@ -122,7 +126,7 @@ def finetune(folder: Path, task: str, model: str, start: str, seed: int, scale: 
     if start == "pretrained":
         origin = ["--model_name_or_path", checkpoint or str(folder / model), "--max_grad_norm", "1.0"]
         origin += [] if checkpoint else ["--tokenizer_name", str(folder / "encoder")]
-    every = ["--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", "0.25", "--save_steps", "0.25"]
+    every = ["--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", "0.5", "--save_steps", "0.5"]
     command = [sys.executable, str(SCRIPTS / f"finetune_{script}.py"), *origin, "--output_dir", str(folder / name)]
     command += [*shlex.split(options.format(**files)), *shlex.split(TRAINING), *every, "--max_steps", str(steps)]
     run(folder, name, [*command, "--learning_rate", RATES[start], "--seed", str(seed), "--disable_tqdm", "true"])
