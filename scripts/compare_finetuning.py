@@ -69,6 +69,7 @@ def prepare(folder: Path, scale: float) -> None:
             n_head=HEADS,
             n_inner=INNER,
             n_positions=POSITIONS,
+            **{"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
             activation_function="gelu",
             attn_pdrop=0.0,
         ),
