@@ -100,7 +100,6 @@ def test_padding_is_no_answer():
     plain, wide = model(**batch), model(**(batch | padded))
     torch.testing.assert_close(wide.loss, plain.loss)
     torch.testing.assert_close(wide.start_logits[:, :7], plain.start_logits)
-    assert (wide.start_logits.argmax(-1) < 7).all() and (wide.end_logits.argmax(-1) < 7).all()
     spans = {name: torch.full((3,), 8) for name in ("start_positions", "end_positions")}
     assert model(**(batch | padded | spans)).loss == 0
 

@@ -269,8 +269,8 @@ class VanillaEncoderForQuestionAnswering(VanillaEncoderPreTrainedModel):
                 and in padding add nothing to the loss.
 
         Returns:
-            `start_logits` and `end_logits` (batch, source), and with both positions the mean of their losses, for which
-            padding is no answer: how much of it a batch has changes no loss.
+            `start_logits` and `end_logits` (batch, source), and with both positions the mean of their losses, to which
+            padding is no answer: how much of it a batch has changes nothing.
         """
         outputs = self.encoder(input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids, **kwargs)
         logits = self.qa_outputs(outputs.last_hidden_state)
