@@ -87,7 +87,8 @@ class AttentionMap:
 
     Attributes:
         kind: "encoder", "decoder" or "cross".
-        weights: (layers, heads, queries, keys), float32 on CPU; how much each query looks at each key. Rows sum to 1.
+        weights: (layers, heads, queries, keys), float32 on CPU; how much each query looks at each key. Rows sum to 1,
+            but for those of local attention, which its Gaussian lowers.
         queries: what looks.
         keys: what is looked at.
     """
@@ -420,7 +421,7 @@ class Reader:
             raise ValueError(f"{name} has {len(ids)} tokens, with {count} new ones more than the model's {self.most}")
         inputs = torch.tensor([ids], device=self.model.device)
         options: dict[str, Any] = {"max_new_tokens": count, "do_sample": False, "num_return_sequences": 1}
-        if self.model.config.model_type == "vanilla":
+        if self.model.config.model_type in ("vanilla", "vanilla_recurrent"):
             options["custom_generate"] = beam_search
         with evaluation(self.model):
             return self.model.generate(inputs, attention_mask=torch.ones_like(inputs), **options)[0].tolist()
@@ -469,7 +470,11 @@ class Reader:
 
     def is_special(self, id_: int) -> bool:
         """Whether a token is no part of a text."""
-        return id_ in self.tokenizer.all_special_ids and id_ != self.tokenizer.unk_token_id
+        names = ("bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
+        marks = {
+            getattr(self.tokenizer, name, None) for name in names
+        }  # GPT-2's token for them is also its unknown one
+        return id_ in marks or id_ in self.tokenizer.all_special_ids and id_ != self.tokenizer.unk_token_id
 
     def tokens(self, encoded: Encoded) -> Tokens:
         """What token ids stand for."""

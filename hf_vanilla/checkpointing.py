@@ -83,6 +83,11 @@ def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
             raise FileExistsError(f"{folder} is not empty: give a folder that does not exist, or --overwrite")
         if not (folder / "config.json").is_file():
             raise FileExistsError(f"{folder} holds no model (no config.json), so it is not overwritten: give another")
+        runs = ("best", "checkpoint", "snapshot")
+        if kept := [path.name for path in folder.iterdir() if path.is_dir() and path.name.startswith(runs)]:
+            raise FileExistsError(
+                f"{folder} holds what a run left ({kept[0]}), so it is not overwritten: give another"
+            )
     folder = folder.resolve()
     unfinished = folder.with_name(folder.name + UNFINISHED)
     shutil.rmtree(unfinished, ignore_errors=True)

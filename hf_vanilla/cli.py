@@ -430,15 +430,14 @@ def run_evaluate(options: argparse.Namespace, _: list[str]) -> None:
 
 def record_evaluation(folder: Path, results: list[dict[str, Any]]) -> None:
     """Add scores to the records of a run, for its model's card, in the place of what was measured in the same way."""
-    from hf_vanilla.checkpointing import digest
     from hf_vanilla.hub import write_json
-    from hf_vanilla.model_card import EVALUATION, SUMMARY, current_evaluations
+    from hf_vanilla.model_card import EVALUATION, SUMMARY, current_evaluations, weights_digest
 
-    if not (folder / SUMMARY).is_file() or not (folder / "model.safetensors").is_file():
+    weights = weights_digest(folder)
+    if not (folder / SUMMARY).is_file() or weights is None:
         return
     way = itemgetter("set", "split", "references", "num_beams", "precision")
     known = [scores for scores in current_evaluations(folder) if way(scores) not in map(way, results)]
-    weights = digest(folder / "model.safetensors")
     write_json(folder / EVALUATION, [*known, *({**scores, "weights": weights} for scores in results)])
     print(f"recorded in {folder / EVALUATION}, for the model's card", file=sys.stderr)
 

@@ -408,21 +408,36 @@ def labels_of(config: Any) -> dict[str, Any]:
 
 def told_by(module: nn.Transformer) -> dict[str, Any]:
     """The fields of [`VanillaConfig`] that a module knows and its weights do not."""
-    layer: Any = module.encoder.layers[0]
-    activation = layer.activation
+    stacks: list[Any] = [module.encoder, module.decoder]
+    kinds: list[Any] = [nn.TransformerEncoder, nn.TransformerDecoder]
+    for stack, kind in zip(stacks, kinds, strict=True):
+        if not isinstance(stack, kind) or not len(stack.layers):
+            raise ValueError(f"this torch.nn.Transformer has no {kind.__name__} with a layer or more")
     names = {nn.functional.relu: "relu", nn.functional.gelu: "gelu", nn.functional.silu: "silu"}
-    name = names.get(activation) or {nn.ReLU: "relu", nn.GELU: "gelu", nn.SiLU: "silu"}.get(type(activation))
-    if name is None:
-        raise ValueError(f"`activation` is {activation}; these blocks have relu, gelu and silu for a torch module")
-    return {
-        "num_attention_heads": module.nhead,
-        "norm_position": "pre" if layer.norm_first else "post",
-        "activation_function": name,
-        "layer_norm_eps": layer.norm1.eps,
-        "dropout": layer.dropout1.p,
-        "attention_dropout": layer.self_attn.dropout,
-        "activation_dropout": layer.dropout.p,
-    }
+    classes: dict[type, str] = {nn.ReLU: "relu", nn.GELU: "gelu", nn.SiLU: "silu"}
+    told: list[dict[str, Any]] = []
+    for layer in (layer for stack in stacks for layer in stack.layers):
+        name = names.get(layer.activation) or classes.get(type(layer.activation))
+        if name is None:
+            raise ValueError(
+                f"`activation` is {layer.activation}; these blocks have relu, gelu and silu for a torch module"
+            )
+        fields = {
+            "num_attention_heads": layer.self_attn.num_heads,
+            "norm_position": "pre" if layer.norm_first else "post",
+            "activation_function": name,
+            "dropout": layer.dropout1.p,
+            "attention_dropout": layer.self_attn.dropout,
+            "activation_dropout": layer.dropout.p,
+        }
+        told += [fields | {"layer_norm_eps": norm.eps} for norm in layer.children() if isinstance(norm, nn.LayerNorm)]
+    told += [told[0] | {"layer_norm_eps": stack.norm.eps} for stack in stacks if stack.norm is not None]
+    for name, value in told[0].items():
+        if others := {fields[name] for fields in told} - {value}:
+            raise ValueError(
+                f"`{name}` is {value!r} in one layer and {others.pop()!r} in another; these blocks have one"
+            )
+    return told[0]
 
 
 def plan_torch(weights: Weights, fields: dict[str, Any]) -> Plan:
@@ -656,8 +671,8 @@ def convert(
     from .checkpointing import new_folder  # needs more than models do
 
     source, folder = str(source), Path(folder)
-    if folder.resolve() == Path(source).resolve():
-        raise ValueError(f"{folder} is the source: give another folder")
+    if Path(source).resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{folder} is or holds the source: give another folder")
     with new_folder(folder, overwrite) as unfinished:
         origin = Path(source) if Path(source).is_file() else local_folder(source)
         ours = origin.is_dir() and read_config(origin)["model_type"] in [family.model_type for family in FAMILIES]

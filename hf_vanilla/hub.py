@@ -61,6 +61,7 @@ from hf_vanilla.model_card import (
     public,
     read_json,
     render,
+    weights_digest,
 )
 from hf_vanilla.transformer.generation_vanilla import beam_search
 
@@ -86,6 +87,9 @@ KINDS = {
 
 # Loads a folder as a stranger to this package would, through every Auto class that its configuration names, and
 # compares what the model and its search give. Only what `push` has just written is given to it.
+SEARCH: dict[str, Any] = {"num_beams": 2, "max_new_tokens": 5, "do_sample": False, "num_return_sequences": 1}
+SEARCH |= dict.fromkeys(("return_dict_in_generate", "output_attentions", "output_hidden_states"), False)
+"""Whatever a model's own generation config says, by this its tokens are compared."""
 CHECK = """
 import json, sys
 from pathlib import Path
@@ -108,7 +112,7 @@ for name in json.loads((folder / "config.json").read_text())["auto_map"]:
         for output, tensor in outputs.items():
             torch.testing.assert_close(given[output].float(), tensor, msg=lambda text: f"{output} differs: {text}")
         if "tokens" in expected:
-            found = model.generate(inputs["input_ids"], num_beams=2, max_new_tokens=5, do_sample=False)
+            found = model.generate(inputs["input_ids"], **json.loads(sys.argv[4]))
             assert found.equal(expected["tokens"]), f"generate gives {found.tolist()}"
 """
 
@@ -277,7 +281,9 @@ def stage(
     if (source / CURVES).is_file():
         shutil.copyfile(source / CURVES, folder / CURVES)
     if evaluations := current_evaluations(source):
-        write_json(folder / EVALUATION, [scores | {"set": public(scores["set"])} for scores in evaluations])
+        # Saved anew, the same weights may lie in other files.
+        own = {"weights": weights_digest(folder)}
+        write_json(folder / EVALUATION, [scores | {"set": public(scores["set"])} | own for scores in evaluations])
     if (source / SAMPLES).is_file():
         shutil.copyfile(source / SAMPLES, folder / SAMPLES)
     if summary := read_json(source / SUMMARY):
@@ -286,7 +292,8 @@ def stage(
                 summary[part] = {name: public(value) for name, value in summary[part].items()}
         if command := summary.get("command"):
             # Of an absolute path its last part alone is for others.
-            words = (re.sub(r"(^|=)[~/].*/", r"\1", word) for word in shlex.split(command))
+            outside = r"(^|=)(?:[~/]|\.\.?[/\\]|file:|[A-Za-z]:[/\\]).*[/\\]"
+            words = (re.sub(outside, r"\1", word) for word in shlex.split(command))
             summary["command"] = shlex.join(words)
         write_json(folder / SUMMARY, summary)
         if "configuration" in summary:
@@ -318,7 +325,9 @@ def write_card(
                     shutil.copyfile(source / name, staged / name)
             card.save(staged / CARD)
         folder.mkdir(parents=True, exist_ok=True)
-        for name in (CARD, *RECORDS):
+        # A run's own records stay as they are: those of a card tell less.
+        names = (CARD, ATTENTION) if folder.resolve() == source.resolve() else (CARD, *RECORDS)
+        for name in names:
             if (staged / name).is_file():
                 shutil.copyfile(staged / name, folder / name)
 
@@ -366,8 +375,7 @@ def check(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
             if isinstance(value, torch.Tensor):
                 expected[f"output.{name}"] = value.float().contiguous()
         if model.can_generate():
-            search: dict[str, Any] = {"num_beams": 2, "max_new_tokens": 5, "do_sample": False}
-            expected["tokens"] = model.generate(words, custom_generate=beam_search, **search)
+            expected["tokens"] = model.generate(words, custom_generate=beam_search, **SEARCH)
     with tempfile.TemporaryDirectory() as temporary:
         tensors = Path(temporary, "expected.safetensors")
         save_file(expected, tensors)
@@ -376,7 +384,7 @@ def check(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.endswith(hidden)}
         environment |= {"HF_HOME": temporary, "HF_HUB_OFFLINE": "1"}
         checked = subprocess.run(
-            [sys.executable, "-c", CHECK, str(folder), str(tensors), auto_class],
+            [sys.executable, "-c", CHECK, str(folder), str(tensors), auto_class, json.dumps(SEARCH)],
             cwd=temporary,
             env=environment,
             capture_output=True,

@@ -1,9 +1,11 @@
 """A model's card, rendered from what its training recorded, and from nothing else."""
 
+import hashlib
 import html
 import importlib.metadata
 import json
 import logging
+import math
 import re
 from collections.abc import Sequence
 from importlib.resources import files
@@ -143,6 +145,8 @@ def render(
         auto_class=auto_class,
         pipeline_tag=pipeline_tag,
         is_encoder_decoder=config.is_encoder_decoder,
+        is_recurrent=config.model_type == "vanilla_recurrent",
+        length_penalty=(read_json(folder / "generation_config.json") or {}).get("length_penalty_form", "paper"),
         example=literal(example_of(text, pipeline_tag)),
         data=describe_data(summary, corpus, built_in),
         hyperparameters=settings_of(summary),
@@ -201,13 +205,21 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not JSON: {error}") from None
 
 
+def weights_digest(folder: Path) -> str | None:
+    """The SHA-256 of the weights in a folder, of whose files there may be several; None if there are none."""
+    digests = [digest(file) for file in sorted(folder.glob("*.safetensors"))]
+    return (
+        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest() if digests else None
+    )
+
+
 def current_evaluations(folder: Path) -> list[dict[str, Any]]:
     """What `hf-vanilla evaluate` recorded of these weights; scores of others that lay here before are left out."""
     evaluations = read_json(folder / EVALUATION) or []
-    weights = folder / "model.safetensors"
-    if not weights.exists():
+    weights = weights_digest(folder) if evaluations else None
+    if weights is None:
         return evaluations
-    current = [scores for scores in evaluations if scores["weights"] == digest(weights)]
+    current = [scores for scores in evaluations if scores["weights"] == weights]
     if len(current) < len(evaluations):
         logger.warning("%s: left out what was measured of other weights; evaluate these again", folder / EVALUATION)
     return current
@@ -223,8 +235,10 @@ def corpus_of(summary: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
 
 def public(value: Any) -> Any:
     """A value of a configuration as others may see it: of a path on this machine its last part alone."""
-    if isinstance(value, str) and (Path(value).is_absolute() or Path(value).exists() or value.startswith((".", "~"))):
-        return Path(value).name
+    if isinstance(value, list):
+        return [public(each) for each in value]
+    if isinstance(value, str) and (Path(value).exists() or re.match(r"[/.~]|file:|[A-Za-z]:[/\\]", value)):
+        return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
     return value
 
 
@@ -257,7 +271,11 @@ def score_rows(summary: dict[str, Any], evaluations: Sequence[dict[str, Any]]) -
             )
     for name, value in summary.get("final", {}).items():
         metric = name.removeprefix("validation_").removeprefix("eval_")
-        if isinstance(value, int | float) and (metric == "perplexity" or name.startswith("eval_")):
+        if (
+            isinstance(value, int | float)
+            and math.isfinite(value)
+            and (metric == "perplexity" or name.startswith("eval_"))
+        ):
             rows.append(
                 {
                     "set": "validation split",
@@ -356,10 +374,10 @@ def describe_procedure(summary: dict[str, Any]) -> str:
         return ""
     hardware = plain(summary.get("hardware") or summary.get("device") or "unknown hardware")
     processes = summary.get("processes", 1)
-    text = f"{summary['updates']:,} updates"
+    text = f"{summary.get('updates', 0):,} updates"
     if summary.get("target_tokens"):
         text += f" of {summary['target_tokens']:,} target tokens in all"
-    text += f", {summary['epochs']:g} epoch(s), in {summary['seconds'] / 60:,.1f} minutes on {hardware}"
+    text += f", {summary.get('epochs', 0):g} epoch(s), in {summary.get('seconds', 0) / 60:,.1f} minutes on {hardware}"
     text += f", {processes} processes" if processes > 1 else ""
     precision = {"no": "float32"}.get(summary.get("mixed_precision", "no"), summary.get("mixed_precision"))
     versions = ", ".join(f"{name} {version}" for name, version in summary.get("versions", {}).items())

@@ -672,7 +672,7 @@ def test_nothing_is_overwritten_or_half_written(tmp_path, monkeypatch):
         assert {path.name for path in tmp_path.iterdir()} <= {"theirs", "ours", "notes"}
 
     refused("not empty: give a folder that does not exist, or --overwrite")
-    refused("is the source: give another folder", "--overwrite", name=source)
+    refused("is or holds the source: give another folder", "--overwrite", name=source)
     refused("is a file; give a folder", "--overwrite", name=source / "config.json")
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "mine.txt").write_text("mine")
@@ -740,3 +740,35 @@ def test_the_saved_configuration_says_what_was_converted(tmp_path):
     assert (config.position_offset, config.max_position_embeddings, config.logits_bias) == (2, 20, True)
     with safe_open(tmp_path / "ours" / "model.safetensors", "pt") as file:
         assert file.metadata() == {"format": "pt"}
+
+
+def test_nothing_that_a_run_left_is_overwritten(tmp_path):
+    sizes = {"vocab_size": 10, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = transformers.BertModel(transformers.BertConfig(**sizes, intermediate_size=8))
+    run = tmp_path / "run"
+    for folder in (run, run / "checkpoint-500", tmp_path / "source"):
+        model.save_pretrained(folder)
+    with pytest.raises(ValueError, match="is or holds the source"):
+        convert(run / "checkpoint-500", run, overwrite=True)
+    with pytest.raises(FileExistsError, match="holds what a run left"):
+        convert(tmp_path / "source", run, overwrite=True)
+    assert (run / "checkpoint-500" / "model.safetensors").is_file()
+
+
+def test_layers_of_a_torch_module_that_differ_are_named():
+    def decoder(**options):
+        layer = nn.TransformerDecoderLayer(16, 2, 32, batch_first=True, **options)
+        return nn.Transformer(16, 2, 1, 1, 32, custom_decoder=nn.TransformerDecoder(layer, 1, nn.LayerNorm(16)))
+
+    norm = nn.Transformer(16, 2, 1, 1, 32)
+    norm.encoder.norm.eps = 1e-3
+    cases = {
+        "activation_function": decoder(activation="gelu"),
+        "norm_position": decoder(norm_first=True),
+        "layer_norm_eps": norm,
+        "TransformerEncoder": nn.Transformer(16, 2, 1, 1, 32, custom_encoder=nn.Identity()),
+        "with a layer": nn.Transformer(16, 2, 0, 1, 32),
+    }
+    for named, module in cases.items():
+        with pytest.raises(ValueError, match=named):
+            from_hf(module, vocab_size=10)

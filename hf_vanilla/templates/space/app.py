@@ -29,7 +29,10 @@ def build(translator: Translator, name: str, examples: list[str]) -> gradio.Bloc
             return None
         with tempfile.TemporaryDirectory() as folder:
             picture = Path(folder, "attention.png")
-            maps = attention_maps(translator.model, translator.tokenizer, text, hypothesis.text)
+            try:
+                maps = attention_maps(translator.model, translator.tokenizer, text, hypothesis.text)
+            except ValueError:  # a model without attention, or a text that it does not know
+                return None
             save_figure(plot_heads(maps.cross), picture)
             return Image.open(picture).copy()
 
