@@ -749,9 +749,9 @@ def test_nothing_that_a_run_left_is_overwritten(tmp_path):
     for folder in (run, run / "checkpoint-500", tmp_path / "source"):
         model.save_pretrained(folder)
     with pytest.raises(ValueError, match="is or holds the source"):
-        convert(run / "checkpoint-500", run, overwrite=True)
+        convert.convert(run / "checkpoint-500", run, overwrite=True)
     with pytest.raises(FileExistsError, match="holds what a run left"):
-        convert(tmp_path / "source", run, overwrite=True)
+        convert.convert(tmp_path / "source", run, overwrite=True)
     assert (run / "checkpoint-500" / "model.safetensors").is_file()
 
 

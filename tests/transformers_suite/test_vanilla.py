@@ -111,6 +111,9 @@ class EncoderTest(Encoder, AllTests, TestCase):
     @skip("no `generate`")
     def test_tp_generation(self) -> None: ...
 
+    @skip("no `generate`")
+    def test_tp_generation_quantized(self) -> None: ...
+
 
 class EncoderLikeBertTest(Encoder, ModelTests, TestCase):
     config_fields = BERT
