@@ -217,7 +217,8 @@ class Translator:
 
     def cut(self, text: str) -> list[str]:
         """A text as it is; one that is too long in its sentences, and these in pieces; nothing of a blank one."""
-        if not text.strip():
+        text = text.strip()  # a file's lines come with their ends
+        if not text:
             return []
         if not self.is_long(text):
             return [text]

@@ -65,6 +65,11 @@ def test_many_texts_are_as_one_by_one(translator):
     assert together == list(translator.stream(iter(TEXTS), pool=7))
 
 
+def test_blanks_around_a_text_change_nothing(translator):
+    assert translator(["one two\n", " one two", "\tone two\r\n"]) == [translator("one two")] * 3
+    assert translator.cut("one two\n") == ["one two"]
+
+
 def test_a_stream_is_not_read_ahead_of(translator):
     endless = translator.stream(itertools.cycle(TEXTS), pool=4)
     assert list(itertools.islice(endless, 10)) == [translator(text) for text in TEXTS[:10]]
