@@ -68,7 +68,8 @@ from hf_vanilla.transformer.generation_vanilla import beam_search
 logger = logging.getLogger(__name__)
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-STALE = re.compile(r"[^/]*\.safetensors(\.index\.json)?|[^/]*_(vanilla|recurrent)[^/]*\.py|hf_vanilla/.*\.py")
+CODE = r"(configuration|generation|losses|modeling|padding)_(vanilla|recurrent)(_\w+)?\.py"
+STALE = re.compile(rf"[^/]*\.safetensors(\.index\.json)?|{CODE}|hf_vanilla/.*\.py")
 """What a push removes from a repository if it is not among what it sends: weights and code of an earlier one."""
 MOST_WORDS = 16
 """Words of a text in the card's picture."""
