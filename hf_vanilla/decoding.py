@@ -154,6 +154,8 @@ class Translator:
         options: dict[str, Any] = {"num_beams": num_beams, "n_best": n_best, "length_penalty": length_penalty}
         if isinstance(texts, str):
             return next(self.stream([texts], **options))
+        if not isinstance(texts, Iterable):
+            raise TypeError(f"expected a text or an iterable of texts, got {type(texts).__name__}")
         texts = list(texts)
         bar = tqdm(
             self.stream(texts, **options),

@@ -119,6 +119,8 @@ def test_no_texts_are_no_translations(translator):
 def test_what_is_no_text_is_named(translator):
     with pytest.raises(TypeError, match="int: 7"):
         translator(["one", 7])
+    with pytest.raises(TypeError, match="NoneType"):
+        translator(None)
 
 
 def test_a_long_text_is_cut_where_sentences_end_and_only_then_between_words(translator):
