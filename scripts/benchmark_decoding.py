@@ -3,11 +3,15 @@
     python scripts/benchmark_decoding.py                              # the paper's base model, all points
     python scripts/benchmark_decoding.py --batch 1 32 --beams 4 --rounds 5
     python scripts/benchmark_decoding.py --peers ctranslate2-int8 --precision int8
+    python scripts/benchmark_decoding.py --by_length                  # recurrent models beside ours, small
 
 Random weights; sources of 20 to 32 tokens, exactly 40 tokens out. Each peer is a process of its own, for the thread
 pools of two engines in one process disturb each other, and they take turns. Prints output tokens a second, multiples
 of the speed of transformers' Marian (ratios of turns that followed each other: median and quartiles), and the memory
 that a process had at most beyond what it had with its model loaded.
+
+With `--by_length` it prints what a token costs where targets are longer and longer: the state of a recurrent model
+does not grow, the cache of a Transformer does.
 """
 
 import argparse
@@ -23,6 +27,7 @@ from typing import Any
 PEERS = ("marian", "bart", "ctranslate2-float32", "ctranslate2-int8")
 SIZES = {"base": (6, 512, 8, 2048, 37000), "small": (3, 256, 4, 1024, 8000)}
 TOKENS = 40
+TARGET_LENGTHS = (64, 128, 256, 512, 1024)
 
 
 def build(name: str, size: str, exported: str) -> Callable[[Any, Any, int], Any]:
@@ -159,6 +164,39 @@ def work(name: str, size: str, threads: int | None, exported: str, connection: A
         connection.send((seconds, most - loaded))
 
 
+def by_length(rounds: int) -> None:
+    """Print the milliseconds a token of greedy search, 8 sources of 32 tokens, by the length of the targets."""
+    import torch
+
+    from hf_vanilla import RecurrentConfig, RecurrentForConditionalGeneration
+
+    layers, width, _, _, vocabulary = SIZES["small"]
+    models: dict[str, Any] = {}
+    for attention in ("none", "additive", "dot", "local"):
+        config = RecurrentConfig(vocab_size=vocabulary, hidden_size=width, N=layers, attention_type=attention)
+        models[f"recurrent, {attention}"] = RecurrentForConditionalGeneration(config).eval()
+    models["Transformer"] = random_model("small")
+    ids = torch.randint(5, vocabulary, (8, 32))
+    print("| ms a token | " + " | ".join(f"{length} tokens" for length in TARGET_LENGTHS) + " |")
+    print("|---" * (1 + len(TARGET_LENGTHS)) + "|")
+    for name, model in models.items():
+        cells = []
+        for length in TARGET_LENGTHS:
+            seconds = []
+            for _ in range(rounds):
+                start = time.perf_counter()
+                model.generate(
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    min_new_tokens=length,
+                    max_new_tokens=length,
+                    do_sample=False,
+                )
+                seconds.append(time.perf_counter() - start)
+            cells.append(f"{1000 * statistics.median(seconds) / length:.2f}")
+        print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -171,7 +209,11 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="besides Marian (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")
     parser.add_argument("--threads", type=int)
+    parser.add_argument("--by_length", action="store_true", help="only what a token costs in long targets")
     options = parser.parse_args()
+    if options.by_length:
+        by_length(options.rounds)
+        return
     context = multiprocessing.get_context("spawn")
     names = list(dict.fromkeys(["marian", *options.peers])) + [f"hf_vanilla {p}" for p in options.precision]
     connections: dict[str, Any] = {}
