@@ -40,6 +40,7 @@ TABLE_3: list[tuple[str, dict[str, Any], int | None]] = [
     ("C: d_ff 4096", {"d_ff": 4096}, 90),
     ("D: dropout 0", {"dropout": 0.0}, None),
     ("D: dropout 0.2", {"dropout": 0.2}, None),
+    ("D: label smoothing 0 or 0.2", {}, None),
     ("E: learned positions", {"position_embedding_type": "learned"}, None),
     ("big", BIG, 213),
 ]
@@ -51,8 +52,9 @@ PARTS = {
     "biases of feed-forward networks": lambda name: ".linear" in name and "bias" in name,
     "layer normalizations": lambda name: "_norm." in name,
 }
-# Table 2: the paper's FLOPs, and GPUs, days and TFLOPS by which they come about. The paper gives the last, and its own
-# runs; GNMT's and the mixture's days are from Shazeer et al. (2017), ConvS2S's from Gehring et al. (2017).
+
+# Table 2: the paper's FLOPs, and the GPUs, days and TFLOPS by which they come about. The paper gives TFLOPS, and days
+# of its own runs; those of the others are from Wu et al. (2016), Gehring et al. (2017) and Shazeer et al. (2017).
 TABLE_2 = [
     ("GNMT + RL, EN-DE", 2.3e19, 96, "K80", 1.0, 2.8),
     ("GNMT + RL, EN-FR", 1.4e20, 96, "K80", 6.0, 2.8),
@@ -208,7 +210,7 @@ def positions(figure: Path) -> None:
     print("\nM_k: for each pair (sin, cos) of frequency w the block [[cos wk, sin wk], [-sin wk, cos wk]].")
     print(f"Difference of our module from these encodings, rounded to float32: {ours:.1e}.")
     figure_, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8), layout="constrained")
-    image = left.imshow(encodings(torch.arange(100), 128), aspect="auto", cmap="RdBu_r", vmin=-1, vmax=1)
+    image = left.imshow(encodings(torch.arange(100), 128).numpy(), aspect="auto", cmap="RdBu_r", vmin=-1, vmax=1)
     figure_.colorbar(image, ax=left)
     left.set(xlabel="dimension (d_model = 128)", ylabel="position")
     at = torch.arange(-100, 101)
@@ -258,14 +260,12 @@ def table_2() -> None:
 
 def table_1() -> None:
     """Operations of a layer."""
-    print(f"\n## Table 1, multiplications of a layer (k = {KERNEL}, r = {NEIGHBOURHOOD})\n")
+    print(f"\n## Table 1 in numbers, without constant factors (k = {KERNEL}, r = {NEIGHBOURHOOD})\n")
     heading("layer", "complexity", "sequential", "path", *(f"n = {n}, d = {d}" for n, d in SIZES))
     for name, (formula, sequential, path, operations) in TABLE_1.items():
         numbers = " | ".join(f"{operations(n, d, KERNEL, NEIGHBOURHOOD):.2e}" for n, d in SIZES)
         print(f"| {name} | {formula} | {sequential} | {path} | {numbers} |")
-    print(
-        "\nSelf-attention takes fewer than a recurrent layer where n < d; scripts/benchmark_layers.py measures them."
-    )
+    print("\nSelf-attention costs less than a recurrent layer where n < d; scripts/benchmark_layers.py measures them.")
 
 
 def main() -> None:
