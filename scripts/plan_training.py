@@ -1,0 +1,314 @@
+"""What a run of `hf-vanilla train` takes on GPUs, before anyone pays for it: memory, FLOPs, exchange, time and cost.
+
+    python scripts/plan_training.py scripts/configs/wmt14_en_de_big.yaml --gpus 8 --gpu-memory 80 --peak-tflops 990 \
+        --bandwidth 400 --price 3
+    python scripts/plan_training.py scripts/configs/wmt14_en_de_base.yaml --gpus 8 --gpu-memory 16 --peak-tflops 9.5 \
+        --bandwidth 10 --memory-bandwidth 732 --mixed_precision no            # the paper's 12 hours on 8 P100
+    python scripts/plan_training.py scripts/configs/tiny.yaml --measure       # memory, beside what a step takes here
+
+Fields of the configuration can follow, as for `hf-vanilla train`. The defaults are those of an H100. The prediction is
+arithmetic (scripts/training_arithmetic.py) on assumptions that it prints; only `--measure` runs anything.
+"""
+
+import argparse
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from training_arithmetic import Work, activation_peak, depths, kept_bytes, training_flops
+
+from hf_vanilla.environment import choose_precision
+from hf_vanilla.tasks import TASKS
+from hf_vanilla.training_config import TrainingConfig
+
+WAYS = [("DDP", False), ("FSDP2", True)]
+USABLE = 0.92  # of a GPU's memory; the rest is CUDA's, NCCL's, and gaps between blocks
+# Counted on our model (tests/test_plan_training.py), in float32 (4 bytes) and under autocast (2). Bytes that kernels
+# other than products and attention read and write: for each byte that is kept for the way back, each logit, and each
+# parameter. And kernels: of a layer of the encoder, of one of the decoder, and of all else.
+PASSES, PASSES_OF_LOGITS, PASSES_OF_WEIGHTS = {4: 6, 2: 8}, 60, {4: 12, 2: 24}
+KERNELS = {4: (60, 96, 95), 2: (94, 153, 100)}
+PASSES_OF_ADAM = 28  # reads weight, gradient and two moments, writes all but the gradient
+LIMITS = {
+    "products": "compute",
+    "other passes": "memory bandwidth",
+    "launches": "launches",
+    "exchange": "communication",
+}
+
+
+@dataclass(frozen=True)
+class Machine:
+    """GPUs of one kind."""
+
+    gpus: int
+    memory: float
+    """GiB of each."""
+    tflops: float
+    """Peak of each, in the precision of training."""
+    bandwidth: float
+    """GB a second that each sends to others while it receives as much."""
+    memory_bandwidth: float
+    """GB a second that each reads and writes in its own memory."""
+    utilisation: float
+    """Share of its peak that products of matrices reach."""
+    launch: float
+    """Microseconds that a kernel takes beside its work."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Of one way to share the work: bytes on each GPU by part, and of an update its FLOPs on all GPUs, the bytes that
+    each sends, and its seconds by part, none of which hides another; and the most tokens a side that a GPU takes."""
+
+    memory: dict[str, float]
+    flops: int
+    sent: float
+    seconds: dict[str, float]
+    most_tokens: int
+
+    @property
+    def step(self) -> float:
+        """Seconds of an update."""
+        return sum(self.seconds.values())
+
+
+def build(config: TrainingConfig, device: str = "meta") -> Any:
+    """The model of a configuration; on the device `meta`, without its weights.
+
+    Raises:
+        ValueError: it is a recurrent one.
+    """
+    if config.architecture != "transformer":
+        raise ValueError(f"architecture is {config.architecture}; expected transformer, which alone is counted here")
+    task = TASKS[config.task](config)
+    with torch.device(device):
+        return task.auto_class.from_config(task.model_config(vocab_size=config.vocab_size))
+
+
+def stacks(model: nn.Module) -> list[nn.ModuleList]:
+    """The encoder's layers, the decoder's, or both."""
+    return [module for module in model.modules() if isinstance(module, nn.ModuleList)]
+
+
+def size(modules: Iterable[nn.Module]) -> int:
+    """Parameters."""
+    return sum(weight.numel() for module in modules for weight in module.parameters())
+
+
+def passes(config: Any, work: Work, itemsize: int, parameters: int, checkpointing: bool) -> float:
+    """Bytes that all kernels of forward and backward but products and attention read and write."""
+    encoder_layer, decoder_layer, rest = kept_bytes(config, work, itemsize)
+    encoder, decoder = depths(config)
+    layers = (encoder * encoder_layer + decoder * decoder_layer) * (4 / 3 if checkpointing else 1)
+    logits = PASSES_OF_LOGITS * work.labels * config.vocab_size
+    return PASSES[itemsize] * (layers + rest) + PASSES_OF_WEIGHTS[itemsize] * parameters + logits
+
+
+def launches(config: Any, itemsize: int, checkpointing: bool) -> float:
+    """Kernels of forward and backward."""
+    (encoder, decoder), (of_encoder, of_decoder, rest) = depths(config), KERNELS[itemsize]
+    return (encoder * of_encoder + decoder * of_decoder) * (4 / 3 if checkpointing else 1) + rest
+
+
+def make_plan(
+    config: TrainingConfig, machine: Machine, length: int, sharded: bool = False, checkpointing: bool = False
+) -> Plan:
+    """What an update of `batch_tokens` in rows of `length` takes, under DDP or, `sharded`, FSDP2.
+
+    Raises:
+        ValueError: the batch does not give a row to each micro-batch; or see [`build`].
+    """
+    model = build(config)
+    shape, gpus, micro_batches = model.config, machine.gpus, config.accumulation_steps
+    rows = config.batch_tokens // length
+    if rows < gpus * micro_batches:
+        raise ValueError(
+            f"batch_tokens is {config.batch_tokens}, {rows} rows of {length} tokens; expected at least "
+            f"{gpus * micro_batches * length}: a row for each of {gpus} GPUs and {micro_batches} micro-batches"
+        )
+    itemsize = 4 if config.mixed_precision == "no" else 2
+    parameters, share = size([model]), gpus if sharded else 1
+    layers = [layer for stack in stacks(model) for layer in stack]
+    largest = max(size([layer]) for layer in layers)
+    root = parameters - size(layers)
+    others = (gpus - 1) / gpus
+
+    copies = 0.0
+    if sharded:  # what is gathered: the embeddings, a layer and the next, and their gradients
+        copies += itemsize * (root + 4 * largest)
+        copies += itemsize * parameters if micro_batches > 1 else 0  # gradients are whole until they are exchanged
+        sent = others * itemsize * (micro_batches * (2 * size(layers) + root) + parameters)
+    else:
+        copies += 4 * parameters if gpus > 1 else 0  # DDP's buckets
+        copies += 2 * size(layers) if itemsize == 2 else 0  # autocast's halves
+        sent = 2 * others * 4 * parameters
+    copies += 4 * parameters if config.ema_decay else 0
+
+    def memory(rows: int) -> dict[str, float]:
+        peak = activation_peak(shape, Work.of_rows(shape, rows, length), itemsize, checkpointing)
+        states = {"weights": 4, "gradients": 4, "optimiser": 8}
+        return {name: count * parameters / share for name, count in states.items()} | {
+            "copies": copies,
+            "activations": peak,
+        }
+
+    fewest, most = 0, 1
+    while sum(memory(most).values()) <= USABLE * machine.memory * 2**30:
+        fewest, most = most, 2 * most
+    while most - fewest > 1:
+        middle = (fewest + most) // 2
+        fits = sum(memory(middle).values()) <= USABLE * machine.memory * 2**30
+        fewest, most = (middle, most) if fits else (fewest, middle)
+
+    own_rows = -(-rows // (gpus * micro_batches))
+    own = Work.of_rows(shape, own_rows, length)
+    flops = training_flops(shape, Work.of_rows(shape, rows, length), checkpointing)
+    own_flops = micro_batches * training_flops(shape, own, checkpointing)
+    moved = micro_batches * passes(shape, own, itemsize, parameters, checkpointing)
+    moved += PASSES_OF_ADAM * parameters / share
+    kernels = micro_batches * launches(shape, itemsize, checkpointing)
+    seconds = {
+        "products": own_flops / (machine.tflops * 1e12 * machine.utilisation),
+        "other passes": moved / (machine.memory_bandwidth * 1e9),
+        "launches": kernels * machine.launch * 1e-6,
+        "exchange": sent / (machine.bandwidth * 1e9),
+    }
+    return Plan(memory(own_rows), flops, sent, seconds, fewest * length)
+
+
+def measure(config: TrainingConfig, rows: int, length: int) -> tuple[float, float]:
+    """Bytes at the peak of forward and backward of `rows` of `length` tokens: predicted, and taken here."""
+    from benchmark_training import make_batch, peak_memory
+
+    model = build(config, "cpu").train()
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    for parameter in model.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    torch.manual_seed(0)
+    family = TASKS[config.task].family
+    batch = make_batch(family, rows, length, 0.0, config.vocab_size)
+    if family == "decoder":  # two documents in each row
+        batch = {"input_ids": batch["input_ids"], "labels": batch["labels"]}
+        batch["position_ids"] = (torch.arange(length) % -(-length // 2)).expand(rows, length)
+    half = choose_precision(config.mixed_precision) != "no"
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = model(**batch, label_smoothing=config.label_smoothing).loss
+        loss.backward()
+
+    work = Work.of_rows(model.config, rows, length)
+    shared = 2 * size(layer for stack in stacks(model) for layer in stack) if half else 0
+    predicted = activation_peak(model.config, work, 2 if half else 4, config.gradient_checkpointing, on_gpu=False)
+    return predicted + shared, peak_memory(step) * 2**20
+
+
+def report(config: TrainingConfig, machine: Machine, length: int, steps: int, price: float | None) -> None:
+    """Print the tables."""
+    ways = {
+        f"{name}{', checkpointing' if checkpointing else ''}": make_plan(
+            config, machine, length, sharded, checkpointing
+        )
+        for name, sharded in WAYS
+        for checkpointing in (False, True)
+    }
+    plans = list(ways.values())
+    limits = []
+    for plan in plans:
+        part = max(plan.seconds, key=lambda name: plan.seconds[name])
+        fits = sum(plan.memory.values()) <= USABLE * machine.memory * 2**30
+        limits.append(LIMITS[part] if fits else "does not fit: memory")
+    lines: dict[str, list[str]] = {
+        f"{part}, GiB": [f"{p.memory[part] / 2**30:.2f}" for p in plans] for part in plans[0].memory
+    }
+    lines[f"together, of {machine.memory:g} GiB"] = [f"{sum(p.memory.values()) / 2**30:.2f}" for p in plans]
+    lines["most tokens a side that fit a GPU"] = [f"{p.most_tokens:,}" for p in plans]
+    lines["TFLOP an update, all GPUs"] = [f"{p.flops / 1e12:.3f}" for p in plans]
+    lines["MB that each GPU sends an update"] = [f"{p.sent / 1e6:,.0f}" for p in plans]
+    lines |= {f"{part}, ms": [f"{p.seconds[part] * 1e3:.1f}" for p in plans] for part in plans[0].seconds}
+    lines["an update, ms"] = [f"{p.step * 1e3:.1f}" for p in plans]
+    lines["target tokens a second"] = [f"{config.batch_tokens // length * length / p.step:,.0f}" for p in plans]
+    lines[f"{steps:,} updates, hours"] = [f"{p.step * steps / 3600:.2f}" for p in plans]
+    if price is not None:
+        lines["cost"] = [f"{p.step * steps / 3600 * machine.gpus * price:,.0f}" for p in plans]
+    lines["limited by"] = limits
+    print("| | " + " | ".join(ways) + " |\n" + "|---" * (1 + len(ways)) + "|")
+    for name, cells in lines.items():
+        print(f"| {name} | {' | '.join(cells)} |")
+
+
+ASSUMPTIONS = """
+Assumed:
+- rows of {length} tokens on each side, without padding;
+- products of matrices at {utilisation:.0%} of {tflops:g} TFLOPS ({precision});
+- all else but attention reads and writes {passes} bytes for each that is kept for the way back, {logits} for each
+  logit, {weights} for each parameter, and Adam {adam} for each parameter, at {memory_bandwidth:,g} GB/s;
+- each kernel takes {launch:g} microseconds beside its work;
+- rings that send at {bandwidth:g} GB/s: float32 gradients under DDP, {precision} weights and gradients under FSDP2;
+- nothing happens at the same time as anything else: where exchange or launches hide behind products, a run is faster;
+- memory: weights, gradients and Adam's two moments in float32; copies (DDP's buckets, autocast's halves, what FSDP2
+  gathers); activations at their peak, a chunk of logits with them; {usable:.0%} of a GPU's memory is usable;
+- validation, snapshots and checkpoints are not in it.
+"""
+
+
+def main() -> None:
+    """Print the plan, or measure."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", help="a YAML file of scripts/configs, or one like it")
+    parser.add_argument("--gpus", type=int, default=8, help="(default: 8)")
+    parser.add_argument("--gpu-memory", type=float, default=80, help="GiB (default: 80)")
+    parser.add_argument("--peak-tflops", type=float, default=990, help="in the precision of training (default: 990)")
+    parser.add_argument("--bandwidth", type=float, default=400, help="GB/s that a GPU sends to others (default: 400)")
+    parser.add_argument("--memory-bandwidth", type=float, default=3350, help="GB/s within a GPU (default: 3350)")
+    parser.add_argument("--utilisation", type=float, default=0.45, help="of the peak, by products (default: 0.45)")
+    parser.add_argument("--launch", type=float, default=10, help="microseconds a kernel (default: 10)")
+    parser.add_argument(
+        "--length", type=int, help="tokens a row (default: 30 a sentence, max_length a language model)"
+    )
+    parser.add_argument("--steps", type=int, help="(default: max_steps of the configuration)")
+    parser.add_argument("--price", type=float, help="of a GPU for an hour")
+    parser.add_argument(
+        "--measure", action="store_true", help="instead: a GPU's share of a step on this CPU, its memory"
+    )
+    options, given = parser.parse_known_args()
+    for name in ("gpus", "gpu_memory", "peak_tflops", "bandwidth", "memory_bandwidth", "utilisation", "launch"):
+        if getattr(options, name) <= 0:
+            parser.error(f"--{name.replace('_', '-')} is {getattr(options, name):g}; expected a positive number")
+    for name in ("length", "steps", "price"):
+        if (getattr(options, name) or 1) <= 0:
+            parser.error(f"--{name} is {getattr(options, name):g}; expected a positive number")
+    try:
+        config = TrainingConfig.load(options.config, given)
+        length = options.length or (30 if config.task == "translation" else config.max_length)
+        if options.measure:
+            rows = max(1, config.batch_tokens // length // (options.gpus * config.accumulation_steps))
+            predicted, taken = measure(config, rows, length)
+            print(
+                f"{options.config}: {rows} rows of {length} tokens, peak beyond weights, gradients and optimiser: "
+                f"predicted {predicted / 2**20:.1f} MiB, taken {taken / 2**20:.1f} MiB ({predicted / taken - 1:+.1%})"
+            )
+            return
+        steps = options.steps or config.max_steps
+        if steps is None:
+            parser.error(f"{options.config} limits a run by train_minutes; give --steps")
+        own = (options.gpus, options.gpu_memory, options.peak_tflops, options.bandwidth)
+        machine = Machine(*own, options.memory_bandwidth, options.utilisation, options.launch)
+        parameters, rows = size([build(config)]), config.batch_tokens // length
+        print(f"{options.config}: {parameters:,} parameters, {rows:,} rows an update, {machine.gpus} GPUs\n")
+        report(config, machine, length, steps, options.price)
+    except (ValueError, FileNotFoundError) as error:
+        parser.error(str(error))
+    itemsize = 4 if config.mixed_precision == "no" else 2
+    told = {"passes": PASSES[itemsize], "weights": PASSES_OF_WEIGHTS[itemsize], "logits": PASSES_OF_LOGITS}
+    told |= {"adam": PASSES_OF_ADAM, "usable": USABLE, "length": length}
+    told["precision"] = "float32" if itemsize == 4 else "half"
+    print(ASSUMPTIONS.format(**vars(machine), **told))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,166 @@
+"""What a training step of our models takes, by arithmetic alone: FLOPs, and bytes of activations.
+
+`plan_training.py` plans a run with it, `reproduce_arithmetic.py` the paper's training cost. One multiplication and one
+addition are two FLOPs, as in `torch.utils.flop_counter`; only products of matrices count.
+"""
+
+from dataclasses import dataclass
+
+from hf_vanilla.transformer.configuration_vanilla import VanillaBaseConfig
+from hf_vanilla.transformer.losses_vanilla import CHUNK, ROWS
+
+# Tensors of d_ff a position that an activation and the product after it keep for the way back.
+KEPT_BY_ACTIVATION = {"relu": 1, "gelu": 2, "silu": 2, "swish": 2, "gelu_new": 5}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a forward pass computes: positions of sources (in an encoder) and targets (in a decoder), those of them
+    that predict a label, and the pairs of query and key that a head compares: n^2 for a row of n positions.
+
+    Positions and pairs of padding count where they are computed: on a GPU everywhere; training on CPU leaves them out.
+    """
+
+    source: int = 0
+    target: int = 0
+    labels: int = 0
+    source_pairs: int = 0
+    target_pairs: int = 0
+    cross_pairs: int = 0
+    masks: bool = False
+    """Whether attention reads masks: where there is padding, or more than one document in a row."""
+
+    @classmethod
+    def of_rows(cls, config: VanillaBaseConfig, rows: int, length: int) -> "Work":
+        """Rows of `length` tokens on each side that the model has, without padding, as the tasks of training make
+        them: each target token is a label, 15 % of what BERT reads is masked, and GPT's first token is given."""
+        tokens, pairs = rows * length, rows * length**2
+        if config.model_type == "vanilla_encoder":
+            return cls(source=tokens, source_pairs=pairs, labels=rows * max(1, round(0.15 * length)))
+        if config.model_type == "vanilla_decoder":
+            return cls(target=tokens, target_pairs=pairs, labels=rows * (length - 1), masks=True)
+        return cls(tokens, tokens, tokens, pairs, pairs, pairs)
+
+
+def depths(config: VanillaBaseConfig) -> tuple[int, int]:
+    """Layers of the encoder and of the decoder; 0 for a stack that the family does not have."""
+    if config.is_encoder_decoder:
+        return config.encoder_layers, config.decoder_layers
+    own = config.num_hidden_layers
+    return (own, 0) if config.model_type == "vanilla_encoder" else (0, own)
+
+
+def head_widths(config: VanillaBaseConfig) -> tuple[int, int]:
+    """h d_k and h d_v: the widths of all heads' keys and of all heads' values together."""
+    heads, d = config.num_attention_heads, config.hidden_size
+    return heads * (config.qk_head_dim or d // heads), heads * (config.v_head_dim or d // heads)
+
+
+def forward_flops(config: VanillaBaseConfig, work: Work) -> dict[str, int]:
+    """FLOPs of a forward pass, by part.
+
+    With n queries, m keys: W^Q and W^O are 2 n d (h d_k + h d_v), W^K and W^V 2 m d (h d_k + h d_v), and
+    softmax(Q K^T) V is 2 n m (h d_k + h d_v) (eq. 1); the feed-forward network is 4 n d d_ff (eq. 2), and the output
+    projection 2 d V for each label.
+    """
+    encoder, decoder = depths(config)
+    crossing = decoder if config.is_encoder_decoder else 0
+    d, width = config.hidden_size, sum(head_widths(config))
+    ends = 2 * (encoder * work.source + decoder * work.target) + crossing * (work.source + work.target)
+    pairs = encoder * work.source_pairs + decoder * work.target_pairs + crossing * work.cross_pairs
+    transform = d * d if config.model_type == "vanilla_encoder" else 0  # BERT's, before its output projection
+    return {
+        "attention projections": 2 * ends * d * width,
+        "attention core": 2 * pairs * width,
+        "feed-forward": 4 * (encoder * work.source + decoder * work.target) * d * config.intermediate_size,
+        "output projection": 2 * work.labels * (d * config.vocab_size + transform),
+    }
+
+
+def training_flops(
+    config: VanillaBaseConfig, work: Work, checkpointing: bool = False, fused_attention: bool = True
+) -> int:
+    """FLOPs of forward and backward: each product comes back as two, for the gradients of its two factors.
+
+    Args:
+        checkpointing: layers are computed a second time on the way back.
+        fused_attention: sdpa, which keeps no scores, and makes Q K^T again on the way back.
+    """
+    forward = forward_flops(config, work)
+    layers = sum(forward.values()) - forward["output projection"]
+    keys, values = head_widths(config)
+    scores = forward["attention core"] * keys // (keys + values)
+    return 3 * sum(forward.values()) + checkpointing * layers + fused_attention * scores
+
+
+def kept_bytes(config: VanillaBaseConfig, work: Work, itemsize: int) -> tuple[int, int, int]:
+    """Bytes of activations that a layer of the encoder, a layer of the decoder, and all else keep for the way back.
+
+    In float32 (`itemsize` 4) products and norms keep their input, attention also its output and a logarithm for each
+    query and head, dropout a byte an element. Under autocast (2) sums and norms stay float32, and each product keeps
+    its input as half: three times where Q, K and V come of one.
+    """
+    d, heads = config.hidden_size, config.num_attention_heads
+    keys, values = head_widths(config)
+    encoder, decoder = depths(config)
+    half, dropped = itemsize < 4, d if config.dropout else 0
+    norm = 4 * d + 8  # its input, mean and deviation
+    if config.activation_function not in KEPT_BY_ACTIVATION:
+        raise ValueError(
+            f"activation_function is {config.activation_function}: what it keeps is not known; expected one of "
+            + ", ".join(KEPT_BY_ACTIVATION)
+        )
+
+    def inputs(products: int) -> int:
+        return itemsize * d * (products if half else 1)
+
+    # A position of a sub-layer, with residual sum and norm
+    attention = inputs(3) + 2 * itemsize * (keys + values) + 4 * heads + dropped + norm
+    inner = KEPT_BY_ACTIVATION[config.activation_function] * itemsize * config.intermediate_size
+    feed_forward = inputs(1) + inner + dropped + norm
+    queries = inputs(1) + itemsize * (keys + values) + 4 * heads + dropped + norm
+    encoded = itemsize * (keys + values) + (inputs(2) if half else 0)
+    mask = itemsize if work.masks else 0
+
+    encoder_layer = work.source * (attention + feed_forward) + mask * work.source_pairs
+    decoder_layer = work.target * (attention + feed_forward) + mask * work.target_pairs
+    rest = (work.source + work.target) * (dropped + norm * bool(config.embedding_norm))
+    if config.norm_position == "pre" if config.final_norm is None else config.final_norm:
+        rest += (work.source + work.target) * norm
+    if config.is_encoder_decoder:
+        decoder_layer += work.target * queries + work.source * encoded + mask * work.cross_pairs
+        rest += 0 if half else inputs(1) * work.source
+    if config.model_type == "vanilla_encoder":
+        rest += work.labels * (inputs(1) + (KEPT_BY_ACTIVATION[config.activation_function] - 1) * itemsize * d + norm)
+    return encoder_layer, decoder_layer, rest
+
+
+def activation_peak(
+    config: VanillaBaseConfig, work: Work, itemsize: int, checkpointing: bool = False, on_gpu: bool = True
+) -> int:
+    """Bytes at the peak of forward and backward, beyond weights, their half copies, gradients and optimiser.
+
+    It is reached in the loss, which holds a chunk of logits and the gradient of the output matrix; or after it, where
+    the way back begins, in the last feed-forward network; or at an embedding, whose gradient comes beside that of the
+    output matrix.
+    """
+    encoder, decoder = depths(config)
+    d, vocabulary, inner = config.hidden_size, config.vocab_size, config.intermediate_size
+    encoder_layer, decoder_layer, rest = kept_bytes(config, work, itemsize)
+    if checkpointing:
+        layers = 4 * d * (encoder * work.source + decoder * work.target)  # what goes into each
+        layers += work.masks * (work.source_pairs + work.target_pairs + work.cross_pairs)
+        sources = 4 * d * encoder * work.source
+        again = decoder_layer if decoder else encoder_layer
+    else:
+        layers, again = encoder * encoder_layer + decoder * decoder_layer, 0
+        sources = encoder * encoder_layer
+    half, last = itemsize < 4, work.target or work.source
+    table = 4 * vocabulary * d
+    chunk = min(max(CHUNK, vocabulary * itemsize), work.labels * vocabulary * itemsize)
+    softmax = chunk * 4 // itemsize if on_gpu else 4 * ROWS * vocabulary
+    loss = rest + layers + 4 * d * last + 8 * d * work.labels + chunk + softmax + table * (2 if half else 1)
+    network = itemsize * last * inner + max(itemsize * last * inner, 4 * d * inner)
+    backward = rest + layers + again + table + network - last * (d if config.dropout else 0)
+    embedding = sources + 2 * table + 4 * d * work.source
+    return max(loss, backward, embedding)
