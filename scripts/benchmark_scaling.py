@@ -30,8 +30,8 @@ VALUES = {
 def measure(rounds: int, length: int, batch: int, depth: int, width: int, vocabulary: int) -> tuple[float, float]:
     """Median seconds of a step, and MiB at its peak."""
     shape = Shape(depth, width, max(1, width // 64), 4 * width, vocabulary, length)
-    options = argparse.Namespace(compile=False, checkpointing=False, precision="float32")
-    runner = Runner("hf_vanilla", SEQ2SEQ["hf_vanilla"], shape, options)
+    options = argparse.Namespace(checkpointing=False, precision="float32")
+    runner = Runner("hf_vanilla", SEQ2SEQ["hf_vanilla"], shape, options, compiled=False)
     torch.manual_seed(0)
     inputs = make_batch("seq2seq", batch, length, 0.0, vocabulary)
     runner.step(inputs)

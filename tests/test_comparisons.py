@@ -83,3 +83,12 @@ def test_a_comparison_goes_on_and_reports_all_that_is_done(tmp_path, monkeypatch
         compare("verses", "--hiden_size", "64")
     assert "did you mean 'hidden_size'?" in capsys.readouterr().err
     torch.set_float32_matmul_precision(precision)
+
+
+def test_a_step_is_measured_at_every_size_that_scaling_varies(monkeypatch):
+    monkeypatch.syspath_prepend(str(SCRIPTS))
+    measure = runpy.run_path(str(SCRIPTS / "benchmark_scaling.py"))["measure"]
+    smallest = {"length": 8, "batch": 2, "depth": 1, "width": 64, "vocabulary": 50}
+    seconds, memory = measure(1, **smallest)
+    _, more = measure(1, **smallest | {"length": 64})
+    assert seconds > 0 and more > 2 * memory > 0
