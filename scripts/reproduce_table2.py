@@ -133,13 +133,13 @@ def report_probe(config: TrainingConfig, full_steps: int) -> None:
     }
     theirs = {}
     if paper := ROWS.get(config.hidden_size):
-        share = products / (paper.hours * 3600 / full_steps) / (GPUS * P100_TFLOPS)
+        share = products * 50_000 / (source + target) / (paper.hours * 3600 / full_steps) / (GPUS * P100_TFLOPS)
         theirs = {
             "on": f"{GPUS} P100",
             "source + target tokens an update": "25,000 + 25,000",
             "seconds an update": f"{paper.step}",
             "target tokens a second": f"{25_000 / paper.step:,.0f}",
-            "of the peak": f"{share:.0%} of {GPUS} x {P100_TFLOPS} TFLOP/s, for our products",
+            "of the peak": f"{share:.0%} of {GPUS} x {P100_TFLOPS} TFLOP/s, by our count of products",
             "all updates": span(paper.hours),
             "their FLOPs, time x peak": f"{paper.flops:.2g}",
         }

@@ -1,5 +1,6 @@
 """Table 2: the paper's numbers in its configurations, a probe that measures real updates, and three kinds of BLEU."""
 
+import dataclasses
 import json
 import math
 import os
@@ -228,12 +229,26 @@ def test_a_probe_refuses_what_it_cannot_measure(run):
 
 @pytest.fixture(scope="module")
 def trained(table2, corpus, tmp_path_factory):
-    """A folder as training leaves it, of a model that knows the words."""
+    """A folder as training leaves it."""
     folder = tmp_path_factory.mktemp("runs") / "run"
-    own = "--schedule linear --learning_rate 1e-2 --warmup_steps 5 --max_steps 60 --average_last 1 --dropout 0".split()
+    own = "--schedule linear --learning_rate 1e-2 --warmup_steps 5 --max_steps 20 --average_last 1 --dropout 0".split()
     options = ["--corpus", str(corpus), "--output_dir", str(folder), *SHAPE, *DEPTH, *own, "--bleu_sentences", "0"]
     table2.train(TrainingConfig.load(SCRIPTS / "configs" / "tiny.yaml", options))
     return folder
+
+
+def test_a_probe_of_the_paper_s_size_stands_beside_the_paper(table2, trained, monkeypatch, capsys):
+    monkeypatch.setattr(table2, "measured_peak", lambda precision: 100.0)
+    shape = {"hidden_size": 1024, "intermediate_size": 4096, "encoder_layers": 6, "decoder_layers": 6}
+    config = dataclasses.replace(TrainingConfig.load(trained / "training_config.yaml"), **shape)
+    table2.report_probe(config, 300_000)
+    printed = capsys.readouterr().out
+    # 6 for each weight and token; the vocabulary is so small that its product does not count
+    weights = 6 * (1.5 * 4 * 1024**2 + 2 * 1024 * 4096)
+    share = 6 * 50_000 * weights / (3.5 * 86_400 / 300_000) / (8 * 9.5e12)
+    assert float(re.search(r"\| (\d+)% of 8 x 9.5 TFLOP/s", printed)[1]) == pytest.approx(100 * share, abs=1)
+    for cell in ("| Transformer (big) |", "| 25,000 + 25,000 |", "| 1.0 |", "| 3.5 days |", "| 2.3e+19 |"):
+        assert cell in printed
 
 
 def test_a_run_is_scored_on_files(trained, run, tmp_path):
