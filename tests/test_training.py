@@ -411,9 +411,9 @@ def test_five_million_pairs_train_in_less_than_4_gigabytes(config, tmp_path):
     assert max(record["memory_gib"] for record in read_log(tmp_path / "run") if "memory_gib" in record) < 4
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in (SCRIPTS / "configs").glob("*.yaml")))
-def test_the_configurations_in_the_repository_load(name):
-    assert TrainingConfig.load(SCRIPTS / "configs" / f"{name}.yaml").output_dir == f"runs/{name}"
+@pytest.mark.parametrize("path", sorted((SCRIPTS / "configs").rglob("*.yaml")), ids=lambda path: path.stem)
+def test_the_configurations_in_the_repository_load(path):
+    assert TrainingConfig.load(path).output_dir == f"runs/{path.stem}"
 
 
 def test_sentences_that_are_all_too_long_are_refused(config, tmp_path):

@@ -1,0 +1,288 @@
+"""Table 2 of the paper, WMT 2014: what its four training runs take on this machine, and the BLEU of what they trained.
+
+    python scripts/reproduce_table2.py probe scripts/configs/paper/wmt14_en_de_base.yaml --steps 20
+    python scripts/reproduce_table2.py probe scripts/configs/paper/wmt14_en_de_big.yaml --mixed_precision bf16 \
+        --gradient_checkpointing true --output_dir runs/probe/big_bf16
+    hf-vanilla train scripts/configs/paper/wmt14_en_de_base.yaml             # or by torchrun or accelerate: see README
+    python scripts/reproduce_table2.py score runs/wmt14_en_de_base
+    python scripts/reproduce_table2.py score runs/wmt14_en_de_base --source newstest2014.en --reference newstest2014.de
+
+`probe` trains the configuration for a few updates by the loop of `hf-vanilla train`, with its model, optimiser,
+schedule, loss and tokens an update; only the sentences are those of `verses`, not the Hub's, and a BPE learns as many
+tokens from them. It prints memory, speed, the share of the machine's peak, and what the whole run would take, beside
+the paper's. Fields of the configuration can follow. A CPU makes 16 micro-batches of an update, a GPU one, unless
+`--accumulation_steps` says otherwise: the same update, in less memory. Interrupted, it prints what it has measured,
+and the same command goes on. It ends as a run does (mean of snapshots, validation, beam search), and leaves about 24
+bytes a parameter in `output_dir`. Under torchrun all processes count.
+
+`score` translates newstest2014 by beam search as in section 6.1 (beam 4, alpha 0.6, at most 50 tokens more than the
+source; interrupted, it goes on), and prints three kinds of BLEU with what makes each comparable: of text tokenised as
+Moses does, what papers of 2017 report; the same with compounds split at hyphens, as the script does that the paper's
+authors published for German (get_ende_bleu.sh in tensor2tensor); and sacreBLEU of the text as it is. The first two
+need `pip install sacremoses`.
+"""
+
+import argparse
+import json
+import os
+import re
+import shlex
+import statistics
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from benchmark_training import measured_peak, needed_products
+from datasets import load_dataset
+from sacrebleu.metrics import BLEU
+from training_peers import Shape
+from transformers import AutoTokenizer
+
+from hf_vanilla import Translator
+from hf_vanilla.batching import TokenBatchSampler
+from hf_vanilla.corpora import read_lines
+from hf_vanilla.decoding import identity_of, translate_file
+from hf_vanilla.environment import choose_precision, hardware, keep_freed_memory
+from hf_vanilla.run_log import read_records
+from hf_vanilla.tasks import TASKS, lengths_of
+from hf_vanilla.training import CONFIG, train
+from hf_vanilla.training_config import TrainingConfig
+
+BEAMS, ALPHA = 4, 0.6
+GPUS, P100_TFLOPS = 8, 9.5  # section 5.2, and footnote 5: float32
+SETS = {"test": "newstest2014", "validation": "newstest2013"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of Table 2 with the time that section 5.2 gives for it."""
+
+    name: str
+    step: float
+    """Seconds."""
+    hours: float
+    flops: float
+    """Hours x GPUs x peak of a GPU (section 6.1)."""
+    bleu: dict[str, float]
+
+
+ROWS = {
+    512: Row("Transformer (base)", 0.4, 12, 3.3e18, {"de": 27.3, "fr": 38.1}),
+    1024: Row("Transformer (big)", 1.0, 3.5 * 24, 2.3e19, {"de": 28.4, "fr": 41.8}),
+}
+"""By d_model."""
+
+
+def probe_config(path: str, steps: int, given: list[str]) -> TrainingConfig:
+    """The configuration, with nothing changed that an update depends on but the corpus; then the options `given`."""
+    micro_batches = 1 if torch.cuda.is_available() else 16
+    own = {"corpus": "verses", "output_dir": f"runs/probe/{Path(path).stem}", "accumulation_steps": micro_batches}
+    own |= {"log_every": 1, "checkpoint_every": max(1, steps // 20), "keep_checkpoints": 1, "average_last": 1}
+    own |= {"evaluations": 1, "bleu_sentences": 0, "preprocessing_workers": 1, "loader_workers": 0}
+    options = [text for name, value in own.items() for text in (f"--{name}", str(value))]
+    return TrainingConfig.load(path, [*options, *given, "--max_steps", str(steps)])
+
+
+def tokens_of_updates(config: TrainingConfig, updates: int, processes: int) -> np.ndarray:
+    """Tokens of source and target (2, updates), </s> included, of the first updates of a run that was begun."""
+    task = TASKS[config.task](config)
+    examples = task.examples(task.load_corpus(), "train", AutoTokenizer.from_pretrained(config.output_dir))
+    share = {"num_processes": processes, "accumulation_steps": config.accumulation_steps, "seed": config.seed}
+    sampler = TokenBatchSampler(lengths_of(examples, task.columns), config.batch_tokens, **share)
+    return np.stack([sampler.lengths[:, batch].sum(axis=1) for batch in sampler.batches[:updates]], axis=1)
+
+
+def span(hours: float) -> str:
+    """Hours, or days where they are many."""
+    return f"{hours:,.1f} hours" if hours < 48 else f"{hours / 24:,.1f} days"
+
+
+def report_probe(config: TrainingConfig, full_steps: int) -> None:
+    """Print what the log of a probe says, beside the paper."""
+    folder, processes = Path(config.output_dir), int(os.environ.get("WORLD_SIZE", 1))
+    records = [record for record in read_records(folder / "log.jsonl") if "loss" in record]
+    if not records:
+        sys.exit("reproduce_table2.py probe: interrupted before the end of the first update: nothing was measured")
+    seconds = [record["seconds_per_update"] for record in records][len(records) > 1 :]  # the first warms up
+    step = statistics.median(seconds)
+    source, target = tokens_of_updates(config, len(records), processes).mean(axis=1)
+    vocabulary = len(AutoTokenizer.from_pretrained(folder))
+    sizes = {"layers": config.encoder_layers, "width": config.hidden_size, "heads": config.num_attention_heads}
+    shape = Shape(**sizes, inner=config.intermediate_size, vocabulary=vocabulary, length=config.max_length)
+    batch = {"attention_mask": torch.ones(round(source)), "labels": torch.zeros(round(target))}
+    products = needed_products(batch, "seq2seq", shape) / 1e3
+    precision = {"no": "float32"}.get(kind := choose_precision(config.mixed_precision), kind)
+    peak = measured_peak("float32" if precision == "float32" else "bf16") / 1e3 * processes
+    hours = step * full_steps / 3600
+    parts = processes * config.accumulation_steps
+    how = f"{precision}, {parts} micro-batch(es)" + ", checkpointing" * config.gradient_checkpointing
+    here = {
+        "on": f"{f'{processes} x ' if processes > 1 else ''}{hardware()}, {how}",
+        "source + target tokens an update": f"{source:,.0f} + {target:,.0f}",
+        "seconds an update": f"{step:.3g} ({min(seconds):.3g} to {max(seconds):.3g}, {len(seconds)} update(s))",
+        "target tokens a second": f"{target / step:,.0f}",
+        "memory of a process at its peak": f"{max(record['memory_gib'] for record in records):.1f} GiB",
+        "matrix products of an update": f"{products:.3g} TFLOP",
+        "of the peak": f"{products / step / peak:.0%} of {peak:.3g} TFLOP/s, measured",
+        "all updates": f"{span(hours)} for {full_steps:,}",
+        "their FLOPs, time x peak": f"{hours * 3600 * peak * 1e12:.2g}",
+    }
+    theirs = {}
+    if paper := ROWS.get(config.hidden_size):
+        share = products * 50_000 / (source + target) / (paper.hours * 3600 / full_steps) / (GPUS * P100_TFLOPS)
+        theirs = {
+            "on": f"{GPUS} P100",
+            "source + target tokens an update": "25,000 + 25,000",
+            "seconds an update": f"{paper.step}",
+            "target tokens a second": f"{25_000 / paper.step:,.0f}",
+            "of the peak": f"{share:.0%} of {GPUS} x {P100_TFLOPS} TFLOP/s, by our count of products",
+            "all updates": span(paper.hours),
+            "their FLOPs, time x peak": f"{paper.flops:.2g}",
+        }
+    print(f"\n{folder}: loss {records[0]['loss']:.3f} at update 1, {records[-1]['loss']:.3f} at {len(records)}\n")
+    print(f"| | here | {paper.name if paper else 'the paper'} |\n|---|---|---|")
+    for name, value in here.items():
+        print(f"| {name} | {value} | {theirs.get(name, '')} |")
+
+
+def probe(options: argparse.Namespace, given: list[str]) -> None:
+    """Train for some updates, and report."""
+    if options.steps < 1:
+        raise ValueError(f"--steps must be at least 1, got {options.steps}")
+    whole = TrainingConfig.load(options.config, given)
+    if whole.task != "translation" or whole.architecture != "transformer" or not whole.max_steps:
+        raise ValueError(f"{options.config}: expected a Transformer that learns translation for max_steps updates")
+    config = probe_config(options.config, options.steps, given)
+    status: Any = 0
+    try:
+        train(config, shlex.join(sys.argv))
+    except SystemExit as stopped:  # what was measured is shown all the same
+        status = stopped.code
+    if not int(os.environ.get("RANK", 0)):
+        report_probe(config, whole.max_steps)
+    if status:
+        sys.exit(status)
+
+
+def split_compounds(text: str) -> str:
+    """A tokenised text as get_ende_bleu.sh has it: a hyphen between two characters becomes a token of its own.
+
+    Of neighbouring hyphens with one character between them, as in A-B-C, the first alone does: so has it Perl's s///g.
+    """
+    return re.sub(r"(\S)-(\S)", r"\1 ##AT##-##AT## \2", text)
+
+
+def tokenised_bleu(hypotheses: list[str], references: list[str]) -> tuple[float, str]:
+    """BLEU of texts whose tokens stand between blanks, as by Moses' multi-bleu.perl, and its signature."""
+    bleu = BLEU(tokenize="none", smooth_method="none", force=True)
+    return bleu.corpus_score(hypotheses, [references]).score, str(bleu.get_signature())
+
+
+def moses_tokenizer(language: str) -> Any:
+    """That of Moses for a language, as sacremoses has it.
+
+    Raises:
+        ImportError: it is not installed.
+    """
+    try:
+        from sacremoses import MosesTokenizer
+    except ImportError:
+        raise ImportError("tokenised BLEU needs the tokenizer of Moses: pip install sacremoses") from None
+    return MosesTokenizer(lang=language)
+
+
+def scores(hypotheses: list[str], references: list[str], moses: Any) -> dict[str, tuple[float, str]]:
+    """The three kinds of BLEU, each with its signature."""
+    sides = [[moses.tokenize(text, return_str=True) for text in side] for side in (hypotheses, references)]
+    tokenizer = f"sacremoses {version('sacremoses')}, {moses.lang}"
+    whole, signature = tokenised_bleu(*sides)
+    split, _ = tokenised_bleu(*([split_compounds(text) for text in side] for side in sides))
+    plain = BLEU()
+    return {
+        "tokenised": (whole, f"{signature} after {tokenizer}"),
+        "tokenised, compounds split": (split, f"{signature} after {tokenizer}, ##AT##-##AT##"),
+        "sacreBLEU": (plain.corpus_score(hypotheses, [references]).score, str(plain.get_signature())),
+    }
+
+
+def fetch(config: TrainingConfig, split: str, folder: Path) -> list[Path]:
+    """Source and reference of a split of the run's data set on the Hub as text files, whole; fetched once."""
+    columns = [config.source_column, config.target_column]
+    paths = [folder / f"{SETS[split]}.{column.rpartition('.')[2]}" for column in columns]
+    if not all(path.exists() for path in paths):
+        if config.corpus_configuration is None:
+            raise ValueError(f"this run learned from {config.corpus}, not from the Hub: give --source and --reference")
+        texts: list[list[str]] = [[], []]
+        for row in load_dataset(config.corpus, config.corpus_configuration, split=split, streaming=True):
+            for side, column in zip(texts, columns, strict=True):
+                text = row
+                for name in column.split("."):
+                    text = text[name]
+                side.append(" ".join(text.splitlines()))
+        folder.mkdir(exist_ok=True)
+        for path, side in zip(paths, texts, strict=True):
+            path.write_text("".join(f"{text}\n" for text in side), encoding="utf-8")
+    return paths
+
+
+def score(options: argparse.Namespace, given: list[str]) -> None:
+    """Translate, and report."""
+    if given:
+        raise ValueError(f"unrecognized arguments: {' '.join(given)}")
+    if bool(options.source) != bool(options.reference):
+        raise ValueError("--source and --reference need each other")
+    config, folder = TrainingConfig.load(options.run / CONFIG), options.run / "table2"
+    language = options.language or config.target_column.rpartition(".")[2]
+    if not re.fullmatch("[a-z]{2}", language):
+        raise ValueError(f"{options.run} does not tell its target language: give --language, such as de")
+    moses = moses_tokenizer(language)
+    own = [options.source, options.reference] if options.source else fetch(config, options.split, folder)
+    sources, references = (list(read_lines(path)) for path in own)
+    if not sources or len(sources) != len(references):
+        raise ValueError(f"{own[0]} has {len(sources)} lines, {own[1]} has {len(references)}; expected as many, not 0")
+    folder.mkdir(exist_ok=True)
+    target, search = folder / f"{own[0].name}.{language}", {"num_beams": BEAMS, "length_penalty": ALPHA}
+    translator = Translator.from_pretrained(options.run)
+    translate_file(translator, own[0], target, identity_of(translator, str(options.run), **search), **search)
+    results = scores(list(read_lines(target)), references, moses)
+    record = {name: {"bleu": bleu, "signature": signature} for name, (bleu, signature) in results.items()}
+    record |= {"sentences": len(sources), **search}
+    target.with_name(f"{target.name}.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    print(f"{own[0]}: {len(sources):,} sentences, beam {BEAMS}, alpha {ALPHA}; translated in {target}\n")
+    print("| | BLEU | signature |\n|---|---|---|")
+    for name, (bleu, signature) in results.items():
+        print(f"| {name} | {bleu:.1f} | `{signature}` |")
+    paper = ROWS.get(config.hidden_size)
+    if paper and language in paper.bleu:
+        print(f"| Table 2, {paper.name}, newstest2014 | {paper.bleu[language]} | tokenised; the paper says no more |")
+
+
+def main() -> None:
+    """Do one of the two jobs."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    jobs = parser.add_subparsers(dest="job", required=True)
+    job = jobs.add_parser("probe", help="what a run takes here", allow_abbrev=False)
+    job.add_argument("config", help="of scripts/configs/paper; its fields may follow as --field value")
+    job.add_argument("--steps", type=int, default=20, help="updates (default: 20)")
+    job.set_defaults(do=probe)
+    job = jobs.add_parser("score", help="the BLEU of a run", allow_abbrev=False)
+    job.add_argument("run", type=Path, help="its output_dir")
+    job.add_argument("--split", choices=SETS, default="test", help="newstest2014, or validation: newstest2013")
+    job.add_argument("--source", type=Path, help="instead of the Hub's: a file with one sentence a line")
+    job.add_argument("--reference", type=Path, help="its translation, as many lines")
+    job.add_argument("--language", help="of the target (default: as target_column of the run ends)")
+    job.set_defaults(do=score)
+    options, given = parser.parse_known_args()
+    keep_freed_memory()
+    try:
+        options.do(options, given)
+    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        sys.exit(f"reproduce_table2.py {options.job}: {error}")
+
+
+if __name__ == "__main__":
+    main()
