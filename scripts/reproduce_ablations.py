@@ -211,7 +211,7 @@ def train(model: VanillaForConditionalGeneration, updates: int) -> list[float]:
 def accuracy(model: VanillaForConditionalGeneration) -> tuple[float, float]:
     """The share of symbols that are right: given the true ones before them, and generated from the source alone."""
     model.eval()
-    sources = make_sources(200)
+    sources = make_sources(100)
     targets = sources.flip(1)
     forced = model(input_ids=sources, labels=targets).logits.argmax(-1)
     # Without a cache, so that what a position sees is what it saw in training.

@@ -1,7 +1,7 @@
 """Table 3 of the paper at small scale: what each change to the base model does to translation of the verses.
 
-    python scripts/reproduce_table3.py runs/table3                         # four rows: 20 minutes on 2 cores
-    python scripts/reproduce_table3.py runs/table3 --rows A B C D E        # all 18 and the base: 4 hours
+    python scripts/reproduce_table3.py runs/table3         # the base and two rows, two seeds: 20 minutes on 2 cores
+    python scripts/reproduce_table3.py runs/table3 --rows A B C D E --seeds 1 2 3         # all: 5 hours on 2 cores
     python scripts/reproduce_table3.py runs/table3 --rows h=1 d_k=16 --seeds 1 --workers 1
     python scripts/reproduce_table3.py runs/quick --rows D --seeds 1 --updates 50 --vocab_size 1000
 
@@ -78,8 +78,8 @@ FIELDS = {
     "positions": ("position_embedding_type",),
 }
 DIVISORS = {"N": 2, "d_k": 4, "d_model": 4, "d_ff": 4}
-QUICK = ("base", "N=2", "d_model=256", "P_drop=0.0")
-"""By default: those that differ from the base the most in the paper."""
+QUICK = ("N=2", "d_model=256")
+"""By default: two that differ much from the base in the paper, and take the least time."""
 
 
 def here(row: str) -> str:
@@ -273,9 +273,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where runs and table go")
     groups = sorted({group for group, *_ in PAPER.values()} - {""})
-    rows_help = f"of {' '.join(PAPER)}, or groups of them, {' '.join(groups)} (default: {' '.join(QUICK)})"
+    names = f"{' '.join(PAPER)}, or groups of them, {' '.join(groups)}"
+    rows_help = f"of {names}; the base is always among them (default: {' '.join(QUICK)})"
     parser.add_argument("--rows", nargs="+", choices=[*PAPER, *groups], default=QUICK, metavar="ROW", help=rows_help)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="(default: 1 2 3)")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2], help="(default: 1 2)")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     parser.add_argument("--workers", type=int, default=cores, help="runs side by side, a thread each (default: cores)")
     parser.add_argument("--updates", type=int, help="of each run (default: those of table3_base.yaml)")
