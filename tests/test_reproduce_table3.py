@@ -130,6 +130,7 @@ def test_a_run_that_was_interrupted_goes_on_and_one_that_is_done_stays(table3, g
 
     own = folder / "N=2-seed1"
     own.mkdir(parents=True)
+    write_results(folder, "base", (300.0,), (1.0,))  # done before
     tokenizer = ["--tokenizer", str(folder / "tokenizer")]
     task = TASKS["translation"](table3.training_config("base", 1, folder, settings))
     task.load_tokenizer(task.load_corpus()).save_pretrained(folder / "tokenizer")
@@ -139,7 +140,8 @@ def test_a_run_that_was_interrupted_goes_on_and_one_that_is_done_stays(table3, g
     assert not (own / "result.json").exists() and (own / "model" / "checkpoints" / "step-3").is_dir()
 
     out = table(*given, "--updates", "6", "--rows", "N=2", "--workers", "1")
-    assert "2 of 2 runs to do" in out and "1/2 base, seed 1: perplexity" in out and "2/2 N=2, seed 1" in out
+    assert "1 of 2 runs to do, 1 side by side" in out and "base, seed" not in out
+    assert "2/2 N=2, seed 1: perplexity" in out
     log = [json.loads(line) for line in (own / "model" / "log.jsonl").read_text().splitlines()]
     assert [record["step"] for record in log if "loss" in record] == [1, 2, 3, 4, 5, 6]
     assert "going on after update 3" in (own / "output.txt").read_text()
