@@ -139,6 +139,7 @@ class Task:
             "hidden_size": self.config.hidden_size,
             "intermediate_size": self.config.intermediate_size,
             "num_attention_heads": self.config.num_attention_heads,
+            "qk_head_dim": self.config.qk_head_dim,
             "max_position_embeddings": max(512, self.config.max_length),
             "activation_function": self.config.activation_function,
             "dropout": self.config.dropout,

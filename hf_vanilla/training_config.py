@@ -17,7 +17,14 @@ LIMITED_SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial")
 """Those that end at a learning rate of 0, and must know when."""
 
 RECURRENT = ("cell_type", "attention_type", "input_feeding", "local_alignment", "attention_window")
-TRANSFORMER = ("norm_position", "activation_function", "position_embedding_type", "scale_embedding", "embedding_norm")
+TRANSFORMER = (
+    "qk_head_dim",
+    "norm_position",
+    "activation_function",
+    "position_embedding_type",
+    "scale_embedding",
+    "embedding_norm",
+)
 """Fields that only one architecture has a use for."""
 
 MAY_CHANGE = {
@@ -82,6 +89,7 @@ class TrainingConfig:
     hidden_size: int = _option(512, "d_model")
     intermediate_size: int = _option(2048, "d_ff")
     num_attention_heads: int = _option(8, "h")
+    qk_head_dim: int | None = _option(None, "d_k; by default hidden_size / num_attention_heads, as d_v is")
     encoder_layers: int = _option(6, "N of the encoder (translation, masked_lm)")
     decoder_layers: int = _option(6, "N of the decoder (translation, causal_lm)")
     dropout: float = _option(0.1, "P_drop")
@@ -137,7 +145,7 @@ class TrainingConfig:
         self._expect("train_minutes", (self.train_minutes or 1) < 10**9, "a number of minutes")
         for name in ("bleu_sentences", "loader_workers", "warmup_steps", "seed"):
             self._expect(name, getattr(self, name) >= 0, "0 or a positive number")
-        for name in ("max_steps", "train_minutes", "max_grad_norm"):
+        for name in ("max_steps", "train_minutes", "max_grad_norm", "qk_head_dim"):
             self._expect(name, getattr(self, name) is None or getattr(self, name) > 0, "a positive number or nothing")
         if self.label_smoothing is None:
             self.label_smoothing = 0.1 if self.task == "translation" else 0.0

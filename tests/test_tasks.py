@@ -106,6 +106,7 @@ def test_the_models_have_the_shape_that_the_configuration_says(make, task):
         "hidden_size": 20,
         "intermediate_size": 28,
         "num_attention_heads": 2,
+        "qk_head_dim": 6,
         "dropout": 0.25,
         "norm_position": "pre",
         "activation_function": "gelu",

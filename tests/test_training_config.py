@@ -65,6 +65,8 @@ def test_a_misspelt_option_is_refused_with_the_nearest(tmp_path):
             {"schedule": "linear", "max_steps": 10, "warmup_steps": 20},
             r"warmup_steps is 20; expected less than max_steps",
         ),
+        ({"qk_head_dim": 0}, "qk_head_dim is 0; expected a positive number or nothing"),
+        ({"architecture": "recurrent", "qk_head_dim": 8}, "qk_head_dim is 8; .* not for architecture recurrent"),
         ({"streaming": True, "loader_workers": 2}, "loader_workers is 2; expected at most 1 with streaming"),
     ],
 )

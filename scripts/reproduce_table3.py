@@ -1,0 +1,317 @@
+"""Table 3 of the paper at small scale: what each change to the base model does to translation of the verses.
+
+    python scripts/reproduce_table3.py runs/table3         # the base and two rows, two seeds: 20 minutes on 2 cores
+    python scripts/reproduce_table3.py runs/table3 --rows A B C D E --seeds 1 2 3         # all: 5 hours on 2 cores
+    python scripts/reproduce_table3.py runs/table3 --rows h=1 d_k=16 --seeds 1 --workers 1
+    python scripts/reproduce_table3.py runs/quick --rows D --seeds 1 --updates 50 --vocab_size 1000
+
+Rows have the paper's names and are made smaller as the base model is (scripts/configs/paper/table3_base.yaml): widths
+by 4, depth by 2; heads, dropout and smoothing as they are. All runs make as many updates of as many tokens, as in the
+paper; time is reported, not equalised. Perplexity (per token of one vocabulary, without smoothing), BLEU and chrF
+(beam 4, alpha 0.6, one reference, no averaging of checkpoints) are of the validation verses. The paper's big model is
+not among the rows: it was trained three times as long.
+
+Each row is compared with the base: "holds" where the difference has the paper's sign and exceeds the standard
+deviation of such a difference over the seeds, "within spread" where it does not exceed it, else "opposite". Where the
+paper has no difference, one within the spread "holds", and another "differs".
+
+A run that is done is not done again, one that was interrupted goes on where it was, and the table (FOLDER/table3.md)
+is of all that are done. FOLDER/ROW-seedN holds result.json, what the run printed (output.txt), and the trained model.
+"""
+
+import argparse
+import dataclasses
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import statistics
+import sys
+import time
+from multiprocessing.connection import wait
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import AcceleratorState
+from filelock import FileLock
+
+from hf_vanilla import Translator
+from hf_vanilla.environment import keep_freed_memory
+from hf_vanilla.metrics import TranslationQuality
+from hf_vanilla.tasks import TASKS
+from hf_vanilla.training import train
+from hf_vanilla.training_config import TrainingConfig
+
+CONFIG = Path(__file__).parent / "configs" / "paper" / "table3_base.yaml"
+PAPER = {
+    "base": ("", 4.92, 25.8),
+    "h=1": ("A", 5.29, 24.9),
+    "h=4": ("A", 5.00, 25.5),
+    "h=16": ("A", 4.91, 25.8),
+    "h=32": ("A", 5.01, 25.4),
+    "d_k=16": ("B", 5.16, 25.1),
+    "d_k=32": ("B", 5.01, 25.4),
+    "N=2": ("C", 6.11, 23.7),
+    "N=4": ("C", 5.19, 25.3),
+    "N=8": ("C", 4.88, 25.5),
+    "d_model=256": ("C", 5.75, 24.5),
+    "d_model=1024": ("C", 4.66, 26.0),
+    "d_ff=1024": ("C", 5.12, 25.4),
+    "d_ff=4096": ("C", 4.75, 26.2),
+    "P_drop=0.0": ("D", 5.77, 24.6),
+    "P_drop=0.2": ("D", 4.95, 25.5),
+    "eps_ls=0.0": ("D", 4.67, 25.3),
+    "eps_ls=0.2": ("D", 5.47, 25.7),
+    "positions=learned": ("E", 4.92, 25.7),
+}
+"""Table 3: group, perplexity and BLEU on newstest2013. d_k and d_v are d_model / h, but for d_k in B."""
+FIELDS = {
+    "h": ("num_attention_heads",),
+    "d_k": ("qk_head_dim",),
+    "N": ("encoder_layers", "decoder_layers"),
+    "d_model": ("hidden_size",),
+    "d_ff": ("intermediate_size",),
+    "P_drop": ("dropout",),
+    "eps_ls": ("label_smoothing",),
+    "positions": ("position_embedding_type",),
+}
+DIVISORS = {"N": 2, "d_k": 4, "d_model": 4, "d_ff": 4}
+QUICK = ("N=2", "d_model=256")
+"""By default: two that differ much from the base in the paper, and take the least time."""
+
+
+def here(row: str) -> str:
+    """What a row has at this scale, such as "N=1" for the paper's "N=2"."""
+    name, _, value = row.partition("=")
+    return f"{name}={int(value) // DIVISORS[name]}" if name in DIVISORS else row
+
+
+def training_config(row: str, seed: int, folder: Path, given: list[str]) -> TrainingConfig:
+    """That of the base model, with the options `given`, and with what the row changes."""
+    name, _, value = here(row).partition("=")
+    changes = [text for field in FIELDS.get(name, ()) for text in (f"--{field}", value)]
+    own = ["--output_dir", str(folder / "model"), "--seed", str(seed)]
+    return TrainingConfig.load(CONFIG, [*given, *changes, *own])
+
+
+def run(row: str, seed: int, folder: Path, given: list[str]) -> None:
+    """Train one model, have it translate, and leave `result.json`; goes on with what an interrupted run left.
+
+    Raises:
+        filelock.Timeout: another process is at it.
+    """
+    with FileLock(folder / "lock", timeout=0):
+        config = training_config(row, seed, folder, given)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        model = train(config)
+        start = time.monotonic()
+        summary = json.loads((model / "training_summary.json").read_text(encoding="utf-8"))
+        translator = Translator.from_pretrained(model, device="cpu")
+        pairs = [  # those that the perplexity is of
+            pair
+            for pair in TASKS["translation"](config).load_corpus()["validation"]
+            if max(len(translator.tokenizer(pair[side])["input_ids"]) for side in ("source", "target"))
+            <= config.max_length
+        ]
+        quality = TranslationQuality().compute(
+            predictions=translator([pair["source"] for pair in pairs]), references=[[pair["target"]] for pair in pairs]
+        )
+        result = {
+            "row": row,
+            "seed": seed,
+            "perplexity": summary["final"]["validation_perplexity"],
+            **quality,
+            "parameters": sum(weight.numel() for weight in translator.model.parameters()),
+            "training_seconds": summary["seconds"],
+            "seconds": summary["seconds"] + time.monotonic() - start,
+            **{name: summary[name] for name in ("updates", "epochs", "target_tokens", "hardware", "versions")},
+        }
+        unfinished = folder / "result.json.unfinished"
+        unfinished.write_text(json.dumps(result, indent=1), encoding="utf-8")
+        unfinished.replace(folder / "result.json")
+        for name in ("checkpoints", "snapshots", "best"):  # of no more use
+            shutil.rmtree(model / name, ignore_errors=True)
+
+
+def work(row: str, seed: int, folder: Path, given: list[str]) -> None:
+    """What a process of its own does: `run` with one thread; what it prints goes into a file."""
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    with (folder / "output.txt").open("a", encoding="utf-8") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    run(row, seed, folder, given)
+
+
+def check_settings(folder: Path, config: TrainingConfig) -> None:
+    """Keep the settings of the base model in `settings.json`.
+
+    Raises:
+        ValueError: there are others.
+    """
+    path = folder / "settings.json"
+    if path.exists():
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        changes = config.changes(earlier)
+        if earlier["max_steps"] != config.max_steps:
+            changes.append(f"max_steps was {earlier['max_steps']}, now {config.max_steps}")
+        if changes:
+            raise ValueError(f"{folder} holds runs with other settings: {'; '.join(changes)}. Choose another folder")
+    folder.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(dataclasses.asdict(config), indent=1), encoding="utf-8")
+
+
+def read_results(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
+    """What is done, by row and seed."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*-seed*/result.json")]
+    return {(result["row"], result["seed"]): result for result in found}
+
+
+def do_all(runs: list[tuple[str, int]], workers: int, folder: Path, given: list[str]) -> list[str]:
+    """Do the runs that are missing, some side by side, with a line for each that ends; returns what failed."""
+    todo = [each for each in runs if each not in read_results(folder)]
+    if todo:
+        print(f"{len(todo)} of {len(runs)} runs to do, {workers} side by side", flush=True)
+    spawn, failed = multiprocessing.get_context("spawn"), []
+    running: dict[Any, tuple[str, int, Path]] = {}
+    try:
+        while todo or running:
+            while todo and len(running) < workers:
+                row, seed = todo.pop(0)
+                own = folder / f"{row}-seed{seed}"
+                own.mkdir(exist_ok=True)
+                process = spawn.Process(target=work, args=(row, seed, own, given))
+                process.start()
+                running[process] = (row, seed, own)
+            wait([process.sentinel for process in running])
+            for process in [process for process in running if not process.is_alive()]:
+                row, seed, own = running.pop(process)
+                done = read_results(folder)
+                if (result := done.get((row, seed))) is None:
+                    failed.append(f"{row}, seed {seed}: failed, see {own / 'output.txt'}")
+                    print(failed[-1], flush=True)
+                    continue
+                mean = statistics.mean(each["seconds"] for each in done.values())
+                left = mean * (len(todo) + len(running)) / workers / 60
+                print(
+                    f"{len(runs) - len(todo) - len(running)}/{len(runs)} {row}, seed {seed}: "
+                    f"perplexity {result['perplexity']:.2f}, BLEU {result['bleu']:.2f}, chrF {result['chrf']:.1f}, "
+                    f"{result['training_seconds']:.0f} s; about {left:.0f} minutes left",
+                    flush=True,
+                )
+    finally:  # whatever stops this stops them, too; they save first
+        for process in running:
+            process.terminate()
+        for process in running:
+            process.join()
+    return failed
+
+
+def over_seeds(results: list[dict[str, Any]], name: str, digits: int) -> str:
+    """Mean and standard deviation of what runs measured."""
+    values = [result[name] for result in results]
+    spread = f" ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):,.{digits}f}{spread}"
+
+
+def verdict(paper: float, own: list[float], base: list[float]) -> tuple[str, str]:
+    """How a row differs from the base, and how this relates to the paper's difference: see the top of this file."""
+    difference = statistics.mean(own) - statistics.mean(base)
+    if min(len(own), len(base)) < 2:
+        return f"{difference:+.2f}", "one seed"
+    spread = (statistics.variance(own) + statistics.variance(base)) ** 0.5
+    if abs(difference) <= spread:
+        word = "within spread" if paper else "holds"
+    elif paper:
+        word = "holds" if (difference > 0) == (paper > 0) else "opposite"
+    else:
+        word = "differs"
+    return f"{difference:+.2f} ± {spread:.2f}", word
+
+
+def report(folder: Path) -> str:
+    """The table of all that is done, in Markdown."""
+    by_row: dict[str, list[dict[str, Any]]] = {}
+    for (row, _), result in sorted(read_results(folder).items()):
+        by_row.setdefault(row, []).append(result)
+    every, base = [result for results in by_row.values() for result in results], by_row.get("base", [])
+    lines = [
+        "| | row | here | parameters | PPL | BLEU | chrF | seconds | seeds | PPL in the paper | against base, here | "
+        "direction | BLEU in the paper | against base, here | direction |",
+        "|---" * 15 + "|",
+    ]
+    words: dict[str, int] = {}
+    for row, (group, *of_paper) in PAPER.items():
+        if not (results := by_row.get(row)):
+            continue
+        cells = [group, row, here(row), f"{results[0]['parameters']:,}", over_seeds(results, "perplexity", 2)]
+        cells += [over_seeds(results, "bleu", 2), over_seeds(results, "chrf", 1)]
+        cells += [over_seeds(results, "training_seconds", 0), str(len(results))]
+        for name, paper, reference in zip(("perplexity", "bleu"), of_paper, PAPER["base"][1:], strict=True):
+            difference = round(paper - float(reference), 2)
+            if row == "base" or not base:
+                cells += [str(paper), "", ""]
+                continue
+            found, word = verdict(difference, [r[name] for r in results], [r[name] for r in base])
+            words[word] = words.get(word, 0) + 1
+            cells += [f"{paper} ({difference:+.2f})", found, word]
+        lines.append("| " + " | ".join(cells) + " |")
+    about = every[0]
+    settled = ", ".join(f"{word} {count}" for word, count in sorted(words.items()))
+    heading = (
+        f"{about['updates']:,} updates, {about['target_tokens'] / 1e6:.2f} million target tokens a run; "
+        f"{about['sentences']} validation verses; {' and '.join(sorted({each['hardware'] for each in every}))}; "
+        f"BLEU {about['bleu_signature']}, chrF {about['chrf_signature']}. Differences from the base: {settled or '-'}."
+    )
+    return "\n".join([heading, "", *lines])
+
+
+def main() -> None:
+    """Do the runs that are missing, then report all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="where runs and table go")
+    groups = sorted({group for group, *_ in PAPER.values()} - {""})
+    names = f"{' '.join(PAPER)}, or groups of them, {' '.join(groups)}"
+    rows_help = f"of {names}; the base is always among them (default: {' '.join(QUICK)})"
+    parser.add_argument("--rows", nargs="+", choices=[*PAPER, *groups], default=QUICK, metavar="ROW", help=rows_help)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2], help="(default: 1 2)")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parser.add_argument("--workers", type=int, default=cores, help="runs side by side, a thread each (default: cores)")
+    parser.add_argument("--updates", type=int, help="of each run (default: those of table3_base.yaml)")
+    options, given = parser.parse_known_args()
+    if options.workers < 1:
+        parser.error(f"--workers must be at least 1, got {options.workers}")
+    folder = options.folder.resolve()
+    given += [] if options.updates is None else ["--max_steps", str(options.updates)]
+    chosen = [row for row in PAPER if row == "base" or row in options.rows or PAPER[row][0] in options.rows]
+    runs = [(row, seed) for seed in dict.fromkeys(options.seeds) for row in chosen]
+    try:
+        for row, seed in runs:
+            TASKS["translation"](training_config(row, seed, folder, given))  # for its error
+        config = training_config("base", 1, folder, given)
+        check_settings(folder, config)
+    except ValueError as error:
+        parser.error(str(error))
+    # One vocabulary, without which perplexities cannot be compared; and one process fills the cache of the corpus.
+    if not config.tokenizer:
+        given += ["--tokenizer", str(folder / "tokenizer")]
+        if not (folder / "tokenizer" / "tokenizer.json").exists():
+            task = TASKS["translation"](config)
+            task.load_tokenizer(task.load_corpus()).save_pretrained(folder / "tokenizer")
+    try:
+        failed = do_all(runs, options.workers, folder, given)
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from there")
+    if read_results(folder):
+        table = report(folder)
+        (folder / "table3.md").write_text(f"{table}\n", encoding="utf-8")
+        print(f"\n{table}\n\nwritten: {folder / 'table3.md'}")
+    if failed:
+        sys.exit("\n".join(failed))
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    main()
