@@ -24,8 +24,8 @@ from typing import Any
 DELETED_TAGS = {",", ":", "``", "''", ".", "-NONE-"}
 DELETED_LABELS = {"TOP", "S1", "ROOT", ""} | DELETED_TAGS
 EQUAL_LABELS = {"PRT": "ADVP"}
-WORD = "XX"
-"""What stands for a word in a linearised tree (Vinyals et al., 2015, arXiv:1412.7449, section 3.1)."""
+UNKNOWN = "XX"
+"""A word that is none of the sentence's, and its part of speech."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +98,13 @@ def plain_label(label: str) -> str:
 
 
 def linearise(tree: Tree) -> str:
-    """A tree as the sequence of Vinyals et al., "(S (NP XX )NP (VP XX )VP )S": neither tags nor empty elements."""
+    """A tree as a sequence (Vinyals et al., 2015, arXiv:1412.7449, section 3.1), "(S (NP DT NN )NP (VP VBZ )VP )S".
+
+    It has parts of speech in the place of words, as the first of theirs and as those of tensor2tensor, the code of the
+    Transformer's authors, and no empty elements.
+    """
     if tree.is_word:
-        return "" if tree.label == "-NONE-" else WORD
+        return "" if tree.label == "-NONE-" else tree.label
     inner = " ".join(filter(None, map(linearise, tree.children)))
     label = plain_label(tree.label)
     return inner if label in DELETED_LABELS or not inner else f"({label} {inner} ){label}"
@@ -110,12 +114,14 @@ def delinearise(text: str, leaves: Sequence[Tree]) -> tuple[Tree, bool]:
     """The tree that a sequence stands for, whatever it is, and whether it was well-formed.
 
     A closing bracket closes the last open one of its label, and all that are open within it; it is left out where
-    there is none. What is open at the end is closed there. With more or fewer words than the sentence's, `leaves`,
-    the tree has words that are none of the sentence's, and so none of its brackets is right.
+    there is none. What is open at the end is closed there. Parts of speech are not looked at: the words, with theirs,
+    are `leaves`, those of the sentence. If the sequence has more or fewer, the tree has words that are none of the
+    sentence's, and so none of its brackets is right.
     """
     tokens, leaves = text.split(), [leaf for leaf in leaves if leaf.label != "-NONE-"]
-    fits = tokens.count(WORD) == len(leaves)
-    words = iter(leaves if fits else [Tree(WORD, (WORD,))] * tokens.count(WORD))
+    opening, closing = ([len(token) > 1 and token[0] == sign for token in tokens] for sign in "()")
+    fits = len(tokens) - sum(opening) - sum(closing) == len(leaves)
+    words = iter(leaves if fits else [Tree(UNKNOWN, (UNKNOWN,))] * len(tokens))
     stack: list[tuple[str, list[Tree]]] = [("TOP", [])]
     correct = fits
 
@@ -124,12 +130,12 @@ def delinearise(text: str, leaves: Sequence[Tree]) -> tuple[Tree, bool]:
         if children:  # else it holds nothing
             stack[-1][1].append(Tree(label, tuple(children)))
 
-    for token in tokens:
-        if token == WORD:
-            stack[-1][1].append(next(words))
-        elif token.startswith("(") and len(token) > 1:
+    for token, opens, closes in zip(tokens, opening, closing, strict=True):
+        if opens:
             stack.append((token[1:], []))
-        elif token.startswith(")") and any(label == token[1:] for label, _ in stack[1:]):
+        elif not closes:
+            stack[-1][1].append(next(words))
+        elif any(label == token[1:] for label, _ in stack[1:]):
             correct &= stack[-1][0] == token[1:] and bool(stack[-1][1])
             while stack[-1][0] != token[1:]:
                 close()
@@ -139,7 +145,7 @@ def delinearise(text: str, leaves: Sequence[Tree]) -> tuple[Tree, bool]:
     correct &= len(stack) == 1 and len(stack[0][1]) == 1
     while len(stack) > 1:
         close()
-    return Tree("TOP", tuple(stack[0][1]) or (Tree(WORD, (WORD,)),)), correct
+    return Tree("TOP", tuple(stack[0][1]) or (Tree(UNKNOWN, (UNKNOWN,)),)), correct
 
 
 def brackets(tree: Tree) -> tuple[list[str], Counter[tuple[str, int, int]]]:

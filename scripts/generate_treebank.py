@@ -26,7 +26,7 @@ from evaluate_trees import Tree
 
 Modifier = tuple[str, ...]
 """Its sort, and what decides which phrases could take it."""
-MOST_WORDS = 40
+MOST_WORDS = 20
 NOUNS = {
     "PERSON": ("from:PLACE of:PLACE with:PART", "baker boy cook doctor farmer girl king nurse painter sailor teacher"),
     "ANIMAL": ("of:PERSON with:PART", "bear bird cat cow dog goat horse lion"),

@@ -6,9 +6,10 @@
     python scripts/reproduce_table4.py runs/step --one_step               # of the paper's model, at its full size
     python scripts/reproduce_table4.py runs/wsj --treebank WSJ --systems paper
 
-A model reads words and writes the tree as Vinyals et al. (2015, arXiv:1412.7449) do: "(S (NP XX )NP (VP XX )VP )S",
-labelled brackets, XX for each word whatever its part of speech. Each word and each bracket is one token. As in the
-paper, a beam of 21, alpha 0.3, at most 300 tokens more than the source has. Scores: scripts/evaluate_trees.py.
+A model reads words and writes the tree as a sequence (Vinyals et al., 2015, arXiv:1412.7449) of labelled brackets and
+parts of speech, "(S (NP DT NN )NP (VP VBZ )VP )S"; each word, bracket and part of speech is one token. As in the
+paper, a beam of 21, alpha 0.3, at most 300 tokens more than the source has. Brackets alone are scored, as evalb does
+(scripts/evaluate_trees.py), those of malformed sequences once they are mended.
 
 The treebank is generated (scripts/generate_treebank.py), unless --treebank names a folder with train.mrg and test.mrg,
 trees in the Penn Treebank's notation. All runs of a seed make as many updates with the same batches; of the training
@@ -60,7 +61,7 @@ BASELINES = {
 }
 BEAMS, ALPHA, EXTRA_TOKENS = 21, 0.3, 300
 BEAM_TOKENS = 8192  # source tokens searched together, times beams
-LONG = 20
+LONG = 12
 TRAIN_TREES, TEST_TREES = 20_000, 500
 SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
 
@@ -71,7 +72,7 @@ def source_of(tree: Tree) -> str:
 
 
 def make_tokenizer(trees: Sequence[Tree], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Brackets, and the most frequent words, as many as there is room for; what room is left stays unused.
+    """Brackets, tags and the most frequent words, as many as there is room for; what room is left stays unused.
 
     Raises:
         ValueError: there is room for no word.
@@ -80,7 +81,7 @@ def make_tokenizer(trees: Sequence[Tree], vocab_size: int) -> PreTrainedTokenize
     words = Counter(word for tree in trees for word in source_of(tree).split())
     tokens = list(dict.fromkeys([*SPECIAL_TOKENS, *sorted(outputs), *(word for word, _ in words.most_common())]))
     if vocab_size <= len(SPECIAL_TOKENS) + len(outputs):
-        raise ValueError(f"vocab_size is {vocab_size}; these trees have {len(outputs)} kinds of brackets alone")
+        raise ValueError(f"vocab_size is {vocab_size}; these trees have {len(outputs)} brackets and tags alone")
     tokens += [f"<unused{number}>" for number in range(vocab_size - len(tokens))]
     vocabulary = {token: number for number, token in enumerate(tokens[:vocab_size])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
