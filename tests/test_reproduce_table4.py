@@ -145,7 +145,10 @@ def treebank():
 
 def test_generated_trees_are_different_drawn_again_and_survive_as_sequences(treebank):
     sentences = [" ".join(each.words()) for each in treebank]
-    assert len(set(sentences)) == len(sentences) and max(len(each.words()) for each in treebank) <= generate_treebank.MOST_WORDS
+    assert (
+        len(set(sentences)) == len(sentences)
+        and max(len(each.words()) for each in treebank) <= generate_treebank.MOST_WORDS
+    )
     assert list(islice(generate_treebank.generate(10**6, seed=3), 20)) == treebank[:20]
     for each in treebank:
         again, correct = delinearise(linearise(each), each.leaves())
