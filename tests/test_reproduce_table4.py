@@ -355,7 +355,7 @@ def test_the_table_goes_on_and_reports_all_that_is_done(treebank, tmp_path, monk
     capsys.readouterr()
     with pytest.raises(SystemExit):
         reproduce("--label_smoothing", "0.2")
-    assert "label_smoothing was 0.1, now 0.2. Choose another folder" in capsys.readouterr().err
+    assert "label_smoothing was 0.0, now 0.2. Choose another folder" in capsys.readouterr().err
     (own / "test.mrg").write_text("(NN a")
     with pytest.raises(SystemExit):
         reproduce()
