@@ -1,0 +1,146 @@
+"""Parsers that look at parts of speech alone: what words are worth beyond them, for scripts/reproduce_table4.py.
+
+They are given the right parts of speech, which the models are not.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from evaluate_trees import Tree, brackets, delinearise, linearise, plain_label
+
+UNLIKELY = 12.0
+"""What is so much (in nats) less probable than the best of a span is no longer followed."""
+
+
+def tags_of(leaves: Sequence[Tree]) -> tuple[str, ...]:
+    """Parts of speech."""
+    return tuple(leaf.label for leaf in leaves)
+
+
+class RightBranching:
+    """A bracket from each word to the end (before the full stop), with the label that its first tag begins most."""
+
+    def __init__(self, trees: Sequence[Tree]):
+        labels: dict[str, Counter[str]] = defaultdict(Counter)
+        for tree in trees:
+            tags = [leaf.label for leaf in tree.leaves()]
+            for (label, start, _), count in brackets(tree)[1].items():
+                labels[tags[start]][label] += count
+        self.labels = {tag: counter.most_common(1)[0][0] for tag, counter in labels.items()}
+
+    def parse(self, leaves: Sequence[Tree]) -> Tree:
+        """The tree."""
+        *inner, last = leaves
+        stop = [last] if last.label == "." else []
+        inner += [] if stop else [last]
+        tree: list[Tree] = []
+        for leaf in reversed(inner):
+            tree = [Tree(self.labels.get(leaf.label, "NP"), (leaf, *tree))]
+        return Tree("S", (*tree[0].children, *stop)) if tree else last
+
+
+class MostFrequentTree:
+    """The most frequent tree of the same parts of speech in training; without one, what another parser finds.
+
+    Attributes:
+        known: how many sentences had one.
+    """
+
+    def __init__(self, trees: Sequence[Tree], otherwise: Any):
+        self.trees: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
+        for tree in trees:
+            self.trees[tags_of(tree.leaves())][linearise(tree)] += 1
+        self.otherwise, self.known = otherwise, 0
+
+    def parse(self, leaves: Sequence[Tree]) -> Tree:
+        """The tree."""
+        if (found := self.trees.get(tags_of(leaves))) is None:
+            return self.otherwise.parse(leaves)
+        self.known += 1
+        return delinearise(found.most_common(1)[0][0], leaves)[0]
+
+
+class TreebankGrammar:
+    """The most probable tree by the rules of the training trees (Charniak, 1996), each with its relative frequency.
+
+    Labels are annotated with that of their parent (Johnson, 1998), and of a long rule each child depends on the one
+    before it (Klein and Manning, 2003: v = 2, h = 1). By CKY; a sentence without a tree gets that of another parser.
+    """
+
+    def __init__(self, trees: Sequence[Tree], otherwise: Any):
+        counts: Counter[tuple[str, ...]] = Counter()
+        for tree in trees:
+            self.count(tree, "TOP", counts)
+        totals: Counter[str] = Counter()
+        for (parent, *_), count in counts.items():
+            totals[parent] += count
+        self.unary: dict[str, list[tuple[str, float]]] = defaultdict(list)
+        self.binary: dict[str, list[tuple[str, str, float]]] = defaultdict(list)
+        for (parent, *children), count in counts.items():
+            value = math.log(count / totals[parent])
+            if len(children) == 1:
+                self.unary[children[0]].append((parent, value))
+            else:
+                self.binary[children[0]].append((children[1], parent, value))
+        self.otherwise = otherwise
+
+    def count(self, tree: Tree, parent: str, counts: Counter[tuple[str, ...]]) -> str:
+        """Count the rules of a tree; returns its symbol. What follows a child is a symbol that begins with "@"."""
+        if tree.is_word:
+            return tree.label
+        symbol = f"{plain_label(tree.label)}^{parent}"
+        children = [self.count(child, plain_label(tree.label), counts) for child in tree.children]
+        rest = symbol
+        for i, child in enumerate(children[:-1]):
+            after = f"@{symbol}|{child}" if i < len(children) - 2 else children[-1]
+            counts[rest, child, after] += 1
+            rest = after
+        if len(children) == 1:
+            counts[symbol, children[0]] += 1
+        if parent == "TOP":
+            counts["TOP", symbol] += 1
+        return symbol
+
+    def parse(self, leaves: Sequence[Tree]) -> Tree:
+        """The tree."""
+        n = len(leaves)
+        chart: dict[tuple[int, int], dict[str, tuple[float, Any]]] = {}
+        for width in range(1, n + 1):
+            for start in range(n - width + 1):
+                end = start + width
+                cell: dict[str, tuple[float, Any]] = {leaves[start].label: (0.0, None)} if width == 1 else {}
+                for middle in range(start + 1, end):
+                    right_cell = chart[middle, end]
+                    for left, (left_value, _) in chart[start, middle].items():
+                        for right, parent, value in self.binary.get(left, ()):
+                            if right in right_cell:
+                                total = value + left_value + right_cell[right][0]
+                                if parent not in cell or total > cell[parent][0]:
+                                    cell[parent] = (total, (middle, left, right))
+                todo = list(cell)
+                while todo:
+                    child = todo.pop()
+                    for parent, value in self.unary.get(child, ()):
+                        total = value + cell[child][0]
+                        if parent not in cell or total > cell[parent][0]:
+                            cell[parent] = (total, child)
+                            todo.append(parent)
+                least = max((value for value, _ in cell.values()), default=0.0) - UNLIKELY
+                chart[start, end] = {symbol: entry for symbol, entry in cell.items() if entry[0] >= least}
+        if "TOP" not in chart[0, n]:
+            return self.otherwise.parse(leaves)
+        return Tree("TOP", tuple(self.build(chart, leaves, 0, n, "TOP")))
+
+    def build(self, chart: Any, leaves: Sequence[Tree], start: int, end: int, symbol: str) -> list[Tree]:
+        """The tree of a symbol; of TOP and of one that begins with "@" what is in it."""
+        origin = chart[start, end][symbol][1]
+        if origin is None:
+            return [leaves[start]]
+        if isinstance(origin, str):
+            inner = self.build(chart, leaves, start, end, origin)
+        else:
+            middle, left, right = origin
+            inner = self.build(chart, leaves, start, middle, left) + self.build(chart, leaves, middle, end, right)
+        return inner if symbol == "TOP" or symbol.startswith("@") else [Tree(symbol.split("^")[0], tuple(inner))]
