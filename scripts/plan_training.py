@@ -1,9 +1,9 @@
 """What a run of `hf-vanilla train` takes on GPUs, before anyone pays for it: memory, FLOPs, exchange, time and cost.
 
-    python scripts/plan_training.py scripts/configs/wmt14_en_de_big.yaml --gpus 8 --gpu-memory 80 --peak-tflops 990 \
-        --bandwidth 400 --price 3
-    python scripts/plan_training.py scripts/configs/wmt14_en_de_base.yaml --gpus 8 --gpu-memory 16 --peak-tflops 9.5 \
-        --bandwidth 10 --memory-bandwidth 732 --mixed_precision no            # the paper's 12 hours on 8 P100
+    python scripts/plan_training.py scripts/configs/paper/wmt14_en_de_big.yaml --gpus 8 --gpu-memory 80 \
+        --peak-tflops 990 --bandwidth 400 --price 3
+    python scripts/plan_training.py scripts/configs/paper/wmt14_en_de_base.yaml --gpus 8 --gpu-memory 16 \
+        --peak-tflops 9.5 --bandwidth 10 --memory-bandwidth 732 --mixed_precision no  # the paper's 12 hours, 8 P100
     python scripts/plan_training.py scripts/configs/tiny.yaml --measure       # memory, beside what a step takes here
 
 Fields of the configuration can follow, as for `hf-vanilla train`. The defaults are those of an H100. The prediction is

@@ -250,7 +250,7 @@ def p100s(planner):
 
 @pytest.mark.parametrize(("size", "hours", "seconds"), [("base", 12, 0.4), ("big", 84, 1.0)])
 def test_the_paper_s_runs_are_predicted(planner, size, hours, seconds):
-    path = SCRIPTS / "configs" / f"wmt14_en_de_{size}.yaml"
+    path = SCRIPTS / "configs" / "paper" / f"wmt14_en_de_{size}.yaml"
     config = TrainingConfig.load(path, ["--mixed_precision", "no"])
     plan = planner["make_plan"](config, p100s(planner), 30)
     assert plan.step * config.max_steps / 3600 == pytest.approx(hours, rel=0.2)
