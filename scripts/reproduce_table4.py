@@ -194,7 +194,7 @@ def one_step(folder: Path, given: list[str]) -> str:
         f"one update of {sum(weight.numel() for weight in model.parameters()):,} parameters with "
         f"{summary['target_tokens']:,} target tokens (in 16 parts): {record['seconds_per_update']:.0f} s, "
         f"{record['memory_gib']:.1f} GiB, loss {record['loss']:.3f}; {summary['hardware']}, "
-        f"{torch.get_num_threads()} thread(s), mixed precision {summary['mixed_precision']}"
+        f"mixed precision {summary['mixed_precision']}"
     )
 
 
