@@ -1,6 +1,6 @@
 """Table 4 of the paper: English constituency parsing (section 6.3), beside a recurrent model and simple parsers.
 
-    python scripts/reproduce_table4.py runs/table4                        # 40 minutes on one core
+    python scripts/reproduce_table4.py runs/table4                        # 30 minutes on one core
     python scripts/reproduce_table4.py runs/table4 --systems transformer --seeds 1
     python scripts/reproduce_table4.py runs/quick --seeds 1 --max_steps 20 --warmup_steps 5 --test_trees 20
     python scripts/reproduce_table4.py runs/step --one_step               # of the paper's model, at its full size
@@ -194,7 +194,7 @@ def one_step(folder: Path, given: list[str]) -> str:
         f"one update of {sum(weight.numel() for weight in model.parameters()):,} parameters with "
         f"{summary['target_tokens']:,} target tokens (in 16 parts): {record['seconds_per_update']:.0f} s, "
         f"{record['memory_gib']:.1f} GiB, loss {record['loss']:.3f}; {summary['hardware']}, "
-        f"{torch.get_num_threads()} thread(s), mixed precision {summary['mixed_precision']}"
+        f"mixed precision {summary['mixed_precision']}"
     )
 
 
