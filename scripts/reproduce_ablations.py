@@ -113,6 +113,8 @@ VARIANTS: dict[str, tuple[dict[str, Any], Patch | None]] = {
     "without scaling, d_k = 16": ({}, without_scaling),
     "the paper's, d_k = 256": (WIDE, None),
     "without scaling, d_k = 256": (WIDE, without_scaling),
+    "the paper's, N = 6": ({"N": 6}, None),
+    "without normalisation, N = 6": ({"N": 6}, without_normalisation),
 }
 
 
