@@ -100,8 +100,7 @@ def plain_label(label: str) -> str:
 def linearise(tree: Tree) -> str:
     """A tree as a sequence (Vinyals et al., 2015, arXiv:1412.7449, section 3.1), "(S (NP DT NN )NP (VP VBZ )VP )S".
 
-    It has parts of speech in the place of words, as the first of theirs and as those of tensor2tensor, the code of the
-    Transformer's authors, and no empty elements.
+    It has parts of speech in the place of words, and no empty elements.
     """
     if tree.is_word:
         return "" if tree.label == "-NONE-" else tree.label
