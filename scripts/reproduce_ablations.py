@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from reproduce_table3 import over_seeds
 from torch import Tensor, nn
 
 from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration
@@ -241,13 +242,6 @@ def measure(variant: str, seed: int, updates: int) -> dict[str, Any]:
     }
 
 
-def over_seeds(results: list[dict[str, Any]], name: str, scale: float = 1, digits: int = 2) -> str:
-    """Mean and standard deviation."""
-    values = [scale * result[name] for result in results]
-    spread = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.{digits}f}{spread}"
-
-
 def report_claims() -> str:
     """The tables of what needs no training, in Markdown."""
     lines = [
@@ -303,8 +297,8 @@ def report_runs(results: list[dict[str, Any]], updates: int) -> str:
     for variant in VARIANTS:
         if own := [result for result in results if result["variant"] == variant]:
             broken = [str(each["updates"]) for each in own if not math.isfinite(each["loss"])]
-            loss = f"not finite at update {', '.join(broken)}" if broken else over_seeds(own, "loss", digits=3)
-            cells = [loss, *(over_seeds(own, name, 100, 1) for name in ("forced", "generated"))]
+            loss = f"not finite at update {', '.join(broken)}" if broken else over_seeds(own, "loss", 3)
+            cells = [loss, *(over_seeds(own, name, scale=100) for name in ("forced", "generated"))]
             lines.append(f"| {variant} | {' | '.join(cells)} | {len(own)} |")
     return "\n".join(lines)
 

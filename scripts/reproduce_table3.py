@@ -209,9 +209,9 @@ def do_all(runs: list[tuple[str, int]], workers: int, folder: Path, given: list[
     return failed
 
 
-def over_seeds(results: list[dict[str, Any]], name: str, digits: int) -> str:
-    """Mean and standard deviation of what runs measured."""
-    values = [result[name] for result in results]
+def over_seeds(results: list[dict[str, Any]], name: str, digits: int = 1, scale: float = 1) -> str:
+    """Mean and standard deviation of what runs measured, times `scale`."""
+    values = [scale * result[name] for result in results]
     spread = f" ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else ""
     return f"{statistics.mean(values):,.{digits}f}{spread}"
 

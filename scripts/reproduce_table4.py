@@ -22,7 +22,6 @@ is of all that are done. FOLDER/SYSTEM-seedN holds result.json, predicted.mrg an
 import argparse
 import contextlib
 import json
-import statistics
 import time
 import zlib
 from collections import Counter
@@ -36,6 +35,7 @@ from accelerate.state import AcceleratorState
 from baseline_parsers import MostFrequentTree, RightBranching, TreebankGrammar
 from evaluate_trees import Tree, delinearise, linearise, read_treebank, score
 from generate_treebank import generate
+from reproduce_table3 import over_seeds
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast
@@ -196,13 +196,6 @@ def one_step(folder: Path, given: list[str]) -> str:
         f"{record['memory_gib']:.1f} GiB, loss {record['loss']:.3f}; {summary['hardware']}, "
         f"mixed precision {summary['mixed_precision']}"
     )
-
-
-def over_seeds(results: list[dict[str, Any]], name: str, digits: int = 1) -> str:
-    """Mean and standard deviation of what runs measured."""
-    values = [result[name] for result in results]
-    spread = f" ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):,.{digits}f}{spread}"
 
 
 def report(folder: Path, baselines: dict[str, dict[str, float]]) -> str:

@@ -11,10 +11,7 @@ SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
 @pytest.fixture(scope="module")
-def layers(request):
-    patch = pytest.MonkeyPatch()
-    patch.syspath_prepend(str(SCRIPTS))
-    request.addfinalizer(patch.undo)
+def layers():
     return runpy.run_path(str(SCRIPTS / "benchmark_layers.py"))
 
 
@@ -85,8 +82,7 @@ def test_a_comparison_goes_on_and_reports_all_that_is_done(tmp_path, monkeypatch
     torch.set_float32_matmul_precision(precision)
 
 
-def test_a_step_is_measured_at_every_size_that_scaling_varies(monkeypatch):
-    monkeypatch.syspath_prepend(str(SCRIPTS))
+def test_a_step_is_measured_at_every_size_that_scaling_varies():
     measure = runpy.run_path(str(SCRIPTS / "benchmark_scaling.py"))["measure"]
     smallest = {"length": 8, "batch": 2, "depth": 1, "width": 64, "vocabulary": 50}
     seconds, memory = measure(1, **smallest)

@@ -34,20 +34,13 @@ SHAPE = {"vocab_size": 50, "d_model": 24, "d_ff": 40, "h": 3}
 
 
 @pytest.fixture(scope="module")
-def arithmetic(request):
-    return load(request, "training_arithmetic.py")
+def arithmetic():
+    return runpy.run_path(str(SCRIPTS / "training_arithmetic.py"))
 
 
 @pytest.fixture(scope="module")
-def planner(request):
-    return load(request, "plan_training.py")
-
-
-def load(request, name):
-    patch = pytest.MonkeyPatch()
-    patch.syspath_prepend(str(SCRIPTS))
-    request.addfinalizer(patch.undo)
-    return runpy.run_path(str(SCRIPTS / name))
+def planner():
+    return runpy.run_path(str(SCRIPTS / "plan_training.py"))
 
 
 def ids_of(lengths):

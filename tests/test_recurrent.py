@@ -312,18 +312,18 @@ def test_rows_of_nothing_but_padding_are_finite(variant, cell):
     )
 
 
-# oneDNN has no LSTM in bfloat16 on a CPU that does not compute in it.
-@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="this CPU does not compute in bfloat16")
 @variants
 def test_half_precision_is_finite(variant):
     for cell in ("lstm", "gru"):
         model, batch = model_of(variant, cell).train(), batch_for(RecurrentForConditionalGeneration)
         batch["attention_mask"][0, 4:] = 0
-        expected = model(**batch).loss
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = model(**batch).loss
-        loss.backward()
-        torch.testing.assert_close(loss, expected, rtol=0.03, atol=0.03)
+        # Under autocast, torch gives an LSTM to oneDNN even on a CPU on which that has none in bfloat16.
+        if cell == "gru" or torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            expected = model(**batch).loss
+            with torch.autocast("cpu", torch.bfloat16):
+                loss = model(**batch).loss
+            loss.backward()
+            torch.testing.assert_close(loss, expected, rtol=0.03, atol=0.03)
         model = model.eval().to(torch.bfloat16)
         assert model(**batch).logits.isfinite().all()
 

@@ -3,23 +3,14 @@
 import itertools
 import json
 import math
-import os
 import re
 
 import pytest
+import reproduce_ablations as ablations
 import torch
 from torch import nn
 
 from hf_vanilla.transformer.modeling_vanilla import AddNorm, MultiHeadAttention
-
-
-@pytest.fixture
-def ablations(monkeypatch):
-    """The script, where the processes that it starts find it, too."""
-    monkeypatch.syspath_prepend(os.path.join(os.path.dirname(__file__), "..", "scripts"))
-    import reproduce_ablations
-
-    return reproduce_ablations
 
 
 def encode(model, sources, **options):
@@ -27,7 +18,7 @@ def encode(model, sources, **options):
         return model.eval().model.encoder(input_ids=sources, **options)
 
 
-def test_the_variance_of_scores_is_d_k_unless_they_are_scaled(ablations):
+def test_the_variance_of_scores_is_d_k_unless_they_are_scaled():
     """Footnote 4; exactly so for components that are 1 or -1, over all queries and keys that there are."""
     for d_k in (1, 2, 5):
         vectors = torch.tensor(list(itertools.product((-1.0, 1.0), repeat=d_k)), dtype=torch.float64)
@@ -40,7 +31,7 @@ def test_the_variance_of_scores_is_d_k_unless_they_are_scaled(ablations):
         assert ablations.scores_and_softmax(d_k, d_k**-0.5)[0] == pytest.approx(1, rel=0.05)
 
 
-def test_a_softmax_of_large_scores_lets_no_gradient_by(ablations):
+def test_a_softmax_of_large_scores_lets_no_gradient_by():
     unscaled, scaled = (
         torch.tensor([ablations.scores_and_softmax(d_k, d_k**-power) for d_k in (4, 16, 64, 256, 1024)])
         for power in (0.0, 0.5)
@@ -52,7 +43,7 @@ def test_a_softmax_of_large_scores_lets_no_gradient_by(ablations):
     assert (torch.autograd.functional.jacobian(lambda x: x.softmax(-1), one_hot) == 0).all()
 
 
-def test_without_scaling_weights_are_the_softmax_of_plain_products(ablations):
+def test_without_scaling_weights_are_the_softmax_of_plain_products():
     model, sources = ablations.make_model(1, ablations.without_scaling, qk_head_dim=32), ablations.make_sources(3)
     weights = encode(model, sources, output_attentions=True).attentions[0]
     encoder = model.model.encoder
@@ -62,7 +53,7 @@ def test_without_scaling_weights_are_the_softmax_of_plain_products(ablations):
     torch.testing.assert_close(weights, torch.einsum("bqhd,bkhd->bhqk", query, key).softmax(-1))
 
 
-def test_without_positions_outputs_are_permuted_not_changed(ablations):
+def test_without_positions_outputs_are_permuted_not_changed():
     """ "I am a cat" = "cat I a am", to rounding in float64; and so is what any target makes of either."""
     assert max(ablations.shuffled_outputs(ablations.without_positions)) < 1e-13
     assert min(ablations.shuffled_outputs(None)) > 1e-2
@@ -72,7 +63,7 @@ def test_without_positions_outputs_are_permuted_not_changed(ablations):
         torch.testing.assert_close(moved, whole[list(order)], rtol=0, atol=1e-13)
 
 
-def test_without_residuals_positions_become_alike(ablations):
+def test_without_residuals_positions_become_alike():
     """Where attention looks at all alike, nothing else says which position a state is of; and it begins so, nearly."""
     with_residuals, without = (ablations.layer_by_layer(patch) for patch in (None, ablations.without_residuals))
     assert with_residuals[-1][0] > 0.02 and without[-1][0] < 1e-4
@@ -85,7 +76,7 @@ def test_without_residuals_positions_become_alike(ablations):
         assert torch.allclose(states, states[:, :1].expand_as(states), atol=1e-5) == alike
 
 
-def test_normalisation_keeps_the_scale_of_every_position(ablations):
+def test_normalisation_keeps_the_scale_of_every_position():
     """To mean 0 and variance 1 after each layer, as long as gamma is 1 and beta 0; without it, each adds to it."""
     states = encode(ablations.make_model(1, N=6), ablations.make_sources(4), output_hidden_states=True).hidden_states
     for state in states[1:]:
@@ -95,7 +86,7 @@ def test_normalisation_keeps_the_scale_of_every_position(ablations):
     assert all(after > 1.1 * before for before, after in itertools.pairwise(deviations))
 
 
-def test_the_patched_sublayers_are_the_paper_s_without_one_part(ablations):
+def test_the_patched_sublayers_are_the_paper_s_without_one_part():
     config, x = ablations.make_model(1).config, torch.randn(2, 5, ablations.WIDTH)
     parts = {of: of(config) for of in (AddNorm, ablations.NormAlone, ablations.AddAlone)}
     whole, norm_alone, add_alone = (part(x, torch.sin) for part in parts.values())
@@ -105,7 +96,7 @@ def test_the_patched_sublayers_are_the_paper_s_without_one_part(ablations):
     torch.testing.assert_close(add_alone, x + x.sin())
 
 
-def test_the_causal_mask_is_what_hides_the_future(ablations):
+def test_the_causal_mask_is_what_hides_the_future():
     """Targets that nothing foretells cannot be learned; who does learn them has looked, and cannot use it."""
     assert ablations.gradient_from_the_future(None) == 0
     assert ablations.gradient_from_the_future(ablations.without_causal_mask) > 1e-3
@@ -123,7 +114,7 @@ def test_the_causal_mask_is_what_hides_the_future(ablations):
     assert losses[ablations.without_causal_mask] < math.log(ablations.SYMBOLS) - 0.5
 
 
-def test_one_command_prints_all_and_names_tests_that_there_are(ablations, tmp_path, monkeypatch, capsys):
+def test_one_command_prints_all_and_names_tests_that_there_are(tmp_path, monkeypatch, capsys):
     path = tmp_path / "runs" / "ablations.json"
     options = ["--seeds", "1", "--updates", "2", "--workers", "1", "--output", str(path)]
     monkeypatch.setattr("sys.argv", ["reproduce_ablations.py", *options])
@@ -142,7 +133,7 @@ def test_one_command_prints_all_and_names_tests_that_there_are(ablations, tmp_pa
     assert "--updates must be at least 1, got 0" in capsys.readouterr().err
 
 
-def test_a_loss_that_is_not_finite_ends_a_run_and_is_said(ablations):
+def test_a_loss_that_is_not_finite_ends_a_run_and_is_said():
     model = ablations.make_model(1)
     model.lm_head.weight.data.fill_(math.nan)
     assert len(ablations.train(model, 5)) == 1

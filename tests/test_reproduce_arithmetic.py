@@ -14,16 +14,9 @@ from hf_vanilla.transformer.modeling_vanilla import SinusoidalPositionalEmbeddin
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
 
-def load(request, name):
-    patch = pytest.MonkeyPatch()
-    patch.syspath_prepend(str(SCRIPTS))
-    request.addfinalizer(patch.undo)
-    return runpy.run_path(str(SCRIPTS / name))
-
-
 @pytest.fixture(scope="module")
-def script(request):
-    return load(request, "reproduce_arithmetic.py")
+def script():
+    return runpy.run_path(str(SCRIPTS / "reproduce_arithmetic.py"))
 
 
 def by_hand(d=512, d_ff=2048, keys=512, values=512, layers=6, vocabulary=37_000):
@@ -117,9 +110,9 @@ def test_training_costs_are_the_paper_s_to_two_digits(script):
 @pytest.mark.parametrize(
     ("name", "constant"), [("self-attention", 2), ("recurrent", 8), ("convolutional", 1), ("restricted", 2)]
 )
-def test_operations_of_table_1_are_those_that_torch_counts(script, request, name, constant):
+def test_operations_of_table_1_are_those_that_torch_counts(script, name, constant):
     """But for a constant: attention makes two products, an LSTM four gates of two."""
-    layers = load(request, "benchmark_layers.py")
+    layers = runpy.run_path(str(SCRIPTS / "benchmark_layers.py"))
     for n, d, k, r in ((12, 8, 3, 5), (24, 8, 3, 5), (12, 32, 5, 7)):
         layer = layers["Recurrent"](d, by_step=True) if name == "recurrent" else layers["LAYERS"][name](d, k, r)
         with FlopCounterMode(display=False) as counter, torch.no_grad():

@@ -29,15 +29,12 @@ DEPTH = "--encoder_layers 1 --decoder_layers 1 --batch_tokens 400 --accumulation
 
 
 @pytest.fixture(scope="module")
-def table2(request):
-    patch = pytest.MonkeyPatch()
-    patch.syspath_prepend(str(SCRIPTS))
+def table2():
     precision = torch.get_float32_matmul_precision()
     import reproduce_table2
 
     yield reproduce_table2
     torch.set_float32_matmul_precision(precision)
-    patch.undo()
 
 
 @pytest.fixture(scope="module")

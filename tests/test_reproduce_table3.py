@@ -6,6 +6,7 @@ import random
 import signal
 
 import pytest
+import reproduce_table3 as table3
 import torch
 
 from hf_vanilla.run_log import RunLog
@@ -14,15 +15,6 @@ from hf_vanilla.tasks import TASKS
 WORDS = {"one": "eins", "two": "zwei", "three": "drei", "four": "vier", "five": "fünf", "six": "sechs"}
 SMALL = {"max_length": 20, "vocab_size": 270, "hidden_size": 32, "intermediate_size": 32, "batch_tokens": 300}
 SMALL |= {"encoder_layers": 1, "decoder_layers": 1, "log_every": 1, "checkpoint_every": 2}
-
-
-@pytest.fixture
-def table3(monkeypatch):
-    """The script, where the processes that it starts find it, too."""
-    monkeypatch.syspath_prepend(os.path.join(os.path.dirname(__file__), "..", "scripts"))
-    import reproduce_table3
-
-    return reproduce_table3
 
 
 @pytest.fixture
@@ -36,12 +28,12 @@ def given(tmp_path):
     return [text for name, value in options.items() for text in (f"--{name}", str(value))]
 
 
-def model_of(table3, row, tmp_path):
+def model_of(row, tmp_path):
     task = TASKS["translation"](table3.training_config(row, 1, tmp_path, []))
     return task.auto_class.from_config(task.model_config(vocab_size=task.config.vocab_size))
 
 
-def test_each_row_changes_what_the_paper_s_row_changes_by_the_same_factor(table3, tmp_path):
+def test_each_row_changes_what_the_paper_s_row_changes_by_the_same_factor(tmp_path):
     """By the paper's names, at its size: base of Table 3 with widths over 4 and depth over 2."""
     base = {"d_model": 128, "d_ff": 512, "h": 8, "encoder_layers": 3, "decoder_layers": 3}
     base |= {"P_drop": 0.1, "position_embedding_type": "sinusoidal", "d_k": None, "d_v": None}
@@ -63,16 +55,16 @@ def test_each_row_changes_what_the_paper_s_row_changes_by_the_same_factor(table3
         "positions=learned": {"position_embedding_type": "learned"},
     }
     for row, changes in expected.items():
-        config = model_of(table3, row, tmp_path).config
+        config = model_of(row, tmp_path).config
         assert {name: getattr(config, name) for name in base} == base | changes, row
     for row in table3.PAPER:
         smoothing = {"eps_ls=0.0": 0.0, "eps_ls=0.2": 0.2}.get(row, 0.1)
         assert table3.training_config(row, 1, tmp_path, []).label_smoothing == smoothing
 
 
-def test_heads_cost_the_same_and_d_k_costs_what_its_projections_have(table3, tmp_path):
+def test_heads_cost_the_same_and_d_k_costs_what_its_projections_have(tmp_path):
     counts = {
-        row: sum(weight.numel() for weight in model_of(table3, row, tmp_path).parameters())
+        row: sum(weight.numel() for weight in model_of(row, tmp_path).parameters())
         for row in ("base", "h=1", "h=32", "d_k=16", "d_k=32")
     }
     assert counts["base"] == counts["h=1"] == counts["h=32"]  # "keeping the amount of computation constant"
@@ -91,7 +83,7 @@ def write_results(folder, row, perplexities, bleus):
         (own / "result.json").write_text(json.dumps(result))
 
 
-def test_the_table_says_by_the_spread_whether_the_paper_s_direction_holds(table3, tmp_path):
+def test_the_table_says_by_the_spread_whether_the_paper_s_direction_holds(tmp_path):
     write_results(tmp_path, "base", (10.0, 11.0, 12.0), (8.0, 8.0, 8.0))  # perplexity 11 ± 1
     write_results(tmp_path, "N=2", (20.0, 20.0, 20.0), (8.5, 9.0, 9.5))  # the paper: worse, worse
     write_results(tmp_path, "h=4", (12.0, 12.5, 13.0), (8.0, 7.9, 7.6))  # a little worse, a little worse
@@ -114,7 +106,7 @@ def test_the_table_says_by_the_spread_whether_the_paper_s_direction_holds(table3
     assert table3.verdict(0.0, [3.0, 3.1], [1.0, 1.1])[1] == "differs"
 
 
-def test_a_run_that_was_interrupted_goes_on_and_one_that_is_done_stays(table3, given, tmp_path, monkeypatch, capsys):
+def test_a_run_that_was_interrupted_goes_on_and_one_that_is_done_stays(given, tmp_path, monkeypatch, capsys):
     folder, precision = tmp_path / "runs", torch.get_float32_matmul_precision()
     settings = [*given, "--max_steps", "6"]
 
@@ -164,7 +156,7 @@ def test_a_run_that_was_interrupted_goes_on_and_one_that_is_done_stays(table3, g
     torch.set_float32_matmul_precision(precision)
 
 
-def test_what_a_row_makes_impossible_is_refused_before_it_begins(table3, given, tmp_path, monkeypatch, capsys):
+def test_what_a_row_makes_impossible_is_refused_before_it_begins(given, tmp_path, monkeypatch, capsys):
     options = ["--rows", "A", "--hidden_size", "24"]
     monkeypatch.setattr("sys.argv", ["reproduce_table3.py", str(tmp_path / "runs"), *given, *options])
     with pytest.raises(SystemExit):

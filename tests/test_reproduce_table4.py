@@ -4,22 +4,14 @@ import json
 import math
 from collections import Counter
 from itertools import islice
-from pathlib import Path
 
+import baseline_parsers
+import evaluate_trees
+import generate_treebank
 import pytest
+import reproduce_table4
 import torch
-
-SCRIPTS = Path(__file__).parent.parent / "scripts"
-PATCH = pytest.MonkeyPatch()
-PATCH.syspath_prepend(str(SCRIPTS))
-
-import baseline_parsers  # noqa: E402
-import evaluate_trees  # noqa: E402
-import generate_treebank  # noqa: E402
-import reproduce_table4  # noqa: E402
-from evaluate_trees import Tree, brackets, delinearise, linearise, read_trees, score  # noqa: E402
-
-PATCH.undo()
+from evaluate_trees import Tree, brackets, delinearise, linearise, read_trees, score
 
 # A gold tree, a prediction, and what evalb (of the package allennlp 0.9.0, with COLLINS.prm) prints of them: brackets
 # that match, of the gold tree, of the prediction; None for an "Error sentence".
