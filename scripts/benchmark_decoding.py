@@ -211,6 +211,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int)
     parser.add_argument("--by_length", action="store_true", help="only what a token costs in long targets")
     options = parser.parse_args()
+    if options.rounds < 1:
+        parser.error(f"--rounds must be at least 1, got {options.rounds}")
     if options.by_length:
         by_length(options.rounds)
         return

@@ -315,6 +315,12 @@ def main() -> None:
     for name in ("updates", "workers"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
+    if options.output:  # before it has something to lose
+        try:
+            options.output.parent.mkdir(parents=True, exist_ok=True)
+            options.output.open("a").close()
+        except OSError as error:
+            parser.error(f"--output {options.output} cannot be written: {error.strerror}")
     print(report_claims(), flush=True)
     runs = [(variant, seed) for seed in options.seeds for variant in VARIANTS]
     results, start, spawn = [], time.monotonic(), multiprocessing.get_context("spawn")
@@ -330,7 +336,6 @@ def main() -> None:
             )
     print(f"\n{report_runs(results, options.updates)}")
     if options.output:
-        options.output.parent.mkdir(parents=True, exist_ok=True)
         options.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 

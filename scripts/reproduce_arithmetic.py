@@ -273,7 +273,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figures", type=Path, help="folder for the PNGs")
     folder = parser.parse_args().figures
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        parser.error(f"{folder} cannot be the folder of the figures: {error.strerror}")
     table_3()
     schedule(folder / "paper_schedule.png")
     positions(folder / "paper_positions.png")

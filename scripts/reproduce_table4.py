@@ -238,6 +238,8 @@ def main() -> None:
     parser.add_argument("--test_trees", type=int, help="parse so many of the test trees only")
     parser.add_argument("--one_step", action="store_true", help="make one update of the paper's model, and no table")
     options, given = parser.parse_known_args()
+    if options.test_trees is not None and options.test_trees < 1:
+        parser.error(f"--test_trees must be at least 1, got {options.test_trees}")
     use_onednn_for_float32()
     keep_freed_memory()
     folder = options.folder.resolve()

@@ -127,10 +127,14 @@ def test_one_command_prints_all_and_names_tests_that_there_are(tmp_path, monkeyp
     assert {result["variant"] for result in results} == set(ablations.VARIANTS)
     for variant in ablations.VARIANTS:
         assert f"\n| {variant} | " in out
-    monkeypatch.setattr("sys.argv", ["reproduce_ablations.py", "--updates", "0"])
-    with pytest.raises(SystemExit):
-        ablations.main()
-    assert "--updates must be at least 1, got 0" in capsys.readouterr().err
+    for wrong, said in (
+        (["--updates", "0"], "--updates must be at least 1, got 0"),
+        (["--output", str(path / "below.json")], "cannot be written"),  # before anything is trained
+    ):
+        monkeypatch.setattr("sys.argv", ["reproduce_ablations.py", *wrong])
+        with pytest.raises(SystemExit):
+            ablations.main()
+        assert said in capsys.readouterr().err
 
 
 def test_a_loss_that_is_not_finite_ends_a_run_and_is_said():
