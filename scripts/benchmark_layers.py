@@ -135,18 +135,24 @@ def chain(output: Tensor) -> int:
     return longest[output.grad_fn]
 
 
+def make_layer(name: str, d: int, k: int, r: int) -> nn.Module:
+    """A layer whose graph shows each of its steps."""
+    return Recurrent(d, by_step=True) if name == "recurrent" else LAYERS[name](d, k, r)
+
+
 def path(name: str, n: int, k: int, r: int) -> tuple[int, int]:
-    """Layers until the first input changes the last output, by the gradient, and steps on that way: in a recurrent
-    layer those between the two, in others one a layer."""
+    """Layers until the first input changes the last output, by the gradient, and steps on that way: in each layer one,
+    and one more for each vector after the first that makes the chain of its operations longer."""
     torch.manual_seed(0)
     d = 8
-    x = torch.randn(n, d, dtype=torch.float64, requires_grad=True)
-    outputs, layers = x, 0
+    x = torch.randn(n, d, requires_grad=True)
+    one, two, whole = (chain(make_layer(name, d, k, r)(x[:length])) for length in (1, 2, n))
+    outputs, layers = x.double(), 0
     while layers <= n:
-        outputs, layers = LAYERS[name](d, k, r).double()(outputs), layers + 1
+        outputs, layers = make_layer(name, d, k, r).double()(outputs), layers + 1
         (gradient,) = torch.autograd.grad(outputs[-1].sum(), x, retain_graph=True)
         if gradient[0].abs().sum() > 0:
-            return layers, layers * (n if name == "recurrent" else 1)
+            return layers, layers * (1 + (whole - one) // max(1, two - one))
     raise RuntimeError(f"{name}: the first input never reaches the last output")
 
 
@@ -189,7 +195,7 @@ def main() -> None:
         + "---|" * (4 + len(PATHS))
     )
     for name in LAYERS:
-        layer = Recurrent(8, by_step=True) if name == "recurrent" else LAYERS[name](8, KERNEL, 5)
+        layer = make_layer(name, 8, KERNEL, 5)
         short, long = (chain(layer(torch.randn(n, 8, requires_grad=True))) for n in (32, 64))
         found = [path(name, n, KERNEL, 5) for n in PATHS]
         axes[3].loglog(PATHS, [steps for _, steps in found], "o-", color=COLOURS[name], markersize=4, label=name)

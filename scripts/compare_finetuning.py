@@ -4,6 +4,7 @@
     python scripts/compare_finetuning.py runs/comparison                      # everything: hours on two cores
     python scripts/compare_finetuning.py runs/comparison --tasks sentiment tags --seeds 0 1 2 --scale 0.5
     python scripts/compare_finetuning.py runs/comparison --also minilm=runs/minilm  # and this one
+    python scripts/compare_finetuning.py runs/comparison --bf16 true  # other options go to the scripts
 
 Encoders (BertFor... is the peer) start from new weights and from masked-LM pretraining on Brown and Bible prose,
 decoders (GPT2LMHeadModel) from new weights. Each run is a command of the fine-tuning scripts, written to
@@ -110,7 +111,16 @@ def run(folder: Path, name: str, command: list[str]) -> None:
             sys.exit(f"{name} failed; see {folder / f'{name}.log'}")
 
 
-def finetune(folder: Path, task: str, model: str, start: str, seed: int, scale: float, checkpoint: str | None) -> None:
+def finetune(
+    folder: Path,
+    task: str,
+    model: str,
+    start: str,
+    seed: int,
+    scale: float,
+    checkpoint: str | None,
+    given: list[str],
+) -> None:
     """One run of a script, unless it is done."""
     script, _, updates, options = TASKS[task]
     name, steps = f"{task}-{model}-{start}-{seed}", max(4, int(updates * scale))
@@ -130,7 +140,8 @@ def finetune(folder: Path, task: str, model: str, start: str, seed: int, scale: 
     every = ["--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", "0.5", "--save_steps", "0.5"]
     command = [sys.executable, str(SCRIPTS / f"finetune_{script}.py"), *origin, "--output_dir", str(folder / name)]
     command += [*shlex.split(options.format(**files)), *shlex.split(TRAINING), *every, "--max_steps", str(steps)]
-    run(folder, name, [*command, "--learning_rate", RATES[start], "--seed", str(seed), "--disable_tqdm", "true"])
+    command += ["--learning_rate", RATES[start], "--seed", str(seed), "--disable_tqdm", "true", *given]
+    run(folder, name, command)
 
 
 def results(folder: Path) -> dict[str, float]:
@@ -165,7 +176,7 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=1.0, help="times the updates of each run")
     parser.add_argument("--also", nargs="*", default=[], help="NAME=CHECKPOINT, fine-tuned beside the others")
     parser.add_argument("--table", action="store_true", help="train nothing")
-    arguments = parser.parse_args()
+    arguments, given = parser.parse_known_args()
     also = dict(name.split("=", 1) for name in arguments.also)
     columns = [(model, start) for start in arguments.starts for model in ("ours", "peer")]
     columns += [(name, "pretrained") for name in also]
@@ -177,7 +188,7 @@ def main() -> None:
             for task in arguments.tasks:
                 for model, start in columns:
                     if task != "causal_lm" or start == "new":
-                        finetune(arguments.folder, task, model, start, seed, arguments.scale, also.get(model))
+                        finetune(arguments.folder, task, model, start, seed, arguments.scale, also.get(model), given)
     table(arguments.folder, arguments.tasks, columns, arguments.seeds)
 
 

@@ -1,4 +1,4 @@
-"""Train the in-tree model of the same size with the stock Trainer: same data, tokenizer, batches, updates, schedule.
+"""Train the in-tree model of the same size with the stock Trainer: same data, tokenizer, batches, updates, precision.
 
     hf-vanilla train scripts/configs/verses_small.yaml --max_steps 1000
     python scripts/train_peer.py scripts/configs/verses_small.yaml runs/marian --max_steps 1000
@@ -31,6 +31,7 @@ from transformers import (
     TrainerCallback,
 )
 
+from hf_vanilla.environment import choose_precision
 from hf_vanilla.optim import average_weights
 from hf_vanilla.tasks import TASKS, Batches
 from hf_vanilla.training import evaluate
@@ -126,7 +127,8 @@ def main(config: TrainingConfig, folder: Path) -> None:
     """Train and save the peer."""
     if config.max_steps is None:
         sys.exit("train_peer.py: give --max_steps, as many as our run made: `updates` in its training_summary.json")
-    task, accelerator = TASKS[config.task](config), Accelerator(mixed_precision="no")
+    precision = choose_precision(config.mixed_precision)
+    task, accelerator = TASKS[config.task](config), Accelerator(mixed_precision=precision)
     corpus = task.load_corpus()
     tokenizer = task.load_tokenizer(corpus)
     set_seed(config.seed)
@@ -152,6 +154,8 @@ def main(config: TrainingConfig, folder: Path) -> None:
         adam_epsilon=1e-9,
         max_grad_norm=config.max_grad_norm or 0.0,
         label_smoothing_factor=config.label_smoothing or 0.0,
+        bf16=precision == "bf16",
+        fp16=precision == "fp16",
         logging_steps=config.log_every,
         save_strategy="no",
         report_to=[],
