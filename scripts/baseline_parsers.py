@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from evaluate_trees import Tree, brackets, delinearise, linearise, plain_label
+from evaluate_trees import DELETED_TAGS, Tree, brackets, delinearise, linearise, plain_label
 
 UNLIKELY = 12.0
 """What is so much (in nats) less probable than the best of a span is no longer followed."""
@@ -25,7 +25,7 @@ class RightBranching:
     def __init__(self, trees: Sequence[Tree]):
         labels: dict[str, Counter[str]] = defaultdict(Counter)
         for tree in trees:
-            tags = [leaf.label for leaf in tree.leaves()]
+            tags = [leaf.label for leaf in tree.leaves() if leaf.label not in DELETED_TAGS]  # as brackets counts
             for (label, start, _), count in brackets(tree)[1].items():
                 labels[tags[start]][label] += count
         self.labels = {tag: counter.most_common(1)[0][0] for tag, counter in labels.items()}

@@ -4,7 +4,7 @@
     python scripts/compare_finetuning.py runs/comparison                      # everything: hours on two cores
     python scripts/compare_finetuning.py runs/comparison --tasks sentiment tags --seeds 0 1 2 --scale 0.5
     python scripts/compare_finetuning.py runs/comparison --also minilm=runs/minilm  # and this one
-    python scripts/compare_finetuning.py runs/comparison --bf16 true  # other options go to the scripts
+    python scripts/compare_finetuning.py runs/comparison --bf16 true --use_cpu true  # other options go to the scripts
 
 Encoders (BertFor... is the peer) start from new weights and from masked-LM pretraining on Brown and Bible prose,
 decoders (GPT2LMHeadModel) from new weights. Each run is a command of the fine-tuning scripts, written to

@@ -202,7 +202,11 @@ def main() -> None:
     parser.add_argument("predicted", type=Path)
     options = parser.parse_args()
     try:
-        scores = score(read_treebank(options.gold), read_treebank(options.predicted))
+        gold, predicted = read_treebank(options.gold), read_treebank(options.predicted)
+        if len(gold) != len(predicted):
+            numbers = f"{options.gold} has {len(gold)} trees, {options.predicted} {len(predicted)}"
+            raise ValueError(f"{numbers}; expected as many")
+        scores = score(gold, predicted)
     except (OSError, ValueError) as error:
         sys.exit(f"evaluate_trees.py: {error}")
     for name, value in scores.items():

@@ -280,7 +280,7 @@ def main() -> None:
         if getattr(options, name) <= 0:
             parser.error(f"--{name.replace('_', '-')} is {getattr(options, name):g}; expected a positive number")
     for name in ("length", "steps", "price"):
-        if (getattr(options, name) or 1) <= 0:
+        if getattr(options, name) is not None and getattr(options, name) <= 0:
             parser.error(f"--{name} is {getattr(options, name):g}; expected a positive number")
     try:
         config = TrainingConfig.load(options.config, given)

@@ -316,6 +316,8 @@ def main() -> None:
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
     if options.output:  # before it has something to lose
+        if options.output.exists() and options.output.stat().st_size:
+            parser.error(f"--output {options.output} is there already: choose another, or delete it")
         try:
             options.output.parent.mkdir(parents=True, exist_ok=True)
             options.output.open("a").close()
@@ -327,6 +329,8 @@ def main() -> None:
     with ProcessPoolExecutor(options.workers, spawn, torch.set_num_threads, (1,)) as pool:
         for future in as_completed([pool.submit(measure, *run, options.updates) for run in runs]):
             results.append(result := future.result())
+            if options.output:
+                options.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
             left = (time.monotonic() - start) / len(results) * (len(runs) - len(results))
             print(
                 f"{len(results)}/{len(runs)} {result['variant']}, seed {result['seed']}: loss {result['loss']:.3f}, "
@@ -335,8 +339,6 @@ def main() -> None:
                 flush=True,
             )
     print(f"\n{report_runs(results, options.updates)}")
-    if options.output:
-        options.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -62,6 +62,7 @@ class Row:
     """A row of Table 2 with the time that section 5.2 gives for it."""
 
     name: str
+    steps: int
     step: float
     """Seconds."""
     hours: float
@@ -71,8 +72,8 @@ class Row:
 
 
 ROWS = {
-    512: Row("Transformer (base)", 0.4, 12, 3.3e18, {"de": 27.3, "fr": 38.1}),
-    1024: Row("Transformer (big)", 1.0, 3.5 * 24, 2.3e19, {"de": 28.4, "fr": 41.8}),
+    512: Row("Transformer (base)", 100_000, 0.4, 12, 3.3e18, {"de": 27.3, "fr": 38.1}),
+    1024: Row("Transformer (big)", 300_000, 1.0, 3.5 * 24, 2.3e19, {"de": 28.4, "fr": 41.8}),
 }
 """By d_model."""
 
@@ -133,14 +134,14 @@ def report_probe(config: TrainingConfig, full_steps: int) -> None:
     }
     theirs = {}
     if paper := ROWS.get(config.hidden_size):
-        share = products * 50_000 / (source + target) / (paper.hours * 3600 / full_steps) / (GPUS * P100_TFLOPS)
+        share = products * 50_000 / (source + target) / (paper.hours * 3600 / paper.steps) / (GPUS * P100_TFLOPS)
         theirs = {
             "on": f"{GPUS} P100",
             "source + target tokens an update": "25,000 + 25,000",
             "seconds an update": f"{paper.step}",
             "target tokens a second": f"{25_000 / paper.step:,.0f}",
             "of the peak": f"{share:.0%} of {GPUS} x {P100_TFLOPS} TFLOP/s, by our count of products",
-            "all updates": span(paper.hours),
+            "all updates": f"{span(paper.hours)} for {paper.steps:,}",
             "their FLOPs, time x peak": f"{paper.flops:.2g}",
         }
     print(f"\n{folder}: loss {records[0]['loss']:.3f} at update 1, {records[-1]['loss']:.3f} at {len(records)}\n")

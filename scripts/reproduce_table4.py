@@ -22,6 +22,7 @@ is of all that are done. FOLDER/SYSTEM-seedN holds result.json, predicted.mrg an
 import argparse
 import contextlib
 import json
+import sys
 import time
 import zlib
 from collections import Counter
@@ -67,9 +68,17 @@ TRAIN_TREES, TEST_TREES = 20_000, 500
 SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
 
 
+def without_empty_elements(tree: Tree) -> Tree | None:
+    """A tree without what stands for no word, which models do not read, and other parsers would learn from."""
+    if tree.is_word:
+        return None if tree.label == "-NONE-" else tree
+    children = tuple(child for each in tree.children if (child := without_empty_elements(each)))
+    return Tree(tree.label, children) if children else None
+
+
 def source_of(tree: Tree) -> str:
-    """What a model reads: the words, without empty elements."""
-    return " ".join(leaf.children[0] for leaf in tree.leaves() if leaf.label != "-NONE-")
+    """What a model reads: the words."""
+    return " ".join(leaf.children[0] for leaf in tree.leaves())
 
 
 def make_tokenizer(trees: Sequence[Tree], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -93,7 +102,11 @@ def make_tokenizer(trees: Sequence[Tree], vocab_size: int) -> PreTrainedTokenize
 
 
 def prepare(folder: Path, treebank: Path | None) -> tuple[list[Tree], list[Tree], int]:
-    """The trees to learn from and those to test with, the former as a corpus in FOLDER/train.jsonl; and a checksum."""
+    """The trees to learn from and those to test with, the former as a corpus in FOLDER/train.jsonl; and a checksum.
+
+    Raises:
+        ValueError: the folder is of other trees.
+    """
     if treebank is None:
         treebank = folder / "treebank"
         if not (treebank / "test.mrg").exists():
@@ -101,13 +114,16 @@ def prepare(folder: Path, treebank: Path | None) -> tuple[list[Tree], list[Tree]
             trees = list(generate(TRAIN_TREES + TEST_TREES, seed=0))
             for name, part in (("train", trees[:TRAIN_TREES]), ("test", trees[TRAIN_TREES:])):
                 (treebank / f"{name}.mrg").write_text("".join(f"{tree}\n" for tree in part), encoding="utf-8")
-    training, test = (read_treebank(treebank / f"{name}.mrg") for name in ("train", "test"))
+    read = (read_treebank(treebank / f"{name}.mrg") for name in ("train", "test"))
+    training, test = ([kept for tree in trees if (kept := without_empty_elements(tree))] for trees in read)
     folder.mkdir(parents=True, exist_ok=True)
     rows = [json.dumps({"source": source_of(tree), "target": linearise(tree)}) for tree in training]
     text = "".join(f"{row}\n" for row in rows)
     path = folder / "train.jsonl"
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
+    if not path.exists():
         path.write_text(text, encoding="utf-8")
+    elif path.read_text(encoding="utf-8") != text:
+        raise ValueError(f"{folder} holds runs on other trees. Choose another folder")
     return training, test, zlib.crc32((text + "".join(map(str, test))).encode())
 
 
@@ -245,10 +261,12 @@ def main() -> None:
     folder = options.folder.resolve()
     runs = [(system, seed) for seed in dict.fromkeys(options.seeds) for system in dict.fromkeys(options.systems)]
     try:
-        configs = {each: training_config(*each, folder, given) for each in runs}
+        there = [path.parent.name.rpartition("-seed") for path in folder.glob("*-seed*/result.json")]
+        every = dict.fromkeys([*runs, *((system, int(seed)) for system, _, seed in there if system in SYSTEMS)])
+        configs = {each: training_config(*each, folder, given) for each in every}
         training, test, checksum = prepare(folder, options.treebank)
         test, identity = test[: options.test_trees], {"treebank": checksum, "test_trees": options.test_trees}
-        paths = {each: folder / "{}-seed{}".format(*each) / "result.json" for each in runs}
+        paths = {each: folder / "{}-seed{}".format(*each) / "result.json" for each in every}
         done = {each: json.loads(path.read_text(encoding="utf-8")) for each, path in paths.items() if path.exists()}
         for each, result in done.items():
             changes = configs[each].changes(result["configuration"])
@@ -257,10 +275,12 @@ def main() -> None:
             ]
             if changes:
                 raise ValueError(f"{paths[each]} is of other settings: {'; '.join(changes)}. Choose another folder")
-        wanted = [training_config("paper", 1, folder, given)] if options.one_step else list(configs.values())
+        wanted = [training_config("paper", 1, folder, given)] if options.one_step else [configs[each] for each in runs]
         for config in wanted:
             if not (Path(str(config.tokenizer)) / "tokenizer.json").exists():
                 make_tokenizer(training, config.vocab_size).save_pretrained(str(config.tokenizer))
+            elif (size := len(AutoTokenizer.from_pretrained(config.tokenizer))) != config.vocab_size:
+                raise ValueError(f"{config.tokenizer} has {size} tokens, not {config.vocab_size}: choose another folder")
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if options.one_step:
@@ -276,7 +296,10 @@ def main() -> None:
     for number, each in enumerate(runs, start=1):
         if each in done:
             continue
-        result = identity | run(configs[each], test)
+        try:
+            result = identity | run(configs[each], test)
+        except (OSError, ValueError) as error:
+            sys.exit(f"reproduce_table4.py: {each[0]}, seed {each[1]}: {error}")
         unfinished = paths[each].with_suffix(".unfinished")
         unfinished.write_text(json.dumps(result, indent=1), encoding="utf-8")
         unfinished.replace(paths[each])

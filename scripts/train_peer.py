@@ -154,6 +154,7 @@ def main(config: TrainingConfig, folder: Path) -> None:
         adam_epsilon=1e-9,
         max_grad_norm=config.max_grad_norm or 0.0,
         label_smoothing_factor=config.label_smoothing or 0.0,
+        use_cpu=accelerator.device.type == "cpu",  # without it, Trainer takes bf16 for a GPU's alone
         bf16=precision == "bf16",
         fp16=precision == "fp16",
         logging_steps=config.log_every,

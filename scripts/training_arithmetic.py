@@ -7,7 +7,7 @@ addition are two FLOPs, as in `torch.utils.flop_counter`; only products of matri
 from dataclasses import dataclass
 
 from hf_vanilla.transformer.configuration_vanilla import VanillaBaseConfig
-from hf_vanilla.transformer.losses_vanilla import CHUNK, ROWS
+from hf_vanilla.transformer.losses_vanilla import CHUNK, CLASSES, ROWS
 
 # Tensors of d_ff a position that an activation and the product after it keep for the way back.
 KEPT_BY_ACTIVATION = {"relu": 1, "gelu": 2, "silu": 2, "swish": 2, "gelu_new": 5}
@@ -159,7 +159,9 @@ def activation_peak(
     table = 4 * vocabulary * d
     chunk = min(max(CHUNK, vocabulary * itemsize), work.labels * vocabulary * itemsize)
     softmax = chunk * 4 // itemsize if on_gpu else 4 * ROWS * vocabulary
-    loss = rest + layers + 4 * d * last + 8 * d * work.labels + chunk + softmax + table * (2 if half else 1)
+    loss = rest + layers + 4 * d * last + 8 * d * work.labels + chunk + softmax + table
+    if half:  # the matrix and its gradient before they are float32; on CPU some classes of it, and a float32 copy
+        loss += table // 2 + (table // 2 if on_gpu else 6 * d * min(CLASSES, vocabulary))
     network = itemsize * last * inner + max(itemsize * last * inner, 4 * d * inner)
     backward = rest + layers + again + table + network - last * (d if config.dropout else 0)
     embedding = sources + 2 * table + 4 * d * work.source

@@ -110,6 +110,12 @@ def test_what_is_no_tree_becomes_one(text, repaired):
     assert list(read_trees(str(found))) == [found]
 
 
+def test_empty_elements_are_taken_out_with_the_brackets_that_hold_nothing_else():
+    found = reproduce_table4.without_empty_elements(tree("(S (NP (-NONE- *)) (VP (VB go) (NP (-NONE- *T*-1))) (. .))"))
+    assert str(found) == "(S (VP (VB go)) (. .))"
+    assert reproduce_table4.without_empty_elements(tree("(S (NP (-NONE- *)))")) is None
+
+
 def test_tags_are_not_scored():
     found, correct = delinearise("(S VBZ , )S", tree("(S (NN a) (VBZ b))").leaves())
     assert correct and str(found) == "(TOP (S (NN a) (VBZ b)))"
@@ -122,9 +128,10 @@ def test_the_evaluation_prints_scores_and_names_what_it_cannot_read(tmp_path, mo
     monkeypatch.setattr("sys.argv", ["evaluate_trees.py", *map(str, paths)])
     evaluate_trees.main()
     assert "f1                  94.74" in capsys.readouterr().out  # 2 * 9 / (10 + 9)
-    paths[1].write_text("")
-    with pytest.raises(SystemExit, match=r"predicted\.mrg: no trees"):
-        evaluate_trees.main()
+    for text, problem in (("", "no trees"), (OF_EVALB[0][1], "1; expected as many")):
+        paths[1].write_text(text)
+        with pytest.raises(SystemExit, match=rf"predicted\.mrg:? {problem}"):
+            evaluate_trees.main()
 
 
 # The generated treebank
@@ -348,6 +355,13 @@ def test_the_table_goes_on_and_reports_all_that_is_done(treebank, tmp_path, monk
     with pytest.raises(SystemExit):
         reproduce("--label_smoothing", "0.2")
     assert "label_smoothing was 0.0, now 0.2. Choose another folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):  # or the table would hold seeds of two kinds
+        reproduce("--seeds", "2", "--label_smoothing", "0.2")
+    assert "label_smoothing was 0.0, now 0.2. Choose another folder" in capsys.readouterr().err
+    (own / "train.mrg").write_text("(S (NN a) (VBZ b))")
+    with pytest.raises(SystemExit):
+        reproduce("--seeds", "2")
+    assert "holds runs on other trees. Choose another folder" in capsys.readouterr().err
     (own / "test.mrg").write_text("(NN a")
     with pytest.raises(SystemExit):
         reproduce()

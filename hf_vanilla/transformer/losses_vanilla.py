@@ -9,10 +9,11 @@ from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 from transformers.configuration_utils import PreTrainedConfig
 
-# Where a loss is computed from hidden states: bytes of logits that are held at a time, and rows of them whose softmax
-# is taken at a time on CPU, for these fit into its cache.
+# Where a loss is computed from hidden states: bytes of logits that are held at a time; and on CPU, for these fit into
+# its cache, rows of them whose softmax is taken at a time, and classes whose gradient becomes float32 at a time.
 CHUNK = 2**25
 ROWS = 8
+CLASSES = 2048
 
 
 def cross_entropy(
@@ -153,7 +154,9 @@ class LinearCrossEntropy(torch.autograd.Function):
                 if grad_w is not None and dtype == torch.float32:
                     grad_w.addmm_(p_minus_q.t(), chunk)
                 elif grad_w is not None:
-                    grad_w += p_minus_q.t() @ chunk
+                    classes = CLASSES if x.device.type == "cpu" else len(w)
+                    for grad, part in zip(grad_w.split(classes), p_minus_q.split(classes, dim=1), strict=True):
+                        grad += part.t() @ chunk
                 if grad_b is not None:
                     grad_b += p_minus_q.sum(0)
                 del logits, p_minus_q  # or the next chunk's come beside them
