@@ -280,7 +280,9 @@ def main() -> None:
             if not (Path(str(config.tokenizer)) / "tokenizer.json").exists():
                 make_tokenizer(training, config.vocab_size).save_pretrained(str(config.tokenizer))
             elif (size := len(AutoTokenizer.from_pretrained(config.tokenizer))) != config.vocab_size:
-                raise ValueError(f"{config.tokenizer} has {size} tokens, not {config.vocab_size}: choose another folder")
+                raise ValueError(
+                    f"{config.tokenizer} has {size} tokens, not {config.vocab_size}: another folder, please"
+                )
     except (OSError, ValueError) as error:
         parser.error(str(error))
     if options.one_step:

@@ -225,6 +225,8 @@ def test_kernels_and_what_they_read_and_write(planner, arithmetic, monkeypatch, 
     [
         ("verses_demo", [], 20, 30),
         ("verses_demo", ["--gradient_checkpointing", "true"], 20, 30),
+        ("verses_demo", ["--mixed_precision", "bf16"], 10, 30),
+        ("verses_demo", ["--mixed_precision", "bf16", "--gradient_checkpointing", "true"], 20, 30),
         ("masked_lm", [], 8, 128),
         ("causal_lm", [], 8, 128),
     ],
