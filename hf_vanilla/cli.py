@@ -189,6 +189,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_verb("env", "What is in force here, for a report of a defect or of a speed.", "hf-vanilla env")
 
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if not arguments:
+        parser.print_help(sys.stderr)
+        sys.exit(2)
     options, rest = parser.parse_known_args(arguments)
     if rest and options.verb != "train":
         parser.error(f"unrecognized arguments: {' '.join(rest)}")

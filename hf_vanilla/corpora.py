@@ -350,7 +350,12 @@ def _load(
         if path.exists():
             raise ValueError(f"{path}: expected a {', '.join(FORMATS)} file, or {alternative}")
         name = path.as_posix()
-        loaded = load_dataset(name, configuration, streaming=streaming, num_proc=None if streaming else num_proc)
+        try:
+            loaded = load_dataset(name, configuration, streaming=streaming, num_proc=None if streaming else num_proc)
+        except OSError as error:
+            raise FileNotFoundError(
+                f"{name}: no built-in corpus, no file, and no data set on the Hub that can be reached: {error}"
+            ) from error
         return {split: select(loaded[split], columns, name) for split in SPLITS if split in loaded}
     _require_file(path)
     if not path.stat().st_size:

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import runpy
 import subprocess
 import sys
@@ -51,6 +52,13 @@ def test_each_verb_answers_help_with_an_example(verb, capsys):
         cli.main([verb, "--help"])
     assert ended.value.code == 0
     assert "example: " in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_without_a_verb_all_are_listed(capsys):
+    with pytest.raises(SystemExit):
+        cli.main([])
+    listed = capsys.readouterr().err
+    assert set(VERBS) <= set(re.findall(r"\n    (\w+)", listed))
 
 
 def test_the_dispatcher_itself_imports_neither_torch_nor_transformers():
