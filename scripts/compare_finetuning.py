@@ -40,9 +40,10 @@ TASKS = {
     "causal_lm": ("causal_lm", "perplexity", 1500, "--dataset_name brown --block_size 128"),
 }
 TRAINING = (
-    "--per_device_train_batch_size 32 --per_device_eval_batch_size 64 --lr_scheduler_type linear --warmup_steps 0.1"
+    "--per_device_train_batch_size 32 --per_device_eval_batch_size 64 --lr_scheduler_type linear --warmup_steps 0.1 "
+    "--learning_rate 5e-4"
 )
-RATES = {"new": "5e-4", "pretrained": "2e-4"}
+STARTS = ("new", "pretrained")
 
 
 def prepare(folder: Path, scale: float) -> None:
@@ -140,8 +141,7 @@ def finetune(
     every = ["--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", "0.5", "--save_steps", "0.5"]
     command = [sys.executable, str(SCRIPTS / f"finetune_{script}.py"), *origin, "--output_dir", str(folder / name)]
     command += [*shlex.split(options.format(**files)), *shlex.split(TRAINING), *every, "--max_steps", str(steps)]
-    command += ["--learning_rate", RATES[start], "--seed", str(seed), "--disable_tqdm", "true", *given]
-    run(folder, name, command)
+    run(folder, name, [*command, "--seed", str(seed), "--disable_tqdm", "true", *given])
 
 
 def results(folder: Path) -> dict[str, float]:
@@ -172,7 +172,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--starts", nargs="+", choices=RATES, default=list(RATES))
+    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
     parser.add_argument("--scale", type=float, default=1.0, help="times the updates of each run")
     parser.add_argument("--also", nargs="*", default=[], help="NAME=CHECKPOINT, fine-tuned beside the others")
     parser.add_argument("--table", action="store_true", help="train nothing")
