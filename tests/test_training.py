@@ -226,6 +226,7 @@ def test_a_run_that_is_killed_three_times_ends_as_the_uninterrupted_one_bit_by_b
         assert record == reference
 
 
+@pytest.mark.slow
 def test_two_processes_that_are_killed_end_as_uninterrupted_ones_bit_by_bit(config, tmp_path):
     changes = {"dropout": 0.1, "max_steps": 60, "checkpoint_every": 10, "ema_decay": 0.9}
     whole = dataclasses.replace(config, output_dir=str(tmp_path / "whole"), **changes)
@@ -244,7 +245,7 @@ def test_two_processes_that_are_killed_end_as_uninterrupted_ones_bit_by_bit(conf
     assert_same_weights(folder, tmp_path / "whole")
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_ends_with_a_message(config, tmp_path, number):
     stopped = dataclasses.replace(config, output_dir=str(tmp_path / "run"), max_steps=300, dropout=0.1)
     process = launch(stopped, tmp_path)

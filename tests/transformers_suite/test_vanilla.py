@@ -7,6 +7,7 @@ checkpoint of its kind needs.
 from typing import Any
 from unittest import TestCase, skip
 
+import pytest
 import torch
 from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM, PreTrainedConfig
 
@@ -147,6 +148,11 @@ class RecurrentTest(Recurrent, FromOneTokenTests, TestCase):
     trained_class = RecurrentForConditionalGeneration
     training_overfit_steps = 1200
     auto_class = AutoModelForSeq2SeqLM
+
+    @pytest.mark.slow
+    def test_training_overfit(self) -> None:
+        """So many updates, each token by token, are a minute."""
+        super().test_training_overfit()
 
 
 class RecurrentWithoutAttentionTest(Recurrent, ModelTests, TestCase):
