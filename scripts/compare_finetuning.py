@@ -4,7 +4,7 @@
     python scripts/compare_finetuning.py runs/comparison                      # everything: hours on two cores
     python scripts/compare_finetuning.py runs/comparison --tasks sentiment tags --seeds 0 1 2 --scale 0.5
     python scripts/compare_finetuning.py runs/comparison --also minilm=runs/minilm  # and this one
-    python scripts/compare_finetuning.py runs/comparison --bf16 true --use_cpu true  # other options go to the scripts
+    python scripts/compare_finetuning.py runs/comparison --bf16 true --use_cpu true  # these go to each script
 
 Encoders (BertFor... is the peer) start from new weights and from masked-LM pretraining on Brown and Bible prose,
 decoders (GPT2LMHeadModel) from new weights. Each run is a command of the fine-tuning scripts, written to
@@ -13,6 +13,7 @@ interrupted, and prints the table of what there is with `--table`.
 """
 
 import argparse
+import dataclasses
 import json
 import shlex
 import statistics
@@ -21,7 +22,7 @@ import sys
 from pathlib import Path
 
 import yaml
-from transformers import BertConfig, GPT2Config
+from transformers import BertConfig, GPT2Config, TrainingArguments
 
 from hf_vanilla import VanillaDecoderConfig, VanillaEncoderConfig
 from hf_vanilla.corpora import BIBLE, BROWN, load_texts
@@ -177,6 +178,9 @@ def main() -> None:
     parser.add_argument("--also", nargs="*", default=[], help="NAME=CHECKPOINT, fine-tuned beside the others")
     parser.add_argument("--table", action="store_true", help="train nothing")
     arguments, given = parser.parse_known_args()
+    known = {f"--{field.name}" for field in dataclasses.fields(TrainingArguments)}
+    if wrong := [text for text in given if text.startswith("-") and text.partition("=")[0] not in known]:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")  # now, and not after pretraining
     also = dict(name.split("=", 1) for name in arguments.also)
     columns = [(model, start) for start in arguments.starts for model in ("ours", "peer")]
     columns += [(name, "pretrained") for name in also]

@@ -76,7 +76,7 @@ def training_config(system: str, seed: int, minutes: float, folder: Path, given:
     recurrent = yaml.safe_load((CONFIGS / "recurrent_none.yaml").read_text(encoding="utf-8"))
     width = TrainingConfig.load(CONFIGS / "recurrent_none.yaml", options).hidden_size
     own = {"architecture": "transformer", "num_attention_heads": 4, "intermediate_size": 2 * width}
-    own |= {"warmup_steps": 400}  # after the recurrent models' 100, post-norm layers stay on a plateau
+    own["warmup_steps"] = 400  # after the recurrent models' 100, post-norm layers stay on a plateau
     fields = {name: value for name, value in recurrent.items() if name not in ("cell_type", "attention_type")} | own
     base = [text for name, value in fields.items() if name != "output_dir" for text in (f"--{name}", str(value))]
     return TrainingConfig.load(CONFIGS / "verses_small.yaml", [*base, *options])

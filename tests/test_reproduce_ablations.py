@@ -113,7 +113,7 @@ def test_the_causal_mask_is_what_hides_the_future():
     assert losses[None] > math.log(ablations.SYMBOLS) - 0.1
     assert losses[ablations.without_causal_mask] < math.log(ablations.SYMBOLS) - 0.5
     forced, generated = ablations.accuracy(model)  # of the last model, the one without the mask
-    assert forced > 0.3 and generated < 0.15
+    assert forced > 0.2 and forced > 3 * generated
 
 
 def test_one_command_prints_all_and_names_tests_that_there_are(tmp_path, monkeypatch, capsys):
