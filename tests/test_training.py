@@ -21,6 +21,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
+from hf_vanilla import environment
 from hf_vanilla.checkpointing import damage, numbered
 from hf_vanilla.decoding import Translator
 from hf_vanilla.training import choose_precision, train
@@ -425,9 +426,17 @@ def test_sentences_that_are_all_too_long_are_refused(config, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_bf16_is_chosen_only_where_the_processor_computes_in_it(monkeypatch):
+@pytest.mark.parametrize(
+    ("capabilities", "is_amd", "chosen"),
+    [
+        ({"avx2": True, "avx512_bf16": False}, True, "no"),
+        ({"avx512_bf16": True}, True, "bf16"),
+        ({"avx512_bf16": True, "amx_bf16": True}, False, "bf16"),
+        ({"avx512_bf16": True, "amx_bf16": False}, False, "no"),
+    ],
+)
+def test_bf16_is_chosen_only_where_the_processor_is_faster_in_it(monkeypatch, capabilities, is_amd, chosen):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "avx512_bf16": False})
-    assert choose_precision("auto") == "no" and choose_precision("bf16") == "bf16"
-    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})
-    assert choose_precision("auto") == "bf16"
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    monkeypatch.setattr(environment, "is_amd", lambda: is_amd)
+    assert choose_precision("auto") == chosen and choose_precision("bf16") == "bf16"
