@@ -245,12 +245,21 @@ def add_search(verb: argparse.ArgumentParser) -> None:
         default="float32",
         help="float32, bfloat16, float16 or int8: less is faster, and on CPU int8 most so (default: float32)",
     )
+    verb.add_argument("--torch_compile", action="store_true", help="on a GPU: a minute to begin with, then faster steps")
     verb.add_argument(
         "--batch_tokens",
         type=int,
         default=4096,
         help="source tokens, times beams, translated together (default: 4096)",
     )
+
+
+def load_translator(name: str, options: argparse.Namespace) -> Any:
+    """A model, to translate as the options of `add_search` say."""
+    from hf_vanilla.decoding import Translator
+
+    how = {option: getattr(options, option) for option in ("precision", "batch_tokens", "torch_compile")}
+    return Translator.from_pretrained(name, **how)
 
 
 def add_card(verb: argparse.ArgumentParser) -> None:
@@ -272,7 +281,7 @@ def run_train(options: argparse.Namespace, overrides: list[str]) -> None:
 
 def run_translate(options: argparse.Namespace, _: list[str]) -> None:
     """`hf-vanilla translate`."""
-    from hf_vanilla.decoding import POOL, Translator, identity_of, texts_of_lines, translate_file
+    from hf_vanilla.decoding import POOL, identity_of, texts_of_lines, translate_file
 
     if options.input and (not options.input.exists() or options.input.is_dir()):
         raise FileNotFoundError(f"{options.input}: no such file")
@@ -280,9 +289,7 @@ def run_translate(options: argparse.Namespace, _: list[str]) -> None:
         raise FileNotFoundError(f"{options.output}: not a file in a folder that exists")
     if not options.input and sys.stdin is None:
         raise ValueError("standard input is closed: give --input")
-    translator = Translator.from_pretrained(
-        options.model, precision=options.precision, batch_tokens=options.batch_tokens
-    )
+    translator = load_translator(options.model, options)
     search = {"num_beams": options.num_beams}
     bad: list[int] = []
     if options.input and options.input.is_file() and options.output and not is_special(options.output):
@@ -381,7 +388,7 @@ def run_evaluate(options: argparse.Namespace, _: list[str]) -> None:
     sources, references, everything = load_test_set(options)
 
     def translate(name: str) -> tuple[Translator, list[str]]:
-        loaded = Translator.from_pretrained(name, precision=options.precision, batch_tokens=options.batch_tokens)
+        loaded = load_translator(name, options)
         return loaded, loaded(sources, num_beams=options.num_beams, progress=True)
 
     translator, translations = translate(options.model)

@@ -63,6 +63,7 @@ class Translator:
             by which a text's translation depends a little on what is translated with it.
         batch_tokens: source tokens translated together, padding included, times beams: memory and speed follow it.
         max_source_tokens: longer texts are cut into sentences, and these, if they must be, between words.
+        torch_compile: on a GPU, compile the decoder's step, which takes a minute at the first text.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Translator:
         precision: str = "float32",
         batch_tokens: int = 4096,
         max_source_tokens: int = 256,
+        torch_compile: bool = False,
     ):
         if precision not in PRECISIONS:
             raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
@@ -98,6 +100,11 @@ class Translator:
             precision = "float32" if precision == "bfloat16" else precision
             self.decoder = make_incremental(self.model, precision)
             self.encoder = self.encoder if precision == "float32" else pack_linears(self.encoder, precision)
+        if torch_compile:
+            if model.config.model_type != "vanilla" or model.device.type == "cpu":
+                kind = f"{model.config.model_type!r} on {model.device.type}"
+                raise ValueError(f"torch_compile is for models of type 'vanilla' on a GPU, not {kind}")
+            self.decoder.compile()
 
     @classmethod
     def from_pretrained(

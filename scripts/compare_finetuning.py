@@ -30,12 +30,17 @@ from hf_vanilla.tokenization import train_tokenizer
 
 SCRIPTS = Path(__file__).parent
 VOCABULARY, WIDTH, LAYERS, HEADS, INNER, POSITIONS = 4000, 256, 4, 4, 1024, 512
-PRETRAINING_UPDATES = 3000
+# Small batches: in as many tokens, the masked-LM loss leaves the plateau of word frequencies earlier.
+PRETRAINING_UPDATES, PRETRAINING = 6000, {"batch_tokens": 1024, "warmup_steps": 400}
 # For each task: its script, the metric and whether more of it is better, updates, and what else its script is told.
 TASKS = {
     "sentiment": ("sequence_classification", "accuracy", 800, "--dataset_name movie_reviews --max_seq_length 96"),
     "genre": ("sequence_classification", "accuracy", 800, "--dataset_name brown_genres --max_seq_length 192"),
     "tags": ("token_classification", "accuracy", 1500, "--dataset_name brown_tags --max_seq_length 256"),
+    "few_tags": (
+        *("token_classification", "accuracy", 300),
+        "--dataset_name brown_tags --max_seq_length 256 --max_train_samples 500 --max_eval_samples 1000",
+    ),
     "questions": ("question_answering", "f1", 1500, "{questions} --max_seq_length 128 --doc_stride 32"),
     "choices": ("multiple_choice", "accuracy", 1500, "{choices}"),
     "causal_lm": ("causal_lm", "perplexity", 1500, "--dataset_name brown --block_size 128"),
@@ -86,7 +91,7 @@ def prepare(folder: Path, scale: float) -> None:
             [sys.executable, str(SCRIPTS / "generate_reading_tasks.py"), str(folder / "reading"), "--rows", "6000"],
         )
     pretraining = yaml.safe_load((SCRIPTS / "configs" / "masked_lm.yaml").read_text(encoding="utf-8"))
-    pretraining |= {"corpus": str(prose), "tokenizer": str(folder / "encoder"), "vocab_size": VOCABULARY}
+    pretraining |= PRETRAINING | {"corpus": str(prose), "tokenizer": str(folder / "encoder"), "vocab_size": VOCABULARY}
     pretraining |= {"output_dir": str(folder / "ours"), "max_steps": max(1, int(PRETRAINING_UPDATES * scale))}
     (folder / "pretraining.yaml").write_text(yaml.safe_dump(pretraining), encoding="utf-8")
 

@@ -35,6 +35,7 @@ from accelerate import PartialState
 from accelerate.state import AcceleratorState
 from baseline_parsers import MostFrequentTree, RightBranching, TreebankGrammar
 from evaluate_trees import Tree, delinearise, linearise, read_treebank, score
+from filelock import FileLock, Timeout
 from generate_treebank import generate
 from reproduce_table3 import over_seeds
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -237,8 +238,8 @@ def report(folder: Path, baselines: dict[str, dict[str, float]]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     about = next(iter(baselines.values()))
     heading = f"{about['sentences']} test trees, {about['sentences_long']} of them of more than {LONG} words"
-    for updates, tokens in sorted({(each["updates"], each["target_tokens"]) for each in every}):
-        heading += f"; {updates:,} updates, {tokens / 1e6:.2f} million target tokens"
+    for updates, tokens in sorted({(each["updates"], f"{each['target_tokens'] / 1e6:.2f}") for each in every}):
+        heading += f"; {updates:,} updates, {tokens} million target tokens"
     heading += "".join(f"; {each}" for each in sorted({each["hardware"] for each in every}))
     return "\n".join([f"{heading}. Mean ± standard deviation over seeds.", "", *lines])
 
@@ -259,6 +260,18 @@ def main() -> None:
     use_onednn_for_float32()
     keep_freed_memory()
     folder = options.folder.resolve()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / "lock", timeout=0):
+            reproduce(folder, options, given, parser)
+    except Timeout:
+        parser.error(f"another process is at {folder}: wait for it, or choose another folder")
+    except OSError as error:
+        parser.error(str(error))
+
+
+def reproduce(folder: Path, options: argparse.Namespace, given: list[str], parser: argparse.ArgumentParser) -> None:
+    """Do the runs that are missing, and write the table of all."""
     runs = [(system, seed) for seed in dict.fromkeys(options.seeds) for system in dict.fromkeys(options.systems)]
     try:
         there = [path.parent.name.rpartition("-seed") for path in folder.glob("*-seed*/result.json")]

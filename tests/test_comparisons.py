@@ -88,3 +88,12 @@ def test_a_step_is_measured_at_every_size_that_scaling_varies():
     seconds, memory = measure(1, **smallest)
     _, more = measure(1, **smallest | {"length": 64})
     assert seconds > 0 and more > 2 * memory > 0
+
+
+def test_a_misspelt_option_is_refused_before_anything_is_trained(tmp_path, monkeypatch, capsys):
+    command = ["compare_finetuning.py", str(tmp_path / "runs"), "--tasks", "sentiment", "--learning_rat", "1e-4"]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(SCRIPTS / command[0]), run_name="__main__")
+    assert "unrecognized arguments: --learning_rat" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -325,3 +325,12 @@ def test_what_cannot_be_planned_is_named(planner, monkeypatch, capsys, options, 
     with pytest.raises(SystemExit):
         run(planner, monkeypatch, str(SCRIPTS / "configs" / options[0]), *options[1:])
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("size", ["base", "big"])
+def test_the_paper_s_runs_are_planned_as_the_card_says(planner, monkeypatch, capsys, size):
+    card = (SCRIPTS.parent / "model_cards" / "paper.md").read_text(encoding="utf-8").splitlines()
+    p100 = "--gpus 8 --gpu-memory 16 --peak-tflops 9.5 --bandwidth 10 --memory-bandwidth 732 --mixed_precision no"
+    run(planner, monkeypatch, str(SCRIPTS / "configs" / "paper" / f"wmt14_en_de_{size}.yaml"), *p100.split())
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(rows) > 15 and [row for row in rows if row not in card] == []

@@ -120,7 +120,7 @@ def test_operations_of_table_1_are_those_that_torch_counts(script, name, constan
         assert counter.get_total_flops() == 2 * constant * script["TABLE_1"][name][3](n, d, k, r)
 
 
-def test_all_of_it_is_printed_and_drawn(script, tmp_path, monkeypatch, capsys):
+def test_all_of_it_is_printed_and_drawn_and_is_what_the_card_says(script, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["reproduce_arithmetic.py", str(tmp_path)])
     script["main"]()
     printed = capsys.readouterr().out
@@ -132,3 +132,6 @@ def test_all_of_it_is_printed_and_drawn(script, tmp_path, monkeypatch, capsys):
     assert counted == torch_counted
     for name in ("paper_schedule.png", "paper_positions.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+    card = (SCRIPTS.parent / "model_cards" / "paper.md").read_text(encoding="utf-8").splitlines()
+    rows = [line for line in printed.splitlines() if line.startswith("|") and "e-1" not in line]  # no rounding errors
+    assert len(rows) > 60 and [row for row in rows if row not in card] == []

@@ -12,6 +12,7 @@ import pytest
 import reproduce_table4
 import torch
 from evaluate_trees import Tree, brackets, delinearise, linearise, read_trees, score
+from filelock import FileLock
 
 # A gold tree, a prediction, and what evalb (of the package allennlp 0.9.0, with COLLINS.prm) prints of them: brackets
 # that match, of the gold tree, of the prediction; None for an "Error sentence".
@@ -366,4 +367,7 @@ def test_the_table_goes_on_and_reports_all_that_is_done(treebank, tmp_path, monk
     with pytest.raises(SystemExit):
         reproduce()
     assert "test.mrg: 1 brackets are not closed" in capsys.readouterr().err
+    with FileLock(folder / "lock"), pytest.raises(SystemExit):
+        reproduce()
+    assert "another process is at" in capsys.readouterr().err
     torch.set_float32_matmul_precision(precision)
