@@ -245,7 +245,7 @@ def add_search(verb: argparse.ArgumentParser) -> None:
         default="float32",
         help="float32, bfloat16, float16 or int8: less is faster, and on CPU int8 most so (default: float32)",
     )
-    verb.add_argument("--torch_compile", action="store_true", help="on a GPU: a minute to begin with, then faster steps")
+    verb.add_argument("--torch_compile", action="store_true", help="compile the step, on a GPU")
     verb.add_argument(
         "--batch_tokens",
         type=int,

@@ -86,7 +86,7 @@ class Translator:
         self.max_source_tokens = min(max_source_tokens, self.most)
         self.is_ours = model.config.model_type in ("vanilla", "vanilla_recurrent")
         self.encoder: Any = self.model.get_encoder()
-        self.decoder = None
+        self.decoder: Any = None
         if precision == "bfloat16" and model.dtype != torch.bfloat16:
             raise ValueError(f"precision is 'bfloat16', and the model {model.dtype}: give model.to(torch.bfloat16)")
         if precision in ("float16", "int8"):

@@ -75,8 +75,8 @@ def read(path: Path) -> str:
 def choose_precision(requested: str) -> str:
     """`"auto"` is bf16 where the hardware computes faster in it, else float32.
 
-    CPUs do with AMX, and AMD's with AVX-512's bf16. Intel's without AMX take 1.5 times as long for a step in it, others,
-    which emulate it, up to 100 times.
+    CPUs do with AMX, and AMD's with AVX-512's bf16. Intel's without AMX take 1.5 times as long for a step in it,
+    others, which emulate it, up to 100 times.
     """
     if requested != "auto":
         return requested

@@ -115,7 +115,7 @@ class TrainingConfig:
     average_last: int = _option(5, "save the mean of so many snapshots, the last of them the final weights")
     average_every: int = _option(1000, "updates between two snapshots")
     ema_decay: float | None = _option(None, "save an exponential moving average of the weights, instead of that mean")
-    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = _option("auto", "auto: bf16 where the hardware is faster in it")
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = _option("auto", "auto: bf16 where it is faster")
     compile: bool = _option(False, "torch.compile the model: minutes at the start, faster updates after it")
     gradient_checkpointing: bool = _option(False, "less memory, more time: compute activations twice")
     seed: int = _option(1, "of initial weights, dropout, masks and order")

@@ -3,13 +3,14 @@
     python scripts/fetch_labelled_corpora.py
     python scripts/compare_finetuning.py runs/comparison                      # everything: hours on two cores
     python scripts/compare_finetuning.py runs/comparison --tasks sentiment tags --seeds 0 1 2 --scale 0.5
-    python scripts/compare_finetuning.py runs/comparison --also minilm=runs/minilm  # and this one
+    python scripts/compare_finetuning.py runs/comparison --tasks sentiment --models minilm=runs/minilm bert=runs/bert
     python scripts/compare_finetuning.py runs/comparison --bf16 true --use_cpu true  # these go to each script
 
 Encoders (BertFor... is the peer) start from new weights and from masked-LM pretraining on Brown and Bible prose,
-decoders (GPT2LMHeadModel) from new weights. Each run is a command of the fine-tuning scripts, written to
-FOLDER/RUN.command, its output to FOLDER/RUN.log. What is done is not done again: the same command goes on where it was
-interrupted, and prints the table of what there is with `--table`.
+decoders (GPT2LMHeadModel) from new weights; checkpoints that are given with `--models` start from their weights and
+from new ones of their shape. Each run is a command of the fine-tuning scripts, written to FOLDER/RUN.command, its
+output to FOLDER/RUN.log. What is done is not done again: the same command goes on where it was interrupted, and prints
+the table of what there is with `--table`.
 """
 
 import argparse
@@ -30,17 +31,12 @@ from hf_vanilla.tokenization import train_tokenizer
 
 SCRIPTS = Path(__file__).parent
 VOCABULARY, WIDTH, LAYERS, HEADS, INNER, POSITIONS = 4000, 256, 4, 4, 1024, 512
-# Small batches: in as many tokens, the masked-LM loss leaves the plateau of word frequencies earlier.
-PRETRAINING_UPDATES, PRETRAINING = 6000, {"batch_tokens": 1024, "warmup_steps": 400}
+PRETRAINING_UPDATES = 3000
 # For each task: its script, the metric and whether more of it is better, updates, and what else its script is told.
 TASKS = {
     "sentiment": ("sequence_classification", "accuracy", 800, "--dataset_name movie_reviews --max_seq_length 96"),
     "genre": ("sequence_classification", "accuracy", 800, "--dataset_name brown_genres --max_seq_length 192"),
     "tags": ("token_classification", "accuracy", 1500, "--dataset_name brown_tags --max_seq_length 256"),
-    "few_tags": (
-        *("token_classification", "accuracy", 300),
-        "--dataset_name brown_tags --max_seq_length 256 --max_train_samples 500 --max_eval_samples 1000",
-    ),
     "questions": ("question_answering", "f1", 1500, "{questions} --max_seq_length 128 --doc_stride 32"),
     "choices": ("multiple_choice", "accuracy", 1500, "{choices}"),
     "causal_lm": ("causal_lm", "perplexity", 1500, "--dataset_name brown --block_size 128"),
@@ -91,7 +87,7 @@ def prepare(folder: Path, scale: float) -> None:
             [sys.executable, str(SCRIPTS / "generate_reading_tasks.py"), str(folder / "reading"), "--rows", "6000"],
         )
     pretraining = yaml.safe_load((SCRIPTS / "configs" / "masked_lm.yaml").read_text(encoding="utf-8"))
-    pretraining |= PRETRAINING | {"corpus": str(prose), "tokenizer": str(folder / "encoder"), "vocab_size": VOCABULARY}
+    pretraining |= {"corpus": str(prose), "tokenizer": str(folder / "encoder"), "vocab_size": VOCABULARY}
     pretraining |= {"output_dir": str(folder / "ours"), "max_steps": max(1, int(PRETRAINING_UPDATES * scale))}
     (folder / "pretraining.yaml").write_text(yaml.safe_dump(pretraining), encoding="utf-8")
 
@@ -125,7 +121,7 @@ def finetune(
     start: str,
     seed: int,
     scale: float,
-    checkpoint: str | None,
+    checkpoint: str,
     given: list[str],
 ) -> None:
     """One run of a script, unless it is done."""
@@ -140,7 +136,8 @@ def finetune(
         )
         for kind in ("questions", "choices")
     }
-    origin = ["--config_name", str(folder / "configs" / f"{model}-{family}"), "--tokenizer_name", str(folder / family)]
+    config = checkpoint or str(folder / "configs" / f"{model}-{family}")
+    origin = ["--config_name", config, "--tokenizer_name", checkpoint or str(folder / family)]
     if start == "pretrained":
         origin = ["--model_name_or_path", checkpoint or str(folder / model), "--max_grad_norm", "1.0"]
         origin += [] if checkpoint else ["--tokenizer_name", str(folder / "encoder")]
@@ -180,24 +177,30 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
     parser.add_argument("--scale", type=float, default=1.0, help="times the updates of each run")
-    parser.add_argument("--also", nargs="*", default=[], help="NAME=CHECKPOINT, fine-tuned beside the others")
+    models_help = "ours, peer, or NAME=CHECKPOINT of an encoder (default: ours peer)"
+    parser.add_argument("--models", nargs="+", default=["ours", "peer"], help=models_help)
     parser.add_argument("--table", action="store_true", help="train nothing")
     arguments, given = parser.parse_known_args()
     known = {f"--{field.name}" for field in dataclasses.fields(TrainingArguments)}
     if wrong := [text for text in given if text.startswith("-") and text.partition("=")[0] not in known]:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")  # now, and not after pretraining
-    also = dict(name.split("=", 1) for name in arguments.also)
-    columns = [(model, start) for start in arguments.starts for model in ("ours", "peer")]
-    columns += [(name, "pretrained") for name in also]
+    models = {name: checkpoint for name, _, checkpoint in (model.partition("=") for model in arguments.models)}
+    if wrong := [name for name, checkpoint in models.items() if (name in ("ours", "peer")) == bool(checkpoint)]:
+        parser.error(f"--models {wrong[0]}: expected ours, peer, or NAME=CHECKPOINT with another name")
+    columns = [(model, start) for start in arguments.starts for model in models]
     if not arguments.table:
         prepare(arguments.folder, arguments.scale)
-        if "pretrained" in arguments.starts and set(arguments.tasks) != {"causal_lm"}:
+        if (
+            "pretrained" in arguments.starts
+            and set(arguments.tasks) != {"causal_lm"}
+            and {"ours", "peer"} & set(models)
+        ):
             pretrain(arguments.folder)
         for seed in arguments.seeds:
             for task in arguments.tasks:
                 for model, start in columns:
                     if task != "causal_lm" or start == "new":
-                        finetune(arguments.folder, task, model, start, seed, arguments.scale, also.get(model), given)
+                        finetune(arguments.folder, task, model, start, seed, arguments.scale, models[model], given)
     table(arguments.folder, arguments.tasks, columns, arguments.seeds)
 
 

@@ -90,10 +90,18 @@ def test_a_step_is_measured_at_every_size_that_scaling_varies():
     assert seconds > 0 and more > 2 * memory > 0
 
 
-def test_a_misspelt_option_is_refused_before_anything_is_trained(tmp_path, monkeypatch, capsys):
-    command = ["compare_finetuning.py", str(tmp_path / "runs"), "--tasks", "sentiment", "--learning_rat", "1e-4"]
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--learning_rat", "1e-4"], "unrecognized arguments: --learning_rat"),
+        (["--models", "ours", "minilm"], "--models minilm: expected ours, peer, or NAME=CHECKPOINT"),
+        (["--models", "peer=runs/minilm"], "--models peer: expected ours, peer, or NAME=CHECKPOINT"),
+    ],
+)
+def test_options_are_checked_before_anything_is_trained(tmp_path, monkeypatch, capsys, wrong, message):
+    command = ["compare_finetuning.py", str(tmp_path / "runs"), "--tasks", "sentiment", *wrong]
     monkeypatch.setattr("sys.argv", command)
     with pytest.raises(SystemExit):
         runpy.run_path(str(SCRIPTS / command[0]), run_name="__main__")
-    assert "unrecognized arguments: --learning_rat" in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
