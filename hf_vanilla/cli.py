@@ -265,7 +265,8 @@ def load_translator(name: str, options: argparse.Namespace) -> Any:
 def add_card(verb: argparse.ArgumentParser) -> None:
     """The options of each verb that writes a card."""
     verb.add_argument("--languages", nargs="+", metavar="CODE", help="such as en de (default: the built-in corpus's)")
-    verb.add_argument("--license", default="apache-2.0", help="of the weights (default: apache-2.0)")
+    license_help = "of the weights (default: apache-2.0 where a run began with new ones, else none)"
+    verb.add_argument("--license", help=license_help)
 
 
 def run_train(options: argparse.Namespace, overrides: list[str]) -> None:

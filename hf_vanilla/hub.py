@@ -127,7 +127,7 @@ def push(
     tag: str | None = None,
     message: str | None = None,
     languages: Sequence[str] | None = None,
-    license: str = "apache-2.0",
+    license: str | None = None,
     space: bool = False,
     max_shard_size: str = "5GB",
     dry_run: bool = False,
@@ -268,7 +268,7 @@ def stage(
     folder: Path,
     repo_id: str,
     languages: Sequence[str] | None = None,
-    license: str = "apache-2.0",
+    license: str | None = None,
     max_shard_size: str = "5GB",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Write all that a repository will hold into a new `folder`; what came to lie in `source` otherwise stays there.
@@ -308,7 +308,7 @@ def stage(
 
 
 def write_card(
-    source: Path, folder: Path, repo_id: str, languages: Sequence[str] | None = None, license: str = "apache-2.0"
+    source: Path, folder: Path, repo_id: str, languages: Sequence[str] | None = None, license: str | None = None
 ) -> None:
     """Write the card that [`push`] would send, with the records and pictures that it is made of, into `folder`.
 
@@ -468,7 +468,7 @@ def message_of(names: Sequence[str], first: bool) -> str:
     return f"Change {' and '.join(filter(None, [', '.join(sorted(kinds)[:-1]), sorted(kinds)[-1]]))}"
 
 
-def write_space(app: Path, model: Path, repo_id: str, commit: str, license: str) -> None:
+def write_space(app: Path, model: Path, repo_id: str, commit: str, license: str | None) -> None:
     """Write a Space that shows the staged `model` at one commit into a new folder `app`.
 
     The package goes with it: the Space then needs to trust no code but its own.
@@ -486,7 +486,7 @@ def write_space(app: Path, model: Path, repo_id: str, commit: str, license: str)
         sdk="gradio",
         sdk_version=GRADIO,
         app_file="app.py",
-        license=license,
+        license=license or "apache-2.0",
         models=[repo_id],
     )
     SpaceCard(f"---\n{data}\n---\nTranslates with [{repo_id}](https://huggingface.co/{repo_id}).\n").save(app / CARD)

@@ -84,7 +84,7 @@ OTHER_LIMITS = "Its answers hold for input like that which it learned from; try 
 
 
 def render(
-    folder: Path, repo_id: str, languages: Sequence[str] | None = None, license: str = "apache-2.0"
+    folder: Path, repo_id: str, languages: Sequence[str] | None = None, license: str | None = None
 ) -> ModelCard:
     """The card, for `repo_id`, of the model in a folder that `hf-vanilla train`, or a Trainer with [`use_model_card`],
     wrote.
@@ -93,7 +93,8 @@ def render(
         folder: holds the [`RECORDS`]; of these only `config.json` must be there. What is missing is not told.
         repo_id: `user/name`, in the code of the card.
         languages: ISO 639-1 codes (default: those of a built-in corpus, if it learned from one).
-        license: of the weights, by the Hub's identifier.
+        license: of the weights, by the Hub's identifier (default: apache-2.0 if a run began with new ones, else none:
+            those of others have a license of theirs).
 
     Raises:
         FileNotFoundError, ValueError: there is no `config.json`, or it is no model's of this package.
@@ -110,7 +111,7 @@ def render(
     scores = score_rows(summary, evaluations)
     data = ModelCardData(
         language=list(languages or built_in.get("languages", [])) or None,
-        license=license,
+        license=license or ("apache-2.0" if summary and not base else None),
         library_name="transformers",
         pipeline_tag=pipeline_tag,
         tags=["hf_vanilla", "attention-is-all-you-need", FAMILIES[config.model_type]],
@@ -437,7 +438,7 @@ def use_model_card(trainer: Any) -> None:
         (folder / SUMMARY).write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         repo_id = trainer.hub_model_id or trainer.args.hub_model_id or folder.resolve().name
         languages = [language] if isinstance(language, str) else language
-        render(folder, repo_id, languages, license or "apache-2.0").save(folder / CARD)
+        render(folder, repo_id, languages, license).save(folder / CARD)
 
     trainer.create_model_card = create_model_card
 

@@ -104,6 +104,16 @@ def test_languages_and_licences_come_from_the_command_line(runs, tmp_path, capsy
     assert (tmp_path / "again" / "README.md").read_text() == written
 
 
+def test_weights_that_come_from_elsewhere_get_no_licence_of_ours(runs, tmp_path):  # noqa: F811
+    folder = shutil.copytree(runs / "translation", tmp_path / "run")
+    assert render(folder, "user/name").data.license == "apache-2.0"
+    (folder / "training_summary.json").write_text(json.dumps({"base_model": "other/model"}))
+    assert render(folder, "user/name").data.license is None
+    (folder / "training_summary.json").unlink()  # as in what `convert` writes
+    assert render(folder, "user/name").data.license is None
+    assert render(folder, "user/name", license="mit").data.license == "mit"
+
+
 @pytest.mark.parametrize("folder", sorted((ROOT / "model_cards").glob("*/")), ids=lambda folder: folder.name)
 def test_the_cards_of_this_project_are_what_templates_and_records_give(folder):
     written = (folder / "README.md").read_text(encoding="utf-8")

@@ -149,7 +149,7 @@ def test_a_run_that_was_interrupted_goes_on_and_one_that_is_done_stays(given, tm
     assert "holds runs with other settings: max_steps was 6, now 7" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         table(*given, "--updates", "6", "--learning_rate", "2")
-    assert "learning_rate was 1.0, now 2.0" in capsys.readouterr().err
+    assert "learning_rate was 0.3, now 2.0" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         table(*given, "--rows", "h=3")
     assert "invalid choice: 'h=3'" in capsys.readouterr().err
