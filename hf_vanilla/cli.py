@@ -245,7 +245,6 @@ def add_search(verb: argparse.ArgumentParser) -> None:
         default="float32",
         help="float32, bfloat16, float16 or int8: less is faster, and on CPU int8 most so (default: float32)",
     )
-    verb.add_argument("--torch_compile", action="store_true", help="compile the step, on a GPU")
     verb.add_argument(
         "--batch_tokens",
         type=int,
@@ -258,14 +257,14 @@ def load_translator(name: str, options: argparse.Namespace) -> Any:
     """A model, to translate as the options of `add_search` say."""
     from hf_vanilla.decoding import Translator
 
-    how = {option: getattr(options, option) for option in ("precision", "batch_tokens", "torch_compile")}
+    how = {option: getattr(options, option) for option in ("precision", "batch_tokens")}
     return Translator.from_pretrained(name, **how)
 
 
 def add_card(verb: argparse.ArgumentParser) -> None:
     """The options of each verb that writes a card."""
     verb.add_argument("--languages", nargs="+", metavar="CODE", help="such as en de (default: the built-in corpus's)")
-    license_help = "of the weights (default: apache-2.0 where a run began with new ones, else none)"
+    license_help = "of the weights (default: apache-2.0 if `hf-vanilla train` began with new ones, else none)"
     verb.add_argument("--license", help=license_help)
 
 
@@ -383,17 +382,15 @@ def run_evaluate(options: argparse.Namespace, _: list[str]) -> None:
     """`hf-vanilla evaluate`."""
     import json
 
-    from hf_vanilla.decoding import Translator, side_by_side
+    from hf_vanilla.decoding import side_by_side
     from hf_vanilla.metrics import TranslationQuality, compare, confidence
 
     sources, references, everything = load_test_set(options)
 
-    def translate(name: str) -> tuple[Translator, list[str]]:
-        loaded = load_translator(name, options)
-        return loaded, loaded(sources, num_beams=options.num_beams, progress=True)
-
-    translator, translations = translate(options.model)
-    others = translate(options.compare)[1] if options.compare else []
+    translators = [load_translator(name, options) for name in (options.model, options.compare) if name]
+    translator = translators[0]
+    translations, *compared = (each(sources, num_beams=options.num_beams, progress=True) for each in translators)
+    others = compared[0] if compared else []
     if not options.json:
         print(side_by_side(sources, translations, references, options.show), end="\n\n")
     subsets = {everything: list(range(len(sources)))}

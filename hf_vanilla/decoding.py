@@ -63,7 +63,6 @@ class Translator:
             by which a text's translation depends a little on what is translated with it.
         batch_tokens: source tokens translated together, padding included, times beams: memory and speed follow it.
         max_source_tokens: longer texts are cut into sentences, and these, if they must be, between words.
-        torch_compile: on a GPU, compile the decoder's step, which takes a minute at the first text.
     """
 
     def __init__(
@@ -73,7 +72,6 @@ class Translator:
         precision: str = "float32",
         batch_tokens: int = 4096,
         max_source_tokens: int = 256,
-        torch_compile: bool = False,
     ):
         if precision not in PRECISIONS:
             raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
@@ -86,7 +84,7 @@ class Translator:
         self.max_source_tokens = min(max_source_tokens, self.most)
         self.is_ours = model.config.model_type in ("vanilla", "vanilla_recurrent")
         self.encoder: Any = self.model.get_encoder()
-        self.decoder: Any = None
+        self.decoder = None
         if precision == "bfloat16" and model.dtype != torch.bfloat16:
             raise ValueError(f"precision is 'bfloat16', and the model {model.dtype}: give model.to(torch.bfloat16)")
         if precision in ("float16", "int8"):
@@ -100,11 +98,6 @@ class Translator:
             precision = "float32" if precision == "bfloat16" else precision
             self.decoder = make_incremental(self.model, precision)
             self.encoder = self.encoder if precision == "float32" else pack_linears(self.encoder, precision)
-        if torch_compile:
-            if model.config.model_type != "vanilla" or model.device.type == "cpu":
-                kind = f"{model.config.model_type!r} on {model.device.type}"
-                raise ValueError(f"torch_compile is for models of type 'vanilla' on a GPU, not {kind}")
-            self.decoder.compile()
 
     @classmethod
     def from_pretrained(

@@ -130,7 +130,7 @@ def describe() -> dict[str, str]:
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
         "GPU": ", ".join(devices) or "none",
         "float32 products": float32_precision(),
-        "bfloat16": "faster than float32" if choose_precision("auto") == "bf16" else "slower than float32",
+        "bfloat16": "faster in training than float32" if choose_precision("auto") == "bf16" else "slower in training",
         "allocator": allocator(),
         "attention": "sdpa by " + ", ".join(kernel for kernel, enabled in kernels.items() if enabled),
         "flash_attention_2": "installed" if is_flash_attn_2_available() else "not installed",

@@ -93,8 +93,8 @@ def render(
         folder: holds the [`RECORDS`]; of these only `config.json` must be there. What is missing is not told.
         repo_id: `user/name`, in the code of the card.
         languages: ISO 639-1 codes (default: those of a built-in corpus, if it learned from one).
-        license: of the weights, by the Hub's identifier (default: apache-2.0 if a run began with new ones, else none:
-            those of others have a license of theirs).
+        license: of the weights, by the Hub's identifier (default: apache-2.0 if a run of `hf-vanilla train` began with
+            new ones, else none: those of others have a license of theirs).
 
     Raises:
         FileNotFoundError, ValueError: there is no `config.json`, or it is no model's of this package.
@@ -111,7 +111,7 @@ def render(
     scores = score_rows(summary, evaluations)
     data = ModelCardData(
         language=list(languages or built_in.get("languages", [])) or None,
-        license=license or ("apache-2.0" if summary and not base else None),
+        license=license or ("apache-2.0" if "configuration" in summary and not base else None),
         library_name="transformers",
         pipeline_tag=pipeline_tag,
         tags=["hf_vanilla", "attention-is-all-you-need", FAMILIES[config.model_type]],
@@ -448,11 +448,11 @@ def summarise_trainer(trainer: Any, dataset: str | None, base_model: str | None)
     arguments, log = trainer.args, trainer.state.log_history
     evaluations = [record for record in log if any(name.startswith("eval_") for name in record)]
     speed = ("runtime", "per_second", "_time")
-    examples = trainer.train_dataset
+    examples, origin = trainer.train_dataset, trainer.model.config._name_or_path  # "None" for what `from_hf` was given
     precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no"
     packages = ("torch", "transformers", "datasets", "tokenizers", "accelerate")
     return {
-        "base_model": public(base_model or trainer.model.config._name_or_path or None),
+        "base_model": public(base_model or {"None": None}.get(origin, origin) or None),
         "dataset": public(dataset or getattr(getattr(examples, "info", None), "dataset_name", None)),
         "training_examples": len(examples) if hasattr(examples, "__len__") else None,
         "arguments": {name: str(getattr(arguments, name)) for name in TRAINER_SETTINGS},

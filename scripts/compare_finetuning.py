@@ -127,8 +127,6 @@ def finetune(
     """One run of a script, unless it is done."""
     script, _, updates, options = TASKS[task]
     name, steps = f"{task}-{model}-{start}-{seed}", max(4, int(updates * scale))
-    if results(folder / name):
-        return
     family = "decoder" if task == "causal_lm" else "encoder"
     files = {
         kind: " ".join(
@@ -144,7 +142,11 @@ def finetune(
     every = ["--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", "0.5", "--save_steps", "0.5"]
     command = [sys.executable, str(SCRIPTS / f"finetune_{script}.py"), *origin, "--output_dir", str(folder / name)]
     command += [*shlex.split(options.format(**files)), *shlex.split(TRAINING), *every, "--max_steps", str(steps)]
-    run(folder, name, [*command, "--seed", str(seed), "--disable_tqdm", "true", *given])
+    command += ["--seed", str(seed), "--disable_tqdm", "true", *given]
+    if not results(folder / name):
+        run(folder, name, command)
+    elif (earlier := (folder / f"{name}.command").read_text(encoding="utf-8").strip()) != shlex.join(command):
+        sys.exit(f"{folder / name} was made by another command, {earlier}: choose another folder")
 
 
 def results(folder: Path) -> dict[str, float]:
@@ -185,8 +187,11 @@ def main() -> None:
     if wrong := [text for text in given if text.startswith("-") and text.partition("=")[0] not in known]:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")  # now, and not after pretraining
     models = {name: checkpoint for name, _, checkpoint in (model.partition("=") for model in arguments.models)}
-    if wrong := [name for name, checkpoint in models.items() if (name in ("ours", "peer")) == bool(checkpoint)]:
-        parser.error(f"--models {wrong[0]}: expected ours, peer, or NAME=CHECKPOINT with another name")
+    for name, checkpoint in models.items():
+        if (name in ("ours", "peer")) == bool(checkpoint) or name != Path(name).name:
+            parser.error(f"--models {name}: expected ours, peer, or NAME=CHECKPOINT with another name")
+    if len(models) < len(arguments.models):
+        parser.error("--models: a name is there twice")
     columns = [(model, start) for start in arguments.starts for model in models]
     if not arguments.table:
         prepare(arguments.folder, arguments.scale)
@@ -199,7 +204,7 @@ def main() -> None:
         for seed in arguments.seeds:
             for task in arguments.tasks:
                 for model, start in columns:
-                    if task != "causal_lm" or start == "new":
+                    if task != "causal_lm" or (start == "new" and not models[model]):
                         finetune(arguments.folder, task, model, start, seed, arguments.scale, models[model], given)
     table(arguments.folder, arguments.tasks, columns, arguments.seeds)
 

@@ -260,14 +260,16 @@ def main() -> None:
     use_onednn_for_float32()
     keep_freed_memory()
     folder = options.folder.resolve()
+    lock = FileLock(folder / "lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / "lock", timeout=0):
-            reproduce(folder, options, given, parser)
+        lock.acquire()
     except Timeout:
         parser.error(f"another process is at {folder}: wait for it, or choose another folder")
     except OSError as error:
         parser.error(str(error))
+    with lock:
+        reproduce(folder, options, given, parser)
 
 
 def reproduce(folder: Path, options: argparse.Namespace, given: list[str], parser: argparse.ArgumentParser) -> None:

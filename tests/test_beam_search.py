@@ -355,25 +355,6 @@ def test_a_decoder_made_once_serves_many_calls(precision):
         torch.testing.assert_close(found.sequences_scores, exact.sequences_scores, atol=0.1, rtol=0.05)
 
 
-@pytest.mark.parametrize("model_class", [VanillaForConditionalGeneration, VanillaDecoderForCausalLM])
-def test_a_decoder_is_compiled_once_for_prompts_and_once_for_steps(model_class, monkeypatch):
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)  # weights as on a GPU
-    model, graphs = model_of(model_class), []
-
-    def count(graph, _):
-        graphs.append(graph)
-        return graph.forward
-
-    decoder = IncrementalDecoder(model)
-    decoder.compile(backend=count)
-    asked = {"num_beams": 3, "max_new_tokens": 12, "custom_generate": beam_search, "eos_token_id": None}
-    for length in (7, 9):
-        batch = sources(model, length=length)
-        found = model.generate(**batch, **asked, incremental_decoder=decoder)
-        assert torch.equal(found, model.generate(**batch, **asked))
-        assert len(graphs) == 2
-
-
 def test_weights_that_changed_since_are_seen_by_the_next_call():
     model = model_of(VanillaForConditionalGeneration)
     asked = {**sources(model), "num_beams": 2, "max_new_tokens": 8}

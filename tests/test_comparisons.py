@@ -95,6 +95,8 @@ def test_a_step_is_measured_at_every_size_that_scaling_varies():
     [
         (["--learning_rat", "1e-4"], "unrecognized arguments: --learning_rat"),
         (["--models", "ours", "minilm"], "--models minilm: expected ours, peer, or NAME=CHECKPOINT"),
+        (["--models", "=runs/minilm"], "--models : expected ours, peer, or NAME=CHECKPOINT"),
+        (["--models", "m=runs/a", "m=runs/b"], "a name is there twice"),
         (["--models", "peer=runs/minilm"], "--models peer: expected ours, peer, or NAME=CHECKPOINT"),
     ],
 )

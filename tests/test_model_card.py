@@ -107,7 +107,9 @@ def test_languages_and_licences_come_from_the_command_line(runs, tmp_path, capsy
 def test_weights_that_come_from_elsewhere_get_no_licence_of_ours(runs, tmp_path):  # noqa: F811
     folder = shutil.copytree(runs / "translation", tmp_path / "run")
     assert render(folder, "user/name").data.license == "apache-2.0"
-    (folder / "training_summary.json").write_text(json.dumps({"base_model": "other/model"}))
+    (folder / "training_summary.json").write_text(json.dumps({"configuration": {"initial_model": "other/model"}}))
+    assert render(folder, "user/name").data.license is None
+    (folder / "training_summary.json").write_text(json.dumps({"arguments": {}}))  # a Trainer does not know
     assert render(folder, "user/name").data.license is None
     (folder / "training_summary.json").unlink()  # as in what `convert` writes
     assert render(folder, "user/name").data.license is None

@@ -158,11 +158,6 @@ class IncrementalDecoder:
         """The hypotheses of a search: see [`Beams`]."""
         return Beams(self, prompts, beams, most, inputs)
 
-    def compile(self, **options: Any) -> None:
-        """Has `torch.compile`, with its `options`, make the kernels of the layers: once for prompts, and once for what
-        follows, whatever their lengths. Not for weights that [`PackedLinear`] has laid out anew."""
-        self.step = torch.compile(self.step, dynamic=True, **options)  # type: ignore[method-assign]
-
     def step(self, hidden_states: torch.Tensor, mask: torch.Tensor | None, state: "Beams") -> torch.Tensor:
         """What the layers make of embeddings (batch, length, hidden_size), after what `state` has kept of the past.
 
