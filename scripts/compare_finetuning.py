@@ -188,7 +188,7 @@ def main() -> None:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")  # now, and not after pretraining
     models = {name: checkpoint for name, _, checkpoint in (model.partition("=") for model in arguments.models)}
     for name, checkpoint in models.items():
-        if (name in ("ours", "peer")) == bool(checkpoint) or name != Path(name).name:
+        if (name in ("ours", "peer")) == bool(checkpoint) or not name or name != Path(name).name:
             parser.error(f"--models {name}: expected ours, peer, or NAME=CHECKPOINT with another name")
     if len(models) < len(arguments.models):
         parser.error("--models: a name is there twice")
