@@ -163,3 +163,10 @@ def test_what_a_row_makes_impossible_is_refused_before_it_begins(given, tmp_path
         table3.main()
     assert "`hidden_size` (24) must be a multiple of `num_attention_heads` (16)" in capsys.readouterr().err
     assert not (tmp_path / "runs").exists()
+
+
+def test_the_card_s_table_is_of_the_results_that_are_kept():
+    root = table3.CONFIG.parents[3]
+    card = (root / "model_cards" / "paper.md").read_text(encoding="utf-8")
+    rows = table3.report(root / "scripts" / "results" / "table3").splitlines()
+    assert len(rows) > 10 and [row for row in rows if row not in card] == []
