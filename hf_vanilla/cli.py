@@ -257,8 +257,7 @@ def load_translator(name: str, options: argparse.Namespace) -> Any:
     """A model, to translate as the options of `add_search` say."""
     from hf_vanilla.decoding import Translator
 
-    how = {option: getattr(options, option) for option in ("precision", "batch_tokens")}
-    return Translator.from_pretrained(name, **how)
+    return Translator.from_pretrained(name, precision=options.precision, batch_tokens=options.batch_tokens)
 
 
 def add_card(verb: argparse.ArgumentParser) -> None:

@@ -162,6 +162,7 @@ class Plan:
             )
         if self.generation_config is not None:
             model.generation_config = self.generation_config
+        model.config._name_or_path = ""  # transformers has made it "None"
         return model
 
     def write(self, folder: Path) -> None:

@@ -448,11 +448,11 @@ def summarise_trainer(trainer: Any, dataset: str | None, base_model: str | None)
     arguments, log = trainer.args, trainer.state.log_history
     evaluations = [record for record in log if any(name.startswith("eval_") for name in record)]
     speed = ("runtime", "per_second", "_time")
-    examples, origin = trainer.train_dataset, trainer.model.config._name_or_path  # "None" for what `from_hf` was given
+    examples = trainer.train_dataset
     precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no"
     packages = ("torch", "transformers", "datasets", "tokenizers", "accelerate")
     return {
-        "base_model": public(base_model or {"None": None}.get(origin, origin) or None),
+        "base_model": public(base_model or trainer.model.config._name_or_path or None),
         "dataset": public(dataset or getattr(getattr(examples, "info", None), "dataset_name", None)),
         "training_examples": len(examples) if hasattr(examples, "__len__") else None,
         "arguments": {name: str(getattr(arguments, name)) for name in TRAINER_SETTINGS},

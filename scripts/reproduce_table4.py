@@ -260,10 +260,9 @@ def main() -> None:
     use_onednn_for_float32()
     keep_freed_memory()
     folder = options.folder.resolve()
-    lock = FileLock(folder / "lock", timeout=0)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
+        lock = FileLock(folder / "lock").acquire(timeout=0)
     except Timeout:
         parser.error(f"another process is at {folder}: wait for it, or choose another folder")
     except OSError as error:

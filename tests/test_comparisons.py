@@ -107,3 +107,12 @@ def test_options_are_checked_before_anything_is_trained(tmp_path, monkeypatch, c
         runpy.run_path(str(SCRIPTS / command[0]), run_name="__main__")
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_a_fine_tuning_of_another_command_is_not_taken_for_this_one(tmp_path):
+    script, done = runpy.run_path(str(SCRIPTS / "compare_finetuning.py")), tmp_path / "sentiment-m-new-0"
+    done.mkdir()
+    (done / "all_results.json").write_text('{"test_loss": 1}')
+    (tmp_path / "sentiment-m-new-0.command").write_text("python finetune.py --config_name other")
+    with pytest.raises(SystemExit, match="was made by another command, python finetune.py --config_name other"):
+        script["finetune"](tmp_path, "sentiment", "m", "new", 0, 1.0, "runs/a", [])

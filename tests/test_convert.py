@@ -166,6 +166,7 @@ def test_dropout_rates_and_labels_come_along():
     names = {"id2label": {0: "bad", 1: "good"}, "label2id": {"bad": 0, "good": 1}}
     theirs = theirs_of("bert", "BertForSequenceClassification", **changes, **names)
     config = from_hf(theirs).config
+    assert config._name_or_path == ""  # not "None", of which a card would say "fine-tuned from None"
     assert (config.dropout, config.attention_dropout, config.classifier_dropout) == (0.2, 0.3, 0.4)
     assert (config.id2label, config.label2id) == (names["id2label"], names["label2id"])
     back = to_hf(from_hf(theirs)).config
