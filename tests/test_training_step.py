@@ -1,5 +1,7 @@
 """The fast training step: without padding and without whole logits, and yet the same loss and gradients."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from families import HEADS, LANGUAGE_MODELS, VOCABULARY, batch_for, small_config, small_model, words
@@ -20,6 +22,7 @@ from hf_vanilla import (
 )
 from hf_vanilla.transformer import losses_vanilla, padding_vanilla
 from hf_vanilla.transformer.losses_vanilla import cross_entropy, projected_cross_entropy
+from hf_vanilla.transformer.modeling_vanilla import eager_attention_forward
 
 
 @pytest.fixture
@@ -90,6 +93,52 @@ def test_any_padding_gives_the_loss_and_the_gradients_of_the_plain_step(
     batch = with_padding(batch_for(model_class, batch=4), random, left)
     batch["attention_mask"][:empty] = 0
     assert_same(model, batch)
+
+
+@pytest.fixture
+def plain_masks(monkeypatch):
+    """The masks with which attention was by plain products, on a CPU where oneDNN makes those of float32."""
+    masks = []
+
+    def note(*args, **kwargs):
+        masks.append(args[4])
+        return eager_attention_forward(*args, **kwargs)
+
+    monkeypatch.setattr("hf_vanilla.transformer.modeling_vanilla.eager_attention_forward", note)
+    monkeypatch.setattr(torch.backends.mkldnn, "matmul", SimpleNamespace(fp32_precision="tf32"))
+    return masks
+
+
+@pytest.mark.parametrize("model_class", HEADS)
+@pytest.mark.parametrize("padding", [False, True])
+def test_short_rows_attend_by_plain_products_where_onednn_makes_them(model_class, padding, plain_masks, monkeypatch):
+    model, batch = small_model(model_class).train(), batch_for(model_class, batch=4)
+    if padding:
+        batch = with_padding(batch, torch.Generator().manual_seed(0), left=False)
+    loss, gradients = loss_and_gradients(model, batch, packing=False)
+    assert plain_masks and all(mask is None or mask.any(-1).all() for mask in plain_masks)
+    plain_masks.clear()
+    monkeypatch.setattr(padding_vanilla, "SHORT_IN_ONEDNN", 4)
+    expected_loss, expected = loss_and_gradients(model, batch, packing=False)
+    assert not plain_masks
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-6)
+    for gradient, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-6)
+
+
+def test_sdpa_stays_where_plain_products_would_differ_or_are_not_faster(plain_masks, monkeypatch):
+    batch = batch_for(VanillaForConditionalGeneration)
+    model = small_model(VanillaForConditionalGeneration)
+    model.eval()(**batch)
+    model.train()(**batch | {"attention_mask": torch.zeros_like(batch["attention_mask"])})
+    assert len(plain_masks) == model.config.decoder_layers  # to sources that are all padding nothing else looks
+    plain_masks.clear()
+    monkeypatch.setattr(torch.backends.mkldnn.matmul, "fp32_precision", "ieee")
+    model(**batch)
+    assert not plain_masks
+    with torch.autocast("cpu", torch.bfloat16):
+        model(**batch)
+    assert plain_masks
 
 
 @pytest.mark.parametrize("model_class", LANGUAGE_MODELS)

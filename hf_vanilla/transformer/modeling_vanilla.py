@@ -37,7 +37,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .configuration_vanilla import VanillaBaseConfig, VanillaConfig, VanillaDecoderConfig, VanillaEncoderConfig
 from .generation_vanilla import beam_search
 from .losses_vanilla import check_ids, logits_and_loss
-from .padding_vanilla import Packing, packed_attention, packed_mask, packing_of
+from .padding_vanilla import Packing, packed_attention, packed_mask, packing_of, trains_faster_plain
 
 # The arguments of `from_pretrained` that say where a checkpoint is found.
 HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -185,12 +185,16 @@ class MultiHeadAttention(nn.Module):
         query = self.q_proj(hidden_states).view(*shape, -1, self.qk_head_dim).transpose(1, 2)
         key, value = self.keys_and_values(hidden_states, encoder_hidden_states, past_key_values)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        if kwargs.get("output_attentions"):
-            attention = eager_attention_forward
         if encoder_hidden_states is None:
             encoder_packing = packing
         if packing or encoder_packing:
             attention = packed_attention(packing, encoder_packing, eager_attention_forward)
+        elif kwargs.get("output_attentions"):
+            attention = eager_attention_forward
+        elif trains_faster_plain(self, query, key, attention_mask):
+            attention = eager_attention_forward
+            if attention_mask is None and self.is_causal:
+                attention_mask = query.new_ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
         output, weights = attention(
             self,
             query,

@@ -14,6 +14,9 @@ WORTH_IT = 0.05
 # Up to this length, attention over all rows at once, padding and all, is faster than one row after the other.
 SHORT = 64
 
+# Up to this length, plain products are faster than sdpa's kernel where oneDNN makes both.
+SHORT_IN_ONEDNN = 128
+
 
 class Packing:
     """The tokens of a batch in one row, without its padding, and back into rows, where attention needs them.
@@ -159,6 +162,21 @@ def packed_attention(
         return torch.cat(outputs, dim=1 if packing else 0), None
 
     return attend
+
+
+def trains_faster_plain(module: Any, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> bool:
+    """Whether attention by plain products of all rows and heads trains faster than by sdpa, which it is asked for.
+
+    On CPU, sdpa's kernel makes a product for each row and head. Through oneDNN, which gets those of bfloat16, and of
+    float32 where less than the "highest" precision is allowed, a small one takes longer to set up than to make.
+    """
+    if not module.training or query.device.type != "cpu" or module.config._attn_implementation != "sdpa":
+        return False
+    if is_transformed() or query.shape[-2] == 1 or key.shape[-2] > SHORT_IN_ONEDNN:
+        return False
+    if query.dtype != torch.bfloat16 and torch.backends.mkldnn.matmul.fp32_precision not in ("bf16", "tf32"):
+        return False
+    return mask is None or bool(mask.any(-1).all())  # to a query that sees nothing, sdpa alone gives zeros
 
 
 def first_token(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
