@@ -39,7 +39,10 @@ from hf_vanilla.training_config import TrainingConfig
 
 
 def build_peer(config: TrainingConfig, tokenizer: Any) -> PreTrainedModel:
-    """The peer of the task, in the shape of `config`; no dropout but on the sub-layers' outputs, as in the paper."""
+    """The peer of the task, in the shape of `config`; no dropout but on the sub-layers' outputs, as in the paper. Or
+    the `initial_model` of `config`."""
+    if config.initial_model is not None:
+        return TASKS[config.task].auto_class.from_pretrained(config.initial_model)
     width, heads, inner = config.hidden_size, config.num_attention_heads, config.intermediate_size
     tokens = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     positions = max(512, config.max_length)

@@ -1,11 +1,17 @@
 """The scripts that compare layers and systems: what they measure has a known answer, and a run that is done stays."""
 
+import itertools
 import json
 import runpy
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM
+
+from hf_vanilla.tokenization import train_tokenizer
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -116,3 +122,22 @@ def test_a_fine_tuning_of_another_command_is_not_taken_for_this_one(tmp_path):
     (tmp_path / "sentiment-m-new-0.command").write_text("python finetune.py --config_name other")
     with pytest.raises(SystemExit, match="was made by another command, python finetune.py --config_name other"):
         script["finetune"](tmp_path, "sentiment", "m", "new", 0, 1.0, "runs/a", [])
+
+
+def test_pretraining_goes_on_from_short_pieces_with_long_ones(tmp_path, monkeypatch):
+    script = runpy.run_path(str(SCRIPTS / "compare_finetuning.py"))
+    names = ("Ada", "Ben", "Eve", "Kim", "Leo", "Mia")
+    texts = [f"{a} saw {b} by the river, and {c} was there." for a, b, c in itertools.product(names, repeat=3)]
+    (tmp_path / "prose.txt").write_text("\n\n".join(texts))
+    train_tokenizer(texts, 300, "encoder").save_pretrained(tmp_path / "encoder")
+    monkeypatch.setitem(script["pretrain"].__globals__, "PRETRAINING", {16: 8000, 32: 4000})
+    for model in ("ours", "peer"):
+        script["pretrain"](tmp_path, model, 0.0005)
+        short, long = (load_file(tmp_path / name / "model.safetensors") for name in (f"{model}-16", model))
+        assert short.keys() == long.keys() and any((short[name] != long[name]).any() for name in short)
+        assert yaml.safe_load((tmp_path / f"{model}.yaml").read_text())["initial_model"] == str(
+            tmp_path / f"{model}-16"
+        )
+        assert AutoModelForMaskedLM.from_pretrained(tmp_path / model).config.num_hidden_layers == 4
+    monkeypatch.setitem(script["pretrain"].__globals__, "run", pytest.fail)
+    script["pretrain"](tmp_path, "ours", 0.0005)  # what is done is not done again

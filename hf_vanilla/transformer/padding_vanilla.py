@@ -174,7 +174,8 @@ def trains_faster_plain(module: Any, query: torch.Tensor, key: torch.Tensor, mas
         return False
     if is_transformed() or query.shape[-2] == 1 or key.shape[-2] > SHORT_IN_ONEDNN:
         return False
-    if query.dtype != torch.bfloat16 and torch.backends.mkldnn.matmul.fp32_precision not in ("bf16", "tf32"):
+    onednn: Any = torch.backends.mkldnn
+    if query.dtype != torch.bfloat16 and onednn.matmul.fp32_precision not in ("bf16", "tf32"):
         return False
     return mask is None or bool(mask.any(-1).all())  # to a query that sees nothing, sdpa alone gives zeros
 
