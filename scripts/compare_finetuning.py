@@ -33,7 +33,7 @@ SCRIPTS = Path(__file__).parent
 VOCABULARY, WIDTH, LAYERS, HEADS, INNER, POSITIONS = 4000, 256, 4, 4, 1024, 512
 # Updates of 1,024 tokens in pieces of so many. In pieces of 16, attention soon finds the neighbours of what is masked;
 # in ones of 128 from the start, it still sees bags of words after as many tokens.
-PRETRAINING = {16: 8000, 32: 1500, 64: 1500, 128: 1500}
+PRETRAINING = {16: 3200, 32: 600, 64: 600, 128: 600}
 # For each task: its script, the metric and whether more of it is better, updates, and what else its script is told.
 TASKS = {
     "sentiment": ("sequence_classification", "accuracy", 800, "--dataset_name movie_reviews --max_seq_length 96"),
@@ -90,26 +90,28 @@ def prepare(folder: Path) -> None:
         )
 
 
-def pretrain(folder: Path, model: str, scale: float) -> None:
+def pretrain(folder: Path, model: str) -> None:
     """Ours or BERT, on the same batches: short pieces first, then longer ones."""
     given = yaml.safe_load((SCRIPTS / "configs" / "masked_lm.yaml").read_text(encoding="utf-8"))
     given |= {"corpus": str(folder / "prose.txt"), "tokenizer": str(folder / "encoder"), "vocab_size": VOCABULARY}
     for pieces, updates in PRETRAINING.items():
         output = folder / (model if pieces == max(PRETRAINING) else f"{model}-{pieces}")
-        steps = max(2, int(updates * scale))
-        given |= {"max_length": pieces, "batch_tokens": 1024, "max_steps": steps, "warmup_steps": steps // 10}
+        given |= {"max_length": pieces, "batch_tokens": 1024, "max_steps": updates, "warmup_steps": updates // 10}
         config = folder / f"{output.name}.yaml"
         config.write_text(yaml.safe_dump(given | {"output_dir": str(output)}), encoding="utf-8")
         command, done = ["-m", "hf_vanilla.cli", "train", str(config)], "training_summary.json"
         if model == "peer":
             command, done = [str(SCRIPTS / "train_peer.py"), str(config), str(output)], "model.safetensors"
-        if not (output / done).exists():
-            run(folder, f"pretraining-{output.name}", [sys.executable, *command])
+        run(folder, f"pretraining-{output.name}", [sys.executable, *command], (output / done).exists())
         given |= {"initial_model": str(output), "tokenizer": None}
 
 
-def run(folder: Path, name: str, command: list[str]) -> None:
-    """Run a command, and leave what it was and what it said."""
+def run(folder: Path, name: str, command: list[str], done: bool = False) -> None:
+    """Run a command, and leave what it was and what it said; if it is done, see that it was the same."""
+    if done:
+        if (earlier := (folder / f"{name}.command").read_text(encoding="utf-8").strip()) != shlex.join(command):
+            sys.exit(f"{name} in {folder} was made by another command, {earlier}: choose another folder")
+        return
     print(name, flush=True)
     (folder / f"{name}.command").write_text(shlex.join(command) + "\n", encoding="utf-8")
     with (folder / f"{name}.log").open("w", encoding="utf-8") as log:
@@ -146,10 +148,7 @@ def finetune(
     command = [sys.executable, str(SCRIPTS / f"finetune_{script}.py"), *origin, "--output_dir", str(folder / name)]
     command += [*shlex.split(options.format(**files)), *shlex.split(TRAINING), *every, "--max_steps", str(steps)]
     command += ["--seed", str(seed), "--disable_tqdm", "true", *given]
-    if not results(folder / name):
-        run(folder, name, command)
-    elif (earlier := (folder / f"{name}.command").read_text(encoding="utf-8").strip()) != shlex.join(command):
-        sys.exit(f"{folder / name} was made by another command, {earlier}: choose another folder")
+    run(folder, name, command, bool(results(folder / name)))
 
 
 def results(folder: Path) -> dict[str, float]:
@@ -181,7 +180,7 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
-    parser.add_argument("--scale", type=float, default=1.0, help="times the updates of each run")
+    parser.add_argument("--scale", type=float, default=1.0, help="times the updates of each fine-tuning")
     models_help = "ours, peer, or NAME=CHECKPOINT of an encoder (default: ours peer)"
     parser.add_argument("--models", nargs="+", default=["ours", "peer"], help=models_help)
     parser.add_argument("--table", action="store_true", help="train nothing")
@@ -205,7 +204,7 @@ def main() -> None:
         ):
             for model in models:
                 if not models[model]:
-                    pretrain(arguments.folder, model, arguments.scale)
+                    pretrain(arguments.folder, model)
         for seed in arguments.seeds:
             for task in arguments.tasks:
                 for model, start in columns:

@@ -133,6 +133,11 @@ def test_sdpa_stays_where_plain_products_would_differ_or_are_not_faster(plain_ma
     model.train()(**batch | {"attention_mask": torch.zeros_like(batch["attention_mask"])})
     assert len(plain_masks) == model.config.decoder_layers  # to sources that are all padding nothing else looks
     plain_masks.clear()
+    additive = torch.zeros(batch["input_ids"].shape[0], 1, *batch["decoder_input_ids"].shape[-1:] * 2)
+    model(**batch | {"decoder_attention_mask": additive})
+    assert len(plain_masks) == model.config.encoder_layers + model.config.decoder_layers  # where masks are boolean
+    plain_masks.clear()
+    small_model(VanillaForConditionalGeneration).double().train()(**batch)
     monkeypatch.setattr(torch.backends.mkldnn.matmul, "fp32_precision", "ieee")
     model(**batch)
     assert not plain_masks

@@ -191,7 +191,7 @@ class MultiHeadAttention(nn.Module):
             attention = packed_attention(packing, encoder_packing, eager_attention_forward)
         elif kwargs.get("output_attentions"):
             attention = eager_attention_forward
-        elif trains_faster_plain(self, query, key, attention_mask):
+        elif "is_causal" not in kwargs and trains_faster_plain(self, query, key, attention_mask):
             attention = eager_attention_forward
             if attention_mask is None and self.is_causal:
                 attention_mask = query.new_ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()

@@ -168,16 +168,21 @@ def trains_faster_plain(module: Any, query: torch.Tensor, key: torch.Tensor, mas
     """Whether attention by plain products of all rows and heads trains faster than by sdpa, which it is asked for.
 
     On CPU, sdpa's kernel makes a product for each row and head. Through oneDNN, which gets those of bfloat16, and of
-    float32 where less than the "highest" precision is allowed, a small one takes longer to set up than to make.
+    float32 where less than the "highest" precision is allowed, a small one takes longer to set up than to make. Plain
+    products round scores to the type of the query; sdpa's kernel keeps them in float32.
     """
     if not module.training or query.device.type != "cpu" or module.config._attn_implementation != "sdpa":
         return False
     if is_transformed() or query.shape[-2] == 1 or key.shape[-2] > SHORT_IN_ONEDNN:
         return False
-    onednn: Any = torch.backends.mkldnn
-    if query.dtype != torch.bfloat16 and onednn.matmul.fp32_precision not in ("bf16", "tf32"):
+    if query.dtype == torch.float32:
+        onednn: Any = torch.backends.mkldnn
+        if onednn.matmul.fp32_precision not in ("bf16", "tf32"):
+            return False
+    elif query.dtype != torch.bfloat16:
         return False
-    return mask is None or bool(mask.any(-1).all())  # to a query that sees nothing, sdpa alone gives zeros
+    # To a query that sees nothing, sdpa alone gives zeros.
+    return mask is None or (mask.dtype == torch.bool and bool(mask.any(-1).all()))
 
 
 def first_token(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
