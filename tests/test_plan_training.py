@@ -43,7 +43,7 @@ def planner():
     return runpy.run_path(str(SCRIPTS / "plan_training.py"))
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch):
     """Attention by sdpa's kernel, which on CPU is left where plain products are faster."""
     monkeypatch.setattr("hf_vanilla.transformer.padding_vanilla.SHORT_IN_ONEDNN", 0)
@@ -132,7 +132,6 @@ def test_flops_of_the_loss_in_chunks(arithmetic, monkeypatch):
         ("causal", {"norm_position": "pre", "activation_function": "gelu_new"}, True),
     ],
 )
-@pytest.mark.usefixtures("as_on_a_gpu")
 def test_what_is_kept_for_the_way_back(arithmetic, family, fields, half):
     kinds = {
         "translation": (VanillaForConditionalGeneration, VanillaConfig, {"N": 2, "decoder_layers": 3}),
@@ -194,7 +193,6 @@ class KernelCounter(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("half", [False, True])
-@pytest.mark.usefixtures("as_on_a_gpu")
 def test_kernels_and_what_they_read_and_write(planner, arithmetic, monkeypatch, half):
     """As on a GPU, where dropout is one kernel, and the softmax of a chunk of logits is taken at once."""
     native = torch.native_dropout

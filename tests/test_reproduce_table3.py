@@ -101,7 +101,7 @@ def test_the_table_says_by_the_spread_whether_the_paper_s_direction_holds(tmp_pa
     assert rows["N=2"][13:16] == ["23.7 (-2.10)", "+1.00 ± 0.50", "opposite"]
     assert rows["h=4"][11:13] == ["+1.50 ± 1.12", "holds"] and rows["h=4"][14:16] == ["-0.17 ± 0.21", "within spread"]
     assert rows["positions=learned"][11:13] == ["+0.00 ± 1.12", "holds"]
-    assert rows["h=16"][11:13] == ["-2.00", "one seed"]
+    assert rows["h=16"][11:13] == ["-1.00", "one seed"]  # beside the base of the same seed
     assert "Differences from the base: holds 4, one seed 2, opposite 1, within spread 1." in lines[0]
     assert table3.verdict(0.0, [3.0, 3.1], [1.0, 1.1])[1] == "differs"
 

@@ -126,7 +126,7 @@ def test_it_learns_and_the_saved_model_is_the_one_that_was_measured(config, tmp_
     log = read_log(folder)
     validations = [record for record in log if "validation_loss" in record]
     assert [record["step"] for record in validations] == [125, 250]
-    assert validations[0]["bleu"] < validations[1]["bleu"] and validations[1]["chrf"] > 80
+    assert validations[0]["bleu"] < validations[1]["bleu"] and validations[1]["chrf"] > 70
     assert validations[-1]["validation_perplexity"] < 1.5 < validations[0]["validation_perplexity"]
     steps = [record for record in log if "loss" in record]
     assert [record["step"] for record in steps] == list(range(10, 251, 10))
