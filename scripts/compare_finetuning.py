@@ -197,11 +197,7 @@ def main() -> None:
     columns = [(model, start) for start in arguments.starts for model in models]
     if not arguments.table:
         prepare(arguments.folder)
-        if (
-            "pretrained" in arguments.starts
-            and set(arguments.tasks) != {"causal_lm"}
-            and {"ours", "peer"} & set(models)
-        ):
+        if "pretrained" in arguments.starts and set(arguments.tasks) != {"causal_lm"}:
             for model in models:
                 if not models[model]:
                     pretrain(arguments.folder, model)

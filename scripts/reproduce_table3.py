@@ -11,9 +11,9 @@ paper; time is reported, not equalised. Perplexity (per token of one vocabulary,
 (beam 4, alpha 0.6, one reference, no averaging of checkpoints) are of the validation verses. The paper's big model is
 not among the rows: it was trained three times as long.
 
-Each row is compared with the base of the same seeds: "holds" where the difference has the paper's sign and exceeds the
-standard deviation of such a difference over the seeds, "within spread" where it does not exceed it, else "opposite".
-Where the paper has no difference, one within the spread "holds", and another "differs".
+Each row is compared with the base of the same seeds (of all, if it has none of them): "holds" where the difference has
+the paper's sign and exceeds the standard deviation of such a difference over the seeds, "within spread" where it does
+not exceed it, else "opposite". Where the paper has none, one within the spread "holds", and another "differs".
 
 A run that is done is not done again, one that was interrupted goes on where it was, and the table (FOLDER/table3.md)
 is of all that are done. FOLDER/ROW-seedN holds result.json, what the run printed (output.txt), and the trained model.

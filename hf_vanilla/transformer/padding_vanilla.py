@@ -165,7 +165,8 @@ def packed_attention(
 
 
 def trains_faster_plain(module: Any, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> bool:
-    """Whether attention by plain products of all rows and heads trains faster than by sdpa, which it is asked for.
+    """Whether attention by plain products of all rows and heads trains faster than by sdpa, which it is asked for:
+    `query` (batch, heads, length, d_k), `key` (batch, heads, key length, d_k), `mask` as for sdpa.
 
     On CPU, sdpa's kernel makes a product for each row and head. Through oneDNN, which gets those of bfloat16, and of
     float32 where less than the "highest" precision is allowed, a small one takes longer to set up than to make. Plain
