@@ -384,10 +384,9 @@ def run_evaluate(options: argparse.Namespace, _: list[str]) -> None:
     from hf_vanilla.decoding import side_by_side
     from hf_vanilla.metrics import TranslationQuality, compare, confidence
 
-    sources, references, everything = load_test_set(options)
-
     translators = [load_translator(name, options) for name in (options.model, options.compare) if name]
     translator = translators[0]
+    sources, references, everything = load_test_set(options)
     translations, *compared = (each(sources, num_beams=options.num_beams, progress=True) for each in translators)
     others = compared[0] if compared else []
     if not options.json:

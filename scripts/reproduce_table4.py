@@ -261,11 +261,13 @@ def main() -> None:
     keep_freed_memory()
     folder = options.folder.resolve()
     try:
+        for system in options.systems:
+            training_config(system, options.seeds[0], folder, given)  # before anything is written
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / "lock").acquire(timeout=0)
     except Timeout:
         parser.error(f"another process is at {folder}: wait for it, or choose another folder")
-    except OSError as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     with lock:
         reproduce(folder, options, given, parser)

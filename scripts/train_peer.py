@@ -44,6 +44,8 @@ def build_peer(config: TrainingConfig, tokenizer: Any) -> PreTrainedModel:
     if config.initial_model is not None:
         return TASKS[config.task].auto_class.from_pretrained(config.initial_model)
     width, heads, inner = config.hidden_size, config.num_attention_heads, config.intermediate_size
+    if config.qk_head_dim not in (None, width // heads):
+        sys.exit(f"train_peer.py: qk_head_dim is {config.qk_head_dim}, but the peers' is hidden_size / heads")
     tokens = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     positions = max(512, config.max_length)
     activation = config.activation_function

@@ -187,6 +187,15 @@ def test_evaluate_takes_files_compares_models_and_prints_json(folder, tmp_path, 
         cli.main(["evaluate", str(folder / "model"), "--source", str(tmp_path / "en")])
 
 
+def test_evaluate_refuses_either_model_before_it_reads_or_translates(folder, tmp_path, capsys):
+    missing, model = str(tmp_path / "missing"), str(folder / "model")
+    unread = ["--source", str(tmp_path / "no"), "--reference", str(tmp_path / "none")]
+    for models in ([missing], [model, "--compare", missing]):
+        with pytest.raises(SystemExit, match="missing"):
+            cli.main(["evaluate", *models, *unread])
+    assert not capsys.readouterr().out
+
+
 def test_a_saved_model_translates_the_same_in_a_fresh_process_and_a_change_is_noticed(folder):
     script, model = str(ROOT / "scripts" / "check_reloaded.py"), folder / "model"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}

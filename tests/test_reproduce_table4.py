@@ -339,6 +339,9 @@ def test_the_table_goes_on_and_reports_all_that_is_done(treebank, tmp_path, monk
         reproduce_table4.main()
 
     precision = torch.get_float32_matmul_precision()
+    with pytest.raises(SystemExit):
+        reproduce("--label_smoothing", "2")
+    assert "label_smoothing is 2" in capsys.readouterr().err and not folder.exists()
     reproduce("--systems", "transformer")
     path = folder / "transformer-seed1" / "result.json"
     before, result = path.stat().st_mtime_ns, json.loads(path.read_text())
