@@ -3,16 +3,18 @@
     python scripts/benchmark_training.py                                   # the paper's base model, 32 x 32 tokens
     python scripts/benchmark_training.py --size small --batch 16x64 verses --rounds 9
     python scripts/benchmark_training.py --family encoder --padding 0.5 --batch 32x64
+    python scripts/benchmark_training.py --family sequence_classification --size small --batch 32x64  # or another head
     python scripts/benchmark_training.py --family recurrent --size small  # additive; recurrent_luong: s^T W h
     python scripts/benchmark_training.py --parts                           # where the time goes
     python scripts/benchmark_training.py --loop scripts/configs/verses_demo.yaml
 
-Prints, for each batch, tokens to predict a second of each model, its speed as a multiple of the first peer's (median
-and quartiles of the ratios of steps that followed each other), the peak memory of a step beyond parameters, gradients
-and optimiser, and the share of the matrix unit's measured peak that the products of a step without padding would
-need. Dropout 0.1 as in the paper, but for Llama and ModernBERT, which have none; Adam, fused. Libraries that are not
-installed are named and left out. What `hf-vanilla train` has of its process for nothing, all models have: glibc keeps
-freed memory, and on AMD CPUs oneDNN makes float32 products; `--as_it_comes` leaves both as the peers' users have them.
+Prints, for each batch, tokens to predict a second of each model (tokens to read, for a head of an encoder), its speed
+as a multiple of the first peer's (median and quartiles of the ratios of steps that followed each other), the peak
+memory of a step beyond parameters, gradients and optimiser, and the share of the matrix unit's measured peak that the
+products of a step without padding would need. Dropout 0.1 as in the paper, but for Llama and ModernBERT, which have
+none; Adam, fused. Libraries that are not installed are named and left out. What `hf-vanilla train` has of its process
+for nothing, all models have: glibc keeps freed memory, and on AMD CPUs oneDNN makes float32 products; `--as_it_comes`
+leaves both as the peers' users have them.
 
 With `--loop` it prints what the loop of `hf-vanilla train` takes, log and loading of batches included, as a multiple
 of what forward, backward and optimiser step take in it.
@@ -34,7 +36,7 @@ from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
-from training_peers import FAMILIES, Batch, Shape
+from training_peers import FAMILIES, HEADS, Batch, Shape
 
 from hf_vanilla.environment import keep_freed_memory, use_onednn_for_float32
 from hf_vanilla.tasks import TASKS, Task
@@ -47,6 +49,7 @@ SIZES = {
     "small": {"layers": 3, "width": 256, "heads": 4, "inner": 1024, "vocabulary": 8000},
 }
 TWO_SIDES = ("seq2seq", "recurrent", "recurrent_luong")
+CHOICES = 4
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
@@ -67,6 +70,15 @@ def make_batch(family: str, rows: int, length: int, padding: float, vocabulary: 
         batch = {"decoder_input_ids": shifted, "labels": targets.masked_fill(target_mask == 0, -100)}
     elif family == "encoder":
         batch = {"labels": ids.masked_fill((mask == 0) | (torch.rand(ids.shape) > 0.15), -100)}
+    elif family == "sequence_classification":
+        batch = {"labels": torch.randint(2, (rows,))}
+    elif family == "token_classification":
+        batch = {"labels": (ids % 2).masked_fill(mask == 0, -100)}
+    elif family == "question_answering":
+        batch = dict.fromkeys(("start_positions", "end_positions"), mask.sum(1) // 2)
+    elif family == "multiple_choice":
+        ids, mask = (each.view(-1, CHOICES, length) for each in (ids, mask))
+        batch = {"labels": torch.randint(CHOICES, (len(ids),))}
     else:
         batch = {"labels": ids.masked_fill(mask == 0, -100)}
     return {"input_ids": ids, "attention_mask": mask, **batch}
@@ -183,9 +195,14 @@ def measured_peak(precision: str) -> float:
     return products * 2 * size**3 / min(seconds) / 1e9
 
 
+def counted_tokens(batch: Batch, family: str) -> int:
+    """Those that a step predicts, or reads for a head of an encoder."""
+    return int(batch["attention_mask"].sum() if family in HEADS else (batch["labels"] != -100).sum())
+
+
 def needed_products(batch: Batch, family: str, shape: Shape) -> float:
     """GFLOP of a step's matrix products on tokens alone: 6 for each weight that a token meets, attention left out."""
-    tokens, labels = int(batch["attention_mask"].sum()), int((batch["labels"] != -100).sum())
+    tokens, labels = int(batch["attention_mask"].sum()), 0 if family in HEADS else counted_tokens(batch, family)
     attention, inner = 4 * shape.width**2, 2 * shape.width * shape.inner
     if family.startswith("recurrent"):  # 4 gates of (inputs + states), 2 directions of half the width in the encoder
         own = 2 if family == "recurrent" else 1
@@ -271,6 +288,8 @@ def main() -> None:
         return
     if "verses" in options.batch and options.family not in TWO_SIDES:
         parser.error(f"--batch verses is for --family {', '.join(TWO_SIDES)}")
+    if options.family == "multiple_choice" and any(int(name.split("x")[0]) % CHOICES for name in options.batch):
+        parser.error(f"--batch: the rows of multiple_choice must be a multiple of {CHOICES}")
     if not options.as_it_comes:
         keep_freed_memory()
         use_onednn_for_float32()
@@ -293,7 +312,7 @@ def main() -> None:
                 taken = runner.step(batches[number % len(batches)])
                 if number:  # the first warms up
                     seconds[runner.name].append(taken)
-        labels = [int((batch["labels"] != -100).sum()) for batch in batches]
+        tokens = [counted_tokens(batch, options.family) for batch in batches]
         reference = seconds[next((runner.name for runner in runners if "hf_vanilla" not in runner.name), "hf_vanilla")]
         print(f"\n{options.family}, {options.size}, {name}, {options.precision}, {torch.get_num_threads()} threads")
         print("| | tokens/s | times | quartiles | memory, MiB | of peak |\n|---|---|---|---|---|---|")
@@ -301,7 +320,7 @@ def main() -> None:
             own = seconds[runner.name]
             ratios = [other / mine for mine, other in zip(own, reference, strict=True)]
             low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-            speed = statistics.median(labels) / statistics.median(own)
+            speed = statistics.median(tokens) / statistics.median(own)
             work = statistics.median(needed_products(batch, options.family, shape) for batch in batches)
             memory = float("nan") if runner.compiled else runner.peak_memory(batches[0])
             print(

@@ -34,13 +34,14 @@ VOCABULARY, WIDTH, LAYERS, HEADS, INNER, POSITIONS = 4000, 256, 4, 4, 1024, 512
 # Updates of 1,024 tokens in pieces of so many. In pieces of 16, attention soon finds the neighbours of what is masked;
 # in ones of 128 from the start, it still sees bags of words after as many tokens.
 PRETRAINING = {16: 3200, 32: 600, 64: 600, 128: 600}
-# For each task: its script, the metric and whether more of it is better, updates, and what else its script is told.
+READING = ("--rows", "12000", "--people", "2")
+# For each task: its script, the metric, updates, and what else its script is told. An update reads 32 texts.
 TASKS = {
     "sentiment": ("sequence_classification", "accuracy", 800, "--dataset_name movie_reviews --max_seq_length 96"),
     "genre": ("sequence_classification", "accuracy", 800, "--dataset_name brown_genres --max_seq_length 192"),
     "tags": ("token_classification", "accuracy", 1500, "--dataset_name brown_tags --max_seq_length 256"),
     "questions": ("question_answering", "f1", 1500, "{questions} --max_seq_length 128 --doc_stride 32"),
-    "choices": ("multiple_choice", "accuracy", 1500, "{choices}"),
+    "choices": ("multiple_choice", "accuracy", 1500, "{choices} --per_device_train_batch_size 8"),
     "causal_lm": ("causal_lm", "perplexity", 1500, "--dataset_name brown --block_size 128"),
 }
 TRAINING = (
@@ -82,12 +83,8 @@ def prepare(folder: Path) -> None:
     }
     for name, config in configs.items():
         config.save_pretrained(folder / "configs" / name)
-    if not (folder / "reading").exists():
-        run(
-            folder,
-            "reading",
-            [sys.executable, str(SCRIPTS / "generate_reading_tasks.py"), str(folder / "reading"), "--rows", "6000"],
-        )
+    generate = [sys.executable, str(SCRIPTS / "generate_reading_tasks.py"), str(folder / "reading"), *READING]
+    run(folder, "reading", generate, (folder / "reading").exists())
 
 
 def pretrain(folder: Path, model: str) -> None:
@@ -146,7 +143,7 @@ def finetune(
         origin += [] if checkpoint else ["--tokenizer_name", str(folder / "encoder")]
     every = ["--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", "0.5", "--save_steps", "0.5"]
     command = [sys.executable, str(SCRIPTS / f"finetune_{script}.py"), *origin, "--output_dir", str(folder / name)]
-    command += [*shlex.split(options.format(**files)), *shlex.split(TRAINING), *every, "--max_steps", str(steps)]
+    command += [*shlex.split(TRAINING), *shlex.split(options.format(**files)), *every, "--max_steps", str(steps)]
     command += ["--seed", str(seed), "--disable_tqdm", "true", *given]
     run(folder, name, command, bool(results(folder / name)))
 

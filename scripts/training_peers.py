@@ -13,6 +13,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import (
+    AutoModelForMultipleChoice,
+    AutoModelForQuestionAnswering,
+    AutoModelForSequenceClassification,
+    AutoModelForTokenClassification,
     BartConfig,
     BartForConditionalGeneration,
     BertConfig,
@@ -221,7 +225,7 @@ def joeynmt(shape: Shape) -> Peer:
     return model, lambda batch: cross_entropy(model(*map(batch.get, names)), batch["labels"], SMOOTHING)
 
 
-def language_model(model: nn.Module) -> Peer:
+def own_loss(model: nn.Module) -> Peer:
     """A model with a loss of its own."""
     return model, lambda batch: model(**batch).loss
 
@@ -250,25 +254,47 @@ def single_stack(shape: Shape) -> dict[str, Any]:
     }
 
 
+def our_encoder(shape: Shape) -> VanillaEncoderConfig:
+    """The configuration of our encoder."""
+    return VanillaEncoderConfig(**single_stack(shape), activation_function="gelu")
+
+
+def bert(shape: Shape) -> BertConfig:
+    """That of BERT, with dropout where the paper has it."""
+    return BertConfig(**single_stack(shape), attention_probs_dropout_prob=0.0)
+
+
 ENCODER: dict[str, Callable[[Shape], Peer]] = {
-    "hf_vanilla": lambda shape: language_model(
-        VanillaEncoderForMaskedLM(VanillaEncoderConfig(**single_stack(shape), activation_function="gelu"))
-    ),
-    "BERT": lambda shape: language_model(
-        BertForMaskedLM(BertConfig(**single_stack(shape), attention_probs_dropout_prob=0.0))
-    ),
-    "ModernBERT": lambda shape: language_model(
+    "hf_vanilla": lambda shape: own_loss(VanillaEncoderForMaskedLM(our_encoder(shape))),
+    "BERT": lambda shape: own_loss(BertForMaskedLM(bert(shape))),
+    "ModernBERT": lambda shape: own_loss(
         ModernBertForMaskedLM(ModernBertConfig(**single_stack(shape), cls_token_id=1, sep_token_id=2))
     ),
 }
 
+
+def head(auto_class: Any) -> dict[str, Callable[[Shape], Peer]]:
+    """The models to fine-tune by that class."""
+    return {
+        "hf_vanilla": lambda shape: own_loss(auto_class.from_config(our_encoder(shape))),
+        "BERT": lambda shape: own_loss(auto_class.from_config(bert(shape))),
+    }
+
+
+HEADS = {
+    "sequence_classification": head(AutoModelForSequenceClassification),
+    "token_classification": head(AutoModelForTokenClassification),
+    "question_answering": head(AutoModelForQuestionAnswering),
+    "multiple_choice": head(AutoModelForMultipleChoice),
+}
+
 DECODER: dict[str, Callable[[Shape], Peer]] = {
-    "hf_vanilla": lambda shape: language_model(
+    "hf_vanilla": lambda shape: own_loss(
         VanillaDecoderForCausalLM(
             VanillaDecoderConfig(**single_stack(shape), activation_function="gelu_new", norm_position="pre")
         )
     ),
-    "GPT-2": lambda shape: language_model(
+    "GPT-2": lambda shape: own_loss(
         GPT2LMHeadModel(
             GPT2Config(
                 vocab_size=shape.vocabulary,
@@ -283,7 +309,7 @@ DECODER: dict[str, Callable[[Shape], Peer]] = {
             )
         )
     ),
-    "Llama": lambda shape: language_model(LlamaForCausalLM(LlamaConfig(**single_stack(shape), use_cache=False))),
+    "Llama": lambda shape: own_loss(LlamaForCausalLM(LlamaConfig(**single_stack(shape), use_cache=False))),
 }
 
 
@@ -395,6 +421,7 @@ RECURRENT_LUONG: dict[str, Callable[[Shape], Peer]] = {
 FAMILIES = {
     "seq2seq": SEQ2SEQ,
     "encoder": ENCODER,
+    **HEADS,
     "decoder": DECODER,
     "recurrent": RECURRENT,
     "recurrent_luong": RECURRENT_LUONG,
