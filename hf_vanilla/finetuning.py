@@ -308,7 +308,8 @@ def fine_tune(
 
 
 def search(trainer: Trainer, trials: int) -> None:
-    """Sets the arguments to the best that so many runs found."""
+    """Sets the arguments to the best that so many runs found, which `output_dir/search.json` keeps for a run that goes
+    on."""
 
     def space(trial: Any) -> dict[str, Any]:
         return {
@@ -316,16 +317,21 @@ def search(trainer: Trainer, trials: int) -> None:
             "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", [8, 16, 32]),
         }
 
-    metric = "eval_" + (trainer.args.metric_for_best_model or "loss").removeprefix("eval_")
-    best: Any = trainer.hyperparameter_search(
-        hp_space=space,
-        compute_objective=lambda metrics: metrics[metric],
-        n_trials=trials,
-        direction="maximize" if trainer.args.greater_is_better else "minimize",
-        backend="optuna",
-    )
-    logger.info("the best of %d runs: %s", trials, best)
-    for name, value in best.hyperparameters.items():
+    folder = Path(str(trainer.args.output_dir))
+    if get_last_checkpoint(str(folder)) is None:
+        metric = "eval_" + (trainer.args.metric_for_best_model or "loss").removeprefix("eval_")
+        best: Any = trainer.hyperparameter_search(
+            hp_space=space,
+            compute_objective=lambda metrics: metrics[metric],
+            n_trials=trials,
+            direction="maximize" if trainer.args.greater_is_better else "minimize",
+            backend="optuna",
+        )
+        if best is not None:  # the first process alone has it
+            logger.info("the best of %d runs: %s", trials, best)
+            (folder / "search.json").write_text(json.dumps(best.hyperparameters), encoding="utf-8")
+        trainer.accelerator.wait_for_everyone()
+    for name, value in json.loads((folder / "search.json").read_text(encoding="utf-8")).items():
         setattr(trainer.args, name, value)
 
 

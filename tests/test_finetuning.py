@@ -61,6 +61,7 @@ OPTIONS = {
     + ["--label_smoothing_factor", "0.1"],
 }
 STEPS, BATCH = 4, 8
+SEARCHED = "sequence_classification"
 COMMON = ["--max_steps", str(STEPS), "--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps"]
 COMMON += ["--save_steps", "2", "--use_cpu", "true", "--disable_tqdm", "true", "--learning_rate", "0.3"]
 COMMON += [
@@ -255,6 +256,7 @@ def test_two_processes_learn_what_one_learns(data, runs, tmp_path):
         assert np.isfinite(results["eval_loss"]) and results["test_loss"] > 0
         if task != "causal_lm":
             assert len(read(tmp_path / task / "predictions.jsonl")) == 10
+    assert len(read(tmp_path / "search" / "predictions.jsonl")) == 10
 
 
 def test_the_same_command_goes_on(data, runs, tmp_path):
@@ -302,6 +304,34 @@ def test_new_weights_a_tokenizer_of_its_own_and_a_yaml_file(data, tmp_path):
     assert model.config.problem_type == "regression" and model.config.num_labels == 1
     assert model.config.vocab_size == len(AutoTokenizer.from_pretrained(tmp_path / "run")) <= 400
     assert {"eval_mse", "eval_pearson"} <= json.loads((tmp_path / "run" / "all_results.json").read_text()).keys()
+
+
+def test_training_stops_early_where_nothing_improves(data, tmp_path):
+    options = ["--learning_rate", "0", "--max_steps", "10", "--early_stopping_patience", "1"]
+    finetune("token_classification", *command("token_classification", data, tmp_path, *options))
+    assert json.loads((tmp_path / "trainer_state.json").read_text())["global_step"] == 4
+
+
+@pytest.mark.parametrize("extra", [[], ["--use_peft", "true"]])
+def test_a_search_trains_with_the_best_that_it_found(extra, data, tmp_path):
+    options = command(SEARCHED, data, tmp_path, "--search_trials", "2", "--logging_steps", "1", *extra)
+    finetune(SEARCHED, *options)
+    trials = []
+    for path in tmp_path.glob("run-*/checkpoint-4/trainer_state.json"):
+        trial = json.loads(path.read_text())
+        trials.append((trial["log_history"][-1]["eval_accuracy"], trial["trial_params"]))
+    chosen = json.loads((tmp_path / "search.json").read_text())
+    assert len(trials) == 2 and (max(score for score, _ in trials), chosen) in trials
+
+    for _ in range(2):  # once more, and nothing is searched for
+        state = json.loads((tmp_path / "checkpoint-4" / "trainer_state.json").read_text())
+        assert state["train_batch_size"] == chosen["per_device_train_batch_size"]
+        assert state["log_history"][0]["learning_rate"] == chosen["learning_rate"]
+        shutil.rmtree(tmp_path / "checkpoint-4")
+        for folder in tmp_path.glob("run-*"):
+            shutil.rmtree(folder)
+        finetune(SEARCHED, *options)
+        assert not list(tmp_path.glob("run-*"))
 
 
 ROWS = {"text": ["good", "bad", "fine", "poor"], "label": ["p", "n", "p", "n"]}
@@ -408,6 +438,7 @@ def train_in_one_of_two_processes(data: Path, output: Path) -> None:
     for task in TASKS:
         finetune(task, *command(task, data, output / task, batch=BATCH // 2))
         assert torch.distributed.get_world_size() == 2
+    finetune(SEARCHED, *command(SEARCHED, data, output / "search", "--search_trials", "1"))
 
 
 if __name__ == "__main__":
