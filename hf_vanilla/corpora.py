@@ -376,6 +376,17 @@ def _load(
 
 def _csv_options(path: Path, suffix: str, columns: Columns) -> dict[str, Any]:
     """How to read a `.csv` or `.tsv` file as text: of itself pandas guesses types and takes "NA" for no value."""
+    options, header = csv_format(path, suffix)
+    _require_columns(header, columns, str(path))
+    return {**options, "features": _features(columns.values())}
+
+
+def csv_format(path: Path, suffix: str) -> tuple[dict[str, Any], list[str]]:
+    """How to read a `.csv` or `.tsv` file, and its header.
+
+    Raises:
+        ValueError: the first row has more fields than the header.
+    """
     tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     dialect = tabs if suffix == ".tsv" else {}
     rows = csv.reader((f"{line}\n" for line in read_lines(path)), **dialect)
@@ -383,10 +394,9 @@ def _csv_options(path: Path, suffix: str, columns: Columns) -> dict[str, Any]:
     first: list[str] = []
     with suppress(csv.Error):  # a document may be longer than `csv` reads
         first = next(rows, [])
-    _require_columns(header, columns, str(path))
     if len(first) > len(header):  # pandas would take the first field for a name of the row
         raise ValueError(f"{path}: the first row has {len(first)} fields, the header names {len(header)}")
-    return {**dialect, "keep_default_na": False, "features": _features(columns.values())}
+    return {**dialect, "keep_default_na": False}, header
 
 
 def _select_columns(dataset: Dataset, columns: Columns, name: str) -> Dataset:

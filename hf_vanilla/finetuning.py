@@ -3,8 +3,10 @@
 import dataclasses
 import json
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,8 @@ from transformers import (
     set_seed,
 )
 from transformers.pytorch_utils import Conv1D
-from transformers.trainer_utils import get_last_checkpoint
 
+from hf_vanilla.checkpointing import digest
 from hf_vanilla.labelled import load_rows
 from hf_vanilla.model_card import FAMILIES, use_model_card
 from hf_vanilla.tokenization import train_tokenizer
@@ -38,7 +40,9 @@ from hf_vanilla.tokenization import train_tokenizer
 logger = logging.getLogger(__name__)
 
 SETTINGS = "finetuning.json"
+SEARCH = "search.json"
 ADAPTER = "adapter"
+LOWER_IS_BETTER = ("mse", "perplexity")  # and what ends in "loss", as Trainer knows
 PEFT_TASKS = {
     AutoModelForSequenceClassification: "SEQ_CLS",
     AutoModelForTokenClassification: "TOKEN_CLS",
@@ -62,6 +66,9 @@ class ModelArguments:
     )
     model_revision: str = field(default="main", metadata={"help": "Branch, tag or commit of a Hub id."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that lies beside the checkpoint."})
+    ignore_mismatched_sizes: bool = field(
+        default=False, metadata={"help": "A new head where the checkpoint's is of other classes."}
+    )
     use_peft: bool = field(default=False, metadata={"help": "Train LoRA adapters and the head in place of all."})
     lora_r: int = field(default=8, metadata={"help": "Rank of the adapters."})
     lora_alpha: int = field(default=16, metadata={"help": "Their scale, times the rank."})
@@ -75,6 +82,12 @@ class ModelArguments:
     search_trials: int = field(
         default=0, metadata={"help": "First search learning rate and batch size in so many runs, by optuna."}
     )
+
+    def __post_init__(self) -> None:
+        require_at_least(self, lora_r=1, early_stopping_patience=1, search_trials=0)
+        folder = Path(self.model_name_or_path or "")
+        if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+            raise ValueError(f"{folder} holds adapters alone; model_name_or_path must be a model with them merged in")
 
 
 @dataclass
@@ -94,6 +107,10 @@ class DataArguments:
     max_train_samples: int | None = field(default=None, metadata={"help": "Learn from the first rows alone."})
     max_eval_samples: int | None = field(default=None, metadata={"help": "Evaluate the first rows alone."})
 
+    def __post_init__(self) -> None:
+        require_at_least(self, max_seq_length=1, max_train_samples=1, max_eval_samples=1)
+        require_at_least(self, doc_stride=0, max_answer_length=1, block_size=2)
+
     def load(self) -> DatasetDict:
         """The rows, in splits."""
         files = {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
@@ -103,6 +120,13 @@ class DataArguments:
             if most is not None and most < len(splits[split]):
                 splits[split] = splits[split].select(range(most))
         return splits
+
+
+def require_at_least(arguments: Any, **least: int) -> None:
+    """Raises `ValueError` for the fields of `arguments` that are less."""
+    for name, value in least.items():
+        if (given := getattr(arguments, name, None)) is not None and given < value:
+            raise ValueError(f"{name} is {given}; expected {value} at least")
 
 
 def parse(
@@ -124,30 +148,86 @@ def parse(
     )
     given = list(sys.argv[1:] if args is None else args)
     if given and given[0].endswith((".yaml", ".yml")):
-        values = yaml.safe_load(Path(given.pop(0)).read_text(encoding="utf-8")) or {}
-        if unknown := set(values) - {action.dest for action in parser._actions}:
-            parser.error(f"unknown fields in the file: {', '.join(sorted(unknown))}")
-        parser.set_defaults(**values)
+        given = [*read_options(Path(given[0]), parser), *given[1:]]
     model_arguments, data_arguments, arguments = parser.parse_args_into_dataclasses(given)
     logging.basicConfig(level=logging.INFO if arguments.process_index == 0 else logging.WARNING)
     if (model_arguments.model_name_or_path is None) == (model_arguments.config_name is None):
         parser.error("give either --model_name_or_path or --config_name")
+    metric = (arguments.metric_for_best_model or "").removeprefix("eval_")
+    if metric in LOWER_IS_BETTER and not any(text.startswith("--greater_is_better") for text in given):
+        arguments.greater_is_better = False
     check_folder(arguments, {**dataclasses.asdict(model_arguments), **dataclasses.asdict(data_arguments)})
     set_seed(arguments.seed)
     return model_arguments, data_arguments, arguments
 
 
+def read_options(path: Path, parser: HfArgumentParser) -> list[str]:
+    """The fields of a YAML file as they would stand on the command line."""
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        parser.error(f"{path}: {error}")
+    if not isinstance(values, dict):
+        parser.error(f"{path}: expected `field: value` in each line")
+    if unknown := set(values) - {action.dest for action in parser._actions}:
+        parser.error(f"unknown fields in {path}: {', '.join(sorted(map(str, unknown)))}")
+    options = []
+    for name, value in values.items():
+        texts = [json.dumps(each) if isinstance(each, bool | dict) else str(each) for each in as_list(value)]
+        options += [f"--{name}", *texts] if value is not None else []
+    return options
+
+
+def as_list(value: Any) -> list[Any]:
+    """A value as a list of one, unless it is one."""
+    return value if isinstance(value, list) else [value]
+
+
 def check_folder(arguments: TrainingArguments, settings: dict[str, Any]) -> None:
-    """Records what a run is of, and raises `ValueError` where `output_dir` holds checkpoints of another one."""
-    path = Path(str(arguments.output_dir), SETTINGS)
-    if path.exists() and get_last_checkpoint(str(path.parent)):
-        earlier = json.loads(path.read_text(encoding="utf-8"))
+    """Records what a run is of. Ends the script where `output_dir` holds that run and it is finished.
+
+    Raises:
+        ValueError: `output_dir` holds another run, or a model that no script here has left there.
+    """
+    folder = Path(str(arguments.output_dir))
+    for name in ("train_file", "validation_file", "test_file"):
+        if settings[name] and Path(settings[name]).is_file():
+            settings[f"{name}_sha256"] = digest(Path(settings[name]))
+    if any(folder.glob("checkpoint-*")) or any((folder / name).exists() for name in (SEARCH, "config.json")):
+        if not (folder / SETTINGS).exists():
+            raise ValueError(f"{folder} holds a model that no fine-tuning left there; give another output_dir")
+        earlier = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         if changed := [name for name in settings if settings[name] != earlier.get(name)]:
             was = ", ".join(f"{name} was {earlier.get(name)!r}, is {settings[name]!r}" for name in changed)
-            raise ValueError(f"{arguments.output_dir} holds a run with other settings: {was}; give another output_dir")
+            raise ValueError(f"{folder} holds a run with other settings: {was}; give another output_dir")
+        if earlier.get("finished") == length_of(arguments):
+            print(f"{folder} is finished: nothing was done; a larger max_steps or num_train_epochs trains on")
+            raise SystemExit(0)
     if arguments.process_index == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / SETTINGS, settings)
+
+
+def length_of(arguments: TrainingArguments) -> dict[str, float]:
+    """What says when a run is finished."""
+    return {"max_steps": arguments.max_steps, "num_train_epochs": arguments.num_train_epochs}
+
+
+def write_json(path: Path, value: Any) -> None:
+    """The file is whole, or as it was."""
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    unfinished.replace(path)
+
+
+def last_checkpoint(folder: Path) -> str | None:
+    """The last checkpoint that was written to its end, which is `trainer_state.json`."""
+    whole = {}
+    for path in folder.glob("checkpoint-*/trainer_state.json"):
+        with suppress(ValueError):
+            json.loads(path.read_text(encoding="utf-8"))
+            whole[int(path.parent.name.rpartition("-")[2])] = str(path.parent)
+    return whole[max(whole)] if whole else None
 
 
 def source_of(model_arguments: ModelArguments) -> dict[str, Any]:
@@ -168,7 +248,9 @@ def load_tokenizer(
     if name is None:
         folder = Path(str(arguments.output_dir), "tokenizer")
         with arguments.main_process_first():
-            if not (folder / "tokenizer.json").exists():
+            # What a run left that never came to a checkpoint may have been of other texts.
+            learned = (folder / "tokenizer.json").exists() and last_checkpoint(folder.parent) is not None
+            if arguments.local_process_index == 0 and not learned:
                 size = AutoConfig.from_pretrained(str(model_arguments.config_name), **options).vocab_size
                 train_tokenizer(texts(), size, family).save_pretrained(folder)
         name = str(folder)
@@ -190,6 +272,7 @@ def load_model(
     """
     options = source_of(model_arguments)
     if model_arguments.model_name_or_path:
+        options |= {"ignore_mismatched_sizes": model_arguments.ignore_mismatched_sizes}
         model = auto_class.from_pretrained(model_arguments.model_name_or_path, **options, **fields)
     else:
         ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
@@ -213,13 +296,15 @@ def with_lora(auto_class: Any, model: PreTrainedModel, model_arguments: ModelArg
     except ImportError:
         raise ImportError("use_peft needs the package peft: pip install peft") from None
     base = model.base_model_prefix
-    linear = [name for name, layer in getattr(model, base).named_modules() if isinstance(layer, nn.Linear | Conv1D)]
+    stack = getattr(model, base, model)  # T5 names one that it has not
+    linear = [name for name, layer in stack.named_modules() if isinstance(layer, nn.Linear | Conv1D)]
     heads = [name for name, head in model.named_children() if name != base and any(True for _ in head.parameters())]
     config = LoraConfig(
         r=model_arguments.lora_r,
         lora_alpha=model_arguments.lora_alpha,
         lora_dropout=model_arguments.lora_dropout,
-        target_modules=model_arguments.lora_target_modules or [f"{base}.{name}" for name in linear],
+        target_modules=model_arguments.lora_target_modules
+        or [name if stack is model else f"{base}.{name}" for name in linear],
         modules_to_save=None if model.get_output_embeddings() else heads,
         task_type=PEFT_TASKS.get(auto_class),
     )
@@ -230,14 +315,20 @@ def sequence_limit(model: Any, tokenizer: PreTrainedTokenizerBase, max_seq_lengt
     """How many tokens the model takes; None for no limit, as with sinusoidal positions.
 
     Raises:
-        ValueError: `max_seq_length` is more than that.
+        ValueError: `max_seq_length` is more than that, or leaves no room for a text.
     """
     limits = [tokenizer.model_max_length]
     if getattr(model.config, "position_embedding_type", None) != "sinusoidal":
-        limits.append(getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length)
+        positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
+        # RoBERTa's positions begin after that of padding.
+        tables = (layer for layer in model.modules() if isinstance(layer, nn.Embedding))
+        padded = [table.padding_idx for table in tables if table.num_embeddings == positions]
+        limits.append(positions - max((index + 1 for index in padded if index is not None), default=0))
     limit = min(limits) if min(limits) < 10**9 else None
     if limit is not None and max_seq_length is not None and max_seq_length > limit:
         raise ValueError(f"max_seq_length is {max_seq_length}, the model takes {limit} tokens")
+    if max_seq_length is not None and max_seq_length <= (special := tokenizer.num_special_tokens_to_add()):
+        raise ValueError(f"max_seq_length is {max_seq_length}, and the tokenizer adds {special}: no room for a text")
     return limit
 
 
@@ -249,10 +340,11 @@ def fine_tune(
     arguments: TrainingArguments,
     splits: DatasetDict,
     build: Callable[[], Any],
+    answers: Callable[[Any], Iterable[Any]] | None = None,
     test_metrics: Callable[[Any], dict[str, float]] | None = None,
     **options: Any,
-) -> tuple[Trainer, Any]:
-    """Train, save, evaluate, predict the test split if there is one, and write the card.
+) -> None:
+    """Train, save, evaluate, predict the test split if there is one (`predictions.jsonl`), and write the card.
 
     What a run that was interrupted left in `output_dir` is taken up. With LoRA, `output_dir` holds the model with the
     adapters merged in, and its folder `adapter` these alone.
@@ -260,56 +352,65 @@ def fine_tune(
     Args:
         splits: what the model reads, of each row.
         build: makes the model anew, for the runs of a search.
+        answers: what to write of the `PredictionOutput` of the test split, a JSON value for each row.
         test_metrics: those of the test split, if `compute_metrics` can but score the validation split.
         options: of the Trainer: its collator, metrics, tokenizer.
 
-    Returns:
-        The Trainer, and the `PredictionOutput` of the test split, or None.
+    Raises:
+        ValueError: training ended with a loss that is not a number.
     """
+    options |= {"args": arguments, "train_dataset": splits["train"], "eval_dataset": splits["validation"]}
     if model_arguments.early_stopping_patience is not None:
-        options["callbacks"] = [
-            *options.get("callbacks", []),
-            EarlyStoppingCallback(early_stopping_patience=model_arguments.early_stopping_patience),
-        ]
+        stopping = EarlyStoppingCallback(early_stopping_patience=model_arguments.early_stopping_patience)
+        options["callbacks"] = [*options.get("callbacks", []), stopping]
     if model_arguments.search_trials:
-        options["model_init"] = build
-    else:
-        options["model"] = model
-    data = {"train_dataset": splits["train"], "eval_dataset": splits["validation"]}
-    trainer = trainer_class(args=arguments, **data, **options)
+        search(trainer_class(model_init=build, **options), model_arguments.search_trials)
+    trainer = trainer_class(model=model, **options)
     if model.config.model_type in FAMILIES:
         use_model_card(trainer)
-    if model_arguments.search_trials:
-        search(trainer, model_arguments.search_trials)
-    checkpoint = arguments.resume_from_checkpoint or get_last_checkpoint(str(arguments.output_dir))
-    result = trainer.train(resume_from_checkpoint=checkpoint)
+    folder = Path(str(arguments.output_dir))
+    result = trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint or last_checkpoint(folder))
+    metrics = {"train": result.metrics, "eval": trainer.evaluate()}
+    if not math.isfinite(metrics["eval"].get("eval_loss", 0.0)):
+        raise ValueError(f"the loss is {metrics['eval']['eval_loss']} in the end: take a lower learning_rate, and another output_dir")
     if model_arguments.use_peft:
         adapted: Any = trainer.model
         if trainer.is_world_process_zero():
-            adapted.save_pretrained(str(Path(str(arguments.output_dir), ADAPTER)))
+            adapted.save_pretrained(str(folder / ADAPTER))
         trainer.model = trainer.model_wrapped = adapted.merge_and_unload()
     trainer.save_model()
     trainer.save_state()
-    metrics = {"train": result.metrics, "eval": trainer.evaluate()}
-    prediction = None
     if "test" in splits:
         trainer.compute_metrics = test_metrics or trainer.compute_metrics
         prediction = trainer.predict(splits["test"], metric_key_prefix="test")
         metrics["test"] = prediction.metrics or {}
+        if answers and trainer.is_world_process_zero():
+            lines = [json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers(prediction)]
+            (folder / "predictions.jsonl").write_text("".join(lines), encoding="utf-8")
     for split in metrics:
         trainer.log_metrics(split, metrics[split])
         trainer.save_metrics(split, metrics[split])
-    origin: dict[str, Any] = {
-        "dataset": data_arguments.dataset_name or data_arguments.train_file,
-        "finetuned_from": model_arguments.model_name_or_path,
-    }
+    data_name = data_arguments.dataset_name or Path(str(data_arguments.train_file)).name
+    checkpoint = model_arguments.model_name_or_path
+    if model.config.model_type not in FAMILIES and checkpoint and Path(checkpoint).exists():
+        checkpoint = None  # Trainer's own card would name the folder, as if it were on the Hub
+    origin: dict[str, Any] = {"dataset": data_name, "finetuned_from": checkpoint}
     trainer.push_to_hub(**origin) if arguments.push_to_hub else trainer.create_model_card(**origin)
-    return trainer, prediction
+    if trainer.is_world_process_zero():
+        settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
+        write_json(folder / SETTINGS, settings | {"finished": length_of(arguments)})
 
 
 def search(trainer: Trainer, trials: int) -> None:
     """Sets the arguments to the best that so many runs found, which `output_dir/search.json` keeps for a run that goes
-    on."""
+    on.
+
+    Raises:
+        ValueError: there is no such metric, or it never was a number.
+    """
+    from optuna.samplers import TPESampler
+
+    metric = "eval_" + (trainer.args.metric_for_best_model or "loss").removeprefix("eval_")
 
     def space(trial: Any) -> dict[str, Any]:
         return {
@@ -317,26 +418,27 @@ def search(trainer: Trainer, trials: int) -> None:
             "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", [8, 16, 32]),
         }
 
-    folder = Path(str(trainer.args.output_dir))
-    if get_last_checkpoint(str(folder)) is None:
-        metric = "eval_" + (trainer.args.metric_for_best_model or "loss").removeprefix("eval_")
-        best: Any = trainer.hyperparameter_search(
-            hp_space=space,
-            compute_objective=lambda metrics: metrics[metric],
-            n_trials=trials,
-            direction="maximize" if trainer.args.greater_is_better else "minimize",
-            backend="optuna",
-        )
+    def objective(metrics: dict[str, float]) -> float:
+        if metric not in metrics:
+            raise ValueError(f"metric_for_best_model: there is no {metric}, but {', '.join(metrics)}")
+        return metrics[metric]
+
+    path = Path(str(trainer.args.output_dir), SEARCH)
+    if not path.exists():
+        try:
+            best: Any = trainer.hyperparameter_search(
+                hp_space=space,
+                compute_objective=objective,
+                n_trials=trials,
+                direction="maximize" if trainer.args.greater_is_better else "minimize",
+                backend="optuna",
+                sampler=TPESampler(seed=trainer.args.seed),
+            )
+        except ValueError as error:  # optuna's where each trial came to NaN
+            raise ValueError(f"the search for the best {metric} failed: {error}") from error
         if best is not None:  # the first process alone has it
             logger.info("the best of %d runs: %s", trials, best)
-            (folder / "search.json").write_text(json.dumps(best.hyperparameters), encoding="utf-8")
+            write_json(path, best.hyperparameters)
         trainer.accelerator.wait_for_everyone()
-    for name, value in json.loads((folder / "search.json").read_text(encoding="utf-8")).items():
+    for name, value in json.loads(path.read_text(encoding="utf-8")).items():
         setattr(trainer.args, name, value)
-
-
-def write_predictions(trainer: Trainer, predictions: Iterable[Any]) -> None:
-    """One JSON value a line, a row of the test split each, in `output_dir/predictions.jsonl`."""
-    if trainer.is_world_process_zero():
-        with Path(str(trainer.args.output_dir), "predictions.jsonl").open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(prediction, ensure_ascii=False) + "\n" for prediction in predictions)

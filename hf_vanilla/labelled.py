@@ -27,6 +27,7 @@ from hf_vanilla.corpora import (
     VERSES,
     Row,
     brown_samples,
+    csv_format,
     downloaded,
     generate,
     load_corpus,
@@ -90,8 +91,10 @@ def load_rows(
         ValueError: there is neither a name nor a training file, or both; a file cannot be read; there are no rows.
     """
     given = {split: file for split, file in (files or {}).items() if file}
-    if (name is None) == ("train" not in given):
+    if (name is None and "train" not in given) or (name is not None and given):
         raise ValueError("give either a data set (dataset_name) or files (train_file at least), not both")
+    if name in BUILT_IN and configuration is not None:
+        raise ValueError(f"{name} is built in and has no configuration, got dataset_config_name {configuration!r}")
     if name is None:
         splits = {split: _read_file(Path(file)) for split, file in given.items()}
         name = given["train"]
@@ -123,9 +126,11 @@ def _read_file(path: Path) -> Dataset:
         raise ValueError(f"{path}: expected a {', '.join([*FORMATS, '.txt'])} file")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
+    if not path.stat().st_size:
+        raise ValueError(f"{path}: the file is empty")
     options: dict[str, Any] = {"sample_by": "paragraph"} if builder == "text" else {}
     if builder == "csv":
-        options = {"keep_default_na": False, "sep": "\t" if suffix == ".tsv" else ","}
+        options, _ = csv_format(path, suffix)
     try:
         return load_dataset(builder, data_files=glob.escape(str(path)), split="train", **options)
     except Exception as error:
@@ -212,6 +217,17 @@ def require_column(splits: DatasetDict, column: str, argument: str) -> None:
             raise ValueError(f"the {split} split has no column {column!r}, its columns are {found}: give --{argument}")
 
 
+def with_test_labels(splits: DatasetDict, column: str) -> DatasetDict:
+    """All splits but a test split whose labels are not published: without the column, or with nothing in it."""
+    return DatasetDict(
+        {
+            split: rows
+            for split, rows in splits.items()
+            if split != "test" or (column in rows.column_names and any(value is not None for value in rows[column]))
+        }
+    )
+
+
 def check_texts(splits: DatasetDict, column: str, argument: str) -> None:
     """Raises `ValueError` for a column that is missing, is not text, or is empty in a row."""
     require_column(splits, column, argument)
@@ -245,7 +261,12 @@ def check_choices(splits: DatasetDict, columns: Sequence[str]) -> int:
         ValueError: a row has another number of them than the first, one is empty, or fewer than two.
     """
     several = len(columns) > 1
-    count = len(columns) if several else len(splits["train"][0][columns[0]] or [])
+    for column in columns:
+        require_column(splits, column, "choice_column_names")
+    first = splits["train"][0][columns[0]]
+    if not several and not isinstance(first, list):
+        raise ValueError(f"{cell('train', 0, columns[0])} is {first!r}, expected a list of choices")
+    count = len(columns) if several else len(first)
     if count < 2:
         raise ValueError(f"{cell('train', 0, columns[0])} has {count} choices, expected two at least")
     for split, rows in splits.items():
@@ -265,22 +286,38 @@ def check_choices(splits: DatasetDict, columns: Sequence[str]) -> int:
     return count
 
 
+def problem_type(train: Dataset, column: str) -> str:
+    """What labels of texts ask for, by its name in transformers: lists for several classes, floats for a value."""
+    feature = train.features[column]
+    if hasattr(feature, "feature"):
+        return "multi_label_classification"
+    floats = not isinstance(feature, ClassLabel) and str(getattr(feature, "dtype", "")).startswith("float")
+    return "regression" if floats else "single_label_classification"
+
+
+MISSING = (None, "")
+"""What stands for no label: CSV has no other way to say so."""
+
+
 def class_names(splits: DatasetDict, column: str, given: Sequence[str] | None = None) -> list[str]:
     """The names of the classes: those given, those of the data set's own type, or those that occur in training,
     sorted (numbers by value).
 
     Raises:
-        ValueError: there are fewer than two, some are given twice, or training rows hold one only.
+        ValueError: labels are neither text nor numbers, there are fewer than two, some are given twice, or training
+            rows hold one only.
     """
     feature = splits["train"].features[column]
     feature = getattr(feature, "feature", feature)
-    values = {value for values in splits["train"][column] for value in _each(values)}
+    if not isinstance(feature, ClassLabel | Value):
+        raise ValueError(f"column {column!r} of the train split holds {feature}, expected names or numbers of classes")
+    values = {value for values in splits["train"][column] for value in _each(values)} - set(MISSING)
     names = list(given or [])
     if not names and isinstance(feature, ClassLabel):
         names = list(feature.names)
-        values = {names[value] if value is not None and 0 <= value < len(names) else str(value) for value in values}
+        values = {names[value] if 0 <= value < len(names) else str(value) for value in values}
     elif not names:
-        names = [str(value) for value in sorted(values - {None})]
+        names = [_name(value) for value in sorted(values)]
     if len(set(names)) != len(names):
         raise ValueError(f"classes are named twice: {', '.join(names)}")
     if len(values) < 2 or len(names) < 2:
@@ -301,29 +338,39 @@ def encode_classes(
         ValueError: a label that is none of `names`, or is missing; a row with more labels than words, or fewer.
     """
     index = {name: position for position, name in enumerate(names)}
+    nothing = MISSING if "-1" in index else (*MISSING, -1)
+    are_lists = hasattr(splits["train"].features[column], "feature")
     encoded = {}
     for split, rows in splits.items():
         if column not in rows.column_names:
             if split == "test":
                 continue
             require_column(splits, column, argument)
+        if split == "test" and all(value in nothing for values in rows[column] for value in _each(values)):
+            continue
+        if hasattr(rows.features[column], "feature") != are_lists:
+            lists, single = ("the train split", f"the {split} split")[:: 1 if are_lists else -1]
+            raise ValueError(f"column {column!r} holds lists in {lists}, but not in {single}")
         feature = getattr(rows.features[column], "feature", rows.features[column])
         own = feature.names if isinstance(feature, ClassLabel) else None
-        if split == "test" and all(value in (-1, None) for values in rows[column] for value in _each(values)):
-            continue
-        if beside is not None:
-            for row, (labels, words) in enumerate(zip(rows[column], rows[beside], strict=True)):
-                if not isinstance(labels, list) or len(labels) != len(words):
-                    found = len(labels) if isinstance(labels, list) else repr(labels)
-                    raise ValueError(
-                        f"{cell(split, row, column)} has {found} labels for the {len(words)} words of {beside!r}: "
-                        "expected one each"
-                    )
+        for row, labels in enumerate(rows[column]):
+            words = rows[beside][row] if beside is not None else None
+            if words is not None and (not isinstance(labels, list) or len(labels) != len(words)):
+                found = len(labels) if isinstance(labels, list) else repr(labels)
+                raise ValueError(
+                    f"{cell(split, row, column)} has {found} labels for the {len(words)} words of {beside!r}: "
+                    "expected one each"
+                )
+            if words is None and isinstance(labels, list) and len(set(labels)) < len(labels):
+                raise ValueError(
+                    f"{cell(split, row, column)} is {labels!r}, which names a class twice: expected the names of a "
+                    "text's classes, not a 0 or 1 for each class"
+                )
 
         def class_of(value: Any, row: int, split: str = split, own: list[str] | None = own) -> int:
             inside = own is not None and value is not None and 0 <= value < len(own)
-            name = own[value] if inside and own is not None else str(value)
-            if value is None or name not in index:
+            name = own[value] if inside and own is not None else _name(value)
+            if value in MISSING or name not in index:
                 known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
                 raise ValueError(
                     f"{cell(split, row, column)} is {value!r}, none of the {len(names)} classes {known}: "
@@ -336,6 +383,10 @@ def encode_classes(
             for row, values in enumerate(rows[column])
         ]
     return encoded
+
+
+def _name(value: Any) -> str:
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
 def _each(values: Any) -> Iterable[Any]:
@@ -357,25 +408,28 @@ def encode_values(splits: DatasetDict, column: str, argument: str) -> dict[str, 
     """The labels of each split as numbers.
 
     Raises:
-        ValueError: one is missing, or is no finite number.
+        ValueError: one is missing, or is no finite number; or training rows have the same one always.
     """
     encoded = {}
-    for split, rows in splits.items():
-        if split == "test" and column not in rows.column_names:
-            continue
+    for split, rows in with_test_labels(splits, column).items():
         require_column(splits, column, argument)
         for row, value in enumerate(rows[column]):
             if not isinstance(value, int | float) or not math.isfinite(value):
                 raise ValueError(f"{cell(split, row, column)} is {value!r}, expected a number: correct it")
         encoded[split] = [float(value) for value in rows[column]]
+    if len(set(encoded["train"])) == 1:
+        raise ValueError(
+            f"column {column!r} of the train split is always {encoded['train'][0]}: nothing can be learned"
+        )
     return encoded
 
 
-def agree_with_checkpoint(names: list[str], checkpoint: str | None, revision: str = "main") -> list[str]:
-    """`names` in the order of the classes of a checkpoint that has the same, so that its head keeps their meaning."""
+def agree_with_checkpoint(names: list[str], checkpoint: str | None, **source: Any) -> list[str]:
+    """`names` in the order of the classes of a checkpoint that has the same, so that its head keeps their meaning;
+    `source` is told `from_pretrained`."""
     if checkpoint is None:
         return names
-    config = AutoConfig.from_pretrained(checkpoint, revision=revision)
+    config = AutoConfig.from_pretrained(checkpoint, **source)
     own = [config.id2label[i] for i in sorted(config.id2label)] if config.id2label else []
     return own if sorted(own) == sorted(names) else names
 

@@ -29,7 +29,9 @@ def check_answers(rows: Dataset, split: str, context: str, answers: str, may_be_
         if not isinstance(starts, list) or len(starts) != len(given["text"]):
             raise ValueError(f"{cell(split, row, answers)}: answer_start is {starts!r}, expected one for each text")
         for answer, start in zip(given["text"], starts, strict=True):
-            if not answer:
+            if not isinstance(answer, str) or not isinstance(start, int):
+                raise ValueError(f"{cell(split, row, answers)} is {given!r}, expected texts, and characters from 0")
+            if not answer.strip():
                 raise ValueError(f"{cell(split, row, answers)} holds an empty text; no answer is an empty list")
             if not 0 <= start <= len(text) - len(answer):
                 raise ValueError(
@@ -96,15 +98,18 @@ def encode_questions(
 
 
 def span_of(answer: dict[str, list[Any]], offsets: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The first and the last token of the first answer; (0, 0) where there is none, or not all of it is here."""
+    """The first and the last token of the first answer, without the blanks around it; (0, 0) where there is none, or
+    not all of it is here."""
     if not answer["text"]:
         return 0, 0
-    start = answer["answer_start"][0]
-    end = start + len(answer["text"][0])
-    inside = [i for i, (first, last) in enumerate(offsets) if last > first and first < end and last > start]
-    if not inside or offsets[inside[0]][0] > start or offsets[inside[-1]][1] < end:
+    text = answer["text"][0]
+    start = answer["answer_start"][0] + len(text) - len(text.lstrip())
+    end = start + len(text.strip())
+    tokens = [i for i, (first, last) in enumerate(offsets) if last > first]
+    if not tokens or offsets[tokens[0]][0] > start or offsets[tokens[-1]][1] < end:
         return 0, 0
-    return inside[0], inside[-1]
+    inside = [i for i in tokens if offsets[i][0] < end and offsets[i][1] > start]
+    return (inside[0], inside[-1]) if inside else (0, 0)
 
 
 def best_answers(

@@ -18,12 +18,13 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Any
 
+from datasets import DatasetDict
 from transformers import (
     AutoModelForCausalLM,
-    DataCollatorForLanguageModeling,
     Trainer,
     TrainerCallback,
     TrainingArguments,
+    default_data_collator,
 )
 
 import hf_vanilla  # noqa: F401  registers the models
@@ -43,7 +44,9 @@ class Perplexity(TrainerCallback):
     """The exponential of the loss, beside it."""
 
     def on_evaluate(self, args: Any, state: Any, control: Any, metrics: dict[str, float], **kwargs: Any) -> None:
-        """Into the metrics, and what was logged of them."""
+        """Into the metrics, and what was logged of them; a smoothed loss has none."""
+        if args.label_smoothing_factor:
+            return
         for name in [name for name in metrics if name.endswith("_loss")]:
             perplexity = math.exp(min(metrics[name], 700.0))
             metrics[name.removesuffix("loss") + "perplexity"] = perplexity
@@ -55,18 +58,22 @@ class Perplexity(TrainerCallback):
 def main(args: Sequence[str] | None = None) -> None:
     """See the top of this file."""
     model_arguments, data, arguments = parse(Arguments, TrainingArguments, args, prediction_loss_only=True)
+    if data.max_seq_length is not None:
+        raise ValueError("max_seq_length: what a language model learns from is cut into blocks, see block_size")
     splits = data.load()
     column, block_size = data.text_column_name, data.block_size
     check_texts(splits, column, "text_column_name")
     tokenizer = load_tokenizer(model_arguments, arguments, lambda: splits["train"][column], "decoder")
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no token that ends a text: expected that of a decoder")
 
     def build() -> Any:
         return load_model(AutoModelForCausalLM, model_arguments, tokenizer)
 
     model = build()
     limit = sequence_limit(model, tokenizer, None)
-    if block_size < 2 or (limit is not None and block_size > limit):
-        raise ValueError(f"block_size is {block_size}; expected 2 to {limit or 'any number of'} tokens")
+    if limit is not None and block_size > limit:
+        raise ValueError(f"block_size is {block_size}; the model takes {limit} tokens")
 
     def tokenize(rows: dict[str, list[str]]) -> dict[str, list[list[int]]]:
         end = [tokenizer.eos_token_id]
@@ -74,11 +81,14 @@ def main(args: Sequence[str] | None = None) -> None:
 
     def cut(rows: dict[str, list[list[int]]]) -> dict[str, list[list[int]]]:
         ids = list(chain.from_iterable(rows["input_ids"]))
-        return {"input_ids": [ids[i : i + block_size] for i in range(0, len(ids) - block_size + 1, block_size)]}
+        blocks = [ids[i : i + block_size] for i in range(0, len(ids) - block_size + 1, block_size)]
+        return {"input_ids": blocks, "labels": blocks}
 
+    encoded = DatasetDict()
     with arguments.main_process_first():
-        encoded = splits.map(tokenize, batched=True, remove_columns=splits["train"].column_names)
-        encoded = encoded.map(cut, batched=True, remove_columns=["input_ids"])
+        for split, rows in splits.items():
+            encoded[split] = rows.map(tokenize, batched=True, remove_columns=rows.column_names)
+            encoded[split] = encoded[split].map(cut, batched=True)
     for split, rows in encoded.items():
         if not len(rows):
             raise ValueError(f"column {column!r} of the {split} split is shorter than a block of {block_size} tokens")
@@ -91,7 +101,7 @@ def main(args: Sequence[str] | None = None) -> None:
         encoded,
         build,
         processing_class=tokenizer,
-        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False),
+        data_collator=default_data_collator,
         callbacks=[Perplexity()],
     )
 

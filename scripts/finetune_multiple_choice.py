@@ -35,9 +35,8 @@ from hf_vanilla.finetuning import (
     load_tokenizer,
     parse,
     sequence_limit,
-    write_predictions,
 )
-from hf_vanilla.labelled import check_choices, check_lengths, check_texts, encode_choice, with_labels
+from hf_vanilla.labelled import cell, check_choices, check_lengths, check_texts, encode_choice, with_labels
 
 
 @dataclass
@@ -59,9 +58,7 @@ def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
 
 def main(args: Sequence[str] | None = None) -> None:
     """See the top of this file."""
-    model_arguments, data, arguments = parse(
-        Arguments, TrainingArguments, args, metric_for_best_model="accuracy", greater_is_better=True
-    )
+    model_arguments, data, arguments = parse(Arguments, TrainingArguments, args, metric_for_best_model="accuracy")
     splits = data.load()
     context, question, columns = data.context_column_name, data.question_column_name, data.choice_column_names
     for column, argument in ((context, "context_column_name"), (question, "question_column_name")):
@@ -85,17 +82,32 @@ def main(args: Sequence[str] | None = None) -> None:
     # Of the two texts the context gives way: a choice that is cut might be another one.
     cut = {"truncation": "only_first" if data.max_seq_length else False, "max_length": data.max_seq_length}
 
-    def tokenize(row: dict[str, Any]) -> dict[str, Any]:
+    def tokenize(row: dict[str, Any], index: int, split: str) -> dict[str, Any]:
         choices = choices_of(row)
+        longest = max(map(len, tokenizer(["" for _ in choices], choices)["input_ids"]))
+        if data.max_seq_length and longest >= data.max_seq_length:
+            raise ValueError(
+                f"{cell(split, index, columns[0])}: a choice has {longest} tokens, max_seq_length is "
+                f"{data.max_seq_length}: no room for the context"
+            )
         batch = tokenizer([row[context]] * len(choices), choices, **cut)
         return {**batch, "length": max(map(len, batch["input_ids"]))}  # for `group_by_length`
 
     encoded = DatasetDict()
     with arguments.main_process_first():
         for split, rows in splits.items():
-            encoded[split] = rows.map(tokenize, remove_columns=rows.column_names)
+            options = {"with_indices": True, "fn_kwargs": {"split": split}}
+            encoded[split] = rows.map(tokenize, remove_columns=rows.column_names, **options)
             check_lengths(encoded[split]["length"], split, context, limit)
-    trainer, prediction = fine_tune(
+    collate = DataCollatorForMultipleChoice(tokenizer)
+
+    def collate_any(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        if "labels" in rows[0]:
+            return collate(rows)
+        # The stock collator wants labels, which the test split need not have.
+        return {name: ids for name, ids in collate([{**row, "labels": 0} for row in rows]).items() if name != "labels"}
+
+    fine_tune(
         Trainer,
         model,
         model_arguments,
@@ -103,12 +115,11 @@ def main(args: Sequence[str] | None = None) -> None:
         arguments,
         with_labels(encoded, labels),
         build,
+        lambda prediction: prediction.predictions.argmax(-1).tolist(),
         processing_class=tokenizer,
-        data_collator=DataCollatorForMultipleChoice(tokenizer),
+        data_collator=collate_any,
         compute_metrics=compute_metrics,
     )
-    if prediction is not None:
-        write_predictions(trainer, prediction.predictions.argmax(-1).tolist())
 
 
 if __name__ == "__main__":

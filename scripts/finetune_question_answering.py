@@ -35,9 +35,8 @@ from hf_vanilla.finetuning import (
     load_tokenizer,
     parse,
     sequence_limit,
-    write_predictions,
 )
-from hf_vanilla.labelled import check_texts, require_column
+from hf_vanilla.labelled import check_texts, require_column, with_test_labels
 from hf_vanilla.metrics import answer_scores
 from hf_vanilla.question_answering import best_answers, check_answers, encode_questions
 
@@ -56,24 +55,25 @@ class Arguments(DataArguments):
 
 def main(args: Sequence[str] | None = None) -> None:
     """See the top of this file."""
-    model_arguments, data, arguments = parse(
-        Arguments, TrainingArguments, args, metric_for_best_model="f1", greater_is_better=True
-    )
+    model_arguments, data, arguments = parse(Arguments, TrainingArguments, args, metric_for_best_model="f1")
+    if arguments.label_smoothing_factor:
+        raise ValueError("label_smoothing_factor: Trainer does not smooth where an answer starts and ends")
     splits = data.load()
     columns = (data.question_column_name, data.context_column_name, data.answer_column_name)
     question, context, answers = columns
     check_texts(splits, question, "question_column_name")
     check_texts(splits, context, "context_column_name")
-    answered = DatasetDict({name: rows for name, rows in splits.items() if name != "test" or answers in rows.features})
+    answered = with_test_labels(splits, answers)
     require_column(answered, answers, "answer_column_name")
     for split, rows in answered.items():
         check_answers(rows, split, context, answers, data.version_2_with_negative)
 
     learned = (row[column] for column in (question, context) for row in splits["train"])
     tokenizer = load_tokenizer(model_arguments, arguments, lambda: learned, "encoder")
+    tokenizer.padding_side = "right"  # what is read off a window counts from its first token
 
     def build() -> Any:
-        return load_model(AutoModelForQuestionAnswering, model_arguments, tokenizer)
+        return load_model(AutoModelForQuestionAnswering, model_arguments, tokenizer, num_labels=2)
 
     model = build()
     limit = sequence_limit(model, tokenizer, data.max_seq_length)
@@ -86,6 +86,7 @@ def main(args: Sequence[str] | None = None) -> None:
     windows = DatasetDict()
     with arguments.main_process_first():
         for split, rows in splits.items():
+            rows = rows if split in answered else rows.select_columns([question, context])
             options = {"with_indices": True, "batched": True, "fn_kwargs": settings}
             windows[split] = rows.map(encode_questions, remove_columns=rows.column_names, **options)
 
@@ -96,7 +97,7 @@ def main(args: Sequence[str] | None = None) -> None:
     def compute_metrics(prediction: EvalPrediction, split: str = "validation") -> dict[str, float]:
         return answer_scores(read(prediction, split), [row["text"] for row in splits[split][answers]])
 
-    trainer, prediction = fine_tune(
+    fine_tune(
         Trainer,
         model,
         model_arguments,
@@ -104,13 +105,12 @@ def main(args: Sequence[str] | None = None) -> None:
         arguments,
         windows,
         build,
+        lambda prediction: read(prediction, "test"),
+        functools.partial(compute_metrics, split="test"),
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=compute_metrics,
-        test_metrics=functools.partial(compute_metrics, split="test"),
     )
-    if prediction is not None:
-        write_predictions(trainer, read(prediction, "test"))
 
 
 if __name__ == "__main__":

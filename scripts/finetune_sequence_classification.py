@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, DatasetDict
+from datasets import DatasetDict
 from transformers import (
     AutoModelForSequenceClassification,
     DataCollatorWithPadding,
@@ -35,7 +35,7 @@ from hf_vanilla.finetuning import (
     load_tokenizer,
     parse,
     sequence_limit,
-    write_predictions,
+    source_of,
 )
 from hf_vanilla.labelled import (
     agree_with_checkpoint,
@@ -44,6 +44,7 @@ from hf_vanilla.labelled import (
     class_names,
     encode_classes,
     encode_values,
+    problem_type,
     require_column,
     with_labels,
 )
@@ -58,15 +59,6 @@ class Arguments(DataArguments):
     text_pair_column_name: str | None = field(default=None, metadata={"help": "The second text."})
     label_column_name: str = field(default="label", metadata={"help": "What is learned."})
     class_names: list[str] | None = field(default=None, metadata={"help": "All classes, in their order."})
-
-
-def problem_type(splits: DatasetDict, column: str) -> str:
-    """What kind of answer the labels ask for."""
-    feature = splits["train"].features[column]
-    if hasattr(feature, "feature"):
-        return "multi_label_classification"
-    floats = not isinstance(feature, ClassLabel) and str(feature.dtype).startswith("float")
-    return "regression" if floats else "single_label_classification"
 
 
 def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
@@ -90,16 +82,19 @@ def main(args: Sequence[str] | None = None) -> None:
     for column, argument in zip(texts, ("text_column_name", "text_pair_column_name"), strict=False):
         check_texts(splits, column, argument)
     require_column(DatasetDict(train=splits["train"]), data.label_column_name, "label_column_name")
-    kind = problem_type(splits, data.label_column_name)
+    kind = problem_type(splits["train"], data.label_column_name)
     if kind != "single_label_classification" and arguments.label_smoothing_factor:
         raise ValueError(f"label_smoothing_factor is for one class a text; the labels ask for {kind}")
     fields: dict[str, Any] = {"problem_type": kind}
     if kind == "regression":
+        if data.class_names:
+            raise ValueError(f"class_names are given, but {data.label_column_name!r} holds numbers")
         fields["num_labels"] = 1
         labels = encode_values(splits, data.label_column_name, "label_column_name")
     else:
         names = class_names(splits, data.label_column_name, data.class_names)
-        names = agree_with_checkpoint(names, model_arguments.model_name_or_path, model_arguments.model_revision)
+        if not data.class_names:
+            names = agree_with_checkpoint(names, model_arguments.model_name_or_path, **source_of(model_arguments))
         fields |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
         labels = encode_classes(splits, data.label_column_name, names, "label_column_name")
     if kind == "multi_label_classification":
@@ -118,11 +113,21 @@ def main(args: Sequence[str] | None = None) -> None:
         cut = {"truncation": data.max_seq_length is not None, "max_length": data.max_seq_length}
         return tokenizer(*(rows[column] for column in texts), **cut)
 
+    encoded = DatasetDict()
     with arguments.main_process_first():
-        encoded = splits.map(tokenize, batched=True, remove_columns=splits["train"].column_names)
-    for split in encoded:
-        check_lengths(map(len, encoded[split]["input_ids"]), split, texts[0], limit)
-    trainer, prediction = fine_tune(
+        for split, rows in splits.items():
+            encoded[split] = rows.map(tokenize, batched=True, remove_columns=rows.column_names)
+            check_lengths(map(len, encoded[split]["input_ids"]), split, texts[0], limit)
+
+    def answers(prediction: Any) -> list[Any]:
+        scores = prediction.predictions
+        if kind == "regression":
+            return [float(value) for value in scores[:, 0]]
+        if kind == "multi_label_classification":
+            return [[names[i] for i in np.flatnonzero(row > 0)] for row in scores]
+        return [names[i] for i in scores.argmax(-1)]
+
+    fine_tune(
         Trainer,
         model,
         model_arguments,
@@ -130,19 +135,13 @@ def main(args: Sequence[str] | None = None) -> None:
         arguments,
         with_labels(encoded, labels),
         build,
+        answers,
         processing_class=tokenizer,
         data_collator=DataCollatorWithPadding(tokenizer),
         compute_metrics=compute_metrics,
+        # BART and T5 give more than their scores.
+        preprocess_logits_for_metrics=lambda scores, _: scores[0] if isinstance(scores, tuple) else scores,
     )
-    if prediction is not None:
-        scores = prediction.predictions
-        if kind == "regression":
-            answers = [float(value) for value in scores[:, 0]]
-        elif kind == "multi_label_classification":
-            answers = [[names[i] for i in np.flatnonzero(row > 0)] for row in scores]
-        else:
-            answers = [names[i] for i in scores.argmax(-1)]
-        write_predictions(trainer, answers)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from datasets import DatasetDict
 from transformers import (
     AutoModelForTokenClassification,
     DataCollatorForTokenClassification,
@@ -33,10 +34,11 @@ from hf_vanilla.finetuning import (
     load_tokenizer,
     parse,
     sequence_limit,
-    write_predictions,
+    source_of,
 )
 from hf_vanilla.labelled import (
     agree_with_checkpoint,
+    cell,
     check_lengths,
     check_words,
     class_names,
@@ -62,14 +64,16 @@ def main(args: Sequence[str] | None = None) -> None:
     splits = data.load()
     words, tags = data.text_column_name, data.tag_column_name
     check_words(splits, words, "text_column_name")
-    require_column(splits, tags, "tag_column_name")
+    require_column(DatasetDict(train=splits["train"]), tags, "tag_column_name")
     names = class_names(splits, tags, data.class_names)
-    names = agree_with_checkpoint(names, model_arguments.model_name_or_path, model_arguments.model_revision)
+    if not data.class_names:
+        names = agree_with_checkpoint(names, model_arguments.model_name_or_path, **source_of(model_arguments))
     labels = encode_classes(splits, tags, names, "tag_column_name", beside=words)
     fields = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
 
     learned = (" ".join(row) for row in splits["train"][words])
     tokenizer = load_tokenizer(model_arguments, arguments, lambda: learned, "encoder")
+    tokenizer.padding_side = "right"  # what is read off a row counts from its first token
     # A byte-level tokenizer takes a word without a space before it for the start of a text.
     space = "" if data.unspaced or "".join(tokenizer.tokenize(" a")) == "a" else " "
 
@@ -88,6 +92,11 @@ def main(args: Sequence[str] | None = None) -> None:
             [word is not None and word != before for word, before in zip(of, [None, *of], strict=False)]
             for of in words_of
         ]
+        for row, of, first in zip(indices, words_of, batch["first"], strict=True):
+            seen = [word for word, is_first in zip(of, first, strict=True) if is_first]
+            whole = data.max_seq_length is None or len(of) < data.max_seq_length
+            if seen != list(range(len(splits[split][row][words]) if whole else len(seen))):
+                raise ValueError(f"{cell(split, row, words)} holds a word that is no token: leave the row out")
         if split in labels:
             batch["labels"] = [
                 [labels[split][row][word] if is_first else -100 for word, is_first in zip(of, first, strict=True)]
@@ -114,7 +123,7 @@ def main(args: Sequence[str] | None = None) -> None:
             scores["span_f1"] = span_f1(tagged(classes, kept), tagged(prediction.label_ids, kept))
         return scores
 
-    trainer, prediction = fine_tune(
+    fine_tune(
         Trainer,
         model,
         model_arguments,
@@ -122,12 +131,11 @@ def main(args: Sequence[str] | None = None) -> None:
         arguments,
         splits,
         build,
+        lambda prediction: tagged(prediction.predictions.argmax(-1), splits["test"]["first"]),
         processing_class=tokenizer,
         data_collator=DataCollatorForTokenClassification(tokenizer),
         compute_metrics=compute_metrics,
     )
-    if prediction is not None:
-        write_predictions(trainer, tagged(prediction.predictions.argmax(-1), splits["test"]["first"]))
 
 
 if __name__ == "__main__":

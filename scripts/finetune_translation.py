@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from datasets import DatasetDict
 from transformers import (
     AutoModelForSeq2SeqLM,
     DataCollatorForSeq2Seq,
@@ -35,9 +36,8 @@ from hf_vanilla.finetuning import (
     load_tokenizer,
     parse,
     sequence_limit,
-    write_predictions,
 )
-from hf_vanilla.labelled import check_lengths, check_texts
+from hf_vanilla.labelled import check_lengths, check_texts, with_test_labels
 from hf_vanilla.metrics import TranslationQuality
 
 
@@ -52,11 +52,12 @@ class Arguments(DataArguments):
 
 def main(args: Sequence[str] | None = None) -> None:
     """See the top of this file."""
-    model_arguments, data, arguments = parse(Arguments, Seq2SeqTrainingArguments, args)
+    model_arguments, data, arguments = parse(Arguments, Seq2SeqTrainingArguments, args, predict_with_generate=True)
     splits = data.load().flatten()
     source, target = data.source_column_name, data.target_column_name
     check_texts(splits, source, "source_column_name")
-    check_texts(splits, target, "target_column_name")
+    translated = with_test_labels(splits, target)
+    check_texts(translated, target, "target_column_name")
     learned = (row[column] for column in (source, target) for row in splits["train"])
     tokenizer = load_tokenizer(model_arguments, arguments, lambda: learned, "seq2seq")
 
@@ -66,45 +67,50 @@ def main(args: Sequence[str] | None = None) -> None:
     model = build()
     limit = sequence_limit(model, tokenizer, data.max_seq_length)
 
-    def tokenize(rows: dict[str, list[str]]) -> Any:
+    def tokenize(rows: dict[str, list[str]], targets: str | None) -> Any:
         cut = {"truncation": data.max_seq_length is not None, "max_length": data.max_seq_length}
-        return tokenizer([data.source_prefix + text for text in rows[source]], text_target=rows[target], **cut)
+        texts = [data.source_prefix + text for text in rows[source]]
+        return tokenizer(texts, text_target=rows[targets] if targets else None, **cut)
 
+    encoded = DatasetDict()
     with arguments.main_process_first():
         for split, rows in splits.items():
-            splits[split] = rows.map(tokenize, batched=True, remove_columns=rows.column_names)
-    for split, rows in splits.items():
+            options: dict[str, Any] = {"fn_kwargs": {"targets": target if split in translated else None}}
+            encoded[split] = rows.map(tokenize, batched=True, remove_columns=rows.column_names, **options)
+    for split, rows in encoded.items():
         check_lengths(map(len, rows["input_ids"]), split, source, limit)
-        check_lengths(map(len, rows["labels"]), split, target, limit)
+        check_lengths(map(len, rows["labels"] if split in translated else []), split, target, limit)
 
     def decode(ids: np.ndarray) -> list[str]:
         ids = np.where(ids == -100, tokenizer.pad_token_id, ids)
         return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
 
-    def compute_metrics(prediction: EvalPrediction, split: str = "validation") -> dict[str, float]:
+    def answers(prediction: Any, split: str) -> list[str]:
         # Of several processes, Seq2SeqTrainer returns what fills the last batch up as well.
-        texts, references = (
-            decode(ids[: len(splits[split])]) for ids in (prediction.predictions, prediction.label_ids)
-        )
-        scores = TranslationQuality().compute(predictions=texts, references=[[text] for text in references])
+        return decode(prediction.predictions[: len(splits[split])])
+
+    def compute_metrics(prediction: EvalPrediction, split: str = "validation") -> dict[str, float]:
+        references = [[text.strip()] for text in splits[split][target]]
+        scores = TranslationQuality().compute(predictions=answers(prediction, split), references=references)
         return {"bleu": scores["bleu"], "chrf": scores["chrf"]}
 
+    collate = DataCollatorForSeq2Seq(tokenizer, model=model)
     generates = arguments.predict_with_generate
-    trainer, prediction = fine_tune(
+    fine_tune(
         Seq2SeqTrainer,
         model,
         model_arguments,
         data,
         arguments,
-        splits,
+        encoded,
         build,
+        functools.partial(answers, split="test") if generates else None,
+        functools.partial(compute_metrics, split="test") if generates else None,
         processing_class=tokenizer,
-        data_collator=DataCollatorForSeq2Seq(tokenizer, model=model),
+        # Without labels the stock collator gives None for them, which Seq2SeqTrainer takes for labels.
+        data_collator=lambda rows: {name: ids for name, ids in collate(rows).items() if ids is not None},
         compute_metrics=compute_metrics if generates else None,
-        test_metrics=functools.partial(compute_metrics, split="test") if generates else None,
     )
-    if prediction is not None and generates:
-        write_predictions(trainer, decode(prediction.predictions[: len(splits["test"])]))
 
 
 if __name__ == "__main__":

@@ -25,6 +25,14 @@ from transformers import (
     AutoModelForSequenceClassification,
     AutoModelForTokenClassification,
     AutoTokenizer,
+    BartConfig,
+    BartForSequenceClassification,
+    BertConfig,
+    BertForMaskedLM,
+    RobertaConfig,
+    RobertaForMaskedLM,
+    T5Config,
+    T5ForConditionalGeneration,
     pipeline,
 )
 
@@ -38,6 +46,7 @@ from hf_vanilla import (
     corpora,
     labelled,
 )
+from hf_vanilla.finetuning import sequence_limit
 from hf_vanilla.tokenization import train_tokenizer
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
@@ -263,12 +272,170 @@ def test_the_same_command_goes_on(data, runs, tmp_path):
     """Half of the steps, then all of them: the weights of a run that was not interrupted."""
     options = command("sequence_classification", data, tmp_path / "run")
     finetune("sequence_classification", *options, "--max_steps", str(STEPS // 2))
+    for steps, state in ((3, None), (6, '{"global_step": 6, '), (7, "")):  # killed while they were written
+        broken = shutil.copytree(tmp_path / "run" / "checkpoint-2", tmp_path / "run" / f"checkpoint-{steps}")
+        (broken / "trainer_state.json").unlink()
+        if state is not None:
+            (broken / "trainer_state.json").write_text(state)
     finetune("sequence_classification", *options)
     one = AutoModelForSequenceClassification.from_pretrained(runs("sequence_classification")).state_dict()
     two = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run").state_dict()
     assert all(torch.equal(one[name], two[name]) for name in one)
     with pytest.raises(ValueError, match="max_seq_length was 48, is 40; give another output_dir"):
         finetune("sequence_classification", *options, "--max_seq_length", "40")
+
+
+def test_what_is_finished_stays_as_it_is(data, runs, tmp_path, capsys):
+    folder = shutil.copytree(runs("multiple_choice"), tmp_path / "run")
+    options = command("multiple_choice", data, runs("multiple_choice"))
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    options[options.index("--output_dir") + 1] = str(folder)
+    with pytest.raises(SystemExit) as end:
+        finetune("multiple_choice", *options)
+    assert not end.value.code and f"{folder} is finished" in capsys.readouterr().out
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    other = shutil.copy(data / "choices_train.jsonl", tmp_path / "choices_train.jsonl")
+    with pytest.raises(ValueError, match="train_file was .*, is .*choices_train.jsonl"):
+        finetune("multiple_choice", *options, "--train_file", str(other))
+    for path in folder.glob("checkpoint-*"):
+        shutil.rmtree(path)
+    with pytest.raises(ValueError, match="holds a run with other settings"):
+        finetune("multiple_choice", *options, "--max_seq_length", "64")
+    (folder / "finetuning.json").unlink()
+    with pytest.raises(ValueError, match="holds a model that no fine-tuning left there"):
+        finetune("multiple_choice", *options)
+
+
+def test_rows_that_have_changed_are_other_data(data, tmp_path):
+    file = Path(shutil.copy(data / "choices_train.jsonl", tmp_path / "train.jsonl"))
+    options = command("multiple_choice", data, tmp_path / "run", "--train_file", str(file), "--max_steps", "2")
+    finetune("multiple_choice", *options)
+    file.write_text("".join(reversed(file.read_text().splitlines(keepends=True))))
+    with pytest.raises(ValueError, match="train_file_sha256 was"):
+        finetune("multiple_choice", *options, "--max_steps", "4")
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "causal_lm"])
+def test_a_test_split_without_labels_is_predicted_all_the_same(task, data, runs, tmp_path):
+    labels = {"question_answering": "answers", "token_classification": "tags", "translation": "target"}
+    label, name = labels.get(task, "label"), FILES.get(task, task)
+    for column in ({}, {label: None}):
+        rows = [
+            {key: value for key, value in row.items() if key != label} | column
+            for row in read(data / f"{name}_test.jsonl")
+        ]
+        path = tmp_path / f"{len(column)}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        run = tmp_path / f"run-{len(column)}"
+        finetune(task, *command(task, data, run, "--test_file", str(path)))
+        assert read(run / "predictions.jsonl") == read(runs(task) / "predictions.jsonl")
+        results = json.loads((run / "all_results.json").read_text())
+        assert "eval_loss" in results and not {"test_loss", "test_accuracy", "test_f1", "test_bleu"} & results.keys()
+
+
+def test_left_padding_changes_no_prediction(data, runs, tmp_path):
+    left = shutil.copytree(data / "encoder", tmp_path / "left")
+    settings = json.loads((left / "tokenizer_config.json").read_text())
+    (left / "tokenizer_config.json").write_text(json.dumps(settings | {"padding_side": "left"}))
+    for task in ("token_classification", "question_answering"):
+        finetune(task, *command(task, data, tmp_path / task, "--model_name_or_path", str(left)))
+        assert read(tmp_path / task / "predictions.jsonl") == read(runs(task) / "predictions.jsonl")
+
+
+@pytest.mark.parametrize(("metric", "better"), [(None, "f1"), ("loss", "loss"), ("exact_match", "exact_match")])
+def test_the_best_is_best_by_its_metric(metric, better, data, tmp_path):
+    """Of constant evaluations the first is best, of falling losses the last."""
+    options = ["--learning_rate", "0.01", *(["--metric_for_best_model", metric] if metric else [])]
+    finetune("question_answering", *command("question_answering", data, tmp_path, *options))
+    state = json.loads((tmp_path / "trainer_state.json").read_text())
+    scores = [entry[f"eval_{better}"] for entry in state["log_history"] if f"eval_{better}" in entry][:2]
+    assert state["best_metric"] == (min if better == "loss" else max)(scores)
+
+
+def test_a_value_with_a_lower_error_is_better(data, tmp_path):
+    options = ["--label_column_name", "score", "--metric_for_best_model", "mse", "--learning_rate", "0.01"]
+    finetune("sequence_classification", *command("sequence_classification", data, tmp_path, *options))
+    state = json.loads((tmp_path / "trainer_state.json").read_text())
+    assert state["best_metric"] == min(entry["eval_mse"] for entry in state["log_history"] if "eval_mse" in entry)
+
+
+def test_the_end_of_a_text_is_learned_where_it_also_pads(data, tmp_path):
+    model = shutil.copytree(data / "decoder", tmp_path / "model")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained(model)
+    options = ["--model_name_or_path", str(model), "--learning_rate", "0"]
+    finetune("causal_lm", *command("causal_lm", data, tmp_path / "run", *options))
+    texts = [row["text"] for row in read(data / "causal_lm_validation.jsonl")]
+    ids = [
+        i for text in texts for i in [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    ]
+    blocks = torch.tensor([ids[i : i + 16] for i in range(0, len(ids) - 15, 16)])
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(model)(input_ids=blocks, labels=blocks).loss
+    results = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    assert abs(results["eval_loss"] - float(expected)) < 1e-4
+
+
+def test_encoder_decoders_of_transformers_classify_and_take_adapters(data, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(data / "seq2seq")
+    ids = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
+    ids["decoder_start_token_id"] = tokenizer.bos_token_id
+    width = {"d_model": 16, "vocab_size": len(tokenizer)}
+    layers = {f"{stack}_{what}": 1 for stack in ("encoder", "decoder") for what in ("layers", "attention_heads")}
+    bart = BartForSequenceClassification(
+        BartConfig(**width, **layers, **ids, encoder_ffn_dim=16, decoder_ffn_dim=16, num_labels=2)
+    )
+    t5 = T5ForConditionalGeneration(T5Config(**width, **ids, d_kv=8, d_ff=16, num_layers=1, num_heads=2))
+    for name, model in (("bart", bart), ("t5", t5)):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    for name, task, extra in (("bart", "sequence_classification", []), ("t5", "translation", ["--use_peft", "true"])):
+        finetune(task, *command(task, data, tmp_path / task, "--model_name_or_path", str(tmp_path / name), *extra))
+        assert len(read(tmp_path / task / "predictions.jsonl")) == 10
+        assert str(tmp_path) not in (tmp_path / task / "README.md").read_text()
+
+
+def test_what_came_to_no_number_is_not_saved(data, tmp_path):
+    options = ["--max_grad_norm", "0", "--learning_rate", "1e30", "--load_best_model_at_end", "false"]
+    with pytest.raises(ValueError, match="the loss is nan in the end"):
+        finetune("multiple_choice", *command("multiple_choice", data, tmp_path, *options))
+    assert not (tmp_path / "model.safetensors").exists() and not (tmp_path / "predictions.jsonl").exists()
+
+
+def test_other_classes_than_the_checkpoints_need_a_new_head(data, runs, tmp_path):
+    options = ["--model_name_or_path", str(runs("sequence_classification"))]
+    options += ["--label_column_name", "score", "--ignore_mismatched_sizes", "true"]
+    finetune("sequence_classification", *command("sequence_classification", data, tmp_path, *options))
+    assert AutoModelForSequenceClassification.from_pretrained(tmp_path).config.num_labels == 1
+
+
+def test_positions_that_begin_after_that_of_padding_are_fewer(data):
+    tokenizer = AutoTokenizer.from_pretrained(data / "encoder")
+    sizes = {"vocab_size": 9, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2}
+    sizes |= {"intermediate_size": 8, "max_position_embeddings": 20}
+    roberta = RobertaForMaskedLM(RobertaConfig(**sizes, pad_token_id=1))
+    assert sequence_limit(roberta, tokenizer, 18) == 18
+    with pytest.raises(ValueError, match="max_seq_length is 19, the model takes 18"):
+        sequence_limit(roberta, tokenizer, 19)
+    assert sequence_limit(BertForMaskedLM(BertConfig(**sizes)), tokenizer, None) == 20
+
+
+def test_a_yaml_file_says_what_the_command_line_would(data, tmp_path, capsys):
+    path = tmp_path / "run.yaml"
+    path.write_text("class_names: [positive, negative]\nmax_steps: 2\nlearning_rate: 1e-3\nbf16: false\n")
+    options = command("sequence_classification", data, tmp_path / "run")
+    place = options.index("--max_steps")
+    del options[place : place + 2]
+    finetune("sequence_classification", str(path), *options)
+    config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run").config
+    assert config.id2label == {0: "positive", 1: "negative"}
+    for text, message in (("a: [", "run.yaml: "), ("- a", "field: value"), ("maxsteps: 1", "run.yaml: maxsteps")):
+        path.write_text(text)
+        with pytest.raises(SystemExit):
+            finetune("sequence_classification", str(path), *options)
+        assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("task", ["sequence_classification", "question_answering", "causal_lm", "translation"])
@@ -323,18 +490,31 @@ def test_a_search_trains_with_the_best_that_it_found(extra, data, tmp_path):
     chosen = json.loads((tmp_path / "search.json").read_text())
     assert len(trials) == 2 and (max(score for score, _ in trials), chosen) in trials
 
-    for _ in range(2):  # once more, and nothing is searched for
+    def check() -> None:
         state = json.loads((tmp_path / "checkpoint-4" / "trainer_state.json").read_text())
         assert state["train_batch_size"] == chosen["per_device_train_batch_size"]
         assert state["log_history"][0]["learning_rate"] == chosen["learning_rate"]
-        shutil.rmtree(tmp_path / "checkpoint-4")
-        for folder in tmp_path.glob("run-*"):
-            shutil.rmtree(folder)
-        finetune(SEARCHED, *options)
-        assert not list(tmp_path.glob("run-*"))
+
+    check()
+    shutil.rmtree(tmp_path / "checkpoint-4")
+    for path in tmp_path.glob("run-*"):
+        shutil.rmtree(path)
+    unfinish(tmp_path)
+    finetune(SEARCHED, *options)  # and nothing is searched for again
+    assert not list(tmp_path.glob("run-*"))
+    check()
+
+
+def unfinish(folder: Path) -> None:
+    """As if the run had been interrupted."""
+    settings = json.loads((folder / "finetuning.json").read_text())
+    assert settings.pop("finished")
+    (folder / "finetuning.json").write_text(json.dumps(settings))
 
 
 ROWS = {"text": ["good", "bad", "fine", "poor"], "label": ["p", "n", "p", "n"]}
+ANSWER = {"question": ["who?"], "context": ["Ann did."]}
+CHOICE = {"context": ["a", "b"], "label": [0, 1]}
 
 
 @pytest.mark.parametrize(
@@ -367,6 +547,42 @@ ROWS = {"text": ["good", "bad", "fine", "poor"], "label": ["p", "n", "p", "n"]}
             [],
             r'train\[1\]\["text"\] has \d+ tokens, the model takes 512',
         ),
+        ("sequence_classification", {**ROWS, "label": ["p", "n", "", "n"]}, [], r'train\[2\]\["label"\] is \'\''),
+        ("sequence_classification", {**ROWS, "label": [[1, 0, 1]] * 4}, [], "which names a class twice"),
+        ("sequence_classification", {**ROWS, "label": [{"a": 1}] * 4}, [], "expected names or numbers of classes"),
+        ("sequence_classification", {**ROWS, "label": [0.5] * 4}, [], "is always 0.5: nothing can be learned"),
+        ("sequence_classification", {**ROWS, "label": [0.5, 1, 2, 3]}, ["--class_names", "a", "b"], "holds numbers"),
+        ("sequence_classification", ROWS, ["--max_seq_length", "2"], "the tokenizer adds 2: no room for a text"),
+        ("sequence_classification", ROWS, ["--max_seq_length", "0"], "max_seq_length is 0; expected 1 at least"),
+        ("sequence_classification", ROWS, ["--max_eval_samples", "0"], "max_eval_samples is 0; expected 1 at least"),
+        ("sequence_classification", ROWS, ["--search_trials", "-1"], "search_trials is -1; expected 0 at least"),
+        ("sequence_classification", ROWS, ["--early_stopping_patience", "0"], "patience is 0; expected 1 at least"),
+        ("sequence_classification", ROWS, ["--dataset_name", "brown"], "not both"),
+        (
+            "sequence_classification",
+            ROWS,
+            ["--search_trials", "1", "--metric_for_best_model", "zz", "--load_best_model_at_end", "false"],
+            "there is no eval_zz, but eval_loss",
+        ),
+        ("token_classification", {"tokens": [["a"], ["b"]], "tags": [["x"], [""]]}, [], "one class only"),
+        (
+            "question_answering",
+            {**ANSWER, "answers": [{"text": ["Ann"], "answer_start": ["0"]}]},
+            [],
+            "expected texts",
+        ),
+        ("question_answering", {**ANSWER, "answers": [{"text": [" "], "answer_start": [3]}]}, [], "an empty text"),
+        ("question_answering", ANSWER, ["--doc_stride", "-1"], "doc_stride is -1; expected 0 at least"),
+        ("question_answering", ANSWER, ["--label_smoothing_factor", "0.1"], "does not smooth"),
+        ("multiple_choice", CHOICE, [], "no column 'choices'"),
+        ("multiple_choice", {**CHOICE, "choices": ["xy", "yz"]}, [], "is 'xy', expected a list of choices"),
+        (
+            "multiple_choice",
+            {**CHOICE, "choices": [["x", "y"], ["x y z x y z", "y"]]},
+            ["--max_seq_length", "8"],
+            r'train\[1\]\["choices"\]: a choice has .* no room for the context',
+        ),
+        ("causal_lm", {"text": ["short"]}, ["--max_seq_length", "64"], "see block_size"),
         ("sequence_classification", ROWS, ["--max_seq_length", "600"], "max_seq_length is 600, the model takes 512"),
         (
             "token_classification",

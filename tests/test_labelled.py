@@ -9,8 +9,9 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from hf_vanilla import corpora, labelled
-from hf_vanilla.labelled import agree_with_checkpoint, base_tag, class_names, load_rows
+from hf_vanilla.labelled import agree_with_checkpoint, base_tag, class_names, encode_classes, load_rows
 from hf_vanilla.metrics import answer_scores, macro_f1, span_f1
+from hf_vanilla.question_answering import span_of
 
 
 @pytest.fixture(scope="module")
@@ -107,3 +108,45 @@ def test_scores_against_hand_counts():
     assert span_f1([["B-PER", "O", "O", "B-LOC"], ["O", "O"]], tags) == pytest.approx(2 * 1 / (2 + 4))
     scores = answer_scores(["the red Box!", "", "old blue hat"], [["red box"], [], ["blue hat", "cap"]])
     assert scores == {"exact_match": pytest.approx(200 / 3), "f1": pytest.approx(100 * (1 + 1 + 0.8) / 3)}
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "tokens"),
+    [("ball", 12, (3, 3)), (" ball", 11, (3, 3)), ("ball ", 12, (3, 3)), ("al", 13, (3, 3)), ("red ball", 8, (2, 3))]
+    + [("here", 17, (0, 0)), ("Ann", 0, (0, 0))],
+)
+def test_the_tokens_of_an_answer(text, start, tokens):
+    """Of "Ann has red ball here", where a window shows "has red ball"."""
+    offsets = [(0, 0), (4, 7), (8, 11), (12, 16), (0, 0)]
+    assert span_of({"text": [text], "answer_start": [start]}, offsets) == tokens
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "text,label\none,p,x\ntwo,q,x\n", "first row has 3 fields, the header names 2"),
+        ("a.csv", "", "the file is empty"),
+        ("a.jsonl", "", "the file is empty"),
+    ],
+)
+def test_files_that_do_not_hold_together_are_refused(name, text, message, tmp_path):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_rows(files={"train": str(tmp_path / name)})
+
+
+def test_quotes_in_tabs_are_text(tmp_path):
+    (tmp_path / "a.tsv").write_text('text\tlabel\n"one\tp\ntwo\tq\nthree"\tp\n')
+    rows = load_rows(files={"train": str(tmp_path / "a.tsv"), "validation": str(tmp_path / "a.tsv")})["train"]
+    assert rows["text"][:] == ['"one', "two", 'three"']
+
+
+def test_labels_of_another_kind_in_another_split_are_refused_and_whole_floats_are_numbers():
+    train, rows = Dataset.from_dict({"label": [0, 1]}), {"label": [1.0, 0.0]}
+    splits = DatasetDict(train=train, validation=Dataset.from_dict(rows))
+    assert encode_classes(splits, "label", ["0", "1"], "x")["validation"] == [1, 0]
+    splits["test"] = Dataset.from_dict({"label": [[0], [1]]})
+    with pytest.raises(ValueError, match="holds lists in the test split, but not in the train split"):
+        encode_classes(splits, "label", ["0", "1"], "x")
+    signs = DatasetDict(train=Dataset.from_dict({"label": [-1, 1]}), test=Dataset.from_dict({"label": [-1, -1]}))
+    assert encode_classes(signs, "label", ["-1", "1"], "x")["test"] == [0, 0]
