@@ -389,7 +389,7 @@ def csv_format(path: Path, suffix: str) -> tuple[dict[str, Any], list[str]]:
     """
     tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     dialect = tabs if suffix == ".tsv" else {}
-    rows = csv.reader((f"{line}\n" for line in read_lines(path)), **dialect)
+    rows = filter(None, csv.reader((f"{line}\n" for line in read_lines(path)), **dialect))  # blank lines are none
     header: list[str] = next(rows, [])
     first: list[str] = []
     with suppress(csv.Error):  # a document may be longer than `csv` reads

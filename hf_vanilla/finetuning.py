@@ -42,6 +42,7 @@ logger = logging.getLogger(__name__)
 SETTINGS = "finetuning.json"
 SEARCH = "search.json"
 ADAPTER = "adapter"
+LEFT = ("checkpoint-*", "*.safetensors", "pytorch_model*.bin", "adapter_model.bin")  # by a run, this one or another
 LOWER_IS_BETTER = ("mse", "perplexity")  # and what ends in "loss", as Trainer knows
 PEFT_TASKS = {
     AutoModelForSequenceClassification: "SEQ_CLS",
@@ -172,15 +173,15 @@ def read_options(path: Path, parser: HfArgumentParser) -> list[str]:
     if unknown := set(values) - {action.dest for action in parser._actions}:
         parser.error(f"unknown fields in {path}: {', '.join(sorted(map(str, unknown)))}")
     options = []
-    for name, value in values.items():
-        texts = [json.dumps(each) if isinstance(each, bool | dict) else str(each) for each in as_list(value)]
-        options += [f"--{name}", *texts] if value is not None else []
+    for action in parser._actions:
+        value = values.get(action.dest)
+        if value is False and "no" in (action.choices or ()):
+            value = "no"  # which YAML takes for false
+        if isinstance(value, list):
+            options += [f"--{action.dest}", *map(str, value)] if value else []
+        elif value is not None:
+            options.append(f"--{action.dest}={json.dumps(value) if isinstance(value, bool | dict) else value}")
     return options
-
-
-def as_list(value: Any) -> list[Any]:
-    """A value as a list of one, unless it is one."""
-    return value if isinstance(value, list) else [value]
 
 
 def check_folder(arguments: TrainingArguments, settings: dict[str, Any]) -> None:
@@ -193,14 +194,19 @@ def check_folder(arguments: TrainingArguments, settings: dict[str, Any]) -> None
     for name in ("train_file", "validation_file", "test_file"):
         if settings[name] and Path(settings[name]).is_file():
             settings[f"{name}_sha256"] = digest(Path(settings[name]))
-    if any(folder.glob("checkpoint-*")) or any((folder / name).exists() for name in (SEARCH, "config.json")):
+    if (folder / SEARCH).exists() or any(any(folder.glob(pattern)) for pattern in LEFT):
         if not (folder / SETTINGS).exists():
             raise ValueError(f"{folder} holds a model that no fine-tuning left there; give another output_dir")
         earlier = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        if changed := [name for name in settings if settings[name] != earlier.get(name)]:
+        # A field that an earlier version did not have is as it was then where it is not set.
+        now = {name: value for name, value in settings.items() if name in earlier or (value and "sha256" not in name)}
+        if changed := [name for name in now if now[name] != earlier.get(name)]:
             was = ", ".join(f"{name} was {earlier.get(name)!r}, is {settings[name]!r}" for name in changed)
             raise ValueError(f"{folder} holds a run with other settings: {was}; give another output_dir")
-        if earlier.get("finished") == length_of(arguments):
+        ended = earlier.get("finished")
+        if ended and not arguments.resume_from_checkpoint and not asks_for_more(arguments, ended):
+            if arguments.push_to_hub and not ended["push_to_hub"]:
+                raise ValueError(f"{folder} is finished: `hf-vanilla push {folder} USER/NAME` sends it to the Hub")
             print(f"{folder} is finished: nothing was done; a larger max_steps or num_train_epochs trains on")
             raise SystemExit(0)
     if arguments.process_index == 0:
@@ -208,9 +214,11 @@ def check_folder(arguments: TrainingArguments, settings: dict[str, Any]) -> None
         write_json(folder / SETTINGS, settings)
 
 
-def length_of(arguments: TrainingArguments) -> dict[str, float]:
-    """What says when a run is finished."""
-    return {"max_steps": arguments.max_steps, "num_train_epochs": arguments.num_train_epochs}
+def asks_for_more(arguments: TrainingArguments, ended: dict[str, Any]) -> bool:
+    """Whether a run that ended with these settings, or early, is to train on."""
+    if arguments.max_steps > 0:
+        return arguments.max_steps > max(ended["max_steps"], ended["global_step"])
+    return ended["max_steps"] > 0 or arguments.num_train_epochs > ended["num_train_epochs"]
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -295,16 +303,24 @@ def with_lora(auto_class: Any, model: PreTrainedModel, model_arguments: ModelArg
         from peft import LoraConfig, get_peft_model
     except ImportError:
         raise ImportError("use_peft needs the package peft: pip install peft") from None
-    base = model.base_model_prefix
-    stack = getattr(model, base, model)  # T5 names one that it has not
-    linear = [name for name, layer in stack.named_modules() if isinstance(layer, nn.Linear | Conv1D)]
-    heads = [name for name, head in model.named_children() if name != base and any(True for _ in head.parameters())]
+    # T5 with its output projection names a stack that it has not.
+    stacks = [base] if hasattr(model, base := model.base_model_prefix) else ["encoder", "decoder"]
+    linear = [
+        f"{stack}.{name}"
+        for stack in stacks
+        for name, layer in getattr(model, stack).named_modules()
+        if isinstance(layer, nn.Linear | Conv1D)
+    ]
+    heads = [
+        name
+        for name, head in model.named_children()
+        if name not in stacks and head is not model.get_input_embeddings() and any(True for _ in head.parameters())
+    ]
     config = LoraConfig(
         r=model_arguments.lora_r,
         lora_alpha=model_arguments.lora_alpha,
         lora_dropout=model_arguments.lora_dropout,
-        target_modules=model_arguments.lora_target_modules
-        or [name if stack is model else f"{base}.{name}" for name in linear],
+        target_modules=model_arguments.lora_target_modules or linear,
         modules_to_save=None if model.get_output_embeddings() else heads,
         task_type=PEFT_TASKS.get(auto_class),
     )
@@ -321,9 +337,9 @@ def sequence_limit(model: Any, tokenizer: PreTrainedTokenizerBase, max_seq_lengt
     if getattr(model.config, "position_embedding_type", None) != "sinusoidal":
         positions = getattr(model.config, "max_position_embeddings", None) or tokenizer.model_max_length
         # RoBERTa's positions begin after that of padding.
-        tables = (layer for layer in model.modules() if isinstance(layer, nn.Embedding))
-        padded = [table.padding_idx for table in tables if table.num_embeddings == positions]
-        limits.append(positions - max((index + 1 for index in padded if index is not None), default=0))
+        tables = [layer for name, layer in model.named_modules() if name.endswith("position_embeddings")]
+        padded = [index for table in tables if (index := getattr(table, "padding_idx", None)) is not None]
+        limits.append(positions - max(padded, default=-1) - 1)
     limit = min(limits) if min(limits) < 10**9 else None
     if limit is not None and max_seq_length is not None and max_seq_length > limit:
         raise ValueError(f"max_seq_length is {max_seq_length}, the model takes {limit} tokens")
@@ -371,8 +387,8 @@ def fine_tune(
     folder = Path(str(arguments.output_dir))
     result = trainer.train(resume_from_checkpoint=arguments.resume_from_checkpoint or last_checkpoint(folder))
     metrics = {"train": result.metrics, "eval": trainer.evaluate()}
-    if not math.isfinite(metrics["eval"].get("eval_loss", 0.0)):
-        raise ValueError(f"the loss is {metrics['eval']['eval_loss']} in the end: take a lower learning_rate, and another output_dir")
+    if not math.isfinite(loss := metrics["eval"].get("eval_loss", 0.0)):
+        raise ValueError(f"the loss is {loss} in the end: take a lower learning_rate, and another output_dir")
     if model_arguments.use_peft:
         adapted: Any = trainer.model
         if trainer.is_world_process_zero():
@@ -398,7 +414,9 @@ def fine_tune(
     trainer.push_to_hub(**origin) if arguments.push_to_hub else trainer.create_model_card(**origin)
     if trainer.is_world_process_zero():
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
-        write_json(folder / SETTINGS, settings | {"finished": length_of(arguments)})
+        names = ("max_steps", "num_train_epochs", "push_to_hub")
+        finished = {"global_step": trainer.state.global_step, **{name: getattr(arguments, name) for name in names}}
+        write_json(folder / SETTINGS, settings | {"finished": finished})
 
 
 def search(trainer: Trainer, trials: int) -> None:
@@ -408,6 +426,7 @@ def search(trainer: Trainer, trials: int) -> None:
     Raises:
         ValueError: there is no such metric, or it never was a number.
     """
+    from optuna.pruners import NopPruner
     from optuna.samplers import TPESampler
 
     metric = "eval_" + (trainer.args.metric_for_best_model or "loss").removeprefix("eval_")
@@ -433,6 +452,7 @@ def search(trainer: Trainer, trials: int) -> None:
                 direction="maximize" if trainer.args.greater_is_better else "minimize",
                 backend="optuna",
                 sampler=TPESampler(seed=trainer.args.seed),
+                pruner=NopPruner(),  # of several processes one alone would stop
             )
         except ValueError as error:  # optuna's where each trial came to NaN
             raise ValueError(f"the search for the best {metric} failed: {error}") from error

@@ -63,6 +63,7 @@ BROWN_TAGS = (
 ).split()
 PASSAGE = 100  # words
 
+MISSING = (None, "")  # labels: CSV has no other way to say so
 HELD_OUT_SHARE, HELD_OUT_SEED = 0.1, 42
 
 
@@ -223,9 +224,15 @@ def with_test_labels(splits: DatasetDict, column: str) -> DatasetDict:
         {
             split: rows
             for split, rows in splits.items()
-            if split != "test" or (column in rows.column_names and any(value is not None for value in rows[column]))
+            if split != "test" or (column in rows.column_names and not all(map(_is_missing, rows[column])))
         }
     )
+
+
+def _is_missing(label: Any) -> bool:
+    if isinstance(label, dict):  # of a question
+        label = label.get("text")
+    return label in (*MISSING, [])
 
 
 def check_texts(splits: DatasetDict, column: str, argument: str) -> None:
@@ -295,10 +302,6 @@ def problem_type(train: Dataset, column: str) -> str:
     return "regression" if floats else "single_label_classification"
 
 
-MISSING = (None, "")
-"""What stands for no label: CSV has no other way to say so."""
-
-
 def class_names(splits: DatasetDict, column: str, given: Sequence[str] | None = None) -> list[str]:
     """The names of the classes: those given, those of the data set's own type, or those that occur in training,
     sorted (numbers by value).
@@ -353,6 +356,11 @@ def encode_classes(
             raise ValueError(f"column {column!r} holds lists in {lists}, but not in {single}")
         feature = getattr(rows.features[column], "feature", rows.features[column])
         own = feature.names if isinstance(feature, ClassLabel) else None
+        if are_lists and beside is None and own is None and _are_flags(rows[column]):
+            raise ValueError(
+                f"column {column!r} of the {split} split holds a 0 or 1 for each class, as in {rows[column][0]!r}: "
+                "expected the names of a text's classes"
+            )
         for row, labels in enumerate(rows[column]):
             words = rows[beside][row] if beside is not None else None
             if words is not None and (not isinstance(labels, list) or len(labels) != len(words)):
@@ -360,11 +368,6 @@ def encode_classes(
                 raise ValueError(
                     f"{cell(split, row, column)} has {found} labels for the {len(words)} words of {beside!r}: "
                     "expected one each"
-                )
-            if words is None and isinstance(labels, list) and len(set(labels)) < len(labels):
-                raise ValueError(
-                    f"{cell(split, row, column)} is {labels!r}, which names a class twice: expected the names of a "
-                    "text's classes, not a 0 or 1 for each class"
                 )
 
         def class_of(value: Any, row: int, split: str = split, own: list[str] | None = own) -> int:
@@ -383,6 +386,13 @@ def encode_classes(
             for row, values in enumerate(rows[column])
         ]
     return encoded
+
+
+def _are_flags(labels: Iterable[list[Any] | None]) -> bool:
+    """Whether lists are as long as each other, and hold 0 and 1 alone."""
+    lists = [row or [] for row in labels]
+    alike = len(set(map(len, lists))) == 1 and len(lists[0]) > 1
+    return alike and all(not isinstance(value, str) and value in (0, 1) for row in lists for value in row)
 
 
 def _name(value: Any) -> str:
@@ -456,9 +466,9 @@ def encode_choice(splits: DatasetDict, column: str, count: int) -> dict[str, lis
             continue
         require_column(DatasetDict({split: rows}), column, "label_column_name")
         for row, value in enumerate(rows[column]):
-            if str(value) not in map(str, range(count)):
+            if _name(value) not in map(str, range(count)):
                 raise ValueError(f"{cell(split, row, column)} is {value!r}, expected 0 to {count - 1}: correct it")
-        encoded[split] = [int(value) for value in rows[column]]
+        encoded[split] = [int(_name(value)) for value in rows[column]]
     if len(set(encoded["train"])) == 1:
         raise ValueError(
             f"column {column!r} of the train split is always {encoded['train'][0]}: nothing can be learned"

@@ -298,6 +298,10 @@ def test_what_is_finished_stays_as_it_is(data, runs, tmp_path, capsys):
     other = shutil.copy(data / "choices_train.jsonl", tmp_path / "choices_train.jsonl")
     with pytest.raises(ValueError, match="train_file was .*, is .*choices_train.jsonl"):
         finetune("multiple_choice", *options, "--train_file", str(other))
+    with pytest.raises(SystemExit):
+        finetune("multiple_choice", *options, "--max_steps", str(STEPS - 1))
+    with pytest.raises(ValueError, match="is finished: `hf-vanilla push"):
+        finetune("multiple_choice", *options, "--push_to_hub", "true")
     for path in folder.glob("checkpoint-*"):
         shutil.rmtree(path)
     with pytest.raises(ValueError, match="holds a run with other settings"):
@@ -320,7 +324,8 @@ def test_rows_that_have_changed_are_other_data(data, tmp_path):
 def test_a_test_split_without_labels_is_predicted_all_the_same(task, data, runs, tmp_path):
     labels = {"question_answering": "answers", "token_classification": "tags", "translation": "target"}
     label, name = labels.get(task, "label"), FILES.get(task, task)
-    for column in ({}, {label: None}):
+    empty = {"question_answering": {"text": [], "answer_start": []}, "translation": ""}
+    for column in ({}, {label: empty.get(task)}):
         rows = [
             {key: value for key, value in row.items() if key != label} | column
             for row in read(data / f"{name}_test.jsonl")
@@ -395,6 +400,24 @@ def test_encoder_decoders_of_transformers_classify_and_take_adapters(data, tmp_p
         finetune(task, *command(task, data, tmp_path / task, "--model_name_or_path", str(tmp_path / name), *extra))
         assert len(read(tmp_path / task / "predictions.jsonl")) == 10
         assert str(tmp_path) not in (tmp_path / task / "README.md").read_text()
+    adapted = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "translation")
+    assert torch.equal(adapted.shared.weight, t5.shared.weight)  # and so the output projection
+    finetune(
+        "translation",
+        *command(
+            "translation",
+            data,
+            tmp_path / "again",
+            "--learning_rate",
+            "0",
+            "--model_name_or_path",
+            str(tmp_path / "translation"),
+        ),
+    )
+    trained, merged = (
+        json.loads((tmp_path / run / "all_results.json").read_text()) for run in ("translation", "again")
+    )
+    assert abs(trained["eval_loss"] - merged["eval_loss"]) < 1e-4
 
 
 def test_what_came_to_no_number_is_not_saved(data, tmp_path):
@@ -419,12 +442,13 @@ def test_positions_that_begin_after_that_of_padding_are_fewer(data):
     assert sequence_limit(roberta, tokenizer, 18) == 18
     with pytest.raises(ValueError, match="max_seq_length is 19, the model takes 18"):
         sequence_limit(roberta, tokenizer, 19)
-    assert sequence_limit(BertForMaskedLM(BertConfig(**sizes)), tokenizer, None) == 20
+    assert sequence_limit(BertForMaskedLM(BertConfig(**sizes | {"vocab_size": 20})), tokenizer, None) == 20
 
 
 def test_a_yaml_file_says_what_the_command_line_would(data, tmp_path, capsys):
     path = tmp_path / "run.yaml"
-    path.write_text("class_names: [positive, negative]\nmax_steps: 2\nlearning_rate: 1e-3\nbf16: false\n")
+    fields = "class_names: [positive, negative]\nlora_target_modules: []\nmax_steps: 2\nlearning_rate: 1e-3\n"
+    path.write_text(fields + "bf16: false\nlogging_strategy: no\nrun_name: -a\n")
     options = command("sequence_classification", data, tmp_path / "run")
     place = options.index("--max_steps")
     del options[place : place + 2]
@@ -548,7 +572,8 @@ CHOICE = {"context": ["a", "b"], "label": [0, 1]}
             r'train\[1\]\["text"\] has \d+ tokens, the model takes 512',
         ),
         ("sequence_classification", {**ROWS, "label": ["p", "n", "", "n"]}, [], r'train\[2\]\["label"\] is \'\''),
-        ("sequence_classification", {**ROWS, "label": [[1, 0, 1]] * 4}, [], "which names a class twice"),
+        ("sequence_classification", {**ROWS, "label": [[1, 0], [0, 1]] * 2}, [], "a 0 or 1 for each class"),
+        ("sequence_classification", {**ROWS, "label": [[1, 0, 1]] * 4}, [], "a 0 or 1 for each class"),
         ("sequence_classification", {**ROWS, "label": [{"a": 1}] * 4}, [], "expected names or numbers of classes"),
         ("sequence_classification", {**ROWS, "label": [0.5] * 4}, [], "is always 0.5: nothing can be learned"),
         ("sequence_classification", {**ROWS, "label": [0.5, 1, 2, 3]}, ["--class_names", "a", "b"], "holds numbers"),
@@ -654,7 +679,10 @@ def train_in_one_of_two_processes(data: Path, output: Path) -> None:
     for task in TASKS:
         finetune(task, *command(task, data, output / task, batch=BATCH // 2))
         assert torch.distributed.get_world_size() == 2
-    finetune(SEARCHED, *command(SEARCHED, data, output / "search", "--search_trials", "1"))
+    finetune(
+        SEARCHED,
+        *command(SEARCHED, data, output / "search", "--search_trials", "7", "--metric_for_best_model", "loss"),
+    )
 
 
 if __name__ == "__main__":

@@ -127,6 +127,7 @@ def test_the_tokens_of_an_answer(text, start, tokens):
         ("a.csv", "text,label\none,p,x\ntwo,q,x\n", "first row has 3 fields, the header names 2"),
         ("a.csv", "", "the file is empty"),
         ("a.jsonl", "", "the file is empty"),
+        ("a.csv", "\n\ntext,label\none,p,x\n", "first row has 3 fields, the header names 2"),
     ],
 )
 def test_files_that_do_not_hold_together_are_refused(name, text, message, tmp_path):
