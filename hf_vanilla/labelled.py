@@ -361,9 +361,9 @@ def encode_classes(
                 f"column {column!r} of the {split} split holds a 0 or 1 for each class, as in {rows[column][0]!r}: "
                 "expected the names of a text's classes"
             )
-        for row, labels in enumerate(rows[column]):
-            words = rows[beside][row] if beside is not None else None
-            if words is not None and (not isinstance(labels, list) or len(labels) != len(words)):
+        both = zip(rows[column], rows[beside], strict=True) if beside is not None else ()
+        for row, (labels, words) in enumerate(both):
+            if not isinstance(labels, list) or len(labels) != len(words):
                 found = len(labels) if isinstance(labels, list) else repr(labels)
                 raise ValueError(
                     f"{cell(split, row, column)} has {found} labels for the {len(words)} words of {beside!r}: "

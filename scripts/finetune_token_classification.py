@@ -92,10 +92,10 @@ def main(args: Sequence[str] | None = None) -> None:
             [word is not None and word != before for word, before in zip(of, [None, *of], strict=False)]
             for of in words_of
         ]
-        for row, of, first in zip(indices, words_of, batch["first"], strict=True):
+        for row, own, of, first in zip(indices, rows[words], words_of, batch["first"], strict=True):
             seen = [word for word, is_first in zip(of, first, strict=True) if is_first]
             whole = data.max_seq_length is None or len(of) < data.max_seq_length
-            if seen != list(range(len(splits[split][row][words]) if whole else len(seen))):
+            if seen != list(range(len(own) if whole else len(seen))):
                 raise ValueError(f"{cell(split, row, words)} holds a word that is no token: leave the row out")
         if split in labels:
             batch["labels"] = [

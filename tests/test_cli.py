@@ -215,7 +215,7 @@ def test_a_saved_model_translates_the_same_in_a_fresh_process_and_a_change_is_no
     [
         (["train", "absent.yaml"], "absent.yaml"),
         (["translate", "absent-model", "--input", "absent.txt"], "absent.txt: no such file"),
-        (["evaluate", "absent-model", "--corpus", "absent.csv"], "absent.csv: no such file"),
+        (["evaluate", "absent-model", "--corpus", "absent.csv"], "absent-model: no such folder"),
     ],
 )
 def test_bad_input_ends_with_one_line_that_names_it(arguments, message):
