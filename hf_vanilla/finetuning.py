@@ -36,6 +36,7 @@ from hf_vanilla.checkpointing import digest
 from hf_vanilla.labelled import load_rows
 from hf_vanilla.model_card import FAMILIES, use_model_card
 from hf_vanilla.tokenization import train_tokenizer
+from hf_vanilla.training import free_group_at_exit
 
 logger = logging.getLogger(__name__)
 
@@ -417,6 +418,8 @@ def fine_tune(
         names = ("max_steps", "num_train_epochs", "push_to_hub")
         finished = {"global_step": trainer.state.global_step, **{name: getattr(arguments, name) for name in names}}
         write_json(folder / SETTINGS, settings | {"finished": finished})
+    trainer.accelerator.wait_for_everyone()
+    free_group_at_exit()
 
 
 def search(trainer: Trainer, trials: int) -> None:

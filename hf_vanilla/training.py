@@ -288,22 +288,28 @@ def train(config: TrainingConfig, command: str | None = None) -> Path:
 
 
 def leave_together(accelerator: Accelerator) -> None:
-    """Wait for the others, and close trackers and process group.
-
-    The group itself is kept until the process ends. Freed with the last model that uses it, gloo's would join a thread
-    that may be freeing the tensors of its last reduction, for which that thread needs the interpreter's lock, held by
-    who joins: a deadlock. Kept until there is no interpreter, it would leave that thread to ask for a lock that is no
-    more: it would abort the process.
-    """
+    """Wait for the others, and close trackers and process group."""
     accelerator.wait_for_everyone()
+    free_group_at_exit()
+    accelerator.end_training()
+
+
+def free_group_at_exit() -> None:
+    """Have the process group freed after the models that use it, and before the interpreter.
+
+    Freed with the last model that uses it, gloo's would join a thread that may be freeing the tensors of its last
+    reduction, for which that thread needs the interpreter's lock, held by who joins: a deadlock. Kept until there is
+    no interpreter, it would leave that thread to ask for a lock that is no more: it would abort the process.
+    """
     if torch.distributed.is_initialized():
         atexit.register(free_last, [torch.distributed.group.WORLD])
-    accelerator.end_training()
 
 
 def free_last(groups: list[Any]) -> None:
     """Free process groups once the models that use them are gone; Python lets go of its lock meanwhile."""
     gc.collect()
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     groups.clear()
 
 

@@ -3,6 +3,7 @@
 The file is also the script that the two processes of a distributed run execute.
 """
 
+import atexit
 import importlib.util
 import json
 import os
@@ -266,6 +267,7 @@ def test_two_processes_learn_what_one_learns(data, runs, tmp_path):
         if task != "causal_lm":
             assert len(read(tmp_path / task / "predictions.jsonl")) == 10
     assert len(read(tmp_path / "search" / "predictions.jsonl")) == 10
+    assert [(tmp_path / f"freed-{rank}").read_text() for rank in range(2)] == ["True", "True"]
 
 
 def test_the_same_command_goes_on(data, runs, tmp_path):
@@ -676,6 +678,9 @@ def test_a_script_is_short_and_says_how_it_is_launched(task):
 
 def train_in_one_of_two_processes(data: Path, output: Path) -> None:
     """All scripts, on this process's half of each batch."""
+    # Of what is to be done at exit, the first that is asked for is done last.
+    freed = output / f"freed-{os.environ['RANK']}"
+    atexit.register(lambda: freed.write_text(str(not torch.distributed.is_initialized())))
     for task in TASKS:
         finetune(task, *command(task, data, output / task, batch=BATCH // 2))
         assert torch.distributed.get_world_size() == 2
