@@ -82,7 +82,7 @@ def main(args: Sequence[str] | None = None) -> None:
     def cut(rows: dict[str, list[list[int]]]) -> dict[str, list[list[int]]]:
         ids = list(chain.from_iterable(rows["input_ids"]))
         blocks = [ids[i : i + block_size] for i in range(0, len(ids) - block_size + 1, block_size)]
-        # Nothing predicts the first: of classes without "ForCausalLM" in their name (GPT2LMHeadModel) Trainer counts it.
+        # Nothing predicts the first token; where a class is not called ...ForCausalLM, as GPT-2's, Trainer counts it.
         return {"input_ids": blocks, "labels": [[-100, *block[1:]] for block in blocks]}
 
     encoded = DatasetDict()

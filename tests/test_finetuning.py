@@ -30,6 +30,8 @@ from transformers import (
     BartForSequenceClassification,
     BertConfig,
     BertForMaskedLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     RobertaConfig,
     RobertaForMaskedLM,
     T5Config,
@@ -236,6 +238,30 @@ def test_what_was_saved_predicts_what_was_written(data, runs):
     batch = tokenizer([row["source"] for row in rows], padding=True, return_tensors="pt")
     again = tokenizer.batch_decode(model.generate(**batch, max_length=12, num_beams=1), skip_special_tokens=True)
     assert [text.strip() for text in again] == written
+
+
+@pytest.mark.parametrize("family", ["ours", "gpt2"])
+def test_perplexity_is_the_mean_over_what_is_predicted(family, data, tmp_path):
+    """Of GPT-2's class Trainer counts the first token of each block, too, which nothing predicts."""
+    tokenizer = AutoTokenizer.from_pretrained(data / "decoder")
+    checkpoint = data / "decoder"
+    if family == "gpt2":
+        checkpoint = tmp_path / "gpt2"
+        GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=32, n_layer=1, n_head=2)).save_pretrained(
+            checkpoint
+        )
+        tokenizer.save_pretrained(checkpoint)
+    options = ["--model_name_or_path", str(checkpoint), "--per_device_eval_batch_size", "1024"]  # all in one batch
+    finetune("causal_lm", *command("causal_lm", data, tmp_path / "run", *options))
+    texts = [row["text"] for row in read(data / "causal_lm_test.jsonl")]
+    encoded = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    ids = torch.tensor([token for text in encoded for token in [*text, tokenizer.eos_token_id]])
+    blocks = ids[: len(ids) // 16 * 16].view(-1, 16)
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(tmp_path / "run").eval()(blocks).logits
+    loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), blocks[:, 1:].flatten())
+    written = json.loads((tmp_path / "run" / "all_results.json").read_text())
+    assert written["test_perplexity"] == pytest.approx(loss.exp().item(), rel=1e-4)
 
 
 def test_two_processes_learn_what_one_learns(data, runs, tmp_path):
