@@ -5,8 +5,8 @@ import json
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -155,6 +155,8 @@ def parse(
     logging.basicConfig(level=logging.INFO if arguments.process_index == 0 else logging.WARNING)
     if (model_arguments.model_name_or_path is None) == (model_arguments.config_name is None):
         parser.error("give either --model_name_or_path or --config_name")
+    with named(model_arguments.model_name_or_path or model_arguments.config_name) as name:
+        AutoConfig.from_pretrained(name, **source_of(model_arguments))
     metric = (arguments.metric_for_best_model or "").removeprefix("eval_")
     if metric in LOWER_IS_BETTER and not any(text.startswith("--greater_is_better") for text in given):
         arguments.greater_is_better = False
@@ -244,6 +246,21 @@ def source_of(model_arguments: ModelArguments) -> dict[str, Any]:
     return {"revision": model_arguments.model_revision, "trust_remote_code": model_arguments.trust_remote_code}
 
 
+@contextmanager
+def named(name: str) -> Iterator[str]:
+    """Has the error for a checkpoint that is not there name it, which without a network that of transformers does not.
+
+    Raises:
+        FileNotFoundError: it is neither a folder nor on the Hub.
+    """
+    try:
+        yield name
+    except OSError as error:
+        if Path(name).exists():
+            raise
+        raise FileNotFoundError(f"{name}: no such folder, and nothing on the Hub that can be reached") from error
+
+
 def load_tokenizer(
     model_arguments: ModelArguments, arguments: TrainingArguments, texts: Callable[[], Iterable[str]], family: Any
 ) -> PreTrainedTokenizerBase:
@@ -263,7 +280,8 @@ def load_tokenizer(
                 size = AutoConfig.from_pretrained(str(model_arguments.config_name), **options).vocab_size
                 train_tokenizer(texts(), size, family).save_pretrained(folder)
         name = str(folder)
-    tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    with named(name):
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
     if not tokenizer.is_fast:
         raise ValueError(f"the tokenizer of {name} is a slow one; expected one of the `tokenizers` library")
     if tokenizer.pad_token is None:

@@ -418,8 +418,6 @@ def send(
     api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, space_sdk=sdk)
     if revision != "main":
         api.create_branch(repo_id, repo_type=kind, branch=revision, exist_ok=True)
-    if tag and tag in {known.name for known in api.list_repo_refs(repo_id, repo_type=kind).tags}:
-        raise ValueError(f"{repo_id} has a tag {tag} already; tags stay what they are: choose another")
     staged = files_in(folder)
     head = api.repo_info(repo_id, repo_type=kind, revision=revision).sha
     tree = api.list_repo_tree(repo_id, repo_type=kind, revision=head, recursive=True)
@@ -433,6 +431,9 @@ def send(
             raise ValueError(f"{repo_id} is taken by a model of type {other!r}, this is {own!r}: choose another name")
     changed = {name: path for name, path in staged.items() if name not in there or not is_same(path, there[name])}
     removed = [name for name in there if name not in staged and STALE.fullmatch(name)]
+    tags = {known.name: known.target_commit for known in api.list_repo_refs(repo_id, repo_type=kind).tags}
+    if tag in tags and (changed or removed or tags[tag] != head):
+        raise ValueError(f"{repo_id} has a tag {tag} already; tags stay what they are: choose another")
     if changed or removed:
         operations: list[Any] = [CommitOperationAdd(name, path) for name, path in changed.items()]
         operations += [CommitOperationDelete(name) for name in removed]
@@ -447,7 +448,7 @@ def send(
             commit_description="\n".join(details),
             parent_commit=head,
         ).oid
-    if tag:
+    if tag and tag not in tags:
         api.create_tag(repo_id, tag=tag, revision=head, repo_type=kind)
     return str(head)
 

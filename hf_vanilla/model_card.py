@@ -384,8 +384,10 @@ def describe_procedure(summary: dict[str, Any]) -> str:
     versions = ", ".join(f"{name} {version}" for name, version in summary.get("versions", {}).items())
     text += f", in {precision}, by {versions}. The energy that it took is not known."
     if "configuration" in summary:
-        text += " `hf-vanilla train training_config.yaml`, with the file that lies here, trains the same again."
-        text += " What was typed:" if summary.get("command") else ""
+        text += " `hf-vanilla train training_config.yaml`, with the file here, trains by the same settings again"
+        if summary["configuration"].get("train_minutes"):
+            text += ": how far it comes in that time depends on the machine"
+        text += ". What was typed:" if summary.get("command") else "."
     return text
 
 

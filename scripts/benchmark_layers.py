@@ -97,7 +97,7 @@ LAYERS: dict[str, Callable[[int, int, int], nn.Module]] = {
 THEORY = {
     "self-attention": ("n^2 d", {"n": 2, "d": 1}, "1", "1"),
     "recurrent": ("n d^2", {"n": 1, "d": 2}, "n", "n"),
-    "convolutional": ("k n d^2", {"n": 1, "d": 2, "k": 1}, "1", "n / k"),
+    "convolutional": ("k n d^2", {"n": 1, "d": 2, "k": 1}, "1", "n / k (dilated: log_k(n))"),
     "restricted": ("r n d", {"n": 1, "d": 1, "r": 1}, "1", "n / r"),
 }
 COLOURS = dict(zip(LAYERS, ("#1f5fa8", "#7f7f7f", "#d98c00", "#2a9d4a"), strict=True))

@@ -1,16 +1,17 @@
 """Fine-tune a model, by the stock Seq2SeqTrainer, to translate, or to turn texts into texts in any other way.
 
     python scripts/finetune_translation.py --dataset_name verses --model_name_or_path runs/verses_demo \
-        --output_dir runs/verses_tuned --label_smoothing_factor 0.1 --predict_with_generate true \
+        --output_dir runs/verses_tuned --label_smoothing_factor 0.1 \
         --per_device_train_batch_size 32 --learning_rate 2e-4 --num_train_epochs 1
     python scripts/finetune_translation.py --dataset_name wmt16 --dataset_config_name de-en \
         --source_column_name translation.de --target_column_name translation.en ...
     ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 scripts/finetune_translation.py ...
     accelerate launch scripts/finetune_translation.py ...
 
-With `--predict_with_generate true` it is scored by sacreBLEU and chrF, of translations with `--generation_num_beams`.
-`--use_peft true` trains LoRA adapters, `--help` explains all arguments, a YAML file of them may come first. The same
-command goes on with a run that was interrupted. `hf-vanilla train` trains from nothing, faster, by the paper's recipe.
+It is scored by sacreBLEU and chrF, of translations with `--generation_num_beams`, unless `--predict_with_generate
+false` leaves that out. `--use_peft true` trains LoRA adapters, `--help` explains all arguments, a YAML file of them
+may come first. The same command goes on with a run that was interrupted. `hf-vanilla train` trains from nothing,
+faster, by the paper's recipe.
 """
 
 import functools

@@ -1,7 +1,7 @@
 """Table 3 of the paper at small scale: what each change to the base model does to translation of the verses.
 
-    python scripts/reproduce_table3.py runs/table3         # the base and two rows, two seeds: 20 minutes on 2 cores
-    python scripts/reproduce_table3.py runs/table3 --rows A B C D E --seeds 1 2 3         # all: 5 hours on 2 cores
+    python scripts/reproduce_table3.py runs/table3         # the base and two rows, two seeds: 10 minutes on 2 cores
+    python scripts/reproduce_table3.py runs/table3 --rows A B C D E --seeds 1 2 3       # all: 2 to 3 hours on 2 cores
     python scripts/reproduce_table3.py runs/table3 --rows h=1 d_k=16 --seeds 1 --workers 1
     python scripts/reproduce_table3.py runs/quick --rows D --seeds 1 --updates 50 --vocab_size 1000
 

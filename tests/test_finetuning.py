@@ -264,6 +264,15 @@ def test_perplexity_is_the_mean_over_what_is_predicted(family, data, tmp_path):
     assert written["test_perplexity"] == pytest.approx(loss.exp().item(), rel=1e-4)
 
 
+@pytest.mark.parametrize("argument", ["model_name_or_path", "config_name", "tokenizer_name"])
+def test_what_is_not_there_is_named(argument, data, tmp_path):
+    options = command(SEARCHED, data, tmp_path / "run", f"--{argument}", "runs/nothing")
+    if argument == "config_name":
+        options = [part for part in options if part not in ("--model_name_or_path", str(data / "encoder"))]
+    with pytest.raises(FileNotFoundError, match="runs/nothing: no such folder"):
+        finetune(SEARCHED, *options)
+
+
 def test_two_processes_learn_what_one_learns(data, runs, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
