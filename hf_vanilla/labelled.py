@@ -1,6 +1,7 @@
 """Labelled rows for fine-tuning: built-in corpora, local files and Hub ids, and the checks of what goes into training.
 
-An error names the cell that it is about as Python would, `train[17]["text"]`: split, row (counted from 0) and column.
+An error names the cell that it is about as Python would, `train[17]["text"]`: split, row (counted from 0) and column,
+as they were given: a row that was held out of the training split for validation is one of that split.
 """
 
 import glob
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, List, Value, load_dataset
 from transformers import AutoConfig
 
@@ -67,6 +69,12 @@ MISSING = (None, "")  # labels: CSV has no other way to say so
 HELD_OUT_SHARE, HELD_OUT_SEED = 0.1, 42
 
 
+class Drawn(str):
+    """The name of a split that was drawn from the training split, with the place of each row there."""
+
+    places: Sequence[int]
+
+
 def load_rows(
     name: str | None = None, configuration: str | None = None, files: Mapping[str, str | None] | None = None
 ) -> DatasetDict:
@@ -107,17 +115,20 @@ def load_rows(
     if "train" not in splits:
         raise ValueError(f"{name}: there is no split called train")
     if "validation" not in splits and len(splits["train"]) > 1:
-        splits |= _hold_out(splits["train"])
+        splits |= _hold_out(splits.pop("train"))
     for split in SPLITS[:2]:
         if split not in splits or not len(splits[split]):
             raise ValueError(f"{name}: no rows for the {split} split")
-    return DatasetDict({split: splits[split] for split in SPLITS if split in splits})
+    return DatasetDict({split: splits[split] for split in sorted(splits, key=SPLITS.index)})
 
 
 def _hold_out(train: Dataset) -> dict[str, Dataset]:
     count = max(1, int(len(train) * HELD_OUT_SHARE))
-    parts = train.train_test_split(test_size=count, seed=HELD_OUT_SEED)
-    return {"train": parts["train"], "validation": parts["test"]}
+    order = np.random.default_rng(HELD_OUT_SEED).permutation(len(train))
+    parts: dict[Drawn, Any] = {Drawn("train"): order[count:], Drawn("validation"): order[:count]}
+    for split, places in parts.items():
+        split.places = places.tolist()
+    return {split: train.select(places) for split, places in parts.items()}
 
 
 def _read_file(path: Path) -> Dataset:
@@ -207,6 +218,8 @@ BUILT_IN: dict[str, Callable[[], dict[str, Dataset]]] = {
 
 def cell(split: str, row: int, column: str) -> str:
     """What an error calls a cell."""
+    if isinstance(split, Drawn):
+        row, split = split.places[row], "train"
     return f'{split}[{row}]["{column}"]'
 
 
@@ -270,12 +283,12 @@ def check_choices(splits: DatasetDict, columns: Sequence[str]) -> int:
     several = len(columns) > 1
     for column in columns:
         require_column(splits, column, "choice_column_names")
-    first = splits["train"][0][columns[0]]
+    first, at = splits["train"][0][columns[0]], cell(next(iter(splits)), 0, columns[0])
     if not several and not isinstance(first, list):
-        raise ValueError(f"{cell('train', 0, columns[0])} is {first!r}, expected a list of choices")
+        raise ValueError(f"{at} is {first!r}, expected a list of choices")
     count = len(columns) if several else len(first)
     if count < 2:
-        raise ValueError(f"{cell('train', 0, columns[0])} has {count} choices, expected two at least")
+        raise ValueError(f"{at} has {count} choices, expected two at least")
     for split, rows in splits.items():
         if several:
             for column in columns:

@@ -1,6 +1,7 @@
 """The built-in labelled corpora, and what is asked of labelled rows."""
 
 import importlib.util
+import json
 import re
 from itertools import islice
 from pathlib import Path
@@ -9,7 +10,14 @@ import pytest
 from datasets import Dataset, DatasetDict
 
 from hf_vanilla import corpora, labelled
-from hf_vanilla.labelled import agree_with_checkpoint, base_tag, class_names, encode_classes, load_rows
+from hf_vanilla.labelled import (
+    agree_with_checkpoint,
+    base_tag,
+    check_texts,
+    class_names,
+    encode_classes,
+    load_rows,
+)
 from hf_vanilla.metrics import answer_scores, macro_f1, span_f1
 from hf_vanilla.question_answering import span_of
 
@@ -64,6 +72,17 @@ def test_a_tenth_is_held_out_and_always_the_same(tmp_path):
     assert splits["validation"]["text"] == load_rows(files={"train": str(path)})["validation"]["text"]
     with pytest.raises(ValueError, match="not both"):
         load_rows("movie_reviews", files={"train": str(path)})
+
+
+@pytest.mark.parametrize("row", [0, 17, 49, *range(3, 9)])
+def test_an_error_counts_rows_in_the_file_wherever_they_were_drawn(row, tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"text": " " if i == row else f"NA {i}"}) + "\n" for i in range(50)))
+    with pytest.raises(ValueError, match=rf'train\[{row}\]\["text"\] is empty'):
+        check_texts(load_rows(files={"train": str(path)}), "text", "text_column_name")
+
+
+def test_files_that_are_not_there_are_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing.csv: no such file"):
         load_rows(files={"train": str(tmp_path / "nothing.csv")})
 
