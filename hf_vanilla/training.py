@@ -171,8 +171,9 @@ def train(config: TrainingConfig, command: str | None = None) -> Path:
     log.say(
         f"{'streamed' if state.examples is None else f'{state.examples:,}'} training examples; "
         f"{sum(weight.numel() for weight in model.parameters()):,} parameters; "
-        f"{accelerator.num_processes} process(es) on {accelerator.device.type}, {accelerator.distributed_type.value}, "
-        f"mixed precision: {accelerator.mixed_precision}"
+        f"{accelerator.num_processes} process(es) on {accelerator.device.type}"
+        + f", {accelerator.distributed_type.value}" * (accelerator.num_processes > 1)
+        + f"; mixed precision: {accelerator.mixed_precision}"
         + "; float32 products by oneDNN" * onednn
         + (f"; going on after update {state.step}" * bool(state.step))
     )
