@@ -87,6 +87,9 @@ class ModelArguments:
 
     def __post_init__(self) -> None:
         require_at_least(self, lora_r=1, early_stopping_patience=1, search_trials=0)
+        if self.search_trials:
+            # It keeps the traceback of a package that it did not find: imported in `search`, with the models in it.
+            import optuna  # noqa: F401
         folder = Path(self.model_name_or_path or "")
         if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
             raise ValueError(f"{folder} holds adapters alone; model_name_or_path must be a model with them merged in")
@@ -155,12 +158,10 @@ def parse(
     logging.basicConfig(level=logging.INFO if arguments.process_index == 0 else logging.WARNING)
     if (model_arguments.model_name_or_path is None) == (model_arguments.config_name is None):
         parser.error("give either --model_name_or_path or --config_name")
-    with named(model_arguments.model_name_or_path or model_arguments.config_name) as name:
-        AutoConfig.from_pretrained(name, **source_of(model_arguments))
     metric = (arguments.metric_for_best_model or "").removeprefix("eval_")
     if metric in LOWER_IS_BETTER and not any(text.startswith("--greater_is_better") for text in given):
         arguments.greater_is_better = False
-    check_folder(arguments, {**dataclasses.asdict(model_arguments), **dataclasses.asdict(data_arguments)})
+    check_folder(model_arguments, data_arguments, arguments)
     set_seed(arguments.seed)
     return model_arguments, data_arguments, arguments
 
@@ -187,12 +188,14 @@ def read_options(path: Path, parser: HfArgumentParser) -> list[str]:
     return options
 
 
-def check_folder(arguments: TrainingArguments, settings: dict[str, Any]) -> None:
+def check_folder(model_arguments: ModelArguments, data_arguments: Any, arguments: TrainingArguments) -> None:
     """Records what a run is of. Ends the script where `output_dir` holds that run and it is finished.
 
     Raises:
         ValueError: `output_dir` holds another run, or a model that no script here has left there.
+        FileNotFoundError: there is nothing to begin with.
     """
+    settings: dict[str, Any] = {**dataclasses.asdict(model_arguments), **dataclasses.asdict(data_arguments)}
     folder = Path(str(arguments.output_dir))
     for name in ("train_file", "validation_file", "test_file"):
         if settings[name] and Path(settings[name]).is_file():
@@ -212,6 +215,9 @@ def check_folder(arguments: TrainingArguments, settings: dict[str, Any]) -> None
                 raise ValueError(f"{folder} is finished: `hf-vanilla push {folder} USER/NAME` sends it to the Hub")
             print(f"{folder} is finished: nothing was done; a larger max_steps or num_train_epochs trains on")
             raise SystemExit(0)
+    checkpoint = model_arguments.model_name_or_path
+    with named(str(model_arguments.config_name if checkpoint is None else checkpoint)) as name:
+        AutoConfig.from_pretrained(name, **source_of(model_arguments))
     if arguments.process_index == 0:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / SETTINGS, settings)
@@ -258,7 +264,7 @@ def named(name: str) -> Iterator[str]:
     except OSError as error:
         if Path(name).exists():
             raise
-        raise FileNotFoundError(f"{name}: no such folder, and nothing on the Hub that can be reached") from error
+        raise FileNotFoundError(f"{name}: no such folder, and not to be had from the Hub: {error}") from error
 
 
 def load_tokenizer(
@@ -430,13 +436,13 @@ def fine_tune(
     if model.config.model_type not in FAMILIES and checkpoint and Path(checkpoint).exists():
         checkpoint = None  # Trainer's own card would name the folder, as if it were on the Hub
     origin: dict[str, Any] = {"dataset": data_name, "finetuned_from": checkpoint}
+    trainer.accelerator.wait_for_everyone()  # but not until all is sent to the Hub, which may take too long for them
     trainer.push_to_hub(**origin) if arguments.push_to_hub else trainer.create_model_card(**origin)
     if trainer.is_world_process_zero():
         settings = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
         names = ("max_steps", "num_train_epochs", "push_to_hub")
         finished = {"global_step": trainer.state.global_step, **{name: getattr(arguments, name) for name in names}}
         write_json(folder / SETTINGS, settings | {"finished": finished})
-    trainer.accelerator.wait_for_everyone()
     free_group_at_exit()
 
 

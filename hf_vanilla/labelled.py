@@ -72,7 +72,7 @@ HELD_OUT_SHARE, HELD_OUT_SEED = 0.1, 42
 class Drawn(str):
     """The name of a split that was drawn from the training split, with the place of each row there."""
 
-    places: Sequence[int]
+    places: np.ndarray
 
 
 def load_rows(
@@ -100,6 +100,8 @@ def load_rows(
         ValueError: there is neither a name nor a training file, or both; a file cannot be read; there are no rows.
     """
     given = {split: file for split, file in (files or {}).items() if file}
+    if unknown := given.keys() - set(SPLITS):
+        raise ValueError(f"files: there are no splits but {', '.join(SPLITS)}, got {', '.join(sorted(unknown))}")
     if (name is None and "train" not in given) or (name is not None and given):
         raise ValueError("give either a data set (dataset_name) or files (train_file at least), not both")
     if name in BUILT_IN and configuration is not None:
@@ -118,7 +120,8 @@ def load_rows(
         splits |= _hold_out(splits.pop("train"))
     for split in SPLITS[:2]:
         if split not in splits or not len(splits[split]):
-            raise ValueError(f"{name}: no rows for the {split} split")
+            alone = ": one training row cannot be shared out" if "train" in splits and split == "validation" else ""
+            raise ValueError(f"{name}: no rows for the {split} split{alone}")
     return DatasetDict({split: splits[split] for split in sorted(splits, key=SPLITS.index)})
 
 
@@ -127,7 +130,7 @@ def _hold_out(train: Dataset) -> dict[str, Dataset]:
     order = np.random.default_rng(HELD_OUT_SEED).permutation(len(train))
     parts: dict[Drawn, Any] = {Drawn("train"): order[count:], Drawn("validation"): order[:count]}
     for split, places in parts.items():
-        split.places = places.tolist()
+        split.places = places
     return {split: train.select(places) for split, places in parts.items()}
 
 
@@ -140,7 +143,7 @@ def _read_file(path: Path) -> Dataset:
         raise FileNotFoundError(f"{path}: no such file")
     if not path.stat().st_size:
         raise ValueError(f"{path}: the file is empty")
-    options: dict[str, Any] = {"sample_by": "paragraph"} if builder == "text" else {}
+    options: dict[str, Any] = {"sample_by": "paragraph", "encoding": "utf-8-sig"} if builder == "text" else {}
     if builder == "csv":
         options, _ = csv_format(path, suffix)
     try:
@@ -219,7 +222,7 @@ BUILT_IN: dict[str, Callable[[], dict[str, Dataset]]] = {
 def cell(split: str, row: int, column: str) -> str:
     """What an error calls a cell."""
     if isinstance(split, Drawn):
-        row, split = split.places[row], "train"
+        row, split = int(split.places[row]), "train"
     return f'{split}[{row}]["{column}"]'
 
 
@@ -298,7 +301,7 @@ def check_choices(splits: DatasetDict, columns: Sequence[str]) -> int:
             if not isinstance(choices, list) or len(choices) != count:
                 found = len(choices) if isinstance(choices, list) else repr(choices)
                 raise ValueError(
-                    f"{cell(split, row, columns[0])} has {found} choices, the first row of train {count}: "
+                    f"{cell(split, row, columns[0])} has {found} choices, {at} {count}: "
                     "expected the same number in each row"
                 )
             if not all(isinstance(choice, str) and choice.strip() for choice in choices):

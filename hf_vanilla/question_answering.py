@@ -51,6 +51,7 @@ def encode_questions(
     columns: tuple[str, str, str],
     max_length: int,
     stride: int,
+    split: str,
 ) -> Any:
     """Windows of question and text, as many as the text needs; each with the first and the last token of the answer.
 
@@ -58,6 +59,7 @@ def encode_questions(
         columns: those of questions, texts and answers.
         max_length: tokens of a window.
         stride: tokens of a text that two windows share.
+        split: whose rows these are, for errors.
 
     Returns:
         `input_ids` and what else the tokenizer gives; `row`, whose it is; `offsets`, where each token stands in the
@@ -72,7 +74,7 @@ def encode_questions(
         length = len(tokenizer(question)["input_ids"])
         if length + stride + 2 >= max_length:
             raise ValueError(
-                f"{columns[0]!r} of row {index} has {length} tokens: windows of {max_length} that share {stride} "
+                f"{cell(split, index, columns[0])} has {length} tokens: windows of {max_length} that share {stride} "
                 "leave no room for a text; give a larger --max_seq_length or a smaller --doc_stride"
             )
     batch = tokenizer(

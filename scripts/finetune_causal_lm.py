@@ -7,9 +7,9 @@
     ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 scripts/finetune_causal_lm.py ...
     accelerate launch scripts/finetune_causal_lm.py ...
 
-Texts, each with the token that ends one, are put in one row and cut into blocks; every token of a block is learned. Of
-a .txt file, paragraphs are the texts. `--use_peft true` trains LoRA adapters, `--help` explains all arguments, a YAML
-file of them may come first. The same command goes on with a run that was interrupted.
+Texts, each with the token that ends one, are put in one row and cut into blocks; every token of a block but the first
+is learned. Of a .txt file, paragraphs are the texts. `--use_peft true` trains LoRA adapters, `--help` explains all
+arguments, a YAML file of them may come first. The same command goes on with a run that was interrupted.
 """
 
 import math

@@ -87,7 +87,7 @@ def main(args: Sequence[str] | None = None) -> None:
     with arguments.main_process_first():
         for split, rows in splits.items():
             rows = rows if split in answered else rows.select_columns([question, context])
-            options = {"with_indices": True, "batched": True, "fn_kwargs": settings}
+            options = {"with_indices": True, "batched": True, "fn_kwargs": settings | {"split": split}}
             windows[split] = rows.map(encode_questions, remove_columns=rows.column_names, **options)
 
     def read(prediction: Any, split: str) -> list[str]:

@@ -19,6 +19,7 @@ import torch
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import (
+    AutoConfig,
     AutoModelForCausalLM,
     AutoModelForMultipleChoice,
     AutoModelForQuestionAnswering,
@@ -273,6 +274,17 @@ def test_what_is_not_there_is_named(argument, data, tmp_path):
         finetune(SEARCHED, *options)
 
 
+def test_a_question_that_leaves_no_room_is_named_by_its_row_of_the_file(data, tmp_path):
+    rows = read(data / "questions_train.jsonl")
+    rows[17]["question"] = "who " * 200
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = command("question_answering", data, tmp_path / "run", "--train_file", str(path))
+    place = options.index("--validation_file")
+    with pytest.raises(ValueError, match=r'train\[17\]\["question"\] has \d+ tokens'):
+        finetune("question_answering", *options[:place], *options[place + 2 :])
+
+
 def test_two_processes_learn_what_one_learns(data, runs, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -322,7 +334,7 @@ def test_the_same_command_goes_on(data, runs, tmp_path):
         finetune("sequence_classification", *options, "--max_seq_length", "40")
 
 
-def test_what_is_finished_stays_as_it_is(data, runs, tmp_path, capsys):
+def test_what_is_finished_stays_as_it_is(data, runs, tmp_path, capsys, monkeypatch):
     folder = shutil.copytree(runs("multiple_choice"), tmp_path / "run")
     options = command("multiple_choice", data, runs("multiple_choice"))
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -331,6 +343,10 @@ def test_what_is_finished_stays_as_it_is(data, runs, tmp_path, capsys):
         finetune("multiple_choice", *options)
     assert not end.value.code and f"{folder} is finished" in capsys.readouterr().out
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with monkeypatch.context() as gone:  # what it began with may be gone
+        gone.setattr(AutoConfig, "from_pretrained", None)
+        with pytest.raises(SystemExit):
+            finetune("multiple_choice", *options)
 
     other = shutil.copy(data / "choices_train.jsonl", tmp_path / "choices_train.jsonl")
     with pytest.raises(ValueError, match="train_file was .*, is .*choices_train.jsonl"):
@@ -676,7 +692,7 @@ CHOICE = {"context": ["a", "b"], "label": [0, 1]}
             "multiple_choice",
             {"context": ["a", "b"], "choices": [["x", "y"], ["x"]], "label": [0, 1]},
             [],
-            r'train\[1\]\["choices"\] has 1 choices, the first row of train 2',
+            r'train\[1\]\["choices"\] has 1 choices, train\[0\]\["choices"\] 2',
         ),
         (
             "multiple_choice",

@@ -13,6 +13,7 @@ from hf_vanilla import corpora, labelled
 from hf_vanilla.labelled import (
     agree_with_checkpoint,
     base_tag,
+    check_choices,
     check_texts,
     class_names,
     encode_classes,
@@ -80,6 +81,33 @@ def test_an_error_counts_rows_in_the_file_wherever_they_were_drawn(row, tmp_path
     path.write_text("".join(json.dumps({"text": " " if i == row else f"NA {i}"}) + "\n" for i in range(50)))
     with pytest.raises(ValueError, match=rf'train\[{row}\]\["text"\] is empty'):
         check_texts(load_rows(files={"train": str(path)}), "text", "text_column_name")
+
+
+def test_choices_that_differ_from_the_first_row_name_both_rows_of_the_file(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps({"choices": ["a", "b", "c"][: 2 + (i == 0)]}) + "\n" for i in range(40)))
+    splits = load_rows(files={"train": str(path)})
+    first = splits["train"][0]["choices"]
+    assert first == ["a", "b"]  # or the row that differs is the one that others are compared with
+    place = next(iter(splits)).places[0]
+    with pytest.raises(ValueError, match=rf'train\[0\]\["choices"\] has 3 choices, train\[{place}\]\["choices"\] 2'):
+        check_choices(splits, ["choices"])
+
+
+def test_a_byte_order_mark_is_not_text(tmp_path):
+    path = tmp_path / "rows.txt"
+    path.write_text("\ufeffone\n\ntwo\n", encoding="utf-8")
+    splits = load_rows(files={"train": str(path), "validation": str(path)})
+    assert splits["train"][0]["text"] == "one"
+
+
+def test_splits_that_cannot_be_are_refused(tmp_path):
+    path = tmp_path / "rows.txt"
+    path.write_text("one\n")
+    with pytest.raises(ValueError, match="one training row cannot be shared out"):
+        load_rows(files={"train": str(path)})
+    with pytest.raises(ValueError, match="no splits but train, validation, test, got dev"):
+        load_rows(files={"train": str(path), "dev": str(path)})
 
 
 def test_files_that_are_not_there_are_named(tmp_path):
