@@ -11,6 +11,7 @@ arithmetic (scripts/training_arithmetic.py) on assumptions that it prints; only 
 """
 
 import argparse
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -264,10 +265,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="a YAML file of scripts/configs, or one like it")
     parser.add_argument("--gpus", type=int, default=8, help="(default: 8)")
-    parser.add_argument("--gpu-memory", type=float, default=80, help="GiB (default: 80)")
-    parser.add_argument("--peak-tflops", type=float, default=990, help="in the precision of training (default: 990)")
+    parser.add_argument("--gpu-memory", "--gpu_memory", type=float, default=80, help="GiB (default: 80)")
+    parser.add_argument(
+        "--peak-tflops", "--peak_tflops", type=float, default=990, help="in the precision of training (default: 990)"
+    )
     parser.add_argument("--bandwidth", type=float, default=400, help="GB/s that a GPU sends to others (default: 400)")
-    parser.add_argument("--memory-bandwidth", type=float, default=3350, help="GB/s within a GPU (default: 3350)")
+    memory_help = "GB/s within a GPU (default: 3350)"
+    parser.add_argument("--memory-bandwidth", "--memory_bandwidth", type=float, default=3350, help=memory_help)
     parser.add_argument("--utilisation", type=float, default=0.45, help="of the peak, by products (default: 0.45)")
     parser.add_argument("--launch", type=float, default=10, help="microseconds a kernel (default: 10)")
     parser.add_argument(
@@ -280,10 +284,12 @@ def main() -> None:
     )
     options, given = parser.parse_known_args()
     for name in ("gpus", "gpu_memory", "peak_tflops", "bandwidth", "memory_bandwidth", "utilisation", "launch"):
-        if getattr(options, name) <= 0:
+        if not 0 < getattr(options, name) < math.inf:
             parser.error(f"--{name.replace('_', '-')} is {getattr(options, name):g}; expected a positive number")
+    if options.utilisation > 1:
+        parser.error(f"--utilisation is {options.utilisation:g}; expected a share of the peak, 1 at most")
     for name in ("length", "steps", "price"):
-        if getattr(options, name) is not None and getattr(options, name) <= 0:
+        if getattr(options, name) is not None and not 0 < getattr(options, name) < math.inf:
             parser.error(f"--{name} is {getattr(options, name):g}; expected a positive number")
     try:
         config = TrainingConfig.load(options.config, given)
@@ -304,7 +310,7 @@ def main() -> None:
         parameters, rows = size([build(config)]), config.batch_tokens // length
         print(f"{options.config}: {parameters:,} parameters, {rows:,} rows an update, {machine.gpus} GPUs\n")
         report(config, machine, length, steps, options.price)
-    except (ValueError, FileNotFoundError) as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     itemsize = 4 if config.mixed_precision == "no" else 2
     told = {"passes": PASSES[itemsize], "weights": PASSES_OF_WEIGHTS[itemsize], "logits": PASSES_OF_LOGITS}

@@ -162,7 +162,9 @@ def activation_peak(
     loss = rest + layers + 4 * d * last + 8 * d * work.labels + chunk + softmax + table
     if half:  # the matrix and its gradient before they are float32; on CPU some classes of it, and a float32 copy
         loss += table // 2 + (table // 2 if on_gpu else 6 * d * min(CLASSES, vocabulary))
-    network = itemsize * last * inner + max(itemsize * last * inner, 4 * d * inner)
+    # What an activation keeps beside its output is its input: that output is gone when the input's gradient is made.
+    of_input = 0 if KEPT_BY_ACTIVATION[config.activation_function] > 1 else itemsize * last * inner
+    network = itemsize * last * inner + max(of_input, 4 * d * inner)
     backward = rest + layers + again + table + network - last * (d if config.dropout else 0)
     embedding = sources + 2 * table + 4 * d * work.source
     return max(loss, backward, embedding)

@@ -234,14 +234,16 @@ def test_kernels_and_what_they_read_and_write(planner, arithmetic, monkeypatch, 
         ("verses_demo", ["--mixed_precision", "bf16"], 10, 30),
         ("verses_demo", ["--mixed_precision", "bf16", "--gradient_checkpointing", "true"], 20, 30),
         ("masked_lm", [], 8, 128),
-        ("causal_lm", [], 8, 128),
+        ("masked_lm", ["--gradient_checkpointing", "true"], 16, 128),
+        ("causal_lm", [], 20, 128),  # more than a chunk of logits
+        ("causal_lm", ["--gradient_checkpointing", "true"], 16, 128),
     ],
 )
-def test_memory_is_within_a_tenth_of_what_a_step_takes(planner, name, options, rows, length):
+def test_memory_is_what_a_step_takes(planner, name, options, rows, length):
     given = ["--mixed_precision", "no", *options]
     config = TrainingConfig.load(SCRIPTS / "configs" / f"{name}.yaml", given)
     predicted, taken = planner["measure"](config, rows, length)
-    assert predicted == pytest.approx(taken, rel=0.1)
+    assert predicted == pytest.approx(taken, rel=0.05)
 
 
 def p100s(planner):
@@ -325,6 +327,9 @@ def test_what_limits_a_run_is_named(planner, monkeypatch, capsys, options, limit
         (["verses_demo.yaml"], "give --steps"),
         (["base.yaml", "--hiden_size", "64"], "did you mean 'hidden_size'?"),
         (["nowhere.yaml"], "no such file"),
+        (["."], "Is a directory"),
+        (["base.yaml", "--gpu_memory", "inf"], "--gpu-memory is inf; expected a positive number"),
+        (["base.yaml", "--utilisation", "45"], "expected a share of the peak"),
     ],
 )
 def test_what_cannot_be_planned_is_named(planner, monkeypatch, capsys, options, message):

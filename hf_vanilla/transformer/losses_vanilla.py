@@ -159,7 +159,7 @@ class LinearCrossEntropy(torch.autograd.Function):
                         grad += part.t() @ chunk
                 if grad_b is not None:
                     grad_b += p_minus_q.sum(0)
-                del logits, p_minus_q  # or the next chunk's come beside them
+                del logits, p_minus_q, part  # or the next chunk's come beside them
         means = (grad if grad is None else grad.div_(count) for grad in (grad_w, grad_b))
         ctx.save_for_backward(grad_x, *means)
         ctx.count, ctx.dtypes = count, (hidden_states.dtype, weight.dtype)
