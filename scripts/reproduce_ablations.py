@@ -2,7 +2,7 @@
 
     python scripts/reproduce_ablations.py                                  # 10 minutes on 2 cores
     python scripts/reproduce_ablations.py --seeds 1 --updates 100          # to see that it works
-    python scripts/reproduce_ablations.py --output runs/ablations.json     # with what each run measured
+    python scripts/reproduce_ablations.py --output runs/ablations.json     # keeps what runs measured, and goes on
 
 First what needs no training, each claim with the test of tests/test_reproduce_ablations.py that holds it to account.
 Then models that learn to reverse ten random symbols among 20, new ones in each update, so that nothing can be learned
@@ -19,7 +19,9 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -235,6 +237,7 @@ def measure(variant: str, seed: int, updates: int) -> dict[str, Any]:
         "variant": variant,
         "seed": seed,
         "updates": len(losses),
+        "of": updates,
         "loss": statistics.mean(last),
         "forced": forced,
         "generated": generated,
@@ -315,31 +318,50 @@ def main() -> None:
     for name in ("updates", "workers"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
+    runs = [(variant, seed) for seed in dict.fromkeys(options.seeds) for variant in VARIANTS]
+    results: list[dict[str, Any]] = []
     if options.output:  # before it has something to lose
-        if options.output.exists() and options.output.stat().st_size:
-            parser.error(f"--output {options.output} is there already: choose another, or delete it")
         try:
             options.output.parent.mkdir(parents=True, exist_ok=True)
             options.output.open("a").close()
+            if text := options.output.read_text(encoding="utf-8"):
+                results = [result for result in json.loads(text) if (result["variant"], result["seed"]) in runs]
         except OSError as error:
             parser.error(f"--output {options.output} cannot be written: {error.strerror}")
+        except (ValueError, TypeError, KeyError):
+            parser.error(f"--output {options.output} is something else: choose another, or delete it")
+        if any(result.get("of") != options.updates for result in results):
+            parser.error(f"--output {options.output} is of runs of other length: choose another, or delete it")
+    done = {(result["variant"], result["seed"]) for result in results}
+    todo = [run for run in runs if run not in done]
     print(report_claims(), flush=True)
-    runs = [(variant, seed) for seed in options.seeds for variant in VARIANTS]
-    results, start, spawn = [], time.monotonic(), multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(options.workers, spawn, torch.set_num_threads, (1,)) as pool:
-        for future in as_completed([pool.submit(measure, *run, options.updates) for run in runs]):
+    start, spawn, stopped = time.monotonic(), multiprocessing.get_context("spawn"), False
+    pool = ProcessPoolExecutor(options.workers, spawn, torch.set_num_threads, (1,))
+    try:
+        futures = [pool.submit(measure, *run, options.updates) for run in todo]
+        for number, future in enumerate(as_completed(futures), start=1):
             results.append(result := future.result())
             if options.output:
-                options.output.write_text(json.dumps(results, indent=1), encoding="utf-8")
-            left = (time.monotonic() - start) / len(results) * (len(runs) - len(results))
+                unfinished = options.output.with_name(f"{options.output.name}.unfinished")
+                unfinished.write_text(json.dumps(results, indent=1), encoding="utf-8")
+                unfinished.replace(options.output)
+            left = (time.monotonic() - start) / number * (len(todo) - number)
             print(
                 f"{len(results)}/{len(runs)} {result['variant']}, seed {result['seed']}: loss {result['loss']:.3f}, "
                 f"{100 * result['forced']:.0f} % right, generated {100 * result['generated']:.0f} %, "
                 f"{result['seconds']:.0f} s; about {left / 60:.1f} minutes left",
                 flush=True,
             )
+    except KeyboardInterrupt:
+        stopped = True
+        for process in multiprocessing.active_children():
+            process.terminate()
+    pool.shutdown(cancel_futures=True)
     print(f"\n{report_runs(results, options.updates)}")
+    if stopped:
+        sys.exit("stopped" + f"; the same command goes on from {options.output}" * bool(options.output))
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     main()

@@ -215,9 +215,13 @@ def positions(figure: Path) -> None:
     figure_.colorbar(image, ax=left)
     left.set(xlabel="dimension (d_model = 128)", ylabel="position")
     at = torch.arange(-100, 101)
-    for position, colour in ((100, "#1f5fa8"), (300, "#d98c00"), (1000, "#2a9d4a")):
+    for position, colour, style in (
+        (100, "#1f5fa8", "-"),
+        (300, "#d98c00", (0, (4, 8))),
+        (1000, "#2a9d4a", (6, (4, 8))),
+    ):
         products = encodings(position + at, width) @ encodings(torch.tensor([position]), width)[0]
-        right.plot(at, products, color=colour, label=f"pos = {position:,}", linestyle="--" if position > 100 else "-")
+        right.plot(at, products, color=colour, label=f"pos = {position:,}", linestyle=style)
     right.set(xlabel="offset k", ylabel="PE(pos + k) · PE(pos), d_model = 512")
     right.grid(True, alpha=0.3)
     right.legend(frameon=False)

@@ -62,6 +62,7 @@ class Row:
     """A row of Table 2 with the time that section 5.2 gives for it."""
 
     name: str
+    d_ff: int
     steps: int
     step: float
     """Seconds."""
@@ -72,10 +73,17 @@ class Row:
 
 
 ROWS = {
-    512: Row("Transformer (base)", 100_000, 0.4, 12, 3.3e18, {"de": 27.3, "fr": 38.1}),
-    1024: Row("Transformer (big)", 300_000, 1.0, 3.5 * 24, 2.3e19, {"de": 28.4, "fr": 41.8}),
+    512: Row("Transformer (base)", 2048, 100_000, 0.4, 12, 3.3e18, {"de": 27.3, "fr": 38.1}),
+    1024: Row("Transformer (big)", 4096, 300_000, 1.0, 3.5 * 24, 2.3e19, {"de": 28.4, "fr": 41.8}),
 }
 """By d_model."""
+
+
+def row_of(config: TrainingConfig) -> Row | None:
+    """That of a model of its size, if there is one."""
+    row = ROWS.get(config.hidden_size)
+    size = (config.encoder_layers, config.decoder_layers, config.intermediate_size)
+    return row if row and size == (6, 6, row.d_ff) else None
 
 
 def probe_config(path: str, steps: int, given: list[str]) -> TrainingConfig:
@@ -133,7 +141,7 @@ def report_probe(config: TrainingConfig, full_steps: int) -> None:
         "their FLOPs, time x peak": f"{hours * 3600 * peak * 1e12:.2g}",
     }
     theirs = {}
-    if paper := ROWS.get(config.hidden_size):
+    if paper := row_of(config):
         share = products * 50_000 / (source + target) / (paper.hours * 3600 / paper.steps) / (GPUS * P100_TFLOPS)
         theirs = {
             "on": f"{GPUS} P100",
@@ -257,7 +265,7 @@ def score(options: argparse.Namespace, given: list[str]) -> None:
     print("| | BLEU | signature |\n|---|---|---|")
     for name, (bleu, signature) in results.items():
         print(f"| {name} | {bleu:.1f} | `{signature}` |")
-    paper = ROWS.get(config.hidden_size)
+    paper = row_of(config) if options.split == "test" else None
     if paper and language in paper.bleu:
         print(f"| Table 2, {paper.name}, newstest2014 | {paper.bleu[language]} | tokenised; the paper says no more |")
 
@@ -281,6 +289,8 @@ def main() -> None:
     keep_freed_memory()
     try:
         options.do(options, given)
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from there")
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         sys.exit(f"reproduce_table2.py {options.job}: {error}")
 

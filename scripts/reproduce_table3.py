@@ -146,10 +146,10 @@ def work(row: str, seed: int, folder: Path, given: list[str]) -> None:
 
 
 def check_settings(folder: Path, config: TrainingConfig) -> None:
-    """Keep the settings of the base model in `settings.json`.
+    """Whether results in the folder are of the settings of the base model, by its `settings.json`.
 
     Raises:
-        ValueError: there are others.
+        ValueError: they are of others, or of none that can be told.
     """
     path = folder / "settings.json"
     if path.exists():
@@ -159,14 +159,20 @@ def check_settings(folder: Path, config: TrainingConfig) -> None:
             changes.append(f"max_steps was {earlier['max_steps']}, now {config.max_steps}")
         if changes:
             raise ValueError(f"{folder} holds runs with other settings: {'; '.join(changes)}. Choose another folder")
-    folder.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dataclasses.asdict(config), indent=1), encoding="utf-8")
+    elif there := sorted(folder.glob("*-seed*/result.json")):
+        raise ValueError(f"{there[0]} is of settings that {path} does not tell: it is not there")
 
 
 def read_results(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
     """What is done, by row and seed."""
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*-seed*/result.json")]
-    return {(result["row"], result["seed"]): result for result in found}
+    results = {}
+    for path in folder.glob("*-seed*/result.json"):
+        try:
+            result = json.loads(path.read_text(encoding="utf-8"))
+            results[result["row"], result["seed"]] = result
+        except (ValueError, KeyError) as error:
+            raise ValueError(f"{path} is not whole: delete it, and its run is made again") from error
+    return results
 
 
 def do_all(runs: list[tuple[str, int]], workers: int, folder: Path, given: list[str]) -> list[str]:
@@ -249,15 +255,16 @@ def report(folder: Path) -> str:
         cells = [group, row, here(row), f"{results[0]['parameters']:,}", over_seeds(results, "perplexity", 2)]
         cells += [over_seeds(results, "bleu", 2), over_seeds(results, "chrf", 1)]
         cells += [over_seeds(results, "training_seconds", 0), str(len(results))]
-        for name, paper, reference in zip(("perplexity", "bleu"), of_paper, PAPER["base"][1:], strict=True):
+        measures = (("perplexity", 2), ("bleu", 1))
+        for (name, digits), paper, reference in zip(measures, of_paper, PAPER["base"][1:], strict=True):
             difference = round(paper - float(reference), 2)
             if row == "base" or not base:
-                cells += [str(paper), "", ""]
+                cells += [f"{paper:.{digits}f}", "", ""]
                 continue
             paired = [r[name] for r in base if r["seed"] in {own["seed"] for own in results}]
             found, word = verdict(difference, [r[name] for r in results], paired or [r[name] for r in base])
             words[word] = words.get(word, 0) + 1
-            cells += [f"{paper} ({difference:+.2f})", found, word]
+            cells += [f"{paper:.{digits}f} ({difference:+.2f})", found, word]
         lines.append("| " + " | ".join(cells) + " |")
     about = every[0]
     settled = ", ".join(f"{word} {count}" for word, count in sorted(words.items()))
@@ -293,14 +300,19 @@ def main() -> None:
             TASKS["translation"](training_config(row, seed, folder, given))  # for its error
         config = training_config("base", 1, folder, given)
         check_settings(folder, config)
-    except ValueError as error:
+        read_results(folder)
+        # One vocabulary, without which perplexities cannot be compared; and one process fills the cache of the corpus.
+        task = TASKS["translation"](config)
+        tokenizer, saved = task.load_tokenizer(task.load_corpus()), folder / "tokenizer"
+        folder.mkdir(parents=True, exist_ok=True)
+        if not config.tokenizer:
+            given += ["--tokenizer", str(saved)]
+            if not (saved / "tokenizer.json").exists():
+                tokenizer.save_pretrained(saved)
+    except (ValueError, OSError) as error:
         parser.error(str(error))
-    # One vocabulary, without which perplexities cannot be compared; and one process fills the cache of the corpus.
-    if not config.tokenizer:
-        given += ["--tokenizer", str(folder / "tokenizer")]
-        if not (folder / "tokenizer" / "tokenizer.json").exists():
-            task = TASKS["translation"](config)
-            task.load_tokenizer(task.load_corpus()).save_pretrained(folder / "tokenizer")
+    settings = json.dumps(dataclasses.asdict(config) | {"output_dir": None}, indent=1)
+    (folder / "settings.json").write_text(f"{settings}\n", encoding="utf-8")
     try:
         failed = do_all(runs, options.workers, folder, given)
     except KeyboardInterrupt:
@@ -310,7 +322,7 @@ def main() -> None:
         (folder / "table3.md").write_text(f"{table}\n", encoding="utf-8")
         print(f"\n{table}\n\nwritten: {folder / 'table3.md'}")
     if failed:
-        sys.exit("\n".join(failed))
+        sys.exit(f"{len(failed)} of {len(runs)} runs failed; the same command goes on with them")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Table 4 of the paper: English constituency parsing (section 6.3), beside a recurrent model and simple parsers.
 
-    python scripts/reproduce_table4.py runs/table4                        # 30 minutes on one core
+    python scripts/reproduce_table4.py runs/table4                        # 20 minutes on one core
     python scripts/reproduce_table4.py runs/table4 --systems transformer --seeds 1
     python scripts/reproduce_table4.py runs/quick --seeds 1 --max_steps 20 --warmup_steps 5 --test_trees 20
     python scripts/reproduce_table4.py runs/step --one_step               # of the paper's model, at its full size
@@ -114,7 +114,9 @@ def prepare(folder: Path, treebank: Path | None) -> tuple[list[Tree], list[Tree]
             treebank.mkdir(parents=True, exist_ok=True)
             trees = list(generate(TRAIN_TREES + TEST_TREES, seed=0))
             for name, part in (("train", trees[:TRAIN_TREES]), ("test", trees[TRAIN_TREES:])):
-                (treebank / f"{name}.mrg").write_text("".join(f"{tree}\n" for tree in part), encoding="utf-8")
+                unfinished = treebank / f"{name}.unfinished"
+                unfinished.write_text("".join(f"{tree}\n" for tree in part), encoding="utf-8")
+                unfinished.replace(treebank / f"{name}.mrg")
     read = (read_treebank(treebank / f"{name}.mrg") for name in ("train", "test"))
     training, test = ([kept for tree in trees if (kept := without_empty_elements(tree))] for trees in read)
     folder.mkdir(parents=True, exist_ok=True)
@@ -122,7 +124,9 @@ def prepare(folder: Path, treebank: Path | None) -> tuple[list[Tree], list[Tree]
     text = "".join(f"{row}\n" for row in rows)
     path = folder / "train.jsonl"
     if not path.exists():
-        path.write_text(text, encoding="utf-8")
+        unfinished = path.with_suffix(".unfinished")
+        unfinished.write_text(text, encoding="utf-8")
+        unfinished.replace(path)
     elif path.read_text(encoding="utf-8") != text:
         raise ValueError(f"{folder} holds runs on other trees. Choose another folder")
     return training, test, zlib.crc32((text + "".join(map(str, test))).encode())
@@ -269,8 +273,11 @@ def main() -> None:
         parser.error(f"another process is at {folder}: wait for it, or choose another folder")
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    with lock:
-        reproduce(folder, options, given, parser)
+    try:
+        with lock:
+            reproduce(folder, options, given, parser)
+    except KeyboardInterrupt:
+        sys.exit("stopped; the same command goes on from there")
 
 
 def reproduce(folder: Path, options: argparse.Namespace, given: list[str], parser: argparse.ArgumentParser) -> None:
@@ -286,6 +293,8 @@ def reproduce(folder: Path, options: argparse.Namespace, given: list[str], parse
         done = {each: json.loads(path.read_text(encoding="utf-8")) for each, path in paths.items() if path.exists()}
         for each, result in done.items():
             changes = configs[each].changes(result["configuration"])
+            if (steps := result["configuration"]["max_steps"]) != configs[each].max_steps:
+                changes.append(f"max_steps was {steps}, now {configs[each].max_steps}")
             changes += [
                 f"{name} was {result[name]}, now {now}" for name, now in identity.items() if result[name] != now
             ]

@@ -4,6 +4,8 @@ import itertools
 import json
 import math
 import re
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import reproduce_ablations as ablations
@@ -116,6 +118,11 @@ def test_the_causal_mask_is_what_hides_the_future():
     assert forced > 0.2 and forced > 3 * generated
 
 
+def stub(result, variant, seed, updates):
+    assert [variant, seed, updates] == [result["variant"], result["seed"], result["of"]]
+    return result
+
+
 def test_one_command_prints_all_and_names_tests_that_there_are(tmp_path, monkeypatch, capsys):
     path = tmp_path / "runs" / "ablations.json"
     options = ["--seeds", "1", "--updates", "2", "--workers", "1", "--output", str(path)]
@@ -129,7 +136,13 @@ def test_one_command_prints_all_and_names_tests_that_there_are(tmp_path, monkeyp
     assert {result["variant"] for result in results} == set(ablations.VARIANTS)
     for variant in ablations.VARIANTS:
         assert f"\n| {variant} | " in out
+    path.write_text(json.dumps(results[1:]))  # as if it had been stopped: the rest stays
+    monkeypatch.setattr(ablations, "measure", partial(stub, results[0]))
+    monkeypatch.setattr(ablations, "ProcessPoolExecutor", lambda *given: ThreadPoolExecutor(1))
+    ablations.main()
+    assert json.loads(path.read_text()) == [*results[1:], results[0]]
     for wrong, said in (
+        ([*options, "--updates", "3"], "is of runs of other length"),
         (["--updates", "0"], "--updates must be at least 1, got 0"),
         (["--output", str(path / "below.json")], "cannot be written"),  # before anything is trained
     ):

@@ -246,6 +246,8 @@ def test_a_probe_of_the_paper_s_size_stands_beside_the_paper(table2, trained, mo
     assert float(re.search(r"\| (\d+)% of 8 x 9.5 TFLOP/s", printed)[1]) == pytest.approx(100 * share, abs=1)
     for cell in ("| Transformer (big) |", "| 25,000 + 25,000 |", "| 1.0 |", "| 3.5 days for 300,000 |", "| 2.3e+19 |"):
         assert cell in printed
+    assert table2.row_of(config).name == "Transformer (big)"
+    assert table2.row_of(dataclasses.replace(config, encoder_layers=1)) is None
 
 
 def test_a_run_is_scored_on_files(trained, run, tmp_path):

@@ -1,8 +1,10 @@
 """Table 3 at small scale: rows change what the paper's rows change; runs are done once, whatever interrupts them."""
 
+import dataclasses
 import json
 import os
 import random
+import shutil
 import signal
 
 import pytest
@@ -123,6 +125,8 @@ def test_a_run_that_was_interrupted_goes_on_and_one_that_is_done_stays(given, tm
     own = folder / "N=2-seed1"
     own.mkdir(parents=True)
     write_results(folder, "base", (300.0,), (1.0,))  # done before
+    of = dataclasses.asdict(table3.training_config("base", 1, folder, settings))
+    (folder / "settings.json").write_text(json.dumps(of))
     tokenizer = ["--tokenizer", str(folder / "tokenizer")]
     task = TASKS["translation"](table3.training_config("base", 1, folder, settings))
     task.load_tokenizer(task.load_corpus()).save_pretrained(folder / "tokenizer")
@@ -154,6 +158,35 @@ def test_a_run_that_was_interrupted_goes_on_and_one_that_is_done_stays(given, tm
         table(*given, "--rows", "h=3")
     assert "invalid choice: 'h=3'" in capsys.readouterr().err
     torch.set_float32_matmul_precision(precision)
+
+
+def test_kept_results_are_not_taken_for_those_of_other_settings(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "runs"
+    shutil.copytree(table3.CONFIG.parents[2] / "results" / "table3", folder)
+
+    def table(*options):
+        monkeypatch.setattr("sys.argv", ["reproduce_table3.py", str(folder), "--rows", "N=2", *options])
+        table3.main()
+
+    with pytest.raises(SystemExit):
+        table("--updates", "50")
+    assert "max_steps was 1000, now 50" in capsys.readouterr().err
+    (folder / "N=2-seed1" / "result.json").write_text('{"row": "N')
+    with pytest.raises(SystemExit):
+        table()
+    assert "N=2-seed1/result.json is not whole: delete it" in capsys.readouterr().err
+    (folder / "settings.json").unlink()
+    with pytest.raises(SystemExit):
+        table()
+    assert "result.json is of settings that" in capsys.readouterr().err
+
+
+def test_a_start_that_fails_leaves_nothing(tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "runs"
+    monkeypatch.setattr("sys.argv", ["reproduce_table3.py", str(folder), "--corpus", str(tmp_path / "none.jsonl")])
+    with pytest.raises(SystemExit):
+        table3.main()
+    assert "none.jsonl" in capsys.readouterr().err and not folder.exists()
 
 
 def test_what_a_row_makes_impossible_is_refused_before_it_begins(given, tmp_path, monkeypatch, capsys):

@@ -330,6 +330,7 @@ def test_the_table_goes_on_and_reports_all_that_is_done(treebank, tmp_path, monk
         (own / f"{name}.mrg").write_text("".join(f"{each}\n" for each in part))
     folder = tmp_path / "runs"
     settings = ["--max_steps", "3", "--warmup_steps", "1", "--batch_tokens", "300", "--intermediate_size", "16"]
+    settings += ["--schedule", "noam"]
     settings += ["--hidden_size", "8", "--num_attention_heads", "2", "--encoder_layers", "1", "--decoder_layers", "1"]
     monkeypatch.setattr(reproduce_table4, "EXTRA_TOKENS", 5)
 
@@ -362,6 +363,11 @@ def test_the_table_goes_on_and_reports_all_that_is_done(treebank, tmp_path, monk
     with pytest.raises(SystemExit):  # or the table would hold seeds of two kinds
         reproduce("--seeds", "2", "--label_smoothing", "0.2")
     assert "label_smoothing was 0.0, now 0.2. Choose another folder" in capsys.readouterr().err
+    settings[1] = "8"
+    with pytest.raises(SystemExit):
+        reproduce()
+    assert "max_steps was 3, now 8. Choose another folder" in capsys.readouterr().err
+    settings[1] = "3"
     (own / "train.mrg").write_text("(S (NN a) (VBZ b))")
     with pytest.raises(SystemExit):
         reproduce("--seeds", "2")
