@@ -6,6 +6,7 @@ import math
 import re
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import pytest
 import reproduce_ablations as ablations
@@ -158,3 +159,10 @@ def test_a_loss_that_is_not_finite_ends_a_run_and_is_said():
     assert len(ablations.train(model, 5)) == 1
     result = {"variant": "without residuals", "updates": 1, "loss": math.nan, "forced": 0.0, "generated": 0.0}
     assert "| without residuals | not finite at update 1 | 0.0 | 0.0 | 1 |" in ablations.report_runs([result], 5)
+
+
+def test_the_card_s_table_is_of_the_results_that_are_kept():
+    root = Path(ablations.__file__).parents[1]
+    results = json.loads((root / "scripts" / "results" / "ablations.json").read_text(encoding="utf-8"))
+    table = ablations.report_runs(results, results[0]["of"])
+    assert len(results) == 30 and table in (root / "model_cards" / "paper.md").read_text(encoding="utf-8")
