@@ -4,6 +4,7 @@ import json
 import math
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import baseline_parsers
 import evaluate_trees
@@ -380,3 +381,10 @@ def test_the_table_goes_on_and_reports_all_that_is_done(treebank, tmp_path, monk
         reproduce()
     assert "another process is at" in capsys.readouterr().err
     torch.set_float32_matmul_precision(precision)
+
+
+def test_the_card_s_table_is_of_the_results_that_are_kept():
+    root = Path(reproduce_table4.__file__).parents[1]
+    folder = root / "scripts" / "results" / "table4"
+    table = reproduce_table4.report(folder, json.loads((folder / "baselines.json").read_text(encoding="utf-8")))
+    assert table.count("| 3 |") == 2 and table in (root / "model_cards" / "paper.md").read_text(encoding="utf-8")
