@@ -45,7 +45,7 @@ lint: $(VENV)/.mlinter.toml  ## ruff, mypy, and transformers' own model linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/mlinter --no-cache --no-progress --rules-toml $< hf_vanilla/transformer hf_vanilla/recurrent
+	$(BIN)/mlinter --no-cache --no-progress --rules-toml $< hf_vanilla/models
 
 # The linter's rules less two that do not apply out of tree: TRF028 wants a licence header in each file, TRF057 wants
 # @auto_docstring, which prints errors for classes that transformers does not hold.

@@ -1,103 +1,116 @@
 """The Transformer of "Attention Is All You Need" as a Hugging Face model.
 
 Importing this package registers its configurations and models with the Auto classes of transformers, both ways: for
-loading where the package is installed, and for saving checkpoints that load where it is not.
+loading where the package is installed, and for saving checkpoints that load where it is not. What takes long to
+import is imported when it is first asked for; so `hf-vanilla --help` need not wait for torch.
 """
 
-from types import ModuleType
+import importlib
+from typing import TYPE_CHECKING, Any
 
-import transformers
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast, pipelines
+from hf_vanilla import _former_names, _registration
 
-from .attention_maps import AttentionMap, AttentionMaps, attention_maps
-from .convert import from_hf, to_hf
-from .decoding import Hypothesis, TranslationPipeline, Translator
-from .recurrent import modeling_recurrent
-from .recurrent.configuration_recurrent import RecurrentConfig
-from .recurrent.modeling_recurrent import (
-    RecurrentForConditionalGeneration,
-    RecurrentModel,
-    RecurrentPreTrainedModel,
-)
-from .transformer import modeling_vanilla, modeling_vanilla_decoder, modeling_vanilla_encoder
-from .transformer.configuration_vanilla import (
-    FamilyConfig,
-    VanillaConfig,
-    VanillaDecoderConfig,
-    VanillaEncoderConfig,
-)
-from .transformer.generation_vanilla import IncrementalDecoder, beam_search
-from .transformer.modeling_vanilla import VanillaForConditionalGeneration, VanillaModel, VanillaPreTrainedModel
-from .transformer.modeling_vanilla_decoder import (
-    VanillaDecoderForCausalLM,
-    VanillaDecoderForSequenceClassification,
-    VanillaDecoderForTokenClassification,
-    VanillaDecoderModel,
-    VanillaDecoderPreTrainedModel,
-)
-from .transformer.modeling_vanilla_encoder import (
-    VanillaEncoderForMaskedLM,
-    VanillaEncoderForMultipleChoice,
-    VanillaEncoderForQuestionAnswering,
-    VanillaEncoderForSequenceClassification,
-    VanillaEncoderForTokenClassification,
-    VanillaEncoderModel,
-    VanillaEncoderPreTrainedModel,
-)
-
-FAMILIES: dict[type[FamilyConfig], ModuleType] = {
-    VanillaConfig: modeling_vanilla,
-    VanillaEncoderConfig: modeling_vanilla_encoder,
-    VanillaDecoderConfig: modeling_vanilla_decoder,
-    RecurrentConfig: modeling_recurrent,
-}
-
-for _config_class, _modeling in FAMILIES.items():
-    AutoConfig.register(_config_class.model_type, _config_class)
-    _config_class.register_for_auto_class()
-    AutoTokenizer.register(_config_class, fast_tokenizer_class=PreTrainedTokenizerFast)
-    for _auto_class, _reference in _config_class.family_auto_map.items():
-        if _auto_class != "AutoConfig":
-            _model_class = getattr(_modeling, _reference.split(".")[1])
-            getattr(transformers, _auto_class).register(_config_class, _model_class)
-            _model_class.register_for_auto_class(_auto_class)
-
-# transformers 5 has no such pipeline, and says so before it asks its registry.
-getattr(pipelines, "REMOVED_TASKS", {}).pop("translation", None)
-pipelines.PIPELINE_REGISTRY.register_pipeline("translation", TranslationPipeline, pt_model=AutoModelForSeq2SeqLM)
+if TYPE_CHECKING:
+    from hf_vanilla.attention.maps import AttentionMap as AttentionMap
+    from hf_vanilla.attention.maps import AttentionMaps as AttentionMaps
+    from hf_vanilla.attention.reader import attention_maps as attention_maps
+    from hf_vanilla.conversion.convert import from_hf as from_hf
+    from hf_vanilla.conversion.convert import to_hf as to_hf
+    from hf_vanilla.data.corpora import load_corpus as load_corpus
+    from hf_vanilla.data.tokenization import train_tokenizer as train_tokenizer
+    from hf_vanilla.models.configuration_recurrent import RecurrentConfig as RecurrentConfig
+    from hf_vanilla.models.configuration_vanilla import VanillaConfig as VanillaConfig
+    from hf_vanilla.models.configuration_vanilla import VanillaDecoderConfig as VanillaDecoderConfig
+    from hf_vanilla.models.configuration_vanilla import VanillaEncoderConfig as VanillaEncoderConfig
+    from hf_vanilla.models.generation_vanilla import IncrementalDecoder as IncrementalDecoder
+    from hf_vanilla.models.generation_vanilla import beam_search as beam_search
+    from hf_vanilla.models.modeling_recurrent import (
+        RecurrentForConditionalGeneration as RecurrentForConditionalGeneration,
+    )
+    from hf_vanilla.models.modeling_recurrent import RecurrentModel as RecurrentModel
+    from hf_vanilla.models.modeling_recurrent import RecurrentPreTrainedModel as RecurrentPreTrainedModel
+    from hf_vanilla.models.modeling_vanilla import VanillaForConditionalGeneration as VanillaForConditionalGeneration
+    from hf_vanilla.models.modeling_vanilla import VanillaModel as VanillaModel
+    from hf_vanilla.models.modeling_vanilla import VanillaPreTrainedModel as VanillaPreTrainedModel
+    from hf_vanilla.models.modeling_vanilla_decoder import VanillaDecoderForCausalLM as VanillaDecoderForCausalLM
+    from hf_vanilla.models.modeling_vanilla_decoder import (
+        VanillaDecoderForSequenceClassification as VanillaDecoderForSequenceClassification,
+    )
+    from hf_vanilla.models.modeling_vanilla_decoder import (
+        VanillaDecoderForTokenClassification as VanillaDecoderForTokenClassification,
+    )
+    from hf_vanilla.models.modeling_vanilla_decoder import VanillaDecoderModel as VanillaDecoderModel
+    from hf_vanilla.models.modeling_vanilla_decoder import (
+        VanillaDecoderPreTrainedModel as VanillaDecoderPreTrainedModel,
+    )
+    from hf_vanilla.models.modeling_vanilla_encoder import VanillaEncoderForMaskedLM as VanillaEncoderForMaskedLM
+    from hf_vanilla.models.modeling_vanilla_encoder import (
+        VanillaEncoderForMultipleChoice as VanillaEncoderForMultipleChoice,
+    )
+    from hf_vanilla.models.modeling_vanilla_encoder import (
+        VanillaEncoderForQuestionAnswering as VanillaEncoderForQuestionAnswering,
+    )
+    from hf_vanilla.models.modeling_vanilla_encoder import (
+        VanillaEncoderForSequenceClassification as VanillaEncoderForSequenceClassification,
+    )
+    from hf_vanilla.models.modeling_vanilla_encoder import (
+        VanillaEncoderForTokenClassification as VanillaEncoderForTokenClassification,
+    )
+    from hf_vanilla.models.modeling_vanilla_encoder import VanillaEncoderModel as VanillaEncoderModel
+    from hf_vanilla.models.modeling_vanilla_encoder import (
+        VanillaEncoderPreTrainedModel as VanillaEncoderPreTrainedModel,
+    )
+    from hf_vanilla.translation.translator import Hypothesis as Hypothesis
+    from hf_vanilla.translation.translator import Translator as Translator
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "AttentionMap",
-    "AttentionMaps",
-    "Hypothesis",
-    "IncrementalDecoder",
-    "RecurrentConfig",
-    "RecurrentForConditionalGeneration",
-    "RecurrentModel",
-    "RecurrentPreTrainedModel",
-    "Translator",
-    "VanillaConfig",
-    "VanillaDecoderConfig",
-    "VanillaDecoderForCausalLM",
-    "VanillaDecoderForSequenceClassification",
-    "VanillaDecoderForTokenClassification",
-    "VanillaDecoderModel",
-    "VanillaDecoderPreTrainedModel",
-    "VanillaEncoderConfig",
-    "VanillaEncoderForMaskedLM",
-    "VanillaEncoderForMultipleChoice",
-    "VanillaEncoderForQuestionAnswering",
-    "VanillaEncoderForSequenceClassification",
-    "VanillaEncoderForTokenClassification",
-    "VanillaEncoderModel",
-    "VanillaEncoderPreTrainedModel",
-    "VanillaForConditionalGeneration",
-    "VanillaModel",
-    "VanillaPreTrainedModel",
-    "attention_maps",
-    "beam_search",
-    "from_hf",
-    "to_hf",
-]
+# The module that each public name lives in: the same as above, for Python itself.
+_MODULES = {
+    "attention.maps": ["AttentionMap", "AttentionMaps"],
+    "attention.reader": ["attention_maps"],
+    "conversion.convert": ["from_hf", "to_hf"],
+    "data.corpora": ["load_corpus"],
+    "data.tokenization": ["train_tokenizer"],
+    "models.configuration_recurrent": ["RecurrentConfig"],
+    "models.configuration_vanilla": ["VanillaConfig", "VanillaDecoderConfig", "VanillaEncoderConfig"],
+    "models.generation_vanilla": ["IncrementalDecoder", "beam_search"],
+    "models.modeling_recurrent": ["RecurrentForConditionalGeneration", "RecurrentModel", "RecurrentPreTrainedModel"],
+    "models.modeling_vanilla": ["VanillaForConditionalGeneration", "VanillaModel", "VanillaPreTrainedModel"],
+    "models.modeling_vanilla_decoder": [
+        "VanillaDecoderForCausalLM",
+        "VanillaDecoderForSequenceClassification",
+        "VanillaDecoderForTokenClassification",
+        "VanillaDecoderModel",
+        "VanillaDecoderPreTrainedModel",
+    ],
+    "models.modeling_vanilla_encoder": [
+        "VanillaEncoderForMaskedLM",
+        "VanillaEncoderForMultipleChoice",
+        "VanillaEncoderForQuestionAnswering",
+        "VanillaEncoderForSequenceClassification",
+        "VanillaEncoderForTokenClassification",
+        "VanillaEncoderModel",
+        "VanillaEncoderPreTrainedModel",
+    ],
+    "translation.translator": ["Hypothesis", "Translator"],
+}
+_MODULE_OF = {name: f"hf_vanilla.{module}" for module, names in _MODULES.items() for name in names}
+
+__all__ = [*_MODULE_OF]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'hf_vanilla' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_MODULE_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+_former_names.install()
+_registration.install()

@@ -16,8 +16,8 @@ from pathlib import Path
 import torch
 
 from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration, attention_maps
+from hf_vanilla.data.tokenization import train_tokenizer
 from hf_vanilla.environment import keep_freed_memory, use_onednn_for_float32
-from hf_vanilla.tokenization import train_tokenizer
 
 ANSWERS = """const parts = [...document.querySelectorAll(arguments[0])].slice(0, 40);
 return parts.map(part => { const start = performance.now(); part.dispatchEvent(new PointerEvent(arguments[1],

@@ -63,7 +63,7 @@ def build(name: str, size: str, exported: str) -> Callable[[Any, Any, int], Any]
             ids, attention_mask=mask, num_beams=beams, max_new_tokens=TOKENS, min_new_tokens=TOKENS
         )
     from hf_vanilla import IncrementalDecoder, beam_search
-    from hf_vanilla.decoding import pack_linears
+    from hf_vanilla.translation.translator import pack_linears
 
     precision = name.removeprefix("hf_vanilla ")
     ours = random_model(size)
@@ -110,7 +110,7 @@ def export(size: str, folder: str) -> None:
     """For CTranslate2; its tokens are the ids as text."""
     from unittest import mock
 
-    from hf_vanilla.export import export_to_ctranslate2
+    from hf_vanilla.conversion.export import export_to_ctranslate2
 
     model = random_model(size)
     tokenizer = mock.MagicMock(unk_token="3", __len__=lambda _: model.config.vocab_size)

@@ -39,9 +39,9 @@ from torch.profiler import ProfilerActivity, profile
 from training_peers import FAMILIES, HEADS, Batch, Shape
 
 from hf_vanilla.environment import keep_freed_memory, use_onednn_for_float32
-from hf_vanilla.tasks import TASKS, Task
-from hf_vanilla.training import train
-from hf_vanilla.training_config import TrainingConfig
+from hf_vanilla.training.config import TrainingConfig
+from hf_vanilla.training.loop import train
+from hf_vanilla.training.tasks import TASKS, Task
 
 os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # the profiler says when it starts and stops
 SIZES = {

@@ -13,8 +13,8 @@ from pathlib import Path
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import hf_vanilla  # noqa: F401  registers the model
-from hf_vanilla.corpora import read_lines
-from hf_vanilla.decoding import Translator
+from hf_vanilla.data.files import read_lines
+from hf_vanilla.translation.translator import Translator
 
 
 def main(folder: Path) -> None:

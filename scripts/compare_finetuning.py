@@ -26,8 +26,9 @@ import yaml
 from transformers import BertConfig, GPT2Config, TrainingArguments
 
 from hf_vanilla import VanillaDecoderConfig, VanillaEncoderConfig
-from hf_vanilla.corpora import BIBLE, BROWN, load_texts
-from hf_vanilla.tokenization import train_tokenizer
+from hf_vanilla.data.built_in import BIBLE, BROWN
+from hf_vanilla.data.corpora import load_texts
+from hf_vanilla.data.tokenization import train_tokenizer
 
 SCRIPTS = Path(__file__).parent
 VOCABULARY, WIDTH, LAYERS, HEADS, INNER, POSITIONS = 4000, 256, 4, 4, 1024, 512

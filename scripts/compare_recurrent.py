@@ -37,11 +37,11 @@ from hf_vanilla import (
     VanillaConfig,
     VanillaForConditionalGeneration,
 )
-from hf_vanilla.corpora import load_corpus
+from hf_vanilla.data.corpora import load_corpus
 from hf_vanilla.environment import keep_freed_memory, use_onednn_for_float32
-from hf_vanilla.metrics import TranslationQuality
-from hf_vanilla.training import train
-from hf_vanilla.training_config import TrainingConfig
+from hf_vanilla.training.config import TrainingConfig
+from hf_vanilla.training.loop import train
+from hf_vanilla.translation.metrics import TranslationQuality
 
 CONFIGS = Path(__file__).parent / "configs"
 SYSTEMS = {

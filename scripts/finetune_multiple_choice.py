@@ -28,15 +28,9 @@ from transformers import (
 )
 
 import hf_vanilla  # noqa: F401  registers the models
-from hf_vanilla.finetuning import (
-    DataArguments,
-    fine_tune,
-    load_model,
-    load_tokenizer,
-    parse,
-    sequence_limit,
-)
-from hf_vanilla.labelled import cell, check_choices, check_lengths, check_texts, encode_choice, with_labels
+from hf_vanilla.data.labelled import cell
+from hf_vanilla.finetuning.labels import check_choices, check_lengths, check_texts, encode_choice, with_labels
+from hf_vanilla.finetuning.run import DataArguments, fine_tune, load_model, load_tokenizer, parse, sequence_limit
 
 
 @dataclass

@@ -28,17 +28,11 @@ from transformers import (
 )
 
 import hf_vanilla  # noqa: F401  registers the models
-from hf_vanilla.finetuning import (
-    DataArguments,
-    fine_tune,
-    load_model,
-    load_tokenizer,
-    parse,
-    sequence_limit,
-)
-from hf_vanilla.labelled import check_texts, require_column, with_test_labels
-from hf_vanilla.metrics import answer_scores
-from hf_vanilla.question_answering import best_answers, check_answers, encode_questions
+from hf_vanilla.data.labelled import require_column
+from hf_vanilla.finetuning.answers import best_answers, check_answers, encode_questions
+from hf_vanilla.finetuning.labels import check_texts, with_test_labels
+from hf_vanilla.finetuning.metrics import answer_scores
+from hf_vanilla.finetuning.run import DataArguments, fine_tune, load_model, load_tokenizer, parse, sequence_limit
 
 
 @dataclass

@@ -28,7 +28,19 @@ from transformers import (
 )
 
 import hf_vanilla  # noqa: F401  registers the models
-from hf_vanilla.finetuning import (
+from hf_vanilla.data.labelled import require_column
+from hf_vanilla.finetuning.labels import (
+    agree_with_checkpoint,
+    check_lengths,
+    check_texts,
+    class_names,
+    encode_classes,
+    encode_values,
+    problem_type,
+    with_labels,
+)
+from hf_vanilla.finetuning.metrics import macro_f1
+from hf_vanilla.finetuning.run import (
     DataArguments,
     fine_tune,
     load_model,
@@ -37,18 +49,6 @@ from hf_vanilla.finetuning import (
     sequence_limit,
     source_of,
 )
-from hf_vanilla.labelled import (
-    agree_with_checkpoint,
-    check_lengths,
-    check_texts,
-    class_names,
-    encode_classes,
-    encode_values,
-    problem_type,
-    require_column,
-    with_labels,
-)
-from hf_vanilla.metrics import macro_f1
 
 
 @dataclass

@@ -27,7 +27,10 @@ from transformers import (
 )
 
 import hf_vanilla  # noqa: F401  registers the models
-from hf_vanilla.finetuning import (
+from hf_vanilla.data.labelled import cell, require_column
+from hf_vanilla.finetuning.labels import agree_with_checkpoint, check_lengths, check_words, class_names, encode_classes
+from hf_vanilla.finetuning.metrics import macro_f1, span_f1
+from hf_vanilla.finetuning.run import (
     DataArguments,
     fine_tune,
     load_model,
@@ -36,16 +39,6 @@ from hf_vanilla.finetuning import (
     sequence_limit,
     source_of,
 )
-from hf_vanilla.labelled import (
-    agree_with_checkpoint,
-    cell,
-    check_lengths,
-    check_words,
-    class_names,
-    encode_classes,
-    require_column,
-)
-from hf_vanilla.metrics import macro_f1, span_f1
 
 
 @dataclass

@@ -22,8 +22,8 @@ from torch import nn
 from training_arithmetic import Work, activation_peak, depths, kept_bytes, training_flops
 
 from hf_vanilla.environment import choose_precision
-from hf_vanilla.tasks import TASKS
-from hf_vanilla.training_config import TrainingConfig
+from hf_vanilla.training.config import TrainingConfig
+from hf_vanilla.training.tasks import TASKS
 
 WAYS = [("DDP", False), ("FSDP2", True)]
 USABLE = 0.92  # of a GPU's memory; the rest is CUDA's, NCCL's, and gaps between blocks
@@ -200,7 +200,7 @@ def measure(config: TrainingConfig, rows: int, length: int) -> tuple[float, floa
 
     def step() -> None:
         # As on a GPU, attention is by sdpa's kernel, which on CPU is left where plain products are faster.
-        with mock.patch("hf_vanilla.transformer.padding_vanilla.SHORT_IN_ONEDNN", 0):
+        with mock.patch("hf_vanilla.models.unpadding_vanilla.SHORT_IN_ONEDNN", 0):
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 loss = model(**batch, label_smoothing=config.label_smoothing).loss
             loss.backward()

@@ -33,8 +33,9 @@ from reproduce_table3 import over_seeds
 from torch import Tensor, nn
 
 from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration
-from hf_vanilla.optim import adam, noam_schedule
-from hf_vanilla.transformer.modeling_vanilla import AddNorm, MultiHeadAttention, dropout
+from hf_vanilla.models.modeling_vanilla import AddNorm, MultiHeadAttention
+from hf_vanilla.models.unpadding_vanilla import dropout
+from hf_vanilla.training.optim import adam, noam_schedule
 
 SYMBOLS, FIRST, LENGTH = 20, 3, 10  # ids 0 to 2 are those of padding, start and end
 BATCH = 32

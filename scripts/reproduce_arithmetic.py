@@ -18,8 +18,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from training_arithmetic import Work, forward_flops, training_flops
 
 from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration
-from hf_vanilla.optim import noam_schedule
-from hf_vanilla.transformer.modeling_vanilla import SinusoidalPositionalEmbedding
+from hf_vanilla.models.modeling_vanilla import SinusoidalPositionalEmbedding
+from hf_vanilla.training.optim import noam_schedule
 
 BIG = {"d_model": 1024, "d_ff": 4096, "h": 16, "dropout": 0.3}
 # Rows of Table 3: what differs from the base model, and the paper's millions of parameters where it gives them.

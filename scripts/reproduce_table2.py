@@ -43,14 +43,15 @@ from training_peers import Shape
 from transformers import AutoTokenizer
 
 from hf_vanilla import Translator
-from hf_vanilla.batching import TokenBatchSampler
-from hf_vanilla.corpora import read_lines
-from hf_vanilla.decoding import identity_of, translate_file
+from hf_vanilla.data.batching import TokenBatchSampler
+from hf_vanilla.data.files import read_lines
 from hf_vanilla.environment import choose_precision, hardware, keep_freed_memory
-from hf_vanilla.run_log import read_records
-from hf_vanilla.tasks import TASKS, lengths_of
-from hf_vanilla.training import CONFIG, train
-from hf_vanilla.training_config import TrainingConfig
+from hf_vanilla.training.config import TrainingConfig
+from hf_vanilla.training.loop import train
+from hf_vanilla.training.run_log import read_records
+from hf_vanilla.training.state import CONFIG
+from hf_vanilla.training.tasks import TASKS, lengths_of
+from hf_vanilla.translation.files import identity_of, translate_file
 
 BEAMS, ALPHA = 4, 0.6
 GPUS, P100_TFLOPS = 8, 9.5  # section 5.2, and footnote 5: float32

@@ -39,10 +39,10 @@ from filelock import FileLock
 
 from hf_vanilla import Translator
 from hf_vanilla.environment import keep_freed_memory
-from hf_vanilla.metrics import TranslationQuality
-from hf_vanilla.tasks import TASKS
-from hf_vanilla.training import train
-from hf_vanilla.training_config import TrainingConfig
+from hf_vanilla.training.config import TrainingConfig
+from hf_vanilla.training.loop import train
+from hf_vanilla.training.tasks import TASKS
+from hf_vanilla.translation.metrics import TranslationQuality
 
 CONFIG = Path(__file__).parent / "configs" / "paper" / "table3_base.yaml"
 PAPER = {

@@ -43,10 +43,10 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_vanilla import beam_search
-from hf_vanilla.decoding import make_incremental
 from hf_vanilla.environment import keep_freed_memory, use_onednn_for_float32
-from hf_vanilla.training import train
-from hf_vanilla.training_config import TrainingConfig
+from hf_vanilla.training.config import TrainingConfig
+from hf_vanilla.training.loop import train
+from hf_vanilla.translation.translator import make_incremental
 
 CONFIGS = Path(__file__).parent / "configs" / "paper"
 SYSTEMS = {

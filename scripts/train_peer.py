@@ -32,10 +32,10 @@ from transformers import (
 )
 
 from hf_vanilla.environment import choose_precision
-from hf_vanilla.optim import average_weights
-from hf_vanilla.tasks import TASKS, Batches
-from hf_vanilla.training import evaluate
-from hf_vanilla.training_config import TrainingConfig
+from hf_vanilla.training.config import TrainingConfig
+from hf_vanilla.training.evaluate import evaluate
+from hf_vanilla.training.optim import average_weights
+from hf_vanilla.training.tasks import TASKS, Batches
 
 
 def build_peer(config: TrainingConfig, tokenizer: Any) -> PreTrainedModel:

@@ -6,8 +6,8 @@ addition are two FLOPs, as in `torch.utils.flop_counter`; only products of matri
 
 from dataclasses import dataclass
 
-from hf_vanilla.transformer.configuration_vanilla import VanillaBaseConfig
-from hf_vanilla.transformer.losses_vanilla import CHUNK, CLASSES, ROWS
+from hf_vanilla.models.configuration_vanilla import VanillaBaseConfig
+from hf_vanilla.models.fused_loss_vanilla import CHUNK, CLASSES, ROWS
 
 # Tensors of d_ff a position that an activation and the product after it keep for the way back.
 KEPT_BY_ACTIVATION = {"relu": 1, "gelu": 2, "silu": 2, "swish": 2, "gelu_new": 5}

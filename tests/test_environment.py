@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hf_vanilla import environment
-from hf_vanilla.cli import main
+from hf_vanilla.cli.main import main
 
 
 @pytest.fixture(autouse=True)

@@ -16,7 +16,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 # It lies beside this file: the model's code is then this one, and none is loaded from the model's page.
 from hf_vanilla import Hypothesis, Translator, attention_maps
-from hf_vanilla.attention_figures import plot_heads, save_figure
+from hf_vanilla.attention.figures import plot_heads, save_figure
 
 MOST_CHARACTERS, MOST_SHOWN = 500, 8
 

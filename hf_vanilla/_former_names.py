@@ -1,0 +1,90 @@
+"""Modules that had another name once: programs that import them by it go on working, and are told the new one."""
+
+import importlib
+import sys
+import warnings
+from collections.abc import Callable
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+# For each former module, where its definitions are now; the first is named in the warning.
+FORMER = {
+    "attention_figures": ("attention.figures", "attention.survey_figure"),
+    "attention_maps": ("attention.reader", "attention.maps", "attention.words"),
+    "attention_page": ("attention.page",),
+    "attention_survey": ("attention.survey", "attention.switching"),
+    "batching": ("data.batching", "data.collators"),
+    "checkpointing": ("training.checkpointing",),
+    "convert": ("conversion.convert",),
+    "corpora": ("data.corpora", "data.files", "data.built_in", "data.splits"),
+    "decoding": (
+        "translation.translator",
+        "translation.files",
+        "translation.pipeline",
+        "translation.text_generation",
+        "translation.loading",
+    ),
+    "export": ("conversion.export",),
+    "key_maps": ("conversion.formats",),
+    "labelled": ("finetuning.labels", "data.labelled"),
+    "metrics": ("translation.metrics", "finetuning.metrics"),
+    "model_card": ("hub.model_card",),
+    "optim": ("training.optim",),
+    "question_answering": ("finetuning.answers",),
+    "run_log": ("training.run_log",),
+    "tasks": ("training.tasks",),
+    "tokenization": ("data.tokenization",),
+    "training_config": ("training.config",),
+}
+
+
+def look_up_in(former: str, places: tuple[str, ...]) -> Callable[[str], Any]:
+    """Makes the `__getattr__` of a module: it gives a name as one of `places` has it, and warns that it has moved.
+
+    Args:
+        former: the name of the module, without the package's.
+        places: modules without the package's name, searched in this order.
+    """
+
+    def look_up(name: str) -> Any:
+        for place in () if name.startswith("__") else places:
+            if hasattr(found := importlib.import_module(f"hf_vanilla.{place}"), name):
+                moved = f"hf_vanilla.{former}.{name} is deprecated: it is hf_vanilla.{place}.{name} now"
+                warnings.warn(moved, DeprecationWarning, stacklevel=2)
+                return getattr(found, name)
+        raise AttributeError(f"module 'hf_vanilla.{former}' has no attribute {name!r}")
+
+    return look_up
+
+
+class FormerModule(ModuleType):
+    """A former module. Where it had the name of its main function, as `attention_maps`, it can be called as that."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Calls the function."""
+        return getattr(self, self.__name__.rpartition(".")[2])(*arguments, **options)
+
+
+class FormerModules(MetaPathFinder, Loader):
+    """Finds the former modules. They are empty but for what looks a name up where it is now."""
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """A spec for `hf_vanilla.<former name>`, and None for every other module."""
+        package, _, former = name.rpartition(".")
+        return ModuleSpec(name, self) if package == "hf_vanilla" and former in FORMER else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """An empty module."""
+        return FormerModule(spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Fills the module."""
+        former = module.__name__.rpartition(".")[2]
+        module.__dict__["__getattr__"] = look_up_in(former, FORMER[former])
+
+
+def install() -> None:
+    """Has Python find the former modules, after it has looked for files."""
+    sys.meta_path.append(FormerModules())

@@ -1,0 +1,5 @@
+"""The command `hf-vanilla`."""
+
+from hf_vanilla.cli.main import main
+
+__all__ = ["main"]

@@ -1,0 +1,268 @@
+"""Checkpoints for other engines."""
+
+import copy
+import logging
+import warnings
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers.cache_utils import DynamicCache, EncoderDecoderCache
+
+from hf_vanilla.training.checkpointing import new_folder
+
+ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "gelu_new": "GELUTanh", "silu": "SWISH", "swish": "SWISH"}
+
+
+def export_to_ctranslate2(model: Any, tokenizer: Any, folder: str | Path, quantization: str | None = None) -> None:
+    """Write a seq2seq model as [CTranslate2](https://opennmt.net/CTranslate2) reads it, with the tokenizer's files.
+
+    It takes tokens, the end of the sentence among them: `tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)`.
+
+    Args:
+        model: `VanillaForConditionalGeneration`.
+        tokenizer: the model's.
+        folder: where it goes; it must not exist, or be empty.
+        quantization: as CTranslate2 names them: "int8", "float16", ...; float32 if not given.
+
+    Raises:
+        ImportError: ctranslate2 is not installed.
+        ValueError: for a model that CTranslate2 cannot express, and a folder that holds something.
+    """
+    try:
+        from ctranslate2.converters import utils
+        from ctranslate2.specs import common_spec, transformer_spec
+    except ImportError as error:
+        raise ImportError("to export for CTranslate2: pip install ctranslate2") from error
+    folder, config = Path(folder), model.config
+    check_export(model, tokenizer, folder)
+    width = config.hidden_size // config.num_attention_heads
+    unfit = {
+        f"activation_function {config.activation_function!r}": config.activation_function not in ACTIVATIONS,
+        "heads of other sizes than hidden_size / num_attention_heads": any(
+            size not in (None, width) for size in (config.qk_head_dim, config.v_head_dim)
+        ),
+        "norm behind a stack but where sub-layers are pre-norm": (
+            config.final_norm not in (None, config.norm_position == "pre")
+        ),
+    }
+    for what, applies in unfit.items():
+        if applies:
+            raise ValueError(f"CTranslate2 has no {what}")
+
+    def numbers(tensor: torch.Tensor) -> Any:
+        return tensor.detach().float().cpu().numpy()
+
+    def set_linear(spec: Any, linear: nn.Linear) -> None:
+        spec.weight = numbers(linear.weight)
+        if linear.bias is not None:
+            spec.bias = numbers(linear.bias)
+
+    def set_norm(spec: Any, norm: Any) -> None:
+        spec.gamma, spec.beta = numbers(norm.weight), numbers(norm.bias)
+
+    def set_attention(spec: Any, attention: Any, groups: list[str]) -> None:
+        for linear_spec, group in zip(spec.linear, groups, strict=False):
+            specs = [common_spec.LinearSpec() for _ in group]
+            for each, name in zip(specs, group, strict=True):
+                set_linear(each, getattr(attention, f"{name}_proj"))
+            utils.fuse_linear(linear_spec, specs)
+        set_linear(spec.linear[-1], attention.o_proj)
+
+    spec = transformer_spec.TransformerSpec.from_config(
+        (config.encoder_layers, config.decoder_layers),
+        config.num_attention_heads,
+        pre_norm=config.norm_position == "pre",
+        activation=getattr(common_spec.Activation, ACTIVATIONS[config.activation_function]),
+        layernorm_embedding=config.embedding_norm,
+    )
+    most = config.max_position_embeddings
+    for stack, stack_spec in ((model.model.encoder, spec.encoder), (model.model.decoder, spec.decoder)):
+        embeddings = stack_spec.embeddings
+        (embeddings[0] if isinstance(embeddings, list) else embeddings).weight = numbers(stack.embed_tokens.weight)
+        stack_spec.scale_embeddings = stack.embedding_scale
+        positions = stack.embed_positions(torch.arange(most, device=model.device)[None])[0]
+        stack_spec.position_encodings.encodings = numbers(positions)
+        if config.embedding_norm:
+            set_norm(stack_spec.layernorm_embedding, stack.embedding_norm)
+        if config.norm_position == "pre":
+            set_norm(stack_spec.layer_norm, stack.norm)
+        for layer, layer_spec in zip(stack.layers, stack_spec.layer, strict=True):
+            set_attention(layer_spec.self_attention, layer.self_attention, ["qkv"])
+            set_norm(layer_spec.self_attention.layer_norm, layer.self_attention_norm)
+            if hasattr(layer, "cross_attention"):
+                set_attention(layer_spec.attention, layer.cross_attention, ["q", "kv"])
+                set_norm(layer_spec.attention.layer_norm, layer.cross_attention_norm)
+            set_linear(layer_spec.ffn.linear_0, layer.feed_forward.linear1)
+            set_linear(layer_spec.ffn.linear_1, layer.feed_forward.linear2)
+            set_norm(layer_spec.ffn.layer_norm, layer.feed_forward_norm)
+    set_linear(spec.decoder.projection, model.lm_head)
+
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    tokens += [f"<unused{number}>" for number in range(len(tokens), config.vocab_size)]
+    spec.register_source_vocabulary(tokens)
+    spec.register_target_vocabulary(tokens)
+    spec.config.bos_token = spec.config.decoder_start_token = tokens[config.decoder_start_token_id]
+    spec.config.eos_token = tokens[config.eos_token_id]
+    spec.config.unk_token = tokenizer.unk_token or tokens[config.pad_token_id]
+    spec.config.layer_norm_epsilon = config.layer_norm_eps
+    spec.validate()
+    spec.optimize(quantization=quantization)
+    folder.mkdir(parents=True, exist_ok=True)
+    spec.save(str(folder))
+    tokenizer.save_pretrained(folder)
+
+
+class SourceEncoder(nn.Module):
+    """From a source to the keys and values that each decoder layer's cross-attention has of it."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.encoder = model.get_encoder()
+        self.attentions: Any = nn.ModuleList(layer.cross_attention for layer in model.get_decoder().layers)
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> list[torch.Tensor]:
+        """Key and value, each (batch, heads, source, d_k or d_v), of each layer."""
+        encoded = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        pairs = [attention.keys_and_values(encoded, encoded, None) for attention in self.attentions]
+        return [states for pair in pairs for states in pair]
+
+
+class CachedDecoder(nn.Module):
+    """From the next tokens of a target, and keys and values of source and past, to logits and all keys and values."""
+
+    def __init__(self, model: Any):
+        super().__init__()
+        self.decoder, self.lm_head = model.get_decoder(), model.lm_head
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        encoder_attention_mask: torch.Tensor,
+        source: list[torch.Tensor],
+        past: list[torch.Tensor],
+    ) -> list[torch.Tensor]:
+        """Logits (batch, length, vocab_size); then key and value (batch, heads, past + length, ...) of each layer."""
+        caches = [DynamicCache(list(zip(states[::2], states[1::2], strict=True))) for states in (past, source)]
+        length, past_length = input_ids.shape[1], past[0].shape[2]
+        # `(query, key)` is true where a token of the target may look: at its past and itself.
+        positions = torch.arange(past_length + length)
+        visible = positions[past_length:, None] >= positions
+        outputs = self.decoder(
+            input_ids=input_ids,
+            attention_mask=visible[None, None].expand(input_ids.shape[0], -1, -1, -1),
+            position_ids=positions[None, past_length:],
+            # Only its shape is read, for what is made of it is in the cache.
+            encoder_hidden_states=encoder_attention_mask[..., None].expand(-1, -1, self.decoder.config.hidden_size),
+            encoder_attention_mask=encoder_attention_mask,
+            past_key_values=EncoderDecoderCache(*caches),
+            use_cache=True,
+        )
+        layers = outputs.past_key_values.self_attention_cache.layers
+        states = [each for layer in layers for each in (layer.keys, layer.values)]
+        return [self.lm_head(outputs.last_hidden_state), *states]
+
+
+def export_to_onnx(model: Any, tokenizer: Any, folder: str | Path) -> None:
+    """Write a seq2seq model as two [ONNX](https://onnx.ai) graphs in float32, with its configuration and the
+    tokenizer's files. Sizes of batch, source, target and past are free; a past may be of length 0.
+
+    - `encoder_model.onnx`: `input_ids` and `attention_mask` (batch, source), int64, to `present.I.encoder.key` and
+      `.value` (batch, heads, source, d_k or d_v) for each decoder layer I.
+    - `decoder_model.onnx`: `input_ids` (batch, length), `encoder_attention_mask` (batch, source), and
+      `past_key_values.I.encoder.key`, `.value`, `past_key_values.I.decoder.key`, `.value` (batch, heads, past, ...)
+      to `logits` (batch, length, vocab_size) and `present.I.decoder.key`, `.value`.
+
+    Args:
+        model: `VanillaForConditionalGeneration`.
+        tokenizer: the model's.
+        folder: where it goes; it must not exist, or be empty.
+
+    Raises:
+        ImportError: onnx or onnxscript is not installed.
+        ValueError: for a model of another family, a tokenizer with more tokens than it, and a folder that holds
+            something.
+    """
+    if not (find_spec("onnx") and find_spec("onnxscript")):
+        raise ImportError("to export to ONNX: pip install 'hf-vanilla[onnx]'")
+    folder, config = Path(folder), model.config
+    check_export(model, tokenizer, folder)
+    model = copy.deepcopy(model).float().cpu().eval()
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [f"{number}.{{}}.{part}" for number in range(config.decoder_layers) for part in ("key", "value")]
+    of_source, of_past = ([name.format(stack) for name in names] for stack in ("encoder", "decoder"))
+    sources, mask, targets = (torch.ones(3, size, dtype=torch.long) for size in (7, 7, 5))
+    batch, source, past, length = map(torch.export.Dim, ("batch", "source", "past", "length"))
+    with torch.no_grad():
+        encoder, decoder = SourceEncoder(model), CachedDecoder(model)
+        keys_and_values = encoder(sources, mask)
+        write_graph(
+            encoder,
+            (sources, mask),
+            ({0: batch, 1: source}, {0: batch, 1: source}),
+            ["input_ids", "attention_mask"],
+            [f"present.{name}" for name in of_source],
+            folder / "encoder_model.onnx",
+        )
+        write_graph(
+            decoder,
+            (targets, mask, keys_and_values, [states[:, :, :2] for states in keys_and_values]),
+            (
+                {0: batch, 1: length},
+                {0: batch, 1: source},
+                [{0: batch, 2: source}] * len(names),
+                [{0: batch, 2: past}] * len(names),
+            ),
+            ["input_ids", "encoder_attention_mask", *(f"past_key_values.{name}" for name in (*of_source, *of_past))],
+            ["logits", *(f"present.{name}" for name in of_past)],
+            folder / "decoder_model.onnx",
+        )
+    config.save_pretrained(folder)
+    model.generation_config.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def write_graph(
+    module: nn.Module, inputs: Any, dynamic_shapes: Any, input_names: list[str], output_names: list[str], path: Path
+) -> None:
+    """Write what a module computes from `inputs` as an ONNX graph to `path`, and its weights beside it.
+
+    `dynamic_shapes` names those dimensions of each input that are free (see `torch.export.export`, which raises where
+    the module fixes one).
+    """
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # it names what torchvision would add
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            program = torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes, strict=False)
+            names = {"input_names": input_names, "output_names": output_names, "dynamic_shapes": dynamic_shapes}
+            torch.onnx.export(program, (), path, **names, dynamo=True, external_data=True, verbose=False)
+    finally:
+        logger.setLevel(level)
+
+
+def check_export(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Raises `ValueError` for what no engine can be given."""
+    if folder.exists() and any(folder.iterdir()):
+        raise ValueError(f"{folder} is not empty: give a folder that does not exist")
+    if model.config.model_type != "vanilla":
+        raise ValueError(f"model_type is {model.config.model_type!r}; expected 'vanilla', an encoder-decoder")
+    if len(tokenizer) > model.config.vocab_size:
+        raise ValueError(f"the tokenizer has {len(tokenizer)} tokens, the model {model.config.vocab_size}")
+
+
+EXPORTS = {"ctranslate2": export_to_ctranslate2, "onnx": export_to_onnx}
+
+
+def export(name: str, form: str, folder: Path) -> None:
+    """Export a model and its tokenizer, from a folder or the Hub; nothing is left behind where it fails."""
+    if form not in EXPORTS:
+        raise ValueError(f"format is {form!r}; expected one of {', '.join(EXPORTS)}")
+    with new_folder(folder) as unfinished:
+        model = AutoModelForSeq2SeqLM.from_pretrained(name, dtype="float32")
+        EXPORTS[form](model, AutoTokenizer.from_pretrained(name), unfinished)

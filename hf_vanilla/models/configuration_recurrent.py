@@ -1,0 +1,132 @@
+"""Configuration of the recurrent encoder-decoders."""
+
+from typing import Any, ClassVar
+
+from huggingface_hub.dataclasses import strict
+
+from .configuration_vanilla import FamilyConfig
+
+CHOICES = {
+    "cell_type": ("lstm", "gru"),
+    "attention_type": ("none", "additive", "dot", "general", "concat", "local"),
+    "local_alignment": ("monotonic", "predictive"),
+}
+
+
+@strict
+class RecurrentConfig(FamilyConfig):
+    r"""
+    Configuration of a recurrent encoder-decoder, with or without attention.
+
+    Args:
+        vocab_size (`int`, defaults to 37000):
+            Entries of the vocabulary.
+        hidden_size (`int`, defaults to 512):
+            Width of embeddings, encoder states (half of it for each direction), decoder states and output.
+        encoder_layers, decoder_layers (`int`, default to 2):
+            Layers of the bidirectional encoder and of the decoder; `N=...` sets both.
+        cell_type (`str`, defaults to `"lstm"`):
+            `"lstm"` (Sutskever et al., 2014) or `"gru"` (Cho et al., 2014).
+        attention_type (`str`, defaults to `"additive"`):
+            `"none"`: the source is one vector, from which the decoder starts (Sutskever; Cho et al., 2014).
+            `"additive"`: scored with the previous state (Bahdanau et al., 2015). Scored with the current one (Luong et
+            al., 2015): `"dot"`, `"general"`, `"concat"`, and `"local"`, general within a window.
+        input_feeding (`bool`, defaults to `False`):
+            Whether the attentional vector is a part of the next input (Luong et al., 2015, section 3.3).
+        local_alignment (`str`, *optional*):
+            Where the window of local attention is: `"monotonic"`, at the position of the target's token, or
+            `"predictive"` (the default), where the model predicts it, and weighted by a Gaussian (section 3.2).
+        attention_window (`int`, *optional*):
+            D of local attention, which sees 2D + 1 positions; 10 by default.
+        dropout (`float`, defaults to 0.1):
+            On embeddings, between layers and on the output.
+        tie_word_embeddings (`bool`, defaults to `True`):
+            Whether source embedding, target embedding and output projection share one matrix.
+        initializer_range (`float`, *optional*):
+            Initial weights are uniform between its negative and it; sqrt(3 / hidden_size) if not given. Sutskever et
+            al. 0.08, Luong et al. 0.1, both with 1,000 units.
+        pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id (`int`, default to 0, 1, 2 and 1):
+            Special tokens; the last starts each target.
+        use_cache (`bool`, defaults to `True`):
+            Whether the decoder returns its states for the next step.
+
+    Raises:
+        ValueError: for sizes below 1, an odd `hidden_size`, a dropout outside of [0, 1), an unknown cell, attention or
+            alignment, a window or alignment without local attention, and input feeding where there is none to feed.
+    """
+
+    model_type = "vanilla_recurrent"
+    keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
+    attribute_map: ClassVar[dict[str, str]] = {
+        "d_model": "hidden_size",
+        "P_drop": "dropout",
+        "num_hidden_layers": "encoder_layers",
+    }
+    # The decoder reads its layers' weights step by step, not by calling them: only whole models can be sharded.
+    base_model_fsdp_plan: ClassVar[dict[str, str]] = {}
+    family_auto_map: ClassVar[dict[str, str]] = {
+        "AutoConfig": "configuration_recurrent.RecurrentConfig",
+        "AutoModel": "modeling_recurrent.RecurrentModel",
+        "AutoModelForSeq2SeqLM": "modeling_recurrent.RecurrentForConditionalGeneration",
+    }
+
+    vocab_size: int = 37000
+    hidden_size: int = 512
+    encoder_layers: int = 2
+    decoder_layers: int = 2
+    cell_type: str = "lstm"
+    attention_type: str = "additive"
+    input_feeding: bool = False
+    local_alignment: str | None = None
+    attention_window: int | None = None
+    dropout: float | int = 0.1
+    tie_word_embeddings: bool = True
+    initializer_range: float | None = None
+    is_encoder_decoder: bool = True
+    pad_token_id: int | None = 0
+    bos_token_id: int | None = 1
+    eos_token_id: int | list[int] | None = 2
+    decoder_start_token_id: int | None = 1
+    use_cache: bool = True
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        if (layers := kwargs.pop("N", None)) is not None:
+            self.encoder_layers = self.decoder_layers = layers
+        if self.attention_type == "local":
+            self.local_alignment = self.local_alignment or "predictive"
+            self.attention_window = 10 if self.attention_window is None else self.attention_window
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Part of the validation that `@strict` runs: sizes, choices and how they fit together."""
+        for name in ("vocab_size", "hidden_size", "encoder_layers", "decoder_layers", "attention_window"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        if self.hidden_size % 2:
+            raise ValueError(
+                f"`hidden_size` must be even, a half for each direction of the encoder, got {self.hidden_size}."
+            )
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"`dropout` must lie in [0, 1), got {self.dropout}.")
+        if self.initializer_range is not None and self.initializer_range <= 0:
+            raise ValueError(f"`initializer_range` must be positive, got {self.initializer_range}.")
+        for name, allowed in CHOICES.items():
+            value = getattr(self, name)
+            if value not in allowed and not (name == "local_alignment" and value is None):
+                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}.")
+        for name in ("local_alignment", "attention_window"):
+            if getattr(self, name) is not None and self.attention_type != "local":
+                raise ValueError(
+                    f'`{name}` is for `attention_type="local"`, not {self.attention_type!r}: leave it out.'
+                )
+        if self.input_feeding and self.attention_type in ("none", "additive"):
+            what = (
+                "has no attentional vector to feed" if self.attention_type == "none" else "feeds its context already"
+            )
+            raise ValueError(
+                f'`input_feeding` is for dot, general, concat and local attention; "{self.attention_type}" {what}.'
+            )
+
+
+__all__ = ["RecurrentConfig"]

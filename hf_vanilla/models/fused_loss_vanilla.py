@@ -1,0 +1,90 @@
+"""The output projection and its cross-entropy in one, without all logits at once."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+# Where a loss is computed from hidden states: bytes of logits that are held at a time; and on CPU, for these fit into
+# its cache, rows of them whose softmax is taken at a time, and classes whose gradient becomes float32 at a time.
+CHUNK = 2**25
+ROWS = 8
+CLASSES = 2048
+
+
+class LinearCrossEntropy(torch.autograd.Function):
+    """The sum of the cross-entropies, smoothed, of x W^T + b, over a count; a chunk of rows at a time.
+
+    With p the softmax of a row of logits, and q its smoothed label, 1 - epsilon there and epsilon / V everywhere: the
+    loss is -q log p, and its derivative by the logits p - q. Forward computes both from one look at a chunk, so that
+    nothing of its size is kept for the way back.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden_states: torch.Tensor,
+        weight: torch.Tensor,
+        bias: torch.Tensor | None,
+        labels: torch.Tensor,
+        count: torch.Tensor | int,
+        epsilon: float,
+        differentiate: bool,
+    ) -> torch.Tensor:
+        """The loss, float32, of `hidden_states` (rows, hidden_size) and `labels` (rows)."""
+        device = hidden_states.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
+        needs_x, needs_w, needs_b = (differentiate and needed for needed in ctx.needs_input_grad[:3])
+        with torch.autocast(device, enabled=False):
+            x, w = hidden_states.to(dtype), weight.to(dtype)
+            b = None if bias is None else bias.to(dtype)
+            total = torch.zeros((), device=x.device)
+            # The inputs' gradients are those of the sum: those of the mean would be too small for float16.
+            grad_x = torch.empty_like(x) if needs_x else None
+            grad_w = torch.zeros_like(weight, dtype=torch.float32) if needs_w else None
+            grad_b = torch.zeros_like(weight[:, 0], dtype=torch.float32) if needs_b else None
+            rows = max(1, CHUNK // (len(w) * dtype.itemsize))
+            for start in range(0, len(x), rows):
+                chunk = x[start : start + rows]
+                logits = F.linear(chunk, w, b)
+                parts = ROWS if x.device.type == "cpu" else rows
+                for part, label in zip(logits.split(parts), labels[start : start + rows].split(parts), strict=True):
+                    scores = part.log_softmax(dim=-1, dtype=torch.float32)
+                    total -= (1 - epsilon) * scores.gather(1, label[:, None]).sum()
+                    if epsilon:
+                        total -= epsilon * scores.mean(dim=-1).sum()
+                    if differentiate:
+                        scores.exp_()[torch.arange(len(label), device=x.device), label] -= 1 - epsilon
+                        part.copy_(scores.sub_(epsilon / len(w)))
+                p_minus_q = logits
+                if grad_x is not None:
+                    torch.mm(p_minus_q, w, out=grad_x[start : start + rows])
+                if grad_w is not None and dtype == torch.float32:
+                    grad_w.addmm_(p_minus_q.t(), chunk)
+                elif grad_w is not None:
+                    classes = CLASSES if x.device.type == "cpu" else len(w)
+                    for grad, part in zip(grad_w.split(classes), p_minus_q.split(classes, dim=1), strict=True):
+                        grad += part.t() @ chunk
+                if grad_b is not None:
+                    grad_b += p_minus_q.sum(0)
+                del logits, p_minus_q, part  # or the next chunk's come beside them
+        means = (grad if grad is None else grad.div_(count) for grad in (grad_w, grad_b))
+        ctx.save_for_backward(grad_x, *means)
+        ctx.count, ctx.dtypes = count, (hidden_states.dtype, weight.dtype)
+        return total / count
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        """Scales what forward has prepared."""
+        if torch.is_grad_enabled():
+            raise RuntimeError(
+                "This loss can be differentiated once; for more, call the model with output_logits=True."
+            )
+        grad_x, grad_w, grad_b = ctx.saved_tensors
+        of_x, of_w = ctx.dtypes
+        if grad_x is not None:
+            grad_x = (grad_x.float() * (grad / ctx.count)).to(of_x)
+        if grad.device.type != "cpu" or grad != 1:  # if it is, no second copy of the largest matrix is made
+            grad_w, grad_b = (of if of is None else of * grad for of in (grad_w, grad_b))
+        grad_w, grad_b = (of if of is None else of.to(of_w) for of in (grad_w, grad_b))
+        return grad_x, grad_w, grad_b, None, None, None, None

@@ -1,0 +1,766 @@
+"""What the paper replaced: recurrent encoder-decoders, and attention as it came to them.
+
+- Sutskever et al., 2014 (arXiv:1409.3215) and Cho et al., 2014 (arXiv:1406.1078): one vector for the source.
+- Bahdanau et al., 2015 (arXiv:1409.0473): attention, additive, scored with the decoder's previous state.
+- Luong et al., 2015 (arXiv:1508.04025): scored with its current state; dot, general, concat; global and local.
+
+Shapes: batch, source and target are sizes of a batch, its sources and its targets; length is either of the latter.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from transformers import initialization as init
+from transformers.cache_utils import Cache
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
+
+from .checks_vanilla import check_mask
+from .configuration_recurrent import RecurrentConfig
+from .generation_vanilla import packed
+from .modeling_vanilla import VanillaBasePreTrainedModel, VanillaForConditionalGeneration, VanillaModel, VanillaStack
+from .unpadding_vanilla import dropout
+
+LAYERS: dict[str, Any] = {"lstm": nn.LSTM, "gru": nn.GRU}
+Map = Callable[[torch.Tensor], torch.Tensor]
+
+# Rows without their padding
+
+
+class Rows:
+    """The tokens of a batch as recurrent layers read them: without padding, wherever it stands, and back.
+
+    A row of nothing but padding is read as if it had one token, the result of which is left out again.
+
+    Args:
+        kept: true for tokens (batch, length).
+    """
+
+    def __init__(self, kept: torch.Tensor):
+        self.kept = kept
+        self.counts = kept.sum(1)
+        self.whole = bool(kept.all())
+        if not self.whole:
+            self.places = torch.arange(kept.shape[1], device=kept.device)
+            self.in_front = bool((kept == (self.places < self.counts[:, None])).all())
+            self.order = (~kept).long().argsort(dim=1, stable=True)  # tokens first
+            self.lengths = self.counts.clamp(min=1)
+
+    def to_front(self, states: torch.Tensor) -> torch.Tensor:
+        """(batch, length, width) with the tokens of each row before its padding."""
+        return states if self.whole or self.in_front else along(states, self.order)
+
+    def back(self, states: torch.Tensor) -> torch.Tensor:
+        """The way back, with zeros for padding."""
+        if self.whole:
+            return states
+        states = states if self.in_front else along(states, self.order.argsort(1))
+        return states.masked_fill(~self.kept[..., None], 0)
+
+    def pack(self, states: torch.Tensor) -> Any:
+        """(batch, length, width) with its tokens in front, packed; or as it is, where there is no padding."""
+        if self.whole:
+            return states
+        return pack_padded_sequence(states, self.lengths.cpu(), batch_first=True, enforce_sorted=False)
+
+    def unpack(self, states: Any) -> torch.Tensor:
+        """The way back."""
+        return (
+            states if self.whole else pad_packed_sequence(states, batch_first=True, total_length=len(self.places))[0]
+        )
+
+    def run(self, layer: Any, states: torch.Tensor, before: Any = None, keeps_state: bool = False) -> Any:
+        """The outputs of a layer for inputs with their tokens in front, and its state after them if `keeps_state`.
+
+        On CPU, the gradient of a packed layer takes time by the square of the length. There, padding is read behind
+        the tokens instead, which changes nothing that is read of the outputs.
+        """
+        # FSDP puts weights in their place unseen by torch's layers, which keep a list of them.
+        layer._flat_weights = [weight for weights in layer.all_weights for weight in weights]
+        if self.whole or keeps_state or states.device.type != "cpu" or not torch.is_grad_enabled():
+            outputs, after = layer(self.pack(states), before)
+            return self.unpack(outputs), after
+        if not layer.bidirectional:
+            return layer(states, before)[0], None
+        # From the right, each row begins with its own last token.
+        mirrored = torch.where(
+            self.places < self.lengths[:, None], self.lengths[:, None] - 1 - self.places, self.places
+        )
+        weights = layer.all_weights
+        return torch.cat(
+            (
+                run_direction(layer, weights[0], states),
+                along(run_direction(layer, weights[1], along(states, mirrored)), mirrored),
+            ),
+            dim=2,
+        ), None
+
+
+def run_direction(layer: Any, weights: list[torch.Tensor], states: torch.Tensor) -> torch.Tensor:
+    """The outputs of one direction of a bidirectional layer, read from the left."""
+    zeros = states.new_zeros(1, len(states), layer.hidden_size)
+    # Biases, layers, dropout, training, bidirectional, batch first
+    options: Any = (True, 1, 0.0, layer.training, False, True)
+    if isinstance(layer, nn.LSTM):
+        return torch.lstm(states, (zeros, zeros), weights, *options)[0]
+    return torch.gru(states, zeros, weights, *options)[0]
+
+
+def along(states: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+    """(batch, length, width) with the positions of each row in another order (batch, length)."""
+    return states.gather(1, order[..., None].expand_as(states))
+
+
+# Attention (Bahdanau et al., 2015, section 3.1; Luong et al., 2015, section 3)
+
+
+@dataclass
+class Source:
+    """What a decoder looks at.
+
+    Attributes:
+        values: the encoder's states h_j (batch, source, hidden_size), 0 for padding.
+        keys: what queries are scored with, made of them once (batch, source, hidden_size).
+        hidden: true for padding (batch, 1, source), or None without any.
+    """
+
+    values: torch.Tensor
+    keys: torch.Tensor
+    hidden: torch.Tensor | None
+
+    def first(self, count: int) -> "Source":
+        """Of so many rows."""
+        return self.map(lambda each: each[:count])
+
+    def map(self, function: Map) -> "Source":
+        """The same of each tensor."""
+        return Source(
+            function(self.values), function(self.keys), None if self.hidden is None else function(self.hidden)
+        )
+
+
+class Attention(nn.Module):
+    r"""How much a decoder's state s looks at each encoder state h_j, and the sum of these by that: its context.
+
+    Scores, all followed by a softmax over j without padding:
+    additive and concat: v^T tanh(W s + U h_j) (Bahdanau A.1.2; Luong, eq. 8), where s is the previous state in the
+    former, the current one in the latter; dot: s^T h_j; general and local: s^T W h_j (Luong, eq. 8).
+
+    Local attention (Luong, section 3.2) sees j within D of the position p_t, of the 2D + 1 of which those beyond the
+    source are ignored. Monotonic: p_t = t, or the last position. Predictive: p_t = S sigmoid(v_p^T tanh(W_p s))
+    (eq. 9), S the length of the source, and weights are multiplied by exp(-(j - p_t)^2 / (2 (D/2)^2)) (eq. 10).
+    """
+
+    def __init__(self, config: RecurrentConfig):
+        super().__init__()
+        self.attention_type = config.attention_type
+        width = config.hidden_size
+        # CODEPATH: Luong's dot has no weights; his other scores and Bahdanau's have.
+        if config.attention_type != "dot":
+            self.key_proj = nn.Linear(width, width, bias=False)
+        # CODEPATH: Bahdanau's score and Luong's concat are a small network.
+        if config.attention_type in ("additive", "concat"):
+            self.query_proj = nn.Linear(width, width, bias=False)
+            self.energy = nn.Linear(width, 1, bias=False)
+        self.window = config.attention_window or 0  # 0 for none
+        self.is_predictive = config.local_alignment == "predictive"
+        if self.is_predictive:
+            self.position_proj = nn.Linear(width, width, bias=False)
+            self.position_energy = nn.Linear(width, 1, bias=False)
+
+    def look_at(self, values: torch.Tensor, mask: torch.Tensor | None) -> Source:
+        """Encoder states (batch, source, hidden_size), and 1 for tokens, 0 for padding (batch, source)."""
+        hidden = None if mask is None or mask.all() else ~mask.bool()[:, None]
+        keys = values if self.attention_type == "dot" else self.key_proj(values)
+        return Source(values.to(keys), keys, hidden)  # once, not in each step, where autocast makes them shorter
+
+    def forward(
+        self, query: torch.Tensor, source: Source, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Contexts (batch, queries, hidden_size) and weights (batch, queries, source), 0 or tiny for padding, of
+        queries (batch, queries, hidden_size), those of the target's tokens at `positions` (batch or 1, queries)."""
+        if self.attention_type in ("additive", "concat"):
+            scores = self.energy(torch.tanh(self.query_proj(query)[:, :, None] + source.keys[:, None])).squeeze(-1)
+        else:
+            scores = torch.matmul(query, source.keys.transpose(1, 2))
+        lowest = torch.finfo(scores.dtype).min
+        if source.hidden is not None:
+            scores = scores.masked_fill(source.hidden, lowest)
+        gaussian: torch.Tensor | None = None
+        if self.window:
+            outside, gaussian = self.locate(query, source, positions)
+            scores = scores.masked_fill(outside, lowest)
+        weights = F.softmax(scores, dim=-1, dtype=at_least_float32(scores)).to(query.dtype)
+        weights = weights if gaussian is None else weights * gaussian
+        return torch.matmul(weights, source.values), weights
+
+    def locate(
+        self, query: torch.Tensor, source: Source, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """What is outside of each query's window, bool (batch, queries, source), and its Gaussian, if it has one."""
+        is_token = torch.ones_like(source.values[..., 0], dtype=at_least_float32(query))
+        is_token = is_token if source.hidden is None else is_token.masked_fill(source.hidden[:, 0], 0)
+        length = is_token.sum(1, keepdim=True).clamp(min=1)
+        place = (is_token.cumsum(1) - 1)[:, None]
+        if self.is_predictive:
+            energy = self.position_energy(torch.tanh(self.position_proj(query))).squeeze(-1)
+            centre = length * torch.sigmoid(energy.to(length))
+        else:
+            centre = positions.to(length)
+        middle = torch.minimum(centre.detach().round(), length - 1)[..., None]
+        outside = (place - middle).abs() > self.window
+        if not self.is_predictive:
+            return outside, None
+        gaussian = torch.exp(-((place - centre[..., None]) ** 2) / (2 * (self.window / 2) ** 2))
+        return outside, gaussian.to(query.dtype)
+
+
+def at_least_float32(states: torch.Tensor) -> torch.dtype:
+    """What to take a softmax in, or to count in."""
+    return torch.promote_types(states.dtype, torch.float32)
+
+
+# The decoder's state
+
+
+class RecurrentCache(Cache):
+    """What a recurrent decoder goes on from: its size does not depend on how much it has read.
+
+    Attributes:
+        states: of each layer, first to last, h and with LSTMs c (batch, hidden_size); with input feeding also the last
+            attentional vector. Empty before the first token.
+        source: what it looks at, or None without attention.
+        counts: tokens read, padding not among them (batch,).
+        length: tokens read, padding among them.
+    """
+
+    is_compileable = False
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+        self.states: list[torch.Tensor] = []
+        self.source: Any = None
+        self.counts: Any = None
+        self.length = 0
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Tokens read, as in transformers' caches."""
+        return self.length
+
+    def map(self, function: Map) -> None:
+        """Replaces each tensor by the same of it."""
+        self.states = [function(state) for state in self.states]
+        self.source = None if self.source is None else self.source.map(function)
+        self.counts = None if self.counts is None else function(self.counts)
+
+    def go_on(self, states: list[torch.Tensor], rows: Rows) -> None:
+        """Takes the states after some tokens; a row without a token stays as it was."""
+        if not rows.whole:
+            still = (rows.counts == 0)[:, None]
+            states = [torch.where(still, old, new) for old, new in zip(self.states, states, strict=True)]
+        self.states = states
+
+    def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
+        """Takes the rows `beam_idx`: those of the hypotheses that a beam search goes on with."""
+        self.map(lambda state: state.index_select(0, beam_idx.to(state.device)))
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Each row so many times."""
+        self.map(lambda state: state.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Some rows."""
+        self.map(lambda state: state[indices])
+
+    def crop(self, max_length: int) -> None:
+        """A state does not say what it was: raises `ValueError`."""
+        raise ValueError("A recurrent state cannot go back to an earlier token.")
+
+
+# Encoder and decoder
+
+
+# trf-ignore: TRF013 (each model calls `post_init` once its modules are there)
+class RecurrentPreTrainedModel(VanillaBasePreTrainedModel):
+    """Initialisation, loading and saving, for the recurrent family."""
+
+    config: RecurrentConfig
+    supports_gradient_checkpointing = False
+    _no_split_modules = ["RecurrentEncoder", "RecurrentDecoder"]
+    _supports_sdpa = False
+    _supports_flash_attn = False
+    _supports_flex_attn = False
+    _supports_attention_backend = False
+    _can_compile_fullgraph = False
+
+    # trf-ignore: TRF018 (the Transformer's has other modules, and other distributions)
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        """All weights uniform around 0, by default with variance 1 / hidden_size (Glorot and Bengio, 2010)."""
+        bound = self.config.initializer_range or (3 / self.config.hidden_size) ** 0.5
+        if isinstance(module, (nn.Linear, nn.Embedding, nn.RNNBase)):
+            for parameter in module.parameters(recurse=False):
+                init.uniform_(parameter, -bound, bound)
+
+    @classmethod
+    def from_encoder_decoder_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """There are no recurrent checkpoints of one stack to start from: raises `ValueError`."""
+        raise ValueError(f"{cls.__name__} has no families of one stack to start from: use `from_pretrained`.")
+
+
+class RecurrentStack(RecurrentPreTrainedModel):
+    """What encoder and decoder share."""
+
+    reads_target = False
+    look_up = VanillaStack.look_up
+
+    def read(
+        self,
+        input_ids: torch.Tensor | None,
+        inputs_embeds: torch.Tensor | None,
+        mask: torch.Tensor | None,
+        **past: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Embeddings (batch, length, hidden_size), and where there are tokens, bool (batch, length).
+
+        Raises:
+            ValueError: see [`VanillaStack.look_up`]; and for masks that are not (batch, length).
+        """
+        embeds = self.scale(self.look_up(input_ids, inputs_embeds, mask, None, **past))
+        if mask is None:
+            return embeds, torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
+        if mask.ndim != 2:
+            name = "decoder_attention_mask" if self.reads_target else "attention_mask"
+            raise ValueError(f"`{name}` must be (batch, length) in a recurrent model, got {tuple(mask.shape)}.")
+        return embeds, mask[:, -embeds.shape[1] :].to(embeds.device).bool()
+
+    def scale(self, embeds: torch.Tensor) -> torch.Tensor:
+        """Embeddings times sqrt(hidden_size): as large as cells want their inputs, where the projection to the
+        vocabulary, which is the same matrix, wants small ones (Vaswani et al., 2017, section 3.4)."""
+        return embeds * self.config.hidden_size**0.5
+
+    def wants(self, name: str, options: Any) -> bool:
+        """Whether `name` is asked for, in a call's `options` or by the configuration."""
+        asked = options.get(name)
+        return bool(getattr(self.config, name) if asked is None else asked)
+
+    def drop(self, states: torch.Tensor) -> torch.Tensor:
+        """With some of them dropped, in training."""
+        return dropout(states, self.config.dropout, self.training)
+
+
+class RecurrentEncoder(RecurrentStack):
+    """Bidirectional layers (Bahdanau et al., 2015, section 3.2): h_j is a half that has read up to j from the left,
+    and one from the right."""
+
+    def __init__(self, config: RecurrentConfig):
+        super().__init__(config)
+        width = config.hidden_size
+        self.embed_tokens = nn.Embedding(config.vocab_size, width)
+        self.layers = nn.ModuleList(
+            LAYERS[config.cell_type](width, width // 2, batch_first=True, bidirectional=True)
+            for _ in range(config.encoder_layers)
+        )
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutput:
+        """Encodes a batch.
+
+        Args:
+            input_ids: token ids (batch, source); or else `inputs_embeds` (batch, source, hidden_size), unscaled.
+            attention_mask: 1 for tokens, 0 for padding, wherever it stands (batch, source).
+            position_ids: not taken: these models read tokens in their order.
+            kwargs: `output_hidden_states`, `return_dict`.
+
+        Returns:
+            `last_hidden_state` (batch, source, hidden_size), 0 for padding.
+
+        Raises:
+            ValueError: for ids outside of the vocabulary, an empty source, a mask of another shape, neither or both
+                kinds of input, and for positions.
+        """
+        check_no_positions(position_ids, "position_ids")
+        embeds, kept = self.read(input_ids, inputs_embeds, attention_mask)
+        rows = Rows(kept)
+        states = rows.to_front(embeds)
+        hidden_states = []
+        for layer in self.layers:
+            states, _ = rows.run(layer, self.drop(states))
+            hidden_states.append(states)
+        last = rows.back(hidden_states.pop())
+        return BaseModelOutput(
+            last_hidden_state=last,
+            hidden_states=(
+                (embeds, *map(rows.back, hidden_states), last) if self.wants("output_hidden_states", kwargs) else None
+            ),
+        )
+
+
+class RecurrentDecoder(RecurrentStack):
+    """Layers that read the target from the left, and look at the source by [`Attention`]. s_t is the last one's state.
+
+    - none: s_t = f(s_(t-1), y_(t-1)), which is the output; the source is in s_0 alone.
+    - additive (Bahdanau et al., 2015, A.2.2): c_t by s_(t-1); s_t = f(s_(t-1), [y_(t-1); c_t]); output
+      tanh(W [y_(t-1); c_t; s_t]).
+    - the others (Luong et al., 2015, eq. 5): s_t = f(s_(t-1), y_(t-1)); c_t by s_t; output tanh(W [c_t; s_t]), the
+      attentional vector, which is a part of the next input with input feeding.
+
+    s_0 = tanh(W [last state from the left; last state from the right]) for each layer (Bahdanau, A.2.2), and so is an
+    LSTM's first cell.
+
+    Where no input waits for an output, layers and attention take a target as a whole; else one token after the other.
+    """
+
+    reads_target = True
+
+    def __init__(self, config: RecurrentConfig):
+        super().__init__(config)
+        width, kind = config.hidden_size, config.attention_type
+        self.feeds_context = kind == "additive"
+        # CODEPATH: Bahdanau's decoder reads the context, Luong's with input feeding the attentional vector.
+        fed = width if self.feeds_context or config.input_feeding else 0
+        self.embed_tokens = nn.Embedding(config.vocab_size, width)
+        self.layers = nn.ModuleList(
+            LAYERS[config.cell_type](width + (0 if i else fed), width, batch_first=True)
+            for i in range(config.decoder_layers)
+        )
+        self.input_feeding = config.input_feeding
+        # CODEPATH: Sutskever's and Luong's LSTMs have a cell beside their state; Cho's and Bahdanau's GRUs have none.
+        self.states_per_layer = 2 if config.cell_type == "lstm" else 1
+        self.initial_proj = nn.Linear(width, width * self.states_per_layer * config.decoder_layers)
+        self.attention: Any = None if kind == "none" else Attention(config)
+        if self.attention is not None:
+            self.output_proj = nn.Linear(width * (3 if self.feeds_context else 2), width)
+        self.post_init()
+
+    @can_return_tuple
+    @merge_with_config_defaults
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_attention_mask: torch.Tensor | None = None,
+        past_key_values: RecurrentCache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Decodes a batch, or its next tokens where `past_key_values` hold the state after those before.
+
+        Args:
+            input_ids: token ids (batch, target); or else `inputs_embeds` (batch, target, hidden_size), unscaled.
+            attention_mask: 1 for tokens, 0 for padding, which is passed over (batch, cached + target).
+            position_ids: not taken: these models read tokens in their order.
+            encoder_hidden_states: the encoder's output (batch, source, hidden_size).
+            encoder_attention_mask: 1 for tokens, 0 for padding (batch, source).
+            past_key_values: the state after the tokens before; it is brought up to date.
+            use_cache: whether to return `past_key_values`.
+            kwargs: `output_hidden_states` (embeddings, then each layer's states), `output_attentions`, `return_dict`.
+
+        Returns:
+            `last_hidden_state` (batch, target, hidden_size), the output, 0 for padding; `cross_attentions`, a tuple of
+            one tensor (batch, 1, target, source).
+
+        Raises:
+            ValueError: for ids outside of the vocabulary, an empty target, masks of another shape, neither or both
+                kinds of input, no encoder's output, another kind of cache, and for positions.
+        """
+        check_no_positions(position_ids, "decoder_position_ids")
+        if encoder_hidden_states is None:
+            raise ValueError(f"{type(self).__name__} needs `encoder_hidden_states`.")
+        if past_key_values is not None and not isinstance(past_key_values, RecurrentCache):
+            kind = type(past_key_values).__name__
+            raise ValueError(f"`past_key_values` must be a RecurrentCache that this model returned, got a {kind}.")
+        cache = RecurrentCache() if past_key_values is None else past_key_values
+        embeds, kept = self.read(input_ids, inputs_embeds, attention_mask, past_length=cache.length)
+        if encoder_hidden_states.shape[0] != embeds.shape[0]:
+            batches = f"{encoder_hidden_states.shape[0]} sources and {embeds.shape[0]} targets"
+            raise ValueError(f"`input_ids` and `decoder_input_ids` must be of one batch, got {batches}.")
+        if not cache.states:
+            self.begin(cache, encoder_hidden_states, encoder_attention_mask)
+        needed = kwargs.pop("needed", None)
+        if needed is not None and self.training and needed.shape == kept.shape:
+            kept = kept & needed.flip(1).cummax(1).values.flip(1)  # what no label comes after
+
+        rows = Rows(kept)
+        positions = cache.counts[:, None] + torch.arange(embeds.shape[1], device=embeds.device)
+        run = self.run_by_step if self.input_feeding or self.feeds_context else self.run_as_a_whole
+        output, weights, hidden_states = run(self.drop(rows.to_front(embeds)), rows, cache, positions, bool(use_cache))
+        cache.counts, cache.length = cache.counts + rows.counts, cache.length + embeds.shape[1]
+        looks = None
+        if weights is not None and self.wants("output_attentions", kwargs):
+            looks = (rows.back(weights)[:, None],)
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=rows.back(output),
+            past_key_values=cache if use_cache else None,
+            hidden_states=(
+                (embeds, *map(rows.back, hidden_states)) if self.wants("output_hidden_states", kwargs) else None
+            ),
+            cross_attentions=looks,
+        )
+
+    def begin(self, cache: RecurrentCache, encoder_states: torch.Tensor, mask: torch.Tensor | None) -> None:
+        """What a decoder knows before the first token of each target, from encoder states (batch, source, hidden_size)
+        and the mask of their tokens (batch, source)."""
+        check_mask(mask, encoder_states, "attention_mask")
+        batch, length, width = encoder_states.shape
+        rows = torch.arange(batch, device=encoder_states.device)
+        first, last = torch.zeros_like(rows), torch.full_like(rows, length - 1)
+        if mask is not None:
+            places = torch.arange(1, length + 1, device=mask.device) * mask.bool()
+            first, last = mask.bool().long().argmax(1), places.argmax(1)
+        half = width // 2
+        ends = torch.cat((encoder_states[rows, last, :half], encoder_states[rows, first, half:]), dim=1)
+        initial = torch.tanh(self.initial_proj(ends)).to(encoder_states.dtype)
+        cache.states = list(initial.view(batch, -1, width).transpose(0, 1).contiguous())
+        if self.input_feeding:
+            cache.states.append(torch.zeros_like(cache.states[0]))
+        if self.attention is not None:
+            cache.source = self.attention.look_at(encoder_states, mask)
+        cache.counts = torch.zeros_like(rows)
+
+    def run_as_a_whole(
+        self, inputs: torch.Tensor, rows: Rows, cache: RecurrentCache, positions: torch.Tensor, keeps_state: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]:
+        """From inputs (batch, target, hidden_size), their tokens in front, to the output, the weights (batch, target,
+        source), and the states h of each layer. The cache gets the state after it if `keeps_state`."""
+        hidden_states, after = [], []
+        states_of_layer = zip(*[iter(cache.states)] * self.states_per_layer, strict=True)
+        for number, (layer, before) in enumerate(zip(self.layers, states_of_layer, strict=True)):
+            inputs = self.drop(inputs) if number else inputs
+            initial = tuple(state[None] for state in before)
+            inputs, final = rows.run(layer, inputs, initial if len(initial) > 1 else initial[0], keeps_state)
+            hidden_states.append(inputs)
+            after += [state[0] for state in (final if isinstance(final, tuple) else (final,)) if state is not None]
+        if keeps_state:
+            cache.go_on(after, rows)
+        if self.attention is None:
+            return self.finish(inputs), None, hidden_states
+        context, weights = self.attention(inputs, cache.source, positions)
+        return self.finish(torch.cat((context, inputs), dim=-1)), weights, hidden_states
+
+    def run_by_step(
+        self, inputs: torch.Tensor, rows: Rows, cache: RecurrentCache, positions: torch.Tensor, keeps_state: bool
+    ) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]:
+        """The same, one step after the other, each of those rows only that are not at their end."""
+        states, source, packed_inputs = cache.states, cache.source, rows.pack(inputs)
+        if rows.whole:
+            steps, positions = inputs.unbind(1), positions[:, :1]
+        else:
+            steps, order = packed_inputs.data.split(packed_inputs.batch_sizes.tolist()), packed_inputs.sorted_indices
+            states, source = [state[order] for state in states], source.map(lambda x: x[order])
+            positions = positions[order, :1]
+        ended: list[list[torch.Tensor]] = []
+        outputs, weights, hidden_states = [], [], []
+        for x in steps:
+            if len(x) < len(states[0]):
+                ended.append([state[len(x) :] for state in states])
+                states, positions = [state[: len(x)] for state in states], positions[: len(x)]
+                source = source.first(len(x))
+            output, states, looks = self.step(x, states, source, positions)
+            positions = positions + 1
+            outputs.append(output)
+            weights.append(looks)
+            hidden_states.append(states[:: self.states_per_layer][: len(self.layers)])
+        ended.append(states)
+        if keeps_state:
+            after = [torch.cat(parts[::-1]) for parts in zip(*ended, strict=True)]
+            cache.go_on(after if rows.whole else [state[packed_inputs.unsorted_indices] for state in after], rows)
+
+        def together(parts: Any) -> torch.Tensor:
+            return torch.stack(parts, 1) if rows.whole else rows.unpack(packed_inputs._replace(data=torch.cat(parts)))
+
+        output = together(outputs)
+        output = output if self.input_feeding else self.finish(output)
+        return output, together(weights), [together(parts) for parts in zip(*hidden_states, strict=True)]
+
+    def step(
+        self, x: torch.Tensor, states: list[torch.Tensor], source: Source | None, positions: torch.Tensor
+    ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor | None]:
+        """One token each of one or several hypotheses for each source, in one row after the other.
+
+        Args:
+            x: embeddings (hypotheses, hidden_size).
+            states: as in [`RecurrentCache`], (hypotheses, hidden_size).
+            source: what they look at.
+            positions: of the tokens (sources or 1, 1).
+
+        Returns:
+            What [`finish`] makes the output of, or with input feeding the output; the states after it; the weights
+            (hypotheses, source).
+        """
+        weights = None
+        if self.feeds_context:
+            context, weights = self.look(states[-self.states_per_layer], source, positions)
+            x = torch.cat((x, context), dim=1)
+        elif self.input_feeding:
+            x = torch.cat((x, states[-1]), dim=1)
+        inner, after = x, []
+        for number, layer in enumerate(self.layers):
+            inner = self.drop(inner) if number else inner
+            start = number * self.states_per_layer
+            after += run_cell(layer, inner, states[start : start + self.states_per_layer])
+            inner = after[start]
+        if self.attention is None:
+            return inner, after, None
+        if self.feeds_context:
+            return torch.cat((x, inner), dim=1), after, weights
+        context, weights = self.look(inner, source, positions)
+        output = torch.cat((context, inner), dim=1)
+        if self.input_feeding:
+            output = self.finish(output)
+            after.append(output)
+        return output, after, weights
+
+    def look(self, query: torch.Tensor, source: Any, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Contexts and weights, a row each for those of `query` (hypotheses, hidden_size)."""
+        queries = query.unflatten(0, (len(source.values), -1))
+        context, weights = self.attention(queries, source, positions)
+        return context.flatten(0, 1), weights.flatten(0, 1)
+
+    def finish(self, states: torch.Tensor) -> torch.Tensor:
+        """The output (..., hidden_size), after dropout, of the last layer's state or of it and what goes with it."""
+        return self.drop(states if self.attention is None else torch.tanh(self.output_proj(states)))
+
+
+def run_cell(layer: Any, x: torch.Tensor, before: list[torch.Tensor]) -> list[torch.Tensor]:
+    """One step of a layer from its states before, each (rows, hidden_size), as `nn.LSTMCell` or `nn.GRUCell`."""
+    weights = (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0)
+    if isinstance(layer, nn.LSTM):
+        return list(torch.lstm_cell(x, before, *weights))
+    return [torch.gru_cell(x, before[0], *weights)]
+
+
+def check_no_positions(position_ids: torch.Tensor | None, name: str) -> None:
+    """Raises `ValueError` for positions."""
+    if position_ids is not None:
+        raise ValueError(f"A recurrent model reads tokens in their order and takes no `{name}`: leave them out.")
+
+
+# Search
+
+
+class RecurrentIncrementalDecoder:
+    """The decoder of a model, made ready for many steps: what [`beam_search`] goes through a target with.
+
+    Args:
+        model: of the recurrent family.
+        precision: "float32", or the model's own.
+    """
+
+    def __init__(self, model: Any, precision: str = "float32"):
+        if precision != "float32":
+            raise ValueError(f"precision is {precision!r}; a recurrent model has float32 alone, or its own")
+        self.decoder: RecurrentDecoder = model.get_decoder()
+        self.head = packed([model.lm_head], precision)
+
+    def begin(self, prompts: torch.Tensor, beams: int, most: int, inputs: dict[str, Any]) -> "RecurrentBeams":
+        """The hypotheses of a search: see [`RecurrentBeams`]."""
+        return RecurrentBeams(self, prompts, inputs)
+
+
+class RecurrentBeams:
+    """The hypotheses of a batch, and the decoder's state after each. Those of a sentence share its source.
+
+    Args:
+        incremental: the decoder.
+        prompts: what the hypotheses begin with (batch, prompt).
+        inputs: what `generate` prepared for the model, a row for each sentence.
+
+    Attributes:
+        logits: of the token after the prompt, float32 (batch, 1, vocab_size).
+    """
+
+    def __init__(self, incremental: RecurrentIncrementalDecoder, prompts: torch.Tensor, inputs: dict[str, Any]):
+        self.decoder, self.head = incremental.decoder, incremental.head
+        outputs = self.decoder(
+            input_ids=prompts,
+            attention_mask=inputs.get("decoder_attention_mask"),
+            encoder_hidden_states=inputs["encoder_outputs"][0],
+            encoder_attention_mask=inputs.get("attention_mask"),
+            use_cache=True,
+            return_dict=True,
+        )
+        cache: Any = outputs.past_key_values
+        self.source, self.next_position = cache.source, cache.counts[:, None]
+        self.states = [state[:, None] for state in cache.states]  # (batch, hypotheses, hidden_size)
+        self.logits = self.head(outputs.last_hidden_state[:, -1:]).float()
+
+    def step(self, tokens: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
+        """The logits (batch, beams, vocab_size) after `tokens` (batch, beams), each of which continues the hypothesis
+        `parents` (batch, beams) of its sentence."""
+        decoder = self.decoder
+        # After the prompt there is but one.
+        parents = parents.clamp(max=self.states[0].shape[1] - 1)[..., None]
+        states = [state.gather(1, parents.expand(-1, -1, state.shape[2])).flatten(0, 1) for state in self.states]
+        output, states, _ = decoder.step(
+            decoder.scale(decoder.embed_tokens(tokens.flatten())), states, self.source, self.next_position
+        )
+        output = output if decoder.input_feeding else decoder.finish(output)
+        self.states = [state.unflatten(0, tokens.shape) for state in states]
+        self.next_position = self.next_position + 1
+        return self.head(output).float().unflatten(0, tokens.shape)
+
+    def keep(self, rows: torch.Tensor) -> None:
+        """Drops all sentences but those at `rows`."""
+        self.states = [state[rows] for state in self.states]
+        self.source = None if self.source is None else self.source.map(lambda x: x[rows])
+        self.next_position = self.next_position[rows]
+
+
+# Models
+
+
+class RecurrentModel(RecurrentPreTrainedModel, VanillaModel):
+    """The encoder-decoder without its output projection: `AutoModel` of the recurrent family.
+
+    Arguments are those of [`VanillaModel.forward`], but for positions; `past_key_values` is a [`RecurrentCache`].
+    """
+
+    def __init__(self, config: RecurrentConfig):
+        VanillaBasePreTrainedModel.__init__(self, config)  # `VanillaModel` would build a Transformer's stacks
+        self.encoder = RecurrentEncoder(config)
+        self.decoder = RecurrentDecoder(config)
+        self.post_init()
+
+
+class RecurrentForConditionalGeneration(RecurrentPreTrainedModel, VanillaForConditionalGeneration):
+    """The encoder-decoder and the projection of its output to the vocabulary.
+
+    Arguments are those of [`VanillaForConditionalGeneration.forward`], but for positions.
+    """
+
+    incremental_decoder_class = RecurrentIncrementalDecoder
+    # Candidates of assisted generation are taken back; a recurrent state cannot be.
+    _is_stateful = True
+
+    def __init__(self, config: RecurrentConfig):
+        VanillaBasePreTrainedModel.__init__(self, config)
+        self.model = RecurrentModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @classmethod
+    def _supports_default_dynamic_cache(cls) -> bool:
+        """Keys and values of the past are what these models do without: they bring their own cache."""
+        return False
+
+
+__all__ = ["RecurrentForConditionalGeneration", "RecurrentModel", "RecurrentPreTrainedModel"]

@@ -1,0 +1,253 @@
+"""The decoder alone, the way to GPT (Radford et al., 2018), and its heads."""
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from transformers.cache_utils import Cache
+from transformers.generation import GenerationMixin
+from transformers.modeling_outputs import (
+    CausalLMOutputWithPast,
+    SequenceClassifierOutputWithPast,
+    TokenClassifierOutput,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.processing_utils import Unpack
+from transformers.utils import TransformersKwargs
+from transformers.utils.generic import can_return_tuple
+from transformers.utils.output_capturing import OutputRecorder
+
+from .checks_vanilla import check_ids
+from .configuration_vanilla import VanillaDecoderConfig
+from .losses_vanilla import cross_entropy, logits_and_loss, sequence_classification_loss
+from .modeling_vanilla import (
+    DecoderLayer,
+    MultiHeadAttention,
+    VanillaBasePreTrainedModel,
+    VanillaDecoder,
+    keep_positions,
+    keeps_all,
+)
+from .unpadding_vanilla import first_token
+
+
+class VanillaDecoderPreTrainedModel(VanillaBasePreTrainedModel):
+    """Loads a decoder-only model, also from the decoder of a seq2seq checkpoint, without its cross-attention."""
+
+    config: VanillaDecoderConfig
+    base_model_prefix = "decoder"
+    _no_split_modules = ["DecoderLayer"]
+    _keys_to_ignore_on_load_unexpected = [r"^(model\.)?encoder\.", r"\.cross_attention"]
+
+
+class VanillaDecoderModel(VanillaDecoder, VanillaDecoderPreTrainedModel):
+    """The decoder alone, without cross-attention: `AutoModel` of the decoder family."""
+
+    config: VanillaDecoderConfig
+    base_model_prefix = "decoder"
+    _can_record_outputs = {"hidden_states": DecoderLayer, "attentions": OutputRecorder(MultiHeadAttention, index=1)}
+
+
+class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
+    """Predicts the next token (Radford et al., 2018)."""
+
+    _tied_weights_keys = {"lm_head.weight": "decoder.embed_tokens.weight"}
+    _tp_plan = {"lm_head": "colwise_gather_output"}
+    _fsdp_plan = {"lm_head": "keep_full_weight"}
+
+    def __init__(self, config: VanillaDecoderConfig):
+        super().__init__(config)
+        self.decoder = VanillaDecoderModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        logits_to_keep: int | torch.Tensor = 0,
+        output_logits: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> CausalLMOutputWithPast:
+        """See [`VanillaDecoder.forward`] for the other arguments.
+
+        Args:
+            labels: the same ids as `input_ids` (batch, target), -100 where there is no loss; they are shifted here, so
+                that each position predicts the next. `shift_labels` are taken as they are.
+            logits_to_keep: how many of the last logits, or which positions, to compute; 0 for all.
+            output_logits: whether to return the logits; by default they are, except in training with `labels`: see
+                [`logits_and_loss`].
+            kwargs: `label_smoothing` and `num_items_in_batch`, see [`cross_entropy`].
+
+        Returns:
+            `logits` (batch, target, vocab_size), and with `labels` the mean cross-entropy per token, or their sum over
+            `num_items_in_batch`.
+        """
+        if labels is not None and use_cache is None:
+            use_cache = False
+        next_tokens = kwargs.get("shift_labels")
+        if next_tokens is None and labels is not None:
+            if labels.ndim != 2:
+                raise ValueError(f"`labels` must be (batch, target), got {tuple(labels.shape)}.")
+            check_ids(labels, self.config.vocab_size, "labels", "vocab_size", ignored=-100)
+            next_tokens = F.pad(labels[:, 1:], (0, 1), value=-100)
+        outputs = self.decoder(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            needed=None if next_tokens is None or not keeps_all(logits_to_keep) else next_tokens != -100,
+            **kwargs,
+        )
+        hidden_states = keep_positions(outputs.last_hidden_state, logits_to_keep)
+        logits, loss = logits_and_loss(self, hidden_states, next_tokens, output_logits, **kwargs)
+        return CausalLMOutputWithPast(
+            loss=loss,
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+# By the names in this table, and by nothing else, `Trainer` knows that smoothed labels are to be shifted.
+MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[VanillaDecoderConfig.model_type] = VanillaDecoderForCausalLM.__name__
+
+
+class VanillaDecoderForSequenceClassification(VanillaDecoderPreTrainedModel):
+    """Classes, labels or a value for a text, from its last token, the only one that has seen all of it."""
+
+    def __init__(self, config: VanillaDecoderConfig):
+        super().__init__(config)
+        self.decoder = VanillaDecoderModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.score = nn.Linear(config.hidden_size, config.num_labels or 2, bias=False)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> SequenceClassifierOutputWithPast:
+        """See [`VanillaDecoder.forward`] for the other arguments, and [`sequence_classification_loss`] for `labels`.
+
+        The last token of a text is the last that is not padding: by `attention_mask`, or else by `pad_token_id`.
+        Positions count tokens, not padding, unless given.
+
+        Returns:
+            `logits` (batch, num_labels), and the loss with `labels`.
+        """
+        if self.training and labels is not None and use_cache is None:
+            use_cache = False
+        if position_ids is None and past_key_values is None:
+            position_ids = token_positions(attention_mask)
+        outputs = self.decoder(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            needed=first_token(attention_mask),
+            **kwargs,
+        )
+        hidden_states = outputs.last_hidden_state
+        length = hidden_states.shape[1]
+        is_token = torch.ones(hidden_states.shape[:2], dtype=torch.long, device=hidden_states.device)
+        if attention_mask is not None and attention_mask.ndim == 2:
+            is_token = attention_mask[:, -length:].long()
+        elif input_ids is not None and self.config.pad_token_id is not None:
+            is_token = (input_ids != self.config.pad_token_id).long()
+        last = (is_token * torch.arange(length, device=is_token.device)).argmax(-1).to(hidden_states.device)
+        pooled = hidden_states[torch.arange(hidden_states.shape[0], device=last.device), last]
+        logits = self.score(self.dropout(pooled))
+        return SequenceClassifierOutputWithPast(
+            loss=None if labels is None else sequence_classification_loss(logits, labels, self.config, **kwargs),
+            logits=logits,
+            past_key_values=outputs.past_key_values,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+class VanillaDecoderForTokenClassification(VanillaDecoderPreTrainedModel):
+    """A class for each token, from it and the tokens before it."""
+
+    def __init__(self, config: VanillaDecoderConfig):
+        super().__init__(config)
+        self.decoder = VanillaDecoderModel(config)
+        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels or 2)
+        self.post_init()
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> TokenClassifierOutput:
+        """See [`VanillaDecoder.forward`] for the other arguments. Positions count tokens, not padding, unless given.
+
+        Args:
+            labels: classes (batch, target), -100 where there is no loss.
+
+        Returns:
+            `logits` (batch, target, num_labels), and the loss with `labels`.
+        """
+        if self.training and labels is not None and use_cache is None:
+            use_cache = False
+        if position_ids is None and past_key_values is None:
+            position_ids = token_positions(attention_mask)
+        outputs = self.decoder(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            needed=None if labels is None else labels != -100,
+            **kwargs,
+        )
+        logits = self.classifier(self.dropout(outputs.last_hidden_state))
+        return TokenClassifierOutput(
+            loss=None if labels is None else cross_entropy(logits, labels, **kwargs),
+            logits=logits,
+            hidden_states=outputs.hidden_states,
+            attentions=outputs.attentions,
+        )
+
+
+def token_positions(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """Positions (batch, length) that count the tokens of a mask (batch, length): padding on the left moves none."""
+    if attention_mask is None or attention_mask.ndim != 2:
+        return None
+    return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)
+
+
+__all__ = [
+    "VanillaDecoderForCausalLM",
+    "VanillaDecoderForSequenceClassification",
+    "VanillaDecoderForTokenClassification",
+    "VanillaDecoderModel",
+    "VanillaDecoderPreTrainedModel",
+]

@@ -1,0 +1,87 @@
+"""What a run leaves for its reader."""
+
+import contextlib
+import dataclasses
+import importlib.metadata
+import itertools
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+from transformers import BatchEncoding, PreTrainedTokenizerBase
+
+from hf_vanilla.environment import hardware
+from hf_vanilla.training.config import TrainingConfig
+from hf_vanilla.training.state import SUMMARY, RunState
+from hf_vanilla.training.tasks import Task
+from hf_vanilla.translation.loading import side_by_side
+from hf_vanilla.translation.translator import Translator
+
+
+def describe_examples(
+    micro_batches: Sequence[BatchEncoding], tokenizer: PreTrainedTokenizerBase, folder: Path, innocent: bool
+) -> str:
+    """Name the examples of the processes whose loss is not finite, and write all of them to a file."""
+    texts = [
+        tokenizer.decode(row, skip_special_tokens=True)
+        for batch in micro_batches
+        for row in batch["input_ids"].tolist()
+    ]
+    found = gather_object([] if innocent else texts)
+    path = folder / "bad_examples.json"
+    with contextlib.suppress(OSError):
+        path.write_text(json.dumps(found, ensure_ascii=False, indent=1), encoding="utf-8")
+    return f"a batch of {len(found)} examples (in {path}), the first of them {found[0][:80]!r}"
+
+
+def write_samples(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Any, folder: Path) -> None:
+    """Keep five validation examples for the model's card: texts, or sentences and what the model makes of them now,
+    which is shown, too, and can be compared with what the saved model will make."""
+    rows = list(itertools.islice(rows, 1000))
+    some = rows[:: math.ceil(len(rows) / 5)]
+    samples = [{"text": row["text"][:500]} for row in some if "text" in row]
+    if not samples:
+        sources, targets = [row["source"] for row in some], [row["target"] for row in some]
+        translations = Translator(model, tokenizer)(sources)
+        print(side_by_side(sources, translations, [[target] for target in targets], 5), end="\n\n")
+        texts = zip(sources, targets, translations, strict=True)
+        samples = [dict(zip(("source", "target", "translation"), text, strict=True)) for text in texts]
+    lines = (json.dumps(sample, ensure_ascii=False) for sample in samples)
+    (folder / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def write_summary(
+    folder: Path,
+    config: TrainingConfig,
+    command: str | None,
+    state: RunState,
+    scores: dict[str, float],
+    task: Task,
+    accelerator: Accelerator,
+) -> None:
+    """What a model card wants to know about a run, as `training_summary.json`."""
+    packages = ("torch", "transformers", "datasets", "tokenizers", "accelerate")
+    summary = {
+        "command": command,
+        "configuration": dataclasses.asdict(config),
+        "updates": state.step,
+        "epochs": state.epoch + bool(state.next_update),
+        "seconds": state.elapsed,
+        "target_tokens": state.target_tokens,
+        "training_examples": state.examples,
+        "dropped_examples": dict(task.dropped),
+        "final": scores,
+        "best_validation_loss": state.best_validation_loss,
+        "processes": accelerator.num_processes,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else accelerator.device.type,
+        "hardware": hardware(),
+        "distributed_type": accelerator.distributed_type.value,
+        "mixed_precision": accelerator.mixed_precision,
+        "versions": {name: importlib.metadata.version(name) for name in ("hf-vanilla", *packages)},
+    }
+    (folder / SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")

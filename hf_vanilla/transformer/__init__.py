@@ -1,1 +1,0 @@
-"""The Transformer families: what is copied to the Hub beside a checkpoint."""

@@ -1,0 +1,60 @@
+"""Models and tokenizers as they are loaded, and texts beside each other."""
+
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoConfig, AutoTokenizer
+
+# "At most source length + 50" (section 6.1).
+EXTRA_TOKENS = 50
+
+
+def load_config_and_tokenizer(name: str | Path, auto_class: Any, expected: str, **hub: Any) -> tuple[Any, Any]:
+    """Those of a folder or a Hub model.
+
+    Raises:
+        FileNotFoundError: there is no such folder or model.
+        ValueError: it is none of `auto_class`, which is `expected`, or has no tokenizer.
+    """
+    try:
+        config = AutoConfig.from_pretrained(name, **hub)
+    except OSError as error:
+        if Path(name).exists():
+            raise
+        raise FileNotFoundError(f"{name}: no such folder, and no model on the Hub that can be reached") from error
+    remote = getattr(config, "auto_map", None) or {}
+    if type(config) not in auto_class._model_mapping and auto_class.__name__ not in remote:
+        raise ValueError(f"{name} is a {config.model_type} model; expected {expected}")
+    try:
+        return config, AutoTokenizer.from_pretrained(name, **hub)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{name} has no tokenizer that can be loaded: {error}") from error
+
+
+def words_of_tokens(text: str, offsets: Iterable[tuple[int, int]]) -> list[int | None]:
+    """The word that each token belongs to, None for special tokens."""
+    spans = [match.span() for match in re.finditer(r"\S+", text)]
+    return [
+        next((i for i, (start, end) in enumerate(spans) if start < last and first < end), None)
+        for first, last in offsets
+    ]
+
+
+def positions_of(config: Any) -> int:
+    """How many tokens a model has positions for; sinusoids have no end."""
+    if getattr(config, "position_embedding_type", None) in ("sinusoidal", "sinusoidal_halves"):
+        return 10**6
+    return getattr(config, "max_position_embeddings", 10**6)
+
+
+def side_by_side(
+    sources: Sequence[str], translations: Sequence[str], references: Sequence[Sequence[str]], count: int
+) -> str:
+    """`count` sentences, evenly from the whole, each with its translation and all of its references, as text."""
+    blocks = []
+    for row in range(0, len(sources), max(1, len(sources) // max(1, count)))[:count]:
+        lines = [f"source:      {sources[row]}", f"translation: {translations[row]}"]
+        blocks.append("\n".join(lines + [f"reference:   {reference}" for reference in references[row]]))
+    return "\n\n".join(blocks)

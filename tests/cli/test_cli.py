@@ -1,0 +1,309 @@
+"""The command line: instant help, order kept, scores with signatures, and errors of one line."""
+
+import io
+import json
+import os
+import re
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
+
+from hf_vanilla import VanillaDecoderConfig, VanillaDecoderForCausalLM, cli
+from hf_vanilla.data.tokenization import train_tokenizer
+
+ROOT = Path(__file__).parents[2]
+VERBS = ("train", "translate", "generate", "evaluate", "attend", "export")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A corpus, and a model that hardly learned anything from it, trained by the command line."""
+    folder = tmp_path_factory.mktemp("cli")
+    rows = [(f"the number {n} and {n + 1}", f"die Zahl {n} und {n + 1}") for n in range(200)]
+    (folder / "pairs.tsv").write_text("en\tde\n" + "".join(f"{en}\t{de}\n" for en, de in rows), encoding="utf-8")
+    config = {
+        "output_dir": folder / "model",
+        "corpus": folder / "pairs.tsv",
+        "source_column": "en",
+        "target_column": "de",
+        "vocab_size": 300,
+        "hidden_size": 16,
+        "intermediate_size": 16,
+        "num_attention_heads": 2,
+        "encoder_layers": 1,
+        "decoder_layers": 1,
+        "batch_tokens": 1000,
+        "max_steps": 100,
+    }
+    (folder / "run.yaml").write_text("".join(f"{name}: {value}\n" for name, value in config.items()))
+    cli.main(["train", str(folder / "run.yaml"), "--max_steps", "3"])
+    return folder
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_verb_answers_help_with_an_example(verb, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main([verb, "--help"])
+    assert ended.value.code == 0
+    assert "example: " in capsys.readouterr().out.replace("\n", " ")
+
+
+def test_without_a_verb_all_are_listed(capsys):
+    with pytest.raises(SystemExit):
+        cli.main([])
+    listed = capsys.readouterr().err
+    assert set(VERBS) <= set(re.findall(r"\n    (\w+)", listed))
+
+
+def test_the_dispatcher_itself_imports_neither_torch_nor_transformers():
+    code = f"""
+import runpy, sys
+sys.argv = ["hf-vanilla", "--help"]
+try:
+    runpy.run_path({str(ROOT / "hf_vanilla" / "cli.py")!r}, run_name="__main__")
+finally:
+    assert not {{"torch", "transformers", "datasets"}} & set(sys.modules), "heavy imports"
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert all(verb in result.stdout for verb in VERBS)
+
+
+def test_translate_keeps_the_order_of_lines_and_empty_ones(folder, capsys, monkeypatch):
+    sentences = ["the number 7", "", "the number 1 and the number 2 and 3", "and"]
+    (folder / "input.txt").write_text("".join(f"{sentence}\n" for sentence in sentences), encoding="utf-8")
+    files = ["--input", str(folder / "input.txt"), "--output", str(folder / "out")]
+    cli.main(["translate", str(folder / "model"), *files])
+    translations = (folder / "out").read_text(encoding="utf-8").split("\n")
+    assert len(translations) == 5 and translations[1] == translations[4] == ""
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO("\n".join(sentences).encode())))
+    cli.main(["translate", str(folder / "model")])
+    assert capsys.readouterr().out.split("\n") == translations
+
+
+@pytest.fixture(scope="module")
+def language_model(tmp_path_factory):
+    """A folder with a model that learned one sentence by heart, and knows 40 positions."""
+    text = "And God said, Let there be light: and there was light."
+    tokenizer = train_tokenizer([text], vocab_size=300, family="decoder")
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_hidden_layers": 1}
+    positions = {"position_embedding_type": "learned", "max_position_embeddings": 40, "dropout": 0.0}
+    model = VanillaDecoderForCausalLM(VanillaDecoderConfig(vocab_size=len(tokenizer), **shape, **positions))
+    ids = torch.tensor([[tokenizer.bos_token_id, *tokenizer(text)["input_ids"], tokenizer.eos_token_id]])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(60):
+        model(ids, labels=ids).loss.backward()
+        optimizer.step(), optimizer.zero_grad()
+    model.generation_config.do_sample = True  # as in many a checkpoint on the Hub
+    folder = tmp_path_factory.mktemp("language_model")
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder, text
+
+
+@pytest.mark.parametrize(
+    "options", [["--temperature", "0"], ["--top_k", "1"], ["--top_p", "0.01"], ["--num_beams", "3"]]
+)
+def test_generate_continues_texts(language_model, options, capsys, monkeypatch):
+    folder, text = language_model
+    options = [*options, "--max_new_tokens", "20"]
+    cli.main(["generate", str(folder), "--prompt", "And God", "--prompt", "", *options])
+    assert capsys.readouterr().out == f"{text}\n{text}\n"
+    monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO(b"And God said,\n\xff\n")))
+    with pytest.raises(SystemExit, match="standard input: not UTF-8, and taken for empty: line 2"):
+        cli.main(["generate", str(folder), *options])
+    assert capsys.readouterr().out == f"{text}\n{text}\n"
+
+
+def test_generate_searches_with_a_model_of_another_family(language_model, tmp_path, capsys):
+    tokenizer = AutoTokenizer.from_pretrained(language_model[0])
+    ends = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id}
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=len(tokenizer), n_embd=16, n_layer=1, n_head=2, **ends))
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    cli.main(["generate", str(tmp_path), "--prompt", "And God", "--num_beams", "3", "--max_new_tokens", "4"])
+    assert capsys.readouterr().out.startswith("And God")
+
+
+def test_generate_samples_by_seed(language_model, capsys):
+    def sample(seed):
+        options = ["--temperature", "50", "--max_new_tokens", "10", "--seed", seed]
+        cli.main(["generate", str(language_model[0]), "--prompt", "And", *options])
+        return capsys.readouterr().out
+
+    assert sample("1") == sample("1") != sample("2")
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--max_new_tokens", "50"], "with 50 new ones more than the model's 40"),
+        (["--max_new_tokens", "0"], "--max_new_tokens must be at least 1, got 0"),
+        (["--temperature", "nan"], "--temperature must be at least 0, got nan"),
+        (["--top_p", "2"], "--top_p must be above 0 and at most 1, got 2.0"),
+    ],
+)
+def test_generate_says_what_it_cannot_do(language_model, options, message):
+    with pytest.raises(SystemExit, match=message):
+        cli.main(["generate", str(language_model[0]), "--prompt", "And", *options])
+
+
+def test_generate_wants_a_language_model(folder):
+    with pytest.raises(SystemExit, match="is a vanilla model; expected one that continues texts"):
+        cli.main(["generate", str(folder / "model"), "--prompt", "And"])
+
+
+def test_evaluate_prints_scores_with_their_signatures(folder, capsys):
+    columns = ["--source_column", "en", "--target_column", "de"]
+    corpus = ["--corpus", str(folder / "pairs.tsv"), *columns]
+    cli.main(["evaluate", str(folder / "model"), *corpus, "--num_beams", "1", "--short", "100", "--show", "2"])
+    output = capsys.readouterr().out
+    assert output.count("source: ") == output.count("translation: ") == output.count("reference: ") == 2
+    assert "all of the test split, 5 sentences, 1 reference(s): BLEU " in output
+    assert "at most 100 tokens a side, 5 sentences" in output
+    assert output.count("tok:13a") == 2 and output.count("nc:6|nw:0") == 2
+
+
+def test_evaluate_takes_files_compares_models_and_prints_json(folder, tmp_path, capsys):
+    (tmp_path / "en").write_text("the number 1\nthe number 2\n")
+    (tmp_path / "de").write_text("die Zahl 1\ndie Zahl 2\n")
+    (tmp_path / "short").write_text("die Zahl 1\n")
+    files = ["--source", str(tmp_path / "en"), "--reference", str(tmp_path / "de")]
+    command = ["evaluate", str(folder / "model"), *files]
+    cli.main([*command, "--reference", str(tmp_path / "de"), "--compare", str(folder / "model"), "--json"])
+    both, one = json.loads(capsys.readouterr().out)
+    assert (both["references"], one["references"]) == (2, 1)
+    assert one["sentences"] == 2 and one["bleu_confidence"] >= 0 and one["bleu_p_value"] == 1
+    with pytest.raises(SystemExit, match="has 2 lines, .*short has 1"):
+        cli.main([*command, "--reference", str(tmp_path / "short")])
+    with pytest.raises(SystemExit, match="need each other"):
+        cli.main(["evaluate", str(folder / "model"), "--source", str(tmp_path / "en")])
+
+
+def test_evaluate_refuses_either_model_before_it_reads_or_translates(folder, tmp_path, capsys):
+    missing, model = str(tmp_path / "missing"), str(folder / "model")
+    unread = ["--source", str(tmp_path / "no"), "--reference", str(tmp_path / "none")]
+    for models in ([missing], [model, "--compare", missing]):
+        with pytest.raises(SystemExit, match="missing"):
+            cli.main(["evaluate", *models, *unread])
+    assert not capsys.readouterr().out
+
+
+def test_a_saved_model_translates_the_same_in_a_fresh_process_and_a_change_is_noticed(folder):
+    script, model = str(ROOT / "scripts" / "check_reloaded.py"), folder / "model"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    result = subprocess.run([sys.executable, script, str(model)], capture_output=True, text=True, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert "VanillaForConditionalGeneration" in result.stdout
+
+    samples = (model / "samples.jsonl").read_text(encoding="utf-8")
+    changed = samples.replace('"translation": "', '"translation": "anders ', 1)
+    (model / "samples.jsonl").write_text(changed, encoding="utf-8")
+    with pytest.raises(SystemExit, match="anders .* when training ended"):
+        runpy.run_path(script)["main"](model)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["train", "absent.yaml"], "absent.yaml"),
+        (["translate", "absent-model", "--input", "absent.txt"], "absent.txt: no such file"),
+        (["evaluate", "absent-model", "--corpus", "absent.csv"], "absent-model: no such folder"),
+    ],
+)
+def test_bad_input_ends_with_one_line_that_names_it(arguments, message):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(arguments)
+    assert message in str(ended.value.code) and "\n" not in str(ended.value.code)
+
+
+def test_attend_writes_a_page_and_a_figure(folder, tmp_path, capsys):
+    page, figure = tmp_path / "page.html", tmp_path / "figure.png"
+    text = ["--source", "the number 7 & 8", "--target", "die Zahl 7"]
+    cli.main(["attend", str(folder / "model"), *text, "--html", str(page), "--figure", str(figure)])
+    assert capsys.readouterr().out == f"written to {page} and {figure}\n"
+    assert "What " in page.read_text(encoding="utf-8") and figure.read_bytes().startswith(b"\x89PNG")
+    for plot, options in {
+        "grid": ["--kind", "encoder"],
+        "heads": ["--kind", "decoder", "--layer", "1", "--dark"],
+        "lines": ["--head", "2", "--word", "Zahl", "--words"],
+    }.items():
+        path = tmp_path / f"{plot}.svg"
+        cli.main(["attend", str(folder / "model"), *text, "--figure", str(path), "--plot", plot, *options])
+        assert "<svg" in path.read_text(encoding="utf-8")
+
+
+def test_attend_surveys_a_corpus_and_files_with_alignments(folder, language_model, tmp_path, capsys):
+    columns = ["--source_column", "en", "--target_column", "de"]
+    corpus = ["--corpus", str(folder / "pairs.tsv"), *columns, "--sentences", "3"]
+    cli.main(["attend", str(folder / "model"), "--survey", *corpus, "--figure", str(tmp_path / "survey.pdf")])
+    output = capsys.readouterr().out
+    assert output.count("| cross | 1 |") == 2 and "3 texts; perplexity of the whole model" in output
+    assert (tmp_path / "survey.pdf").read_bytes().startswith(b"%PDF")
+    for name, text in (
+        ("en", "the number 1\nthe number 2\n"),
+        ("de", "die Zahl 1\ndie Zahl 2\n"),
+        ("gold", "0-0 2-2\n\n"),
+    ):
+        (tmp_path / name).write_text(text)
+    files = [f"--{name}={tmp_path / file}" for name, file in (("input", "en"), ("reference", "de"), ("gold", "gold"))]
+    command = ["attend", str(folder / "model"), "--survey", *files, "--json"]
+    cli.main([*command, "--effect", "bleu"])
+    found = json.loads(capsys.readouterr().out)
+    assert found["sentences"] == 2 and 0 <= found["layer_alignment_errors"][0] <= 1
+    (tmp_path / "gold").write_text("0-0 9-2\n\n")
+    with pytest.raises(SystemExit, match="gold alignment 1 has 9-2, but the source has 3 words, the target 3"):
+        cli.main(command)
+    (tmp_path / "gold").write_text("0-0\n")
+    with pytest.raises(SystemExit, match="en has 2 lines, .*gold has 1"):
+        cli.main(command)
+    (tmp_path / "prose").write_text(f"{language_model[1]}\n")
+    cli.main(["attend", str(language_model[0]), "--survey", "--input", str(tmp_path / "prose")])
+    assert capsys.readouterr().out.count("| decoder | 1 |") == 4
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ([], "give either a text \\(--source\\) or --survey"),
+        (["--source", "a"], "say what to write: --html FILE, --figure FILE, or both"),
+        (["--source", " ", "--html", "x.html"], "source is empty; expected words"),
+        (
+            ["--source", "a", "--figure", "x.gif"],
+            "--figure x.gif: expected a file that ends in one of .png, .svg, .pdf",
+        ),
+        (["--source", "a", "--html", "no/such/x.html"], "no/such/x.html: not a file in a folder that exists"),
+        (["--source", "a", "--figure", "x.png", "--layer", "2"], "--layer is 2; expected 1 to 1"),
+        (["--source", "a", "--figure", "x.png", "--head", "0"], "--head is 0; expected 1 to 2"),
+        (
+            ["--source", "a", "--figure", "x.png", "--plot", "pie"],
+            "--plot is 'pie'; expected one of grid, heads, lines",
+        ),
+        (["--source", "a", "--figure", "x.png", "--kind", "self"], "has no attention of kind 'self'; expected one of"),
+        (["--survey", "--html", "x.html"], "--survey prints a table and draws a --figure"),
+        (["--survey", "--gold", "x"], "--gold needs --input and --reference"),
+        (["--survey", "--effect", "blue"], "--effect is 'blue'; expected one of perplexity, bleu, none"),
+        (["--survey", "--sentences", "0"], "--sentences must be at least 1, got 0"),
+    ],
+)
+def test_attend_says_what_it_cannot_do(folder, options, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit, match=message):
+        cli.main(["attend", str(folder / "model"), *options])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unknown_options_and_splits_are_refused(folder, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["translate", "model", "--bems", "4"])
+    assert "unrecognized arguments: --bems 4" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="split is 'dev'; expected one of train, validation, test"):
+        corpus = [str(folder / "pairs.tsv"), "--source_column", "en", "--target_column", "de"]
+        cli.main(["evaluate", str(folder / "model"), "--split", "dev", "--corpus", *corpus])

@@ -1,0 +1,138 @@
+"""The card says what was recorded, is valid, and lets text of data be nothing but text."""
+
+import dataclasses
+import json
+import re
+import shlex
+import shutil
+
+import pytest
+import torch
+from families import MODELS, small_model
+from huggingface_hub import ModelCard
+from test_hub import ROOT, blocks_of, runs  # noqa: F401  a fixture: a run of each family
+from test_training import config  # noqa: F401  a fixture of that
+
+from hf_vanilla import RecurrentForConditionalGeneration, RecurrentModel, VanillaForConditionalGeneration, cli
+from hf_vanilla.data.tokenization import train_tokenizer
+from hf_vanilla.hub.model_card import EXAMPLE, RECORDS, render
+from hf_vanilla.hub.staging import stage
+from hf_vanilla.training.config import TrainingConfig
+
+
+def test_a_card_tells_what_was_recorded(runs, tmp_path):  # noqa: F811
+    stage(runs / "translation", tmp_path / "staged", "user/numbers", languages=["en", "de"], license="mit")
+    card = ModelCard.load(tmp_path / "staged" / "README.md")
+    data = card.data.to_dict()
+    summary = json.loads((runs / "translation" / "training_summary.json").read_text())
+    (scores,) = json.loads((runs / "translation" / "evaluation.json").read_text())
+    assert data["language"] == ["en", "de"] and data["license"] == "mit" and data["pipeline_tag"] == "translation"
+    results = {result.metric_type: result for result in card.data.eval_results}
+    assert results["bleu"].metric_value == round(scores["bleu"], 4)
+    assert results["bleu"].metric_args["signature"] == scores["bleu_signature"]
+    assert results["perplexity"].metric_value == round(summary["final"]["validation_perplexity"], 4)
+    assert f"{summary['updates']:,} updates" in card.text and "± " in card.text and summary["hardware"] in card.text
+    assert "(attention.png)" in card.text and "(curves.png)" in card.text
+    # Scores of other weights are not told.
+    model = VanillaForConditionalGeneration.from_pretrained(runs / "translation")
+    other = shutil.copytree(runs / "translation", tmp_path / "other")
+    with torch.no_grad():
+        next(model.parameters()).mul_(2)
+    model.save_pretrained(other)
+    assert "BLEU" not in str(render(other, "user/numbers"))
+
+
+@pytest.mark.parametrize(
+    "model_class",
+    [*MODELS, RecurrentForConditionalGeneration, RecurrentModel],
+    ids=lambda model_class: model_class.__name__,
+)
+def test_the_code_in_the_card_of_each_head_runs(model_class, tmp_path, capsys):
+    family = model_class.config_class.model_type.removeprefix("vanilla_")
+    tokenizer = train_tokenizer([EXAMPLE], 300, **({"family": family} if family in ("encoder", "decoder") else {}))
+    small_model(model_class, vocab_size=len(tokenizer)).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    codes = blocks_of(render(tmp_path, "user/name").text)
+    for code in codes:
+        exec(code.replace('"user/name"', repr(str(tmp_path))), {})
+    assert codes and capsys.readouterr().out
+
+
+EVIL = 'x\n---\nlicense: stolen\n---\n<script>alert(1)</script> | `"""\nimport os` [a](javascript:x) {{ 7 * 7 }} $x$'
+
+
+def test_text_of_data_and_files_is_text_in_a_card(runs, tmp_path):  # noqa: F811
+    run = shutil.copytree(runs / "translation", tmp_path / "run")
+    summary = json.loads((run / "training_summary.json").read_text())
+    summary["configuration"]["corpus"] = summary["hardware"] = EVIL
+    summary["dropped_examples"], summary["command"] = {EVIL: 3}, EVIL + "\n```\n<script>"
+    (run / "training_summary.json").write_text(json.dumps(summary))
+    (run / "samples.jsonl").write_text(json.dumps({"source": EVIL, "target": EVIL, "translation": EVIL}) + "\n")
+    scores = json.loads((run / "evaluation.json").read_text())
+    (run / "evaluation.json").write_text(json.dumps([{**scores[0], "set": EVIL}]))
+    card = render(run, "user/evil")
+    assert card.data.license == "apache-2.0" and "stolen" not in json.dumps(sorted(card.data.to_dict()))
+    assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
+    outside = re.sub("^```.*?^```", "", card.text, flags=re.DOTALL | re.MULTILINE)
+    assert "<script" not in outside and "49" not in re.sub(r"\d[\d.,]{3,}", "", outside)
+    assert not re.search(r"(?<!\\)\[a(?<!\\)\]", outside)
+    for code in blocks_of(card.text):
+        compile(code, "card", "exec")
+        assert "\nimport os" not in code
+    tables = [line for line in outside.splitlines() if line.startswith("| ")]
+    assert all(len(re.findall(r"(?<!\\)\|", line)) in (3, 4, 5) for line in tables)
+
+
+def test_a_text_that_cannot_be_drawn_costs_a_card_its_picture_alone(runs, tmp_path, monkeypatch):  # noqa: F811
+    def fail(*arguments):
+        raise ValueError("no such script")
+
+    monkeypatch.setattr("hf_vanilla.hub.staging.draw_attention", fail)
+    stage(runs / "translation", tmp_path / "staged", "user/blank")
+    assert not (tmp_path / "staged" / "attention.png").exists()
+    assert "attention.png" not in (tmp_path / "staged" / "README.md").read_text()
+
+
+def test_languages_and_licences_come_from_the_command_line(runs, tmp_path, capsys):  # noqa: F811
+    options = ["--languages", "en", "de", "--license", "cc0-1.0"]
+    cli.main(["card", str(runs / "translation"), "user/name", str(tmp_path / "card"), *options])
+    assert {path.name for path in (tmp_path / "card").iterdir()} == {"README.md", *RECORDS}
+    written = (tmp_path / "card" / "README.md").read_text()
+    assert ModelCard(written).data.license == "cc0-1.0"
+    # From the records alone it is the same.
+    cli.main(["card", str(tmp_path / "card"), "user/name", str(tmp_path / "again"), *options])
+    assert (tmp_path / "again" / "README.md").read_text() == written
+
+
+def test_weights_that_come_from_elsewhere_get_no_licence_of_ours(runs, tmp_path):  # noqa: F811
+    folder = shutil.copytree(runs / "translation", tmp_path / "run")
+    assert render(folder, "user/name").data.license == "apache-2.0"
+    (folder / "training_summary.json").write_text(json.dumps({"configuration": {"initial_model": "other/model"}}))
+    assert render(folder, "user/name").data.license is None
+    (folder / "training_summary.json").write_text(json.dumps({"arguments": {}}))  # a Trainer does not know
+    assert render(folder, "user/name").data.license is None
+    (folder / "training_summary.json").unlink()  # as in what `convert` writes
+    assert render(folder, "user/name").data.license is None
+    assert render(folder, "user/name", license="mit").data.license == "mit"
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "model_cards").glob("*/")), ids=lambda folder: folder.name)
+def test_the_cards_of_this_project_are_what_templates_and_records_give(folder):
+    written = (folder / "README.md").read_text(encoding="utf-8")
+    repo_id = re.search(r'from_pretrained\("([^"]+)"', written)[1]
+    assert str(render(folder, repo_id)) == written
+    card = ModelCard(written, ignore_metadata_errors=False)
+    assert card.data.eval_results and card.data.pipeline_tag and card.data.language and card.data.license
+    summary = json.loads((folder / "training_summary.json").read_text())
+    assert summary["command"] in card.text
+    path, *overrides = shlex.split(summary["command"])[2:]
+    typed, recorded = dataclasses.asdict(TrainingConfig.load(ROOT / path, overrides)), summary["configuration"]
+    unknown = dataclasses.asdict(TrainingConfig(max_steps=1))  # fields that came later
+    assert typed | {"output_dir": ""} == unknown | recorded | {"output_dir": ""}
+    for picture in re.findall(r"!\[.*?\]\((.*?)\)", card.text):
+        assert (folder / picture).is_file()
+
+
+def test_each_family_has_a_card():
+    kinds = {json.loads(path.read_text())["model_type"] for path in (ROOT / "model_cards").glob("*/config.json")}
+    assert kinds == {"vanilla", "vanilla_encoder", "vanilla_decoder"}

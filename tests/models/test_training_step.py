@@ -1,0 +1,418 @@
+"""The fast training step: without padding and without whole logits, and yet the same loss and gradients."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from families import HEADS, LANGUAGE_MODELS, VOCABULARY, batch_for, small_config, small_model, words
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
+from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from hf_vanilla import (
+    VanillaConfig,
+    VanillaDecoderForCausalLM,
+    VanillaEncoderForMaskedLM,
+    VanillaEncoderForQuestionAnswering,
+    VanillaEncoderModel,
+    VanillaForConditionalGeneration,
+)
+from hf_vanilla.models import losses_vanilla
+from hf_vanilla.models import unpadding_vanilla as padding_vanilla
+from hf_vanilla.models.losses_vanilla import cross_entropy, projected_cross_entropy
+from hf_vanilla.models.modeling_vanilla import eager_attention_forward
+
+
+@pytest.fixture
+def packed(monkeypatch):
+    """How many times something was packed, and a switch."""
+    shapes = []
+    pack = padding_vanilla.Packing.pack
+
+    def note(self, rows):
+        shapes.append(tuple(self.shape))
+        return pack(self, rows)
+
+    monkeypatch.setattr(padding_vanilla.Packing, "pack", note)
+    return shapes
+
+
+def loss_and_gradients(model, batch, packing=True, **options) -> tuple[Tensor, list[Tensor | None]]:
+    worth = padding_vanilla.WORTH_IT
+    try:
+        padding_vanilla.WORTH_IT = worth if packing else 2
+        loss = model(**batch, **options).loss
+    finally:
+        padding_vanilla.WORTH_IT = worth
+    return loss, list(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True))
+
+
+def assert_same(model, batch, **options):
+    """The fast step's loss and gradients are those of the plain one, which keeps padding and whole logits."""
+    whole = {"output_logits": True} if type(model) in LANGUAGE_MODELS else {}
+    loss, gradients = loss_and_gradients(model, batch, **options)
+    expected_loss, expected = loss_and_gradients(model, batch, packing=False, **whole, **options)
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-6)
+    for gradient, other in zip(gradients, expected, strict=True):
+        if other is None:
+            assert gradient is None or not gradient.any()
+        else:
+            torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-6)
+
+
+def with_padding(batch: dict, random: torch.Generator, left: bool) -> dict:
+    """Any number of tokens in each row, and labels wherever the batch has them, padding included."""
+    for prefix in ("", "decoder_"):
+        if f"{prefix}attention_mask" in batch:
+            mask = batch[f"{prefix}attention_mask"]
+            lengths = torch.randint(1, mask.shape[-1] + 1, mask.shape[:-1], generator=random)
+            mask = (torch.arange(mask.shape[-1]) < lengths[..., None]).long()
+            batch[f"{prefix}attention_mask"] = mask.flip(-1) if left else mask
+    if "labels" in batch and batch["labels"].ndim == 2:
+        batch["labels"][torch.rand(batch["labels"].shape, generator=random) < 0.4] = -100
+    return batch
+
+
+@pytest.mark.parametrize("model_class", HEADS)
+@settings(max_examples=8, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    left=st.booleans(),
+    norm_position=st.sampled_from(["post", "pre"]),
+    implementation=st.sampled_from(["sdpa", "eager"]),
+    empty=st.sampled_from([0, 1, 4]),
+)
+def test_any_padding_gives_the_loss_and_the_gradients_of_the_plain_step(
+    model_class, seed, left, norm_position, implementation, empty
+):
+    """Also where rows, or all of them, are nothing but padding."""
+    random = torch.Generator().manual_seed(seed)
+    model = small_model(model_class, norm_position=norm_position, attn_implementation=implementation).train()
+    batch = with_padding(batch_for(model_class, batch=4), random, left)
+    batch["attention_mask"][:empty] = 0
+    assert_same(model, batch)
+
+
+@pytest.fixture
+def plain_masks(monkeypatch):
+    """The masks with which attention was by plain products, on a CPU where oneDNN makes those of float32."""
+    masks = []
+
+    def note(*args, **kwargs):
+        masks.append(args[4])
+        return eager_attention_forward(*args, **kwargs)
+
+    monkeypatch.setattr("hf_vanilla.models.modeling_vanilla.eager_attention_forward", note)
+    monkeypatch.setattr(torch.backends.mkldnn, "matmul", SimpleNamespace(fp32_precision="tf32"))
+    return masks
+
+
+@pytest.mark.parametrize("model_class", HEADS)
+@pytest.mark.parametrize("padding", [False, True])
+def test_short_rows_attend_by_plain_products_where_onednn_makes_them(model_class, padding, plain_masks, monkeypatch):
+    model, batch = small_model(model_class).train(), batch_for(model_class, batch=4)
+    if padding:
+        batch = with_padding(batch, torch.Generator().manual_seed(0), left=False)
+    loss, gradients = loss_and_gradients(model, batch, packing=False)
+    assert plain_masks and all(mask is None or mask.any(-1).all() for mask in plain_masks)
+    plain_masks.clear()
+    monkeypatch.setattr(padding_vanilla, "SHORT_IN_ONEDNN", 4)
+    expected_loss, expected = loss_and_gradients(model, batch, packing=False)
+    assert not plain_masks
+    torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-6)
+    for gradient, other in zip(gradients, expected, strict=True):
+        torch.testing.assert_close(gradient, other, rtol=1e-4, atol=1e-6)
+
+
+def test_sdpa_stays_where_plain_products_would_differ_or_are_not_faster(plain_masks, monkeypatch):
+    batch = batch_for(VanillaForConditionalGeneration)
+    model = small_model(VanillaForConditionalGeneration)
+    model.eval()(**batch)
+    model.train()(**batch | {"attention_mask": torch.zeros_like(batch["attention_mask"])})
+    assert len(plain_masks) == model.config.decoder_layers  # to sources that are all padding nothing else looks
+    plain_masks.clear()
+    additive = torch.zeros(batch["input_ids"].shape[0], 1, *batch["decoder_input_ids"].shape[-1:] * 2)
+    model(**batch | {"decoder_attention_mask": additive})
+    assert len(plain_masks) == model.config.encoder_layers + model.config.decoder_layers  # where masks are boolean
+    plain_masks.clear()
+    small_model(VanillaForConditionalGeneration).double().train()(**batch)
+    monkeypatch.setattr(torch.backends.mkldnn.matmul, "fp32_precision", "ieee")
+    model(**batch)
+    assert not plain_masks
+    with torch.autocast("cpu", torch.bfloat16):
+        model(**batch)
+    assert plain_masks
+
+
+@pytest.mark.parametrize("model_class", LANGUAGE_MODELS)
+@pytest.mark.parametrize("mask", [True, False])
+def test_a_batch_without_labels_has_a_loss_of_zero(model_class, mask):
+    batch = batch_for(model_class)
+    batch["labels"][:] = -100
+    if not mask:
+        batch = {name: value for name, value in batch.items() if not name.endswith("mask")}
+    loss, gradients = loss_and_gradients(small_model(model_class).train(), batch)
+    assert loss == 0 and not any(gradient is not None and gradient.any() for gradient in gradients)
+
+
+@pytest.mark.parametrize("model_class", [VanillaForConditionalGeneration, VanillaDecoderForCausalLM])
+def test_positions_in_another_order_keep_their_labels(model_class):
+    batch = {"input_ids": words(2, 5), "labels": words(2, 5)}
+    batch["labels"][:, 3:] = -100
+    if model_class is VanillaDecoderForCausalLM:
+        batch["shift_labels"] = batch.pop("labels")
+    assert_same(small_model(model_class).train(), batch, logits_to_keep=torch.tensor([4, 3, 2, 1, 0]))
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**31), smoothing=st.sampled_from([0.0, 0.1]), tied=st.booleans())
+def test_targets_without_a_mask_end_with_their_last_label(seed, smoothing, tied):
+    torch.manual_seed(seed)
+    model = small_model(VanillaForConditionalGeneration, tie_word_embeddings=tied).train()
+    labels = words(4, 9)
+    for row, length in zip(labels, torch.randint(10, (4,)), strict=True):
+        row[length:] = -100
+    labels[:, 1] = -100  # neither is a prompt padding
+    assert_same(model, {"input_ids": words(4, 6), "labels": labels}, label_smoothing=smoothing, num_items_in_batch=11)
+
+
+@pytest.mark.parametrize("model_class", [head for head in HEADS if head is not VanillaEncoderForQuestionAnswering])
+def test_padding_is_left_out(model_class, packed):
+    model = small_model(model_class).train()
+    batch = batch_for(model_class, batch=4)
+    model(**batch)
+    assert not packed
+    model(**with_padding(batch, torch.Generator().manual_seed(0), left=False))
+    assert packed
+
+
+@pytest.mark.parametrize("asked", [{"output_hidden_states": True}, {"output_attentions": True}, {"use_cache": True}])
+def test_what_is_asked_for_comes_with_its_padding(asked, packed):
+    model = small_model(VanillaForConditionalGeneration)
+    batch = with_padding(batch_for(VanillaForConditionalGeneration), torch.Generator().manual_seed(0), left=False)
+    expected = model(**batch, **asked)
+    output = model.train()(**batch, **asked, output_logits=True)
+    assert ("use_cache" in asked) == bool(packed)  # the encoder's
+    assert output.keys() == expected.keys()
+    for name in ("logits", "encoder_last_hidden_state"):
+        real = batch["decoder_attention_mask" if name == "logits" else "attention_mask"].bool()
+        torch.testing.assert_close(output[name][real], expected[name][real], rtol=1e-5, atol=1e-6)
+    for name in ("encoder_hidden_states", "decoder_attentions", "cross_attentions"):
+        for state, other in zip(output.get(name) or (), expected.get(name) or (), strict=True):
+            torch.testing.assert_close(state, other, rtol=1e-5, atol=1e-6)
+
+
+def test_states_of_padding_are_those_of_the_plain_step_where_a_user_takes_them(packed):
+    """A base model does not know what is made of its states."""
+    batch = with_padding(batch_for(VanillaEncoderModel), torch.Generator().manual_seed(0), left=False)
+    model = small_model(VanillaEncoderModel)
+    expected = model(**batch).last_hidden_state
+    torch.testing.assert_close(model.train()(**batch).last_hidden_state, expected)
+    assert not packed
+
+
+@pytest.mark.parametrize("model_class", LANGUAGE_MODELS)
+def test_logits_come_in_evaluation_and_when_asked_for(model_class):
+    model, batch = small_model(model_class), batch_for(model_class)
+    expected = model(**batch)
+    model.train()
+    assert model(**batch).logits is None and model(**batch).loss.isfinite()
+    torch.testing.assert_close(model(**batch, output_logits=True).logits, expected.logits)
+    del batch["labels"]
+    torch.testing.assert_close(model(**batch).logits, expected.logits)
+    assert model.eval()(**batch_for(model_class), output_logits=False).logits is None
+
+
+@pytest.mark.parametrize("model_class", LANGUAGE_MODELS)
+def test_activations_computed_twice_give_the_same(model_class):
+    model = small_model(model_class).train()
+    batch = with_padding(batch_for(model_class, batch=4), torch.Generator().manual_seed(1), left=False)
+    loss, gradients = loss_and_gradients(model, batch)
+    model.gradient_checkpointing_enable()
+    again, same = loss_and_gradients(model, batch)
+    torch.testing.assert_close([loss, *gradients], [again, *same])
+
+
+class Largest(TorchDispatchMode):
+    """The number of elements of the largest tensor that anything makes."""
+
+    def __init__(self):
+        super().__init__()
+        self.numel = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        for tensor in output if isinstance(output, tuple | list) else [output]:
+            if isinstance(tensor, Tensor):
+                self.numel = max(self.numel, tensor.numel())
+        return output
+
+
+@pytest.mark.parametrize("output_logits", [True, False])
+def test_logits_are_never_held_whole(output_logits, monkeypatch):
+    monkeypatch.setattr(losses_vanilla, "CHUNK", 16000)
+    model = VanillaForConditionalGeneration(small_config(VanillaConfig, vocab_size=1000)).train()
+    with Largest() as largest:
+        model(input_ids=words(4, 30), labels=words(4, 30), output_logits=output_logits).loss.backward()
+    assert (largest.numel >= 4 * 30 * 1000) is output_logits
+    assert output_logits or largest.numel <= 1000 * model.config.hidden_size  # the embeddings
+
+
+@pytest.fixture
+def head():
+    torch.manual_seed(0)
+    labels = torch.randint(50, (4, 6))
+    labels[0, 3:] = labels[2] = -100
+    return nn.Linear(8, 50), torch.randn(4, 6, 8, requires_grad=True), labels
+
+
+@pytest.mark.parametrize("rows", [1, 3, 100])
+@pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_chunked_loss_equals_torch(head, rows, smoothing, bias, monkeypatch):
+    monkeypatch.setattr(losses_vanilla, "CHUNK", 4 * 50 * rows)
+    linear, states, labels = head
+    if not bias:
+        linear.bias = None
+    inputs = [states, *linear.parameters()]
+    loss = projected_cross_entropy(linear, torch.tanh, states, labels, None, smoothing)
+    logits = linear(states.tanh()).flatten(0, 1)
+    expected = F.cross_entropy(logits, labels.flatten(), label_smoothing=smoothing)
+    torch.testing.assert_close(loss, expected)
+    gradients = torch.autograd.grad(3 * loss, inputs, retain_graph=True)
+    torch.testing.assert_close(gradients, torch.autograd.grad(3 * expected, inputs, retain_graph=True))
+    torch.testing.assert_close(torch.autograd.grad(3 * loss, inputs), gradients)  # twice the same
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_as_good_as_a_cast_of_the_gradients(head, dtype):
+    linear, states, labels = head
+    with torch.no_grad():
+        states *= 3
+    expected = cross_entropy(linear(states), labels, None, 0.1)
+    exact = torch.autograd.grad(expected, [states, *linear.parameters()])
+    with torch.autocast("cpu", dtype):
+        loss = projected_cross_entropy(linear, torch.clone, states, labels, None, 0.1)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss, expected, rtol=5e-3, atol=0)
+    for gradient, other in zip(torch.autograd.grad(loss, [states, *linear.parameters()]), exact, strict=True):
+        assert gradient.dtype == torch.float32
+        assert (gradient - other).norm() < 0.01 * other.norm()
+
+
+def test_a_projection_that_is_more_than_a_matrix_is_called(head):
+    """An adapter, a sharded or quantised layer, a hook: what it does must not be passed over."""
+    linear, states, labels = head
+    expected = cross_entropy(linear(states) * 2, labels)
+    handle = linear.register_forward_hook(lambda module, inputs, output: output * 2)
+    torch.testing.assert_close(projected_cross_entropy(linear, torch.clone, states, labels), expected)
+    handle.remove()
+    called = []
+    linear.register_full_backward_hook(lambda *args: called.append(args))
+    projected_cross_entropy(linear, torch.clone, states, labels).backward()
+    assert called
+    adapted = nn.Sequential(linear, nn.Hardtanh(-0.1, 0.1))
+    expected = cross_entropy(adapted(states), labels)
+    torch.testing.assert_close(projected_cross_entropy(adapted, torch.clone, states, labels), expected)
+
+
+@pytest.mark.parametrize("frozen", ["weight", "bias", "states"])
+def test_what_is_frozen_needs_no_gradient(head, frozen):
+    linear, states, labels = head
+    tensors = {"weight": linear.weight, "bias": linear.bias, "states": states}
+    tensors.pop(frozen).requires_grad_(False)
+    loss = projected_cross_entropy(linear, torch.clone, states, labels, None, 0.1)
+    expected = cross_entropy(linear(states), labels, None, 0.1)
+    inputs = list(tensors.values())
+    torch.testing.assert_close(torch.autograd.grad(loss, inputs), torch.autograd.grad(expected, inputs))
+    with torch.no_grad():
+        loss = projected_cross_entropy(linear, torch.clone, states, labels, None, 0.1)
+    torch.testing.assert_close(loss, expected)
+    assert not loss.requires_grad
+
+
+def test_a_second_derivative_is_refused_or_right(head):
+    linear, states, labels = head
+    loss = projected_cross_entropy(linear, torch.clone, states, labels)
+    with pytest.raises(RuntimeError, match="output_logits=True"):
+        torch.autograd.grad(loss, states, create_graph=True)
+
+    def fast(weight):
+        head = nn.Linear(8, 50)
+        return torch.func.functional_call(Loss(head), {"head.weight": weight}, (states.detach(), labels))
+
+    def plain(weight):
+        return F.cross_entropy(F.linear(states.detach(), weight).flatten(0, 1), labels.flatten())
+
+    class Loss(nn.Module):
+        def __init__(self, head):
+            super().__init__()
+            head.bias = None
+            self.head = head
+
+        def forward(self, states, labels):
+            return projected_cross_entropy(self.head, torch.clone, states, labels)
+
+    gradients = [torch.func.grad(function)(linear.weight.detach()) for function in (fast, plain)]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("output_logits", [True, False])
+@pytest.mark.parametrize("smoothing", [-0.1, 1.5])
+def test_a_smoothing_that_is_no_share_is_refused(output_logits, smoothing):
+    model, batch = small_model(VanillaEncoderForMaskedLM).train(), batch_for(VanillaEncoderForMaskedLM)
+    with pytest.raises(ValueError, match=r"`label_smoothing` must lie in \[0, 1\]"):
+        model(**batch, label_smoothing=smoothing, output_logits=output_logits)
+
+
+@pytest.mark.parametrize("model_class", LANGUAGE_MODELS)
+def test_labels_of_any_integer_type_give_the_same(model_class):
+    model, batch = small_model(model_class).train(), batch_for(model_class)
+    expected = model(**batch).loss
+    batch["labels"] = batch["labels"].int()
+    for output_logits in (True, False):
+        torch.testing.assert_close(model(**batch, output_logits=output_logits).loss, expected)
+
+
+@pytest.mark.parametrize("model_class", HEADS)
+def test_a_mask_of_another_shape_is_named_in_training_too(model_class):
+    model, batch = small_model(model_class).train(), batch_for(model_class)
+    batch["attention_mask"] = batch["attention_mask"].flatten()[:7]
+    with pytest.raises(ValueError, match="`attention_mask` must be"):
+        model(**batch)
+
+
+@pytest.mark.parametrize("model_class", LANGUAGE_MODELS)
+def test_a_compiled_step_is_compiled_once(model_class):
+    """Though the number of labels in an update varies, as `hf-vanilla train` and `Trainer` give it."""
+    model = small_model(model_class).train()
+    counter = CompileCounter()
+    compiled = torch.compile(model, backend=counter, dynamic=True)
+    graphs = []
+    for number in (100, 101, 102):
+        batch = batch_for(model_class)
+        loss = compiled(**batch, num_items_in_batch=number, label_smoothing=0.1).loss
+        torch.testing.assert_close(loss, model(**batch, num_items_in_batch=number, label_smoothing=0.1).loss)
+        graphs.append(counter.frame_count)
+    assert graphs[1] == graphs[2]
+
+
+def test_without_labels_the_loss_is_zero_and_so_is_the_gradient(head):
+    linear, states, labels = head
+    loss = projected_cross_entropy(linear, torch.clone, states, torch.full_like(labels, -100))
+    loss.backward()
+    assert loss.item() == 0 and not linear.weight.grad.any() and not states.grad.any()
+
+
+@pytest.mark.parametrize("model_class", LANGUAGE_MODELS)
+def test_wrong_labels_are_named_in_training_too(model_class):
+    model, batch = small_model(model_class).train(), batch_for(model_class)
+    batch["labels"][0, 1] = VOCABULARY
+    with pytest.raises(ValueError, match=rf"`labels` must lie in \[0, {VOCABULARY}\)"):
+        model(**batch)
+    batch["labels"] = words(2, 3)
+    with pytest.raises(ValueError, match="`labels` must be"):
+        model(**batch)

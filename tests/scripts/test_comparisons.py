@@ -1,0 +1,146 @@
+"""The scripts that compare layers and systems: what they measure has a known answer, and a run that is done stays."""
+
+import itertools
+import json
+import runpy
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModelForMaskedLM
+
+from hf_vanilla.data.tokenization import train_tokenizer
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
+
+
+@pytest.fixture(scope="module")
+def layers():
+    return runpy.run_path(str(SCRIPTS / "benchmark_layers.py"))
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("self-attention", lambda n: (1, 1)),
+        ("recurrent", lambda n: (1, n)),
+        ("convolutional", lambda n: (n - 1, n - 1)),  # one position a layer with k = 3
+        ("restricted", lambda n: (-(-(n - 1) // 2),) * 2),  # two with r = 5
+    ],
+)
+def test_path_length_is_that_of_the_paper_s_table(layers, name, expected):
+    for n in (4, 9, 16):
+        assert layers["path"](name, n, 3, 5) == expected(n)
+
+
+def test_only_a_recurrent_layer_has_a_chain_that_grows(layers):
+    def chain(name, n):
+        make = layers["LAYERS"][name]
+        layer = layers["Recurrent"](8, by_step=True) if name == "recurrent" else make(8, 3, 5)
+        return layers["chain"](layer(torch.randn(n, 8, requires_grad=True)))
+
+    for name in ("self-attention", "convolutional", "restricted"):
+        assert chain(name, 10) == chain(name, 20) == chain(name, 40)
+    assert chain("recurrent", 40) - chain("recurrent", 20) == 2 * (chain("recurrent", 20) - chain("recurrent", 10)) > 0
+
+
+def test_restricted_attention_is_attention_with_a_band(layers):
+    x, reach = torch.randn(12, 6), 2
+    found = layers["RestrictedSelfAttention"](2 * reach + 1)(x)
+    scores = torch.zeros(12, 12 + 2 * reach)
+    scores[:, reach:-reach] = x @ x.t() / 6**0.5  # beyond the ends are zeros, which are looked at
+    band = (torch.arange(12)[:, None] + reach - torch.arange(12 + 2 * reach)).abs() <= reach
+    weights = scores.masked_fill(~band, -torch.inf).softmax(-1)[:, reach:-reach]
+    torch.testing.assert_close(found, weights @ x)
+
+
+def test_steps_of_torch_s_cell_are_its_layer(layers):
+    whole, steps, x = layers["Recurrent"](5), layers["Recurrent"](5, by_step=True), torch.randn(7, 5)
+    for name, parameter in steps.layer.named_parameters():
+        parameter.data = getattr(whole.layer, f"{name}_l0").data
+    torch.testing.assert_close(whole(x), steps(x))
+
+
+def test_a_comparison_goes_on_and_reports_all_that_is_done(tmp_path, monkeypatch, capsys):
+    main = runpy.run_path(str(SCRIPTS / "compare_recurrent.py"))["main"]
+
+    def compare(task, *options):
+        monkeypatch.setattr("sys.argv", ["compare_recurrent.py", task, str(tmp_path), *options])
+        main()
+
+    precision = torch.get_float32_matmul_precision()
+    compare("recall", "--minutes", "0.01", "--systems", "none", "--seeds", "1")
+    path = tmp_path / "recall" / "none-1" / "result.json"
+    before = path.read_text()
+    compare("recall", "--minutes", "0.01", "--systems", "none", "dot", "--seeds", "1")
+    assert path.read_text() == before and json.loads(before)["minutes"] == 0.01
+    table = (tmp_path / "recall.md").read_text()
+    assert "| recurrent |" in table and "| + dot product |" in table
+    assert (tmp_path / "recall.png").read_bytes().startswith(b"\x89PNG")
+    with pytest.raises(SystemExit):
+        compare("recall", "--minutes", "0.02", "--systems", "none", "--seeds", "1")
+    assert "was trained for 0.01 minutes: choose another folder" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        compare("verses", "--hiden_size", "64")
+    assert "did you mean 'hidden_size'?" in capsys.readouterr().err
+    torch.set_float32_matmul_precision(precision)
+
+
+def test_a_step_is_measured_at_every_size_that_scaling_varies():
+    measure = runpy.run_path(str(SCRIPTS / "benchmark_scaling.py"))["measure"]
+    smallest = {"length": 8, "batch": 2, "depth": 1, "width": 64, "vocabulary": 50}
+    seconds, memory = measure(1, **smallest)
+    _, more = measure(1, **smallest | {"length": 64})
+    assert seconds > 0 and more > 2 * memory > 0
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (["--learning_rat", "1e-4"], "unrecognized arguments: --learning_rat"),
+        (["--models", "ours", "minilm"], "--models minilm: expected ours, peer, or NAME=CHECKPOINT"),
+        (["--models", "=runs/minilm"], "--models : expected ours, peer, or NAME=CHECKPOINT"),
+        (["--models", "m=runs/a", "m=runs/b"], "a name is there twice"),
+        (["--models", "peer=runs/minilm"], "--models peer: expected ours, peer, or NAME=CHECKPOINT"),
+    ],
+)
+def test_options_are_checked_before_anything_is_trained(tmp_path, monkeypatch, capsys, wrong, message):
+    command = ["compare_finetuning.py", str(tmp_path / "runs"), "--tasks", "sentiment", *wrong]
+    monkeypatch.setattr("sys.argv", command)
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(SCRIPTS / command[0]), run_name="__main__")
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_fine_tuning_of_another_command_is_not_taken_for_this_one(tmp_path):
+    script, done = runpy.run_path(str(SCRIPTS / "compare_finetuning.py")), tmp_path / "sentiment-m-new-0"
+    done.mkdir()
+    (done / "all_results.json").write_text('{"test_loss": 1}')
+    (tmp_path / "sentiment-m-new-0.command").write_text("python finetune.py --config_name other")
+    with pytest.raises(SystemExit, match="was made by another command, python finetune.py --config_name other"):
+        script["finetune"](tmp_path, "sentiment", "m", "new", 0, 1.0, "runs/a", [])
+
+
+def test_pretraining_goes_on_from_short_pieces_with_long_ones(tmp_path, monkeypatch):
+    script = runpy.run_path(str(SCRIPTS / "compare_finetuning.py"))
+    names = ("Ada", "Ben", "Eve", "Kim", "Leo", "Mia")
+    texts = [f"{a} saw {b} by the river, and {c} was there." for a, b, c in itertools.product(names, repeat=3)]
+    (tmp_path / "prose.txt").write_text("\n\n".join(texts))
+    train_tokenizer(texts, 300, "encoder").save_pretrained(tmp_path / "encoder")
+    monkeypatch.setitem(script["pretrain"].__globals__, "PRETRAINING", {16: 4, 32: 2})
+    for model in ("ours", "peer"):
+        script["pretrain"](tmp_path, model)
+        short, long = (load_file(tmp_path / name / "model.safetensors") for name in (f"{model}-16", model))
+        assert short.keys() == long.keys() and any((short[name] != long[name]).any() for name in short)
+        # Two draws of new weights, with a standard deviation of 0.02, would be farther apart.
+        assert all((short[name] - long[name]).abs().max() < 0.02 for name in short)
+        assert yaml.safe_load((tmp_path / f"{model}.yaml").read_text())["initial_model"] == str(
+            tmp_path / f"{model}-16"
+        )
+        assert AutoModelForMaskedLM.from_pretrained(tmp_path / model).config.num_hidden_layers == 4
+    before = (tmp_path / "ours" / "model.safetensors").stat().st_mtime_ns
+    script["pretrain"](tmp_path, "ours")  # what is done is not done again
+    assert (tmp_path / "ours" / "model.safetensors").stat().st_mtime_ns == before
