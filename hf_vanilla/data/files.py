@@ -1,4 +1,4 @@
-"""Reading corpora from files and from the Hub."""
+"""Reading of text files, of tables and of data sets on the Hub, into data sets whose columns are text."""
 
 import csv
 import glob
@@ -13,33 +13,33 @@ from datasets.exceptions import DatasetGenerationError
 from datasets.fingerprint import Hasher
 
 Row = dict[str, Any]
+Splits = dict[str, Dataset | IterableDataset]
 Columns = Mapping[str, str]  # from our names to those of the corpus
-Generator = Callable[..., Iterator[Row]]
-FORMATS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+RowGenerator = Callable[..., Iterator[Row]]
+TABLE_BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
+"""For each suffix of a file with columns, the builder of `datasets` that reads it."""
 HELD_OUT = ("validation", "test")
 SPLITS = ("train", *HELD_OUT)
-CODE = Path(__file__).read_bytes()  # what `datasets` has cached of another version of it is not used
+# The source code of this folder. It is part of every fingerprint, for `datasets` reuses a cached result of the same
+# fingerprint, and would otherwise go on to use what an older version of this code has made.
+CODE = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
 
 
 def read_lines(path: Path) -> Iterator[str]:
-    """The lines of a text file in UTF-8, without their ends; only a line feed ends a line.
+    """Yield the lines of a UTF-8 text file without their line endings. Only a line feed ends a line.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: a line is not UTF-8; file and line are named.
+        ValueError: a line is not UTF-8; the message names the file and the line.
     """
     _require_file(path)
     with path.open("rb") as file:
-        yield from decode_lines(file, str(path))
-
-
-def decode_lines(lines: Iterable[bytes], name: str) -> Iterator[str]:
-    """`read_lines` for what is open already; `name` is for the error."""
-    for number, line in enumerate(lines, start=1):
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{name}, line {number}: not UTF-8 ({error.reason} at byte {error.start + 1})") from None
+        for number, line in enumerate(file, start=1):
+            try:
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                reason = f"{error.reason} at byte {error.start + 1}"
+                raise ValueError(f"{path}, line {number}: not UTF-8 ({reason})") from None
 
 
 def _require_file(path: Path) -> None:
@@ -53,19 +53,25 @@ def _require_columns(available: Iterable[str], columns: Columns, name: str) -> N
             raise ValueError(f"{name}: no column {column!r}; its columns are {', '.join(available)}")
 
 
-def _features(columns: Iterable[str]) -> Features:
+def text_features(columns: Iterable[str]) -> Features:
+    """Return the types of columns of text; `references` is the one column that holds a list of texts in each row."""
     text = Value("string")
     return Features({column: List(text) if column == "references" else text for column in columns})
 
 
-def generate(
-    generator: Generator, columns: Iterable[str] | Features, streaming: bool = False, **arguments: Any
-) -> Any:
-    """The rows of a generator, whose own error is raised where it fails; its arguments that are paths it reads.
+def build_dataset(
+    generator: RowGenerator, columns: Iterable[str] | Features, streaming: bool = False, **arguments: Any
+) -> Dataset | IterableDataset:
+    """Return the rows that `generator(**arguments)` yields, from the cache if no file among `arguments` changed.
 
-    `columns` are names of columns of text, or the types of all.
+    `columns` are the names of columns of text, or the types of all columns. A stream runs the generator anew each time
+    that it is iterated over.
+
+    Raises:
+        FileNotFoundError: a file is missing.
+        ValueError: there are no rows. An error of the generator is raised as it is.
     """
-    features = columns if isinstance(columns, Features) else _features(columns)
+    features = columns if isinstance(columns, Features) else text_features(columns)
     files = [value for value in arguments.values() if isinstance(value, Path)]
     for file in files:
         _require_file(file)
@@ -73,7 +79,7 @@ def generate(
         raise ValueError(f"{files[0]}: the corpus is empty")
     if streaming:
         return IterableDataset.from_generator(generator, features=features, gen_kwargs=arguments)
-    # Of itself `datasets` would not notice that a file has changed.
+    # By default the fingerprint covers the name of a file, but not its content.
     state = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     settings = [value for value in arguments.values() if value not in files]
     fingerprint = Hasher.hash((generator, state, settings, CODE))
@@ -83,7 +89,12 @@ def generate(
         raise (error.__cause__ or error) from None
 
 
-def _read_text_pair(source_path: Path, target_path: Path, streaming: bool) -> Any:
+def read_text_pair(source_path: Path, target_path: Path, streaming: bool) -> Dataset | IterableDataset:
+    """Return the columns `source` and `target`: row n holds line n of each of two text files.
+
+    Raises:
+        FileNotFoundError, ValueError: as `read_lines`; or the files have different numbers of lines.
+    """
     sources, targets = _count_lines(source_path), _count_lines(target_path)
     if sources != targets:
         raise ValueError(
@@ -91,17 +102,13 @@ def _read_text_pair(source_path: Path, target_path: Path, streaming: bool) -> An
             "expected line n of one to translate line n of the other"
         )
     columns = ("source", "target")
-    return generate(_generate_pairs, columns, streaming, source_path=source_path, target_path=target_path)
+    return build_dataset(_generate_pairs, columns, streaming, source_path=source_path, target_path=target_path)
 
 
 def _count_lines(path: Path) -> int:
     _require_file(path)
-    count, last = 0, b"\n"
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            count += chunk.count(b"\n")
-            last = chunk[-1:]
-    return count + (last != b"\n")
+        return sum(1 for _ in file)
 
 
 def _generate_pairs(source_path: Path, target_path: Path) -> Iterator[Row]:
@@ -109,69 +116,77 @@ def _generate_pairs(source_path: Path, target_path: Path) -> Iterator[Row]:
         yield {"source": source.strip(), "target": target.strip()}
 
 
-def _generate_documents(path: Path) -> Iterator[Row]:
+def generate_documents(path: Path) -> Iterator[Row]:
+    """Yield the documents of a text file, which blank lines separate, as rows with the column `text`."""
     for has_text, lines in groupby(read_lines(path), key=lambda line: bool(line.strip())):
         if has_text:
             yield {"text": "\n".join(lines).strip()}
 
 
-def _load(
+def load_hub_or_table(
     path: Path, columns: Columns, configuration: str | None, streaming: bool, num_proc: int | None, alternative: str
-) -> dict[str, Any]:
-    """The splits of a Hub data set, or of a file that `datasets` has a builder for."""
+) -> Splits:
+    """Return the splits of the Hub data set `path`, or the split `train` of the file `path`, with `columns` alone.
+
+    Raises:
+        FileNotFoundError: there is neither such a file nor such a data set.
+        ValueError: the file is empty, cannot be parsed, or is none that `TABLE_BUILDERS` or the caller, by his
+            `alternative`, can read; a column is missing or holds no text.
+    """
     select = _select_columns_of_stream if streaming else _select_columns
-    suffix = path.suffix.lower()
-    if suffix not in FORMATS:
-        if path.exists():
-            raise ValueError(f"{path}: expected a {', '.join(FORMATS)} file, or {alternative}")
-        name = path.as_posix()
-        try:
-            loaded = load_dataset(name, configuration, streaming=streaming, num_proc=None if streaming else num_proc)
-        except OSError as error:
-            raise FileNotFoundError(
-                f"{name}: no built-in corpus, no file, and no data set on the Hub that can be reached: {error}"
-            ) from error
-        return {split: select(loaded[split], columns, name) for split in SPLITS if split in loaded}
+    if path.suffix.lower() in TABLE_BUILDERS:
+        return {"train": select(_load_table(path, columns, streaming), columns, str(path))}
+    if path.exists():
+        raise ValueError(f"{path}: expected a {', '.join(TABLE_BUILDERS)} file, or {alternative}")
+    name = path.as_posix()
+    try:
+        loaded = load_dataset(name, configuration, streaming=streaming, num_proc=None if streaming else num_proc)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"{name}: no built-in corpus, no file, and no data set on the Hub that can be reached: {error}"
+        ) from error
+    return {split: select(loaded[split], columns, name) for split in SPLITS if split in loaded}
+
+
+def _load_table(path: Path, columns: Columns, streaming: bool) -> Dataset | IterableDataset:
     _require_file(path)
     if not path.stat().st_size:
         raise ValueError(f"{path}: the corpus is empty")
+    suffix = path.suffix.lower()
     if suffix != ".parquet" and not streaming:
         for _ in read_lines(path):
-            pass  # for its error, which names the line
-    options = _csv_options(path, suffix, columns) if FORMATS[suffix] == "csv" else {}
+            pass  # its error names the line that is not UTF-8; that of `datasets` does not
+    options: dict[str, Any] = {}
+    if TABLE_BUILDERS[suffix] == "csv":
+        options, header = csv_format(path, suffix)
+        _require_columns(header, columns, str(path))
+        options["features"] = text_features(columns.values())  # pandas would guess other types than text
     try:
         pattern = glob.escape(str(path))
-        loaded = load_dataset(FORMATS[suffix], data_files=pattern, split="train", streaming=streaming, **options)
+        table = load_dataset(TABLE_BUILDERS[suffix], data_files=pattern, split="train", streaming=streaming, **options)
         if streaming:
-            next(iter(loaded), None)
+            next(iter(table), None)
     except Exception as error:
         raise ValueError(f"{path}: cannot be read as {path.suffix}: {error.__cause__ or error}") from error
-    return {"train": select(loaded, columns, str(path))}
-
-
-def _csv_options(path: Path, suffix: str, columns: Columns) -> dict[str, Any]:
-    """How to read a `.csv` or `.tsv` file as text: of itself pandas guesses types and takes "NA" for no value."""
-    options, header = csv_format(path, suffix)
-    _require_columns(header, columns, str(path))
-    return {**options, "features": _features(columns.values())}
+    return table
 
 
 def csv_format(path: Path, suffix: str) -> tuple[dict[str, Any], list[str]]:
-    """How to read a `.csv` or `.tsv` file, and its header.
+    """Return how `load_dataset` must read a `.csv` or `.tsv` file, and the names in its header.
 
     Raises:
         ValueError: the first row has more fields than the header.
     """
     tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
     dialect = tabs if suffix == ".tsv" else {}
-    rows = filter(None, csv.reader((f"{line}\n" for line in read_lines(path)), **dialect))  # blank lines are none
+    rows = filter(None, csv.reader((f"{line}\n" for line in read_lines(path)), **dialect))  # skips blank lines
     header: list[str] = next(rows, [])
     first: list[str] = []
-    with suppress(csv.Error):  # a document may be longer than `csv` reads
+    with suppress(csv.Error):  # a document may be longer than the longest field that `csv` reads
         first = next(rows, [])
-    if len(first) > len(header):  # pandas would take the first field for a name of the row
+    if len(first) > len(header):  # pandas would take the first field for the name of the row
         raise ValueError(f"{path}: the first row has {len(first)} fields, the header names {len(header)}")
-    return {**dialect, "keep_default_na": False}, header
+    return {**dialect, "keep_default_na": False}, header  # "NA" is text, not a missing value
 
 
 def _select_columns(dataset: Dataset, columns: Columns, name: str) -> Dataset:
@@ -184,17 +199,19 @@ def _select_columns(dataset: Dataset, columns: Columns, name: str) -> Dataset:
 
 
 def _select_columns_of_stream(stream: IterableDataset, columns: Columns, name: str) -> IterableDataset:
-    first: Row = next(iter(stream), {})
+    first: Row = next(iter(stream), {})  # shows whether the columns exist and hold text
     flat = _flatten(first)
     if first:
         _require_columns(flat, columns, name)
     for column in columns.values():
         if not isinstance(flat.get(column), str | None):
             raise ValueError(f"{name}: column {column!r} holds {type(flat[column]).__name__}, expected text")
-    return stream.map(_pick, fn_kwargs={"columns": columns}, remove_columns=list(first), features=_features(columns))
+    features = text_features(columns)
+    return stream.map(_pick, fn_kwargs={"columns": columns}, remove_columns=list(first), features=features)
 
 
 def _flatten(row: Row, prefix: str = "") -> Row:
+    """Return a row without nesting: the key of `row["translation"]["en"]` becomes `translation.en`."""
     flat: Row = {}
     for name, value in row.items():
         flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}

@@ -15,18 +15,29 @@ from hf_vanilla.data.built_in import (
     REVIEWS,
     TAGS,
     VERSES,
-    _load_genres,
-    _load_reviews,
-    _load_tags,
+    load_genres,
+    load_reviews,
+    load_tags,
 )
 from hf_vanilla.data.corpora import load_corpus, load_texts
-from hf_vanilla.data.files import FORMATS, SPLITS, csv_format
+from hf_vanilla.data.files import SPLITS, TABLE_BUILDERS, csv_format
 
 HELD_OUT_SHARE, HELD_OUT_SEED = 0.1, 42
+LOADERS: dict[str, Callable[[], Mapping[str, Dataset]]] = {
+    REVIEWS: load_reviews,
+    TAGS: load_tags,
+    GENRES: load_genres,
+    BROWN: lambda: load_texts(BROWN),
+    BIBLE: lambda: load_texts(BIBLE),
+    VERSES: lambda: load_corpus(VERSES),
+}
 
 
 class Drawn(str):
-    """The name of a split that was drawn from the training split, with the place of each row there."""
+    """The name of a split that was drawn from the training split, with the place of each row there.
+
+    It is a key like every other name of a split, so that an error can name a row of the file wherever the key goes.
+    """
 
     places: np.ndarray
 
@@ -34,7 +45,9 @@ class Drawn(str):
 def load_rows(
     name: str | None = None, configuration: str | None = None, files: Mapping[str, str | None] | None = None
 ) -> DatasetDict:
-    """The rows to learn from, in the splits `train`, `validation` and, where there is one, `test`.
+    """Return the rows to learn from, in the splits `train`, `validation` and, where there is one, `test`.
+
+    Without a validation split, a tenth of the training rows, drawn at random and always the same, becomes one.
 
     Args:
         name: one of
@@ -46,10 +59,8 @@ def load_rows(
             - `"brown"`, `"bible"`: `text`, see [`load_texts`]; `"verses"`: `source`, `target`, see [`load_corpus`];
             - the id of a data set on the Hub.
         configuration: of a Hub data set.
-        files: in place of `name`, a `.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet` or `.txt` file for each split; of a
-            `.txt` file, paragraphs are the rows, in the column `text`.
-
-    Without a validation split, a tenth of the training rows, drawn at random and always the same, becomes one.
+        files: in place of `name`, a `.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet` or `.txt` file for each split; the
+            paragraphs of a `.txt` file are rows with the column `text`.
 
     Raises:
         FileNotFoundError: a file, or the package of a built-in corpus, is missing.
@@ -60,13 +71,13 @@ def load_rows(
         raise ValueError(f"files: there are no splits but {', '.join(SPLITS)}, got {', '.join(sorted(unknown))}")
     if (name is None and "train" not in given) or (name is not None and given):
         raise ValueError("give either a data set (dataset_name) or files (train_file at least), not both")
-    if name in BUILT_IN and configuration is not None:
+    if name in LOADERS and configuration is not None:
         raise ValueError(f"{name} is built in and has no configuration, got dataset_config_name {configuration!r}")
     if name is None:
         splits = {split: _read_file(Path(file)) for split, file in given.items()}
         name = given["train"]
-    elif name in BUILT_IN:
-        splits = BUILT_IN[name]()
+    elif name in LOADERS:
+        splits = dict(LOADERS[name]())
     else:
         loaded = load_dataset(name, configuration)
         splits = {split: loaded[split] for split in SPLITS if split in loaded}
@@ -84,17 +95,16 @@ def load_rows(
 def _hold_out(train: Dataset) -> dict[str, Dataset]:
     count = max(1, int(len(train) * HELD_OUT_SHARE))
     order = np.random.default_rng(HELD_OUT_SEED).permutation(len(train))
-    parts: dict[Drawn, Any] = {Drawn("train"): order[count:], Drawn("validation"): order[:count]}
-    for split, places in parts.items():
-        split.places = places
-    return {split: train.select(places) for split, places in parts.items()}
+    held_out, rest = Drawn("validation"), Drawn("train")
+    held_out.places, rest.places = order[:count], order[count:]
+    return {split: train.select(split.places) for split in (rest, held_out)}
 
 
 def _read_file(path: Path) -> Dataset:
     suffix = path.suffix.lower()
-    builder = "text" if suffix == ".txt" else FORMATS.get(suffix)
+    builder = "text" if suffix == ".txt" else TABLE_BUILDERS.get(suffix)
     if builder is None:
-        raise ValueError(f"{path}: expected a {', '.join([*FORMATS, '.txt'])} file")
+        raise ValueError(f"{path}: expected a {', '.join([*TABLE_BUILDERS, '.txt'])} file")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
     if not path.stat().st_size:
@@ -108,27 +118,15 @@ def _read_file(path: Path) -> Dataset:
         raise ValueError(f"{path}: cannot be read as {suffix}: {error.__cause__ or error}") from error
 
 
-BUILT_IN: dict[str, Callable[[], dict[str, Dataset]]] = {
-    REVIEWS: _load_reviews,
-    TAGS: _load_tags,
-    GENRES: _load_genres,
-    BROWN: lambda: dict(load_texts(BROWN)),
-    BIBLE: lambda: dict(load_texts(BIBLE)),
-    VERSES: lambda: dict(load_corpus(VERSES)),
-}
-
-# Checks
-
-
 def cell(split: str, row: int, column: str) -> str:
-    """What an error calls a cell."""
+    """Return what an error calls a cell, `train[17]["text"]`; a row that was drawn counts as it did before."""
     if isinstance(split, Drawn):
         row, split = int(split.places[row]), "train"
     return f'{split}[{row}]["{column}"]'
 
 
-def require_column(splits: DatasetDict, column: str, argument: str) -> None:
-    """Raises `ValueError` where a split has no such column; `argument` is what names it."""
+def require_column(splits: Mapping[str, Dataset], column: str, argument: str) -> None:
+    """Raise `ValueError` if a split has no such column, which `argument` names."""
     for split, rows in splits.items():
         if column not in rows.column_names:
             found = ", ".join(rows.column_names)

@@ -8,8 +8,7 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 from transformers import PreTrainedTokenizerFast
 
 SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<mask>"]
-"""Ids 0 to 3. There is no unknown token: each byte is in the vocabulary."""
-
+"""The tokens with the ids 0 to 3. There is no unknown token, for each byte is in the vocabulary."""
 TEMPLATES = {
     "seq2seq": {"single": "$A </s>", "pair": "$A </s> $B </s>"},
     "encoder": {"single": "<s> $A </s>", "pair": "<s> $A </s> $B </s>"},
@@ -22,18 +21,21 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Learn a byte-level BPE (section 5.1 of the paper: one vocabulary for source and target).
 
-    Any text survives `decode(encode(text), skip_special_tokens=True)` unchanged, and text that spells a special token
-    stays text (except `<mask>` and its kin for the encoder, which fills masks in).
+    `decode(encode(text), skip_special_tokens=True)` gives every text back unchanged. Text that spells a special token
+    stays text; only the encoder's tokenizer reads `<mask>` and the like as special tokens, so that it can fill masks.
 
     Args:
-        texts: sentences, of both sides for translation.
-        vocab_size: tokens to learn, specials and the 256 bytes included; a small corpus may yield fewer.
-        family: what a sentence becomes. `"seq2seq"`: tokens and `</s>`, for source and `text_target` alike;
-            `"encoder"`: `<s>`, tokens, `</s>` (and a second sentence, `</s>`); `"decoder"`: the tokens alone, padded
-            on the left, so that a prompt can be continued.
+        texts: the sentences to learn from; for translation, those of both sides.
+        vocab_size: the number of tokens, including the special ones and the 256 bytes; a small corpus may yield fewer.
+        family: the kind of model, which determines how a sentence is encoded. `"seq2seq"`: its tokens and `</s>`, for
+            source and `text_target` alike; `"encoder"`: `<s>`, its tokens, `</s>` (and a second sentence, `</s>`);
+            `"decoder"`: its tokens alone, padded on the left, so that a prompt can be continued.
+
+    Returns:
+        A fast tokenizer that, once saved, `AutoTokenizer` loads without this package.
 
     Raises:
-        ValueError: `texts` is empty, or `vocab_size` has no room for the bytes.
+        ValueError: `texts` is empty, `vocab_size` has no room for the bytes, or there is no such `family`.
     """
     smallest = len(SPECIAL_TOKENS) + 256
     if vocab_size < smallest:
@@ -46,7 +48,7 @@ def train_tokenizer(
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    # For the encoder the space before a mask belongs to the masked word, as in the text that it learns from.
+    # The encoder learns from masks that stand for a word and the space before it.
     mask = AddedToken("<mask>", lstrip=family == "encoder", special=True)
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,

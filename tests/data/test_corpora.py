@@ -10,7 +10,7 @@ import datasets
 import pytest
 from datasets import Dataset, DatasetDict
 
-from hf_vanilla.data import corpora
+from hf_vanilla.data import files
 from hf_vanilla.data.corpora import load_corpus, load_texts
 
 PAIRS = [(f"source sentence number {number}", f"Zielsatz Nummer {number}") for number in range(100)]
@@ -179,7 +179,7 @@ def test_hub_data_keep_their_own_splits(monkeypatch, streaming):
         splits = DatasetDict({split: Dataset.from_list(rows[split]) for split in rows})
         return {key: split.to_iterable_dataset() for key, split in splits.items()} if streaming else splits
 
-    monkeypatch.setattr(corpora, "load_dataset", load_dataset)
+    monkeypatch.setattr(files, "load_dataset", load_dataset)
     columns = {"source_column": "translation.en", "target_column": "translation.de"}
     corpus = load_corpus("wmt14", configuration="de-en", **columns, streaming=streaming)
     lengths = {split: len(list(rows)) for split, rows in corpus.items()}
