@@ -6,7 +6,7 @@ import itertools
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +17,25 @@ from hf_vanilla.translation.translator import POOL, Translator
 
 
 def translate_file(
-    translator: Translator, source: Path, target: Path, identity: dict[str, Any], **options: Any
+    translator: Translator, source: Path, target: Path, identity: Mapping[str, object], **options: Any
 ) -> list[int]:
-    """Translate a file of any size line by line. Interrupted, it goes on where it was, and ends with the same file.
+    """Translate a text file of any size line by line, and continue where an interrupted call was.
 
-    Until it is done, its lines are in TARGET.partial, what it was made from is in TARGET.partial.json, and
-    TARGET.partial.lock is held.
+    Until it is done, its lines are in TARGET.partial, what they were made from is in TARGET.partial.json, and
+    TARGET.partial.lock is held. The file ends the same whether there was an interruption or not.
 
     Args:
         translator: the translator.
         source: text in UTF-8, one text a line.
-        target: where the translations go, as many lines.
-        identity: what else the translations depend on, to know again what was begun.
+        target: file to write, with as many lines.
+        identity: what else the translations depend on, by which the same work is recognised; see [`identity_of`].
         options: those of [`Translator.stream`].
 
     Returns:
         Numbers, from 1, of the lines that are not UTF-8; their translations are empty.
 
     Raises:
-        ValueError: something else was begun with this target, or another process is at it.
+        ValueError: TARGET.partial is of other work, or another process is writing it.
     """
     target = target.resolve()
     partial, notes, lock = (target.with_name(f"{target.name}.partial{suffix}") for suffix in ("", ".json", ".lock"))
@@ -44,36 +44,24 @@ def translate_file(
     with alone_at(target, lock):
         if partial.exists() and not notes.exists():
             raise ValueError(f"{partial} is in the way, and not of this program: move it")
+        digest, count = hashlib.sha256(), 0
         with source.open("rb") as file:
-            digest, count = hashlib.sha256(), 0
-            for line in file:
+            for count, line in enumerate(file, start=1):  # noqa: B007  it is used after the loop
                 digest.update(line)
-                count += 1
-        begun = json.dumps({"source_sha256": digest.hexdigest(), **identity}, sort_keys=True)
+        work = json.dumps({"source_sha256": digest.hexdigest(), **identity}, sort_keys=True)
         done = 0
         if partial.exists():
-            if notes.read_text(encoding="utf-8") != begun:
+            if notes.read_text(encoding="utf-8") != work:
                 raise ValueError(f"{partial} is from another input, model or search: delete it to begin anew")
-            with partial.open("r+b") as file:
-                # Whole pools only: so batches, and with them the last bits of a score, are those of an unbroken run.
-                done = sum(1 for line in file if line.endswith(b"\n")) // POOL * POOL
-                file.seek(0)
-                size = sum(len(line) for line in itertools.islice(file, done))
-                file.truncate(size)
+            done = keep_whole_pools(partial)
         else:
             partial.write_bytes(b"")
-            notes.write_text(begun, encoding="utf-8")
-        bad: list[int] = []
+            notes.write_text(work, encoding="utf-8")
+        undecodable: list[int] = []
         with source.open("rb") as lines, partial.open("a", encoding="utf-8", newline="\n") as file:
-            rest = itertools.islice(texts_of_lines(lines, bad), done, None)
-            bar = tqdm(
-                translator.stream(rest, pool=POOL, **options),
-                "translating",
-                count,
-                initial=done,
-                unit=" lines",
-                mininterval=1,
-            )
+            rest = itertools.islice(texts_of_lines(lines, undecodable), done, None)
+            stream = translator.stream(rest, pool=POOL, **options)
+            bar = tqdm(stream, "translating", count, initial=done, unit=" lines", mininterval=1)
             for number, text in enumerate(bar, start=1):
                 file.write(f"{text}\n")
                 if number % POOL == 0:
@@ -82,15 +70,27 @@ def translate_file(
             shutil.copymode(target, partial)
         os.replace(partial, target)
         notes.unlink()
-        return bad
+        return undecodable
+
+
+def keep_whole_pools(partial: Path) -> int:
+    """Cut off a file after the last of its lines that ends a pool, and return how many lines are left.
+
+    With whole pools, batches are those of an uninterrupted run, and with them the last bits of each score.
+    """
+    with partial.open("r+b") as file:
+        done = sum(line.endswith(b"\n") for line in file) // POOL * POOL
+        file.seek(0)
+        file.truncate(sum(map(len, itertools.islice(file, done))))
+    return done
 
 
 @contextlib.contextmanager
 def alone_at(target: Path, lock: Path) -> Iterator[None]:
-    """Holds `lock`, a file that is there as long.
+    """Hold the file `lock`, which exists as long.
 
     Raises:
-        ValueError: another process holds it.
+        ValueError: another process holds it, and so is writing `target`.
     """
     try:
         with FileLock(lock, timeout=0):
@@ -99,27 +99,28 @@ def alone_at(target: Path, lock: Path) -> Iterator[None]:
             finally:
                 lock.unlink(missing_ok=True)
     except Timeout:
-        raise ValueError(
-            f"{target} is being written by another process: wait for it, or give another output"
-        ) from None
+        problem = f"{target} is being written by another process: wait for it, or give another output"
+        raise ValueError(problem) from None
 
 
-def identity_of(translator: Translator, name: str, **options: Any) -> dict[str, Any]:
-    """What the translations of a model of this name depend on."""
-    files = [
-        path for path in sorted(Path(name).glob("*")) if path.suffix in (".json", ".safetensors", ".bin", ".model")
-    ]
-    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    revision = getattr(translator.model.config, "_commit_hash", None)
-    search = translator.model.generation_config.to_diff_dict()
-    return {"model": str(name), "revision": revision, "files": stats, "search": str(search), **options}
+def identity_of(translator: Translator, name: str, **options: object) -> dict[str, object]:
+    """Return what translations depend on: the files of the model `name`, its search, and the `options` given."""
+    suffixes = (".json", ".safetensors", ".bin", ".model")
+    files = [(path, path.stat()) for path in sorted(Path(name).glob("*")) if path.suffix in suffixes]
+    return {
+        "model": str(name),
+        "revision": getattr(translator.model.config, "_commit_hash", None),
+        "files": [(path.name, stat.st_size, stat.st_mtime_ns) for path, stat in files],
+        "search": str(translator.model.generation_config.to_diff_dict()),
+        **options,
+    }
 
 
-def texts_of_lines(lines: Iterable[bytes], bad: list[int]) -> Iterator[str]:
-    """Lines in UTF-8 without their ends; empty for those that are not, whose numbers go to `bad`."""
+def texts_of_lines(lines: Iterable[bytes], undecodable: list[int]) -> Iterator[str]:
+    """Yield lines in UTF-8 without their ends; "" for one that is not UTF-8, whose number goes to `undecodable`."""
     for number, line in enumerate(lines, start=1):
         try:
             yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
         except UnicodeDecodeError:
-            bad.append(number)
+            undecodable.append(number)
             yield ""

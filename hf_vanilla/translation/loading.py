@@ -5,18 +5,26 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 # "At most source length + 50" (section 6.1).
 EXTRA_TOKENS = 50
 
 
-def load_config_and_tokenizer(name: str | Path, auto_class: Any, expected: str, **hub: Any) -> tuple[Any, Any]:
-    """Those of a folder or a Hub model.
+def load_config_and_tokenizer(
+    name: str | Path, auto_class: Any, expected: str, **hub: Any
+) -> tuple[PreTrainedConfig, Any]:
+    """Return the configuration and the tokenizer of a folder or a Hub model.
+
+    Args:
+        name: folder or Hub id.
+        auto_class: the Auto class that must have a model for it.
+        expected: what such a model is, for the error.
+        hub: options of `from_pretrained`.
 
     Raises:
         FileNotFoundError: there is no such folder or model.
-        ValueError: it is none of `auto_class`, which is `expected`, or has no tokenizer.
+        ValueError: it is no model of `auto_class`, or has no tokenizer.
     """
     try:
         config = AutoConfig.from_pretrained(name, **hub)
@@ -34,7 +42,7 @@ def load_config_and_tokenizer(name: str | Path, auto_class: Any, expected: str, 
 
 
 def words_of_tokens(text: str, offsets: Iterable[tuple[int, int]]) -> list[int | None]:
-    """The word that each token belongs to, None for special tokens."""
+    """Return the number, from 0, of the word that each token belongs to; None for special tokens."""
     spans = [match.span() for match in re.finditer(r"\S+", text)]
     return [
         next((i for i, (start, end) in enumerate(spans) if start < last and first < end), None)
@@ -42,8 +50,8 @@ def words_of_tokens(text: str, offsets: Iterable[tuple[int, int]]) -> list[int |
     ]
 
 
-def positions_of(config: Any) -> int:
-    """How many tokens a model has positions for; sinusoids have no end."""
+def positions_of(config: PreTrainedConfig) -> int:
+    """Return how many tokens a model has positions for; a million for sinusoids, which have no end."""
     if getattr(config, "position_embedding_type", None) in ("sinusoidal", "sinusoidal_halves"):
         return 10**6
     return getattr(config, "max_position_embeddings", 10**6)
@@ -52,7 +60,7 @@ def positions_of(config: Any) -> int:
 def side_by_side(
     sources: Sequence[str], translations: Sequence[str], references: Sequence[Sequence[str]], count: int
 ) -> str:
-    """`count` sentences, evenly from the whole, each with its translation and all of its references, as text."""
+    """Return a text that shows `count` sentences, evenly from the whole, with their translations and references."""
     blocks = []
     for row in range(0, len(sources), max(1, len(sources) // max(1, count)))[:count]:
         lines = [f"source:      {sources[row]}", f"translation: {translations[row]}"]

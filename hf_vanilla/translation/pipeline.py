@@ -1,6 +1,6 @@
 """The pipeline "translation" of transformers."""
 
-from typing import Any
+from typing import Any, NoReturn
 
 from transformers import Pipeline
 
@@ -8,27 +8,27 @@ from hf_vanilla.translation.translator import Translator
 
 
 class TranslationPipeline(Pipeline):
-    """`pipeline("translation", model=..., ...)`, which transformers has no longer."""
+    """`pipeline("translation", model=..., ...)`, which transformers no longer has."""
 
     _load_tokenizer: Any = True
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
-        model: Any = self.model
         tokenizer: Any = self.tokenizer
-        self.translator = Translator(model, tokenizer)
+        self.translator = Translator(self.model, tokenizer)
 
-    def __call__(self, inputs: str | list[str], **kwargs: Any) -> list[dict[str, str]]:  # type: ignore[override]
-        """[{"translation_text": ...}] for a text, or for each of a list; options: those of a [`Translator`]'s call."""
-        options: dict[str, Any] = {**self._forward_params, **kwargs}
-        translations = self.translator([inputs] if isinstance(inputs, str) else inputs, **options)
+    def __call__(self, inputs: str | list[str], **options: Any) -> list[dict[str, str]]:  # type: ignore[override]
+        """Return [{"translation_text": ...}] of a text, or of each of a list; options are those of a [`Translator`]'s
+        call."""
+        texts = [inputs] if isinstance(inputs, str) else inputs
+        translations = self.translator(texts, **{**self._forward_params, **options})
         return [{"translation_text": text} for text in translations]
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         return {}, options, {}
 
-    def preprocess(self, input_: Any, **options: Any) -> Any:
-        """Not used: a [`Translator`] makes batches of texts, not of one after the other."""
+    def preprocess(self, input_: object, **options: object) -> NoReturn:
+        """Raise: a [`Translator`] makes batches of texts itself, where pipelines prepare them one by one."""
         raise NotImplementedError
 
     _forward: Any = preprocess

@@ -12,17 +12,17 @@ from hf_vanilla.translation.loading import load_config_and_tokenizer, positions_
 
 
 @torch.inference_mode()
-def write_on(
-    name: str, prompts: Iterable[str], max_new_tokens: int, num_beams: int, temperature: float, **sampling: Any
+def generate_texts(
+    name: str, prompts: Iterable[str], max_new_tokens: int, num_beams: int, temperature: float, **sampling: float
 ) -> None:
-    """Continue texts with a language model, and print them as they come.
+    """Continue texts with a language model, and print them token by token (beams: text by text).
 
     Args:
         name: folder or Hub id of a model of the decoder family, or another causal language model.
-        prompts: what texts begin with; "" for a text from its beginning.
-        max_new_tokens: where a text ends that does not end itself.
+        prompts: beginnings of texts; "" for a text from its beginning.
+        max_new_tokens: length at which a text that does not end itself is cut off.
         num_beams: with more than 1, beam search (the paper's, for models of the decoder family), and no sampling.
-        temperature: of the distribution that is sampled; 0 takes the most probable token.
+        temperature: divisor of the logits before sampling; 0 takes the most probable token.
         sampling: `top_k` and `top_p`.
 
     Raises:
@@ -50,7 +50,7 @@ def write_on(
                 f"the prompt has {len(ids)} tokens, with {max_new_tokens} new ones more than the model's {limit}"
             )
         inputs = torch.tensor([ids], device=device)
-        streamer: Any = TextStreamer(tokenizer, skip_special_tokens=True) if num_beams == 1 else None
+        streamer = TextStreamer(tokenizer, skip_special_tokens=True) if num_beams == 1 else None
         output = model.generate(inputs, attention_mask=torch.ones_like(inputs), streamer=streamer, **search)
         if streamer is None:  # beams have no last token before their end
             print(tokenizer.decode(output[0], skip_special_tokens=True), flush=True)

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutput
@@ -23,36 +24,39 @@ from hf_vanilla.translation.loading import EXTRA_TOKENS, load_config_and_tokeniz
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 # Texts that are sorted by length together, so that batches have little padding.
 POOL = 1024
-# Where a text that is too long is cut: after what ends a sentence.
+# White space after the end of a sentence, or nothing in scripts without it: a text that is too long is cut here.
 SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
 
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A translation, and its log-probability over the length penalty: the mean over the parts of a text cut up; NaN
-    where the model's own `generate` gives none."""
+    """A translation and its score.
+
+    Attributes:
+        text: the translation.
+        score: its log-probability divided by the length penalty; of a text that was cut, the mean over its parts; NaN
+            if the model's own `generate` gives none.
+    """
 
     text: str
     score: float
-
-
-def join(parts: tuple[Hypothesis, ...]) -> Hypothesis:
-    """The parts of a text together."""
-    text = " ".join(part.text for part in parts if part.text)
-    return Hypothesis(text, sum(part.score for part in parts) / len(parts))
 
 
 class Translator:
     """Translates texts with the paper's beam search: `Translator.from_pretrained(name)(texts)`.
 
     Args:
-        model: a sequence-to-sequence model; it is put in evaluation mode, its weights are held as they are now. Models
-            of other libraries' families search with their own `generate`.
+        model: a sequence-to-sequence model. It is put in evaluation mode, and later changes of its weights are not
+            seen. Models of other libraries' families search with their own `generate`.
         tokenizer: the model's.
-        precision: of the products with weights, on CPU: "float32", "float16" (weights in half the bits) or "int8",
-            by which a text's translation depends a little on what is translated with it.
-        batch_tokens: source tokens translated together, padding included, times beams: memory and speed follow it.
-        max_source_tokens: longer texts are cut into sentences, and these, if they must be, between words.
+        precision: of the products with weights, on CPU: "float32", "float16" (weights take half the memory) or "int8",
+            in which a translation depends a little on the other texts of its batch.
+        batch_tokens: source tokens translated together, padding included, times beams: more are faster and take more
+            memory.
+        max_source_tokens: longer texts are cut into sentences, and longer sentences between words.
+
+    Raises:
+        ValueError: the model cannot be run in this precision, or a number is too small.
     """
 
     def __init__(
@@ -67,27 +71,27 @@ class Translator:
             raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
         if batch_tokens < 1 or max_source_tokens < 2:
             raise ValueError("`batch_tokens` must be at least 1, `max_source_tokens` at least 2")
-        self.model: Any = model.eval()
-        self.tokenizer: Any = tokenizer
-        self.batch_tokens = batch_tokens
-        self.most = positions_of(model.config)
-        self.max_source_tokens = min(max_source_tokens, self.most)
-        self.is_ours = model.config.model_type in ("vanilla", "vanilla_recurrent")
-        self.encoder: Any = self.model.get_encoder()
-        self.decoder = None
+        kind = model.config.model_type
         if precision == "bfloat16" and model.dtype != torch.bfloat16:
             raise ValueError(f"precision is 'bfloat16', and the model {model.dtype}: give model.to(torch.bfloat16)")
         if precision in ("float16", "int8"):
-            if model.config.model_type != "vanilla":
-                kind = model.config.model_type
+            if kind != "vanilla":
                 raise ValueError(f"precision {precision} is for models of type 'vanilla', not {kind!r}")
             if model.dtype != torch.float32 or model.device.type != "cpu":
-                kind = f"{model.dtype} on {model.device.type}"
-                raise ValueError(f"precision {precision} is for float32 models on CPU, not {kind}")
+                has = f"{model.dtype} on {model.device.type}"
+                raise ValueError(f"precision {precision} is for float32 models on CPU, not {has}")
+        self.model: Any = model.eval()
+        self.tokenizer = tokenizer
+        self.batch_tokens = batch_tokens
+        self.max_positions = positions_of(model.config)
+        self.max_source_tokens = min(max_source_tokens, self.max_positions)
+        self.is_ours = kind in ("vanilla", "vanilla_recurrent")
         if self.is_ours:
-            precision = "float32" if precision == "bfloat16" else precision
-            self.decoder = make_incremental(self.model, precision)
-            self.encoder = self.encoder if precision == "float32" else pack_linears(self.encoder, precision)
+            packed = "float32" if precision == "bfloat16" else precision
+            self.decoder = make_incremental(model, packed)
+            self.encoder = model.get_encoder()
+            if packed != "float32":
+                self.encoder = pack_linears(self.encoder, packed)
 
     @classmethod
     def from_pretrained(
@@ -96,15 +100,20 @@ class Translator:
         precision: str = "float32",
         device: str | torch.device | None = None,
         trust_remote_code: bool = False,
-        **options: Any,
+        **options: int,
     ) -> "Translator":
-        """A folder's or a Hub model's, on the fastest device there is unless `device` says which.
+        """Return the translator of a folder's or a Hub model.
 
-        `precision` may also be "bfloat16" (anywhere) or, on a GPU, "float16": that of the whole model.
+        Args:
+            name: folder or Hub id.
+            precision: as for the class; also "bfloat16" (anywhere) and, on a GPU, "float16": that of the whole model.
+            device: by default, the fastest there is.
+            trust_remote_code: whether code may run that comes with the model.
+            options: `batch_tokens` and `max_source_tokens`.
 
         Raises:
             FileNotFoundError: there is no such folder or model.
-            ValueError: it is no model that translates, or has no tokenizer.
+            ValueError: it is no model that translates, has no tokenizer, or does not have the precision.
         """
         from accelerate import PartialState
 
@@ -112,13 +121,14 @@ class Translator:
         hub = {"trust_remote_code": trust_remote_code}
         config, tokenizer = load_config_and_tokenizer(name, AutoModelForSeq2SeqLM, "one that translates", **hub)
         device = torch.device(device or PartialState().device)
-        dtype = "float32" if device.type == "cpu" and precision in ("float16", "int8") else precision
-        if dtype == "int8":
-            raise ValueError(f"precision int8 is for CPUs; on {device.type} take bfloat16 or float16")
+        on_cpu = device.type == "cpu"
         if precision not in PRECISIONS:
             raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+        if precision == "int8" and not on_cpu:
+            raise ValueError(f"precision int8 is for CPUs; on {device.type} take bfloat16 or float16")
+        dtype = "float32" if on_cpu and precision in ("float16", "int8") else precision
         model = AutoModelForSeq2SeqLM.from_pretrained(name, config=config, dtype=dtype, **hub).to(device)
-        return cls(model, tokenizer, precision if device.type == "cpu" else "float32", **options)
+        return cls(model, tokenizer, precision if on_cpu else "float32", **options)
 
     def __call__(
         self,
@@ -129,33 +139,26 @@ class Translator:
         length_penalty: float | None = None,
         progress: bool = False,
     ) -> Any:
-        """The translation of a text, or a list of those of many, in their order.
+        """Return the translation of a text, or the list of those of many, in their order.
 
         Args:
-            texts: one, or many; what is blank stays blank, what is long is cut into sentences and joined again.
+            texts: one, or many; a blank one stays blank, a long one is cut into sentences, which are joined again.
             num_beams: 1 is greedy; by default, what the model's generation config says.
-            n_best: if given, the so many best [`Hypothesis`] of each text instead of one string.
-            length_penalty: alpha; by default, what the model's generation config says.
+            n_best: if given, return this many of the best [`Hypothesis`] of each text instead of one string.
+            length_penalty: alpha of the paper; by default, what the model's generation config says.
             progress: show a bar.
 
         Raises:
-            TypeError: for what is not text.
+            TypeError: a text is no string.
+            ValueError: a number is out of range.
         """
-        options: dict[str, Any] = {"num_beams": num_beams, "n_best": n_best, "length_penalty": length_penalty}
-        if isinstance(texts, str):
-            return next(self.stream([texts], **options))
         if not isinstance(texts, Iterable):
             raise TypeError(f"expected a text or an iterable of texts, got {type(texts).__name__}")
-        texts = list(texts)
-        bar = tqdm(
-            self.stream(texts, **options),
-            "translating",
-            len(texts),
-            unit=" texts",
-            mininterval=1,
-            disable=not progress,
-        )
-        return list(bar)
+        many = [texts] if isinstance(texts, str) else list(texts)
+        stream = self.stream(many, num_beams=num_beams, n_best=n_best, length_penalty=length_penalty)
+        bar = tqdm(stream, "translating", len(many), unit=" texts", mininterval=1, disable=not progress)
+        translations = list(bar)
+        return translations[0] if isinstance(texts, str) else translations
 
     def stream(
         self,
@@ -166,7 +169,7 @@ class Translator:
         length_penalty: float | None = None,
         pool: int = POOL,
     ) -> Iterator[Any]:
-        """As the call, for texts that come one by one; no more than `pool` of them are held at a time."""
+        """Yield what the call returns, for texts that come one by one; at most `pool` of them are held at a time."""
         config = self.model.generation_config
         beams = (config.num_beams or 1) if num_beams is None else num_beams
         if beams < 1 or pool < 1:
@@ -179,51 +182,46 @@ class Translator:
         if length_penalty is not None:
             search["length_penalty"] = length_penalty
         texts = iter(texts)
-        while some := list(itertools.islice(texts, pool)):
-            for hypotheses in self.translate_pool(some, search):
+        while pooled := list(itertools.islice(texts, pool)):
+            for hypotheses in self.translate_pool(pooled, search):
                 yield hypotheses[0].text if n_best is None else hypotheses
 
     def translate_pool(self, texts: list[str], search: dict[str, Any]) -> list[list[Hypothesis]]:
-        """The hypotheses of each text, all texts at once, sentences of about equal length together."""
+        """Return the hypotheses of each text, best first; parts of about equal length are translated together."""
         for text in texts:
             if not isinstance(text, str):
                 raise TypeError(f"expected texts, got {type(text).__name__}: {text!r:.60}")
         clean = [text.encode("utf-8", "replace").decode() for text in texts]  # half of a surrogate pair is no text
         parts = [(row, part) for row, text in enumerate(clean) for part in self.cut(text)]
         encoded = self.tokenizer([part for _, part in parts])["input_ids"] if parts else []
-        kept = [i for i, ids in enumerate(encoded) if ids]
-        parts, encoded = [parts[i] for i in kept], [encoded[i] for i in kept]
-        longest_first = sorted(range(len(parts)), key=lambda i: -len(encoded[i]))
-        translated: list[list[Hypothesis]] = [[] for _ in parts]
-        start = 0
-        while start < len(longest_first):
-            size = max(1, self.batch_tokens // (len(encoded[longest_first[start]]) * search["num_beams"]))
-            batch = longest_first[start : start + size]
-            for i, hypotheses in zip(batch, self.search([encoded[i] for i in batch], search), strict=True):
-                translated[i] = hypotheses
-            start += size
-        own: list[list[list[Hypothesis]]] = [[] for _ in texts]
-        for (row, _), hypotheses in zip(parts, translated, strict=True):
-            own[row].append(hypotheses)
-        return [[join(ranks) for ranks in zip(*each, strict=True)] or [Hypothesis("", 0.0)] for each in own]
+        translated: dict[int, list[Hypothesis]] = {}
+        waiting = sorted((i for i, ids in enumerate(encoded) if ids), key=lambda i: -len(encoded[i]))
+        while waiting:
+            size = max(1, self.batch_tokens // (len(encoded[waiting[0]]) * search["num_beams"]))
+            batch, waiting = waiting[:size], waiting[size:]
+            translated |= zip(batch, self.search([encoded[i] for i in batch], search), strict=True)
+        of_text: list[list[list[Hypothesis]]] = [[] for _ in texts]
+        for i in sorted(translated):
+            of_text[parts[i][0]].append(translated[i])
+        return [[join(ranks) for ranks in zip(*each, strict=True)] or [Hypothesis("", 0.0)] for each in of_text]
 
     def cut(self, text: str) -> list[str]:
-        """A text as it is; one that is too long in its sentences, and these in pieces; nothing of a blank one."""
+        """Return a text as it is, a long one in its sentences, a blank one as no parts; none has more tokens than
+        are translated together."""
         text = text.strip()  # a file's lines come with their ends
-        if not text:
-            return []
         if not self.is_long(text):
-            return [text]
-        return [piece for sentence in SENTENCE_END.split(text) for piece in self.pieces(sentence.strip())]
+            return [text] if text else []
+        return [piece for sentence in SENTENCE_END.split(text) for piece in self.cut_words(sentence.strip())]
 
-    def pieces(self, text: str) -> list[str]:
-        """A sentence, cut between words where it is too long; a word that is too long alone is cut, too."""
+    def cut_words(self, text: str) -> list[str]:
+        """Return a sentence as it is, or, if it is long, cut between words, and within a word that is too long."""
         if not self.is_long(text):
             return [text] if text else []
         self.require_offsets("cut a text that is too long")
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ends = [end for _, end in encoded["offset_mapping"]]
-        most = max(1, self.max_source_tokens - 4)  # less what the tokenizer adds, and what other cuts may cost
+        # Less what the tokenizer adds, and what a word may gain in tokens by being cut off from those beside it.
+        most = max(1, self.max_source_tokens - 4)
         pieces, start, token = [], 0, 0
         while token + most < len(ends):
             end = ends[token + most - 1]
@@ -234,27 +232,32 @@ class Translator:
         return [piece for piece in [*pieces, text[start:].strip()] if piece]
 
     def require_offsets(self, purpose: str) -> None:
-        """Raises `ValueError` for a tokenizer that does not say where in a text its tokens are."""
+        """Raise `ValueError` if the tokenizer does not say where in a text its tokens are."""
         if not self.tokenizer.is_fast:
             raise ValueError(f"to {purpose} takes a fast tokenizer, and this is {type(self.tokenizer).__name__}")
 
     def is_long(self, text: str) -> bool:
-        """Whether it has more tokens than are translated together; a byte is at most one token."""
+        """True if a text has more than `max_source_tokens`; it is only encoded if it has as many bytes, as each token
+        has at least one."""
         most = self.max_source_tokens
         return len(text.encode()) >= most and len(self.tokenizer(text)["input_ids"]) > most
 
     @torch.inference_mode()
     def search(self, sources: Sequence[list[int]], search: dict[str, Any]) -> Iterator[list[Hypothesis]]:
-        """The hypotheses of each source, a list of token ids."""
-        config = self.model.generation_config
-        longest = max(map(len, sources))
+        """Return the hypotheses of each source, best first.
+
+        Args:
+            sources: token ids of each.
+            search: options of `generate`, `num_return_sequences` among them.
+        """
+        config, device = self.model.generation_config, self.model.device
         padding = self.model.config.pad_token_id or 0
-        ids = torch.tensor([[*source, *[padding] * (longest - len(source))] for source in sources])
-        mask = torch.tensor([[1] * len(source) + [0] * (longest - len(source)) for source in sources])
-        batch = {"input_ids": ids.to(self.model.device), "attention_mask": mask.to(self.model.device)}
-        most = min(longest + EXTRA_TOKENS, self.most - 1, config.max_new_tokens or self.most)
+        ids = pad_sequence([torch.tensor(source) for source in sources], True, padding)
+        mask = pad_sequence([torch.ones(len(source), dtype=torch.long) for source in sources], True)
+        batch = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+        most = min(ids.shape[1] + EXTRA_TOKENS, self.max_positions - 1, config.max_new_tokens or self.max_positions)
         options: dict[str, Any] = {"max_new_tokens": most, "do_sample": False, "output_attentions": False, **search}
-        options["output_hidden_states"] = False
+        options |= {"output_hidden_states": False, "return_dict_in_generate": True, "output_scores": not self.is_ours}
         if self.is_ours:
             states = self.encoder(**batch).last_hidden_state
             options |= {
@@ -263,7 +266,7 @@ class Translator:
                 "incremental_decoder": self.decoder,
                 "max_extra_tokens": EXTRA_TOKENS,
             }
-        output = self.model.generate(**batch, **options, return_dict_in_generate=True, output_scores=not self.is_ours)
+        output = self.model.generate(**batch, **options)
         texts = self.tokenizer.batch_decode(output.sequences, skip_special_tokens=True)
         scores = getattr(output, "sequences_scores", None)
         values = [math.nan] * len(texts) if scores is None else scores.tolist()
@@ -273,10 +276,17 @@ class Translator:
 
     @torch.inference_mode()
     def align(self, source: str, target: str) -> list[tuple[int, int]]:
-        """For each word of a translation, the word of its source that cross-attention looks at most: pairs (source
-        word, target word), counted from 0. Words are what is between blanks.
+        """Return for each word of a translation the word of its source that cross-attention looks at most.
 
-        It is the mean over the heads of the last layer but one, from the states that predict the word's tokens.
+        The attention is the mean over the heads of the last layer but one, from the states that predict the word's
+        tokens. Words are what is between blanks.
+
+        Returns:
+            Pairs (source word, target word), counted from 0.
+
+        Raises:
+            ValueError: the model has no attention that could be read, or the tokenizer does not say where its tokens
+                are.
         """
         self.require_offsets("align words")
         if not self.is_ours:
@@ -285,24 +295,30 @@ class Translator:
             raise ValueError("`align` reads attention, and this model has `attention_type` 'none'")
         encoded = self.tokenizer(source, return_offsets_mapping=True)
         decoded = self.tokenizer(text_target=target, return_offsets_mapping=True)
-        of_source = words_of_tokens(source, encoded["offset_mapping"])
-        of_target = words_of_tokens(target, decoded["offset_mapping"])
-        ids, labels = (torch.tensor([e["input_ids"]], device=self.model.device) for e in (encoded, decoded))
+        source_words = words_of_tokens(source, encoded["offset_mapping"])
+        target_words = words_of_tokens(target, decoded["offset_mapping"])
+        ids, labels = (torch.tensor([each["input_ids"]], device=self.model.device) for each in (encoded, decoded))
         inputs = self.model.prepare_decoder_input_ids_from_labels(labels)
         attentions = self.model(
             input_ids=ids, decoder_input_ids=inputs, output_attentions=True, use_cache=False
         ).cross_attentions
         weights = attentions[max(0, len(attentions) - 2)][0].float().mean(0)
-        looks = torch.zeros(len(target.split()), len(source.split()))
-        for t, target_word in enumerate(of_target):
-            for s, source_word in enumerate(of_source):
+        sums = torch.zeros(len(target.split()), len(source.split()))
+        for t, target_word in enumerate(target_words):
+            for s, source_word in enumerate(source_words):
                 if target_word is not None and source_word is not None:
-                    looks[target_word, source_word] += weights[t, s].cpu()
-        return [(int(looks[word].argmax()), word) for word in range(len(looks)) if looks.shape[1]]
+                    sums[target_word, source_word] += weights[t, s].cpu()
+        return [(int(row.argmax()), word) for word, row in enumerate(sums) if len(row)]
+
+
+def join(parts: Sequence[Hypothesis]) -> Hypothesis:
+    """Return the hypothesis of a whole text, given those of its parts."""
+    text = " ".join(part.text for part in parts if part.text)
+    return Hypothesis(text, sum(part.score for part in parts) / len(parts))
 
 
 def pack_linears(module: nn.Module, precision: str) -> nn.Module:
-    """A copy of a module that shares all parameters but those of its linear layers, which it holds in `precision`."""
+    """Return a copy of a module that holds its linear layers in `precision` and shares all other parameters."""
     replica = copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
     for name, linear in list(replica.named_modules()):
         if type(linear) is nn.Linear:

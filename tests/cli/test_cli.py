@@ -14,11 +14,16 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
+import hf_vanilla
 from hf_vanilla import VanillaDecoderConfig, VanillaDecoderForCausalLM, cli
+from hf_vanilla.attention import figures, switching
+from hf_vanilla.cli import options as choices
+from hf_vanilla.conversion import export
 from hf_vanilla.data.tokenization import train_tokenizer
+from hf_vanilla.translation import translator
 
 ROOT = Path(__file__).parents[2]
-VERBS = ("train", "translate", "generate", "evaluate", "attend", "export")
+VERBS = ("train", "translate", "generate", "evaluate", "attend", "convert", "export", "push", "card", "env")
 
 
 @pytest.fixture(scope="module")
@@ -55,24 +60,66 @@ def test_each_verb_answers_help_with_an_example(verb, capsys):
 
 
 def test_without_a_verb_all_are_listed(capsys):
-    with pytest.raises(SystemExit):
+    with pytest.raises(SystemExit) as ended:
         cli.main([])
-    listed = capsys.readouterr().err
-    assert set(VERBS) <= set(re.findall(r"\n    (\w+)", listed))
+    assert ended.value.code == 2
+    assert re.findall(r"\n    (\w+)", capsys.readouterr().err) == list(VERBS)
 
 
-def test_the_dispatcher_itself_imports_neither_torch_nor_transformers():
+def test_help_and_mistakes_import_nothing_heavy(tmp_path):
+    """Each in a process that has imported neither torch nor transformers; their import takes seconds."""
+    (tmp_path / "run.yaml").write_text("max_steps: 3\n")
+    mistakes = [
+        [],
+        ["tran"],
+        *([verb] for verb in VERBS if verb != "env"),
+        ["train", "absent.yaml"],
+        ["train", str(tmp_path / "run.yaml"), "--sed", "2"],
+        ["train", str(tmp_path / "run.yaml"), "--seed", "two"],
+        ["translate", "model", "--bems", "4"],
+        ["translate", "model", "--input", "absent.txt"],
+        ["translate", "model", "--output", "no/such/file", "--input", str(tmp_path / "run.yaml")],
+        ["translate", "model", "--precision", "int4", "--input", str(tmp_path / "run.yaml")],
+        ["generate", "model", "--top_p", "2"],
+        ["evaluate", "model", "--source", "x"],
+        ["evaluate", "model", "--num_beams", "0"],
+        ["attend", "model", "--source", "x", "--figure", "x.gif"],
+        ["attend", "model", "--survey", "--effect", "blue"],
+        ["convert", "model", "folder", "--set", "d_model"],
+        ["export", "model", "folder", "--format", "tensorrt"],
+        ["env", "now"],
+    ]
+    answers = [["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)]
     code = f"""
-import runpy, sys
-sys.argv = ["hf-vanilla", "--help"]
-try:
-    runpy.run_path({str(ROOT / "hf_vanilla" / "cli.py")!r}, run_name="__main__")
-finally:
-    assert not {{"torch", "transformers", "datasets"}} & set(sys.modules), "heavy imports"
+import sys
+from hf_vanilla.cli import main
+for status, commands in ((None, {mistakes!r}), (0, {answers!r})):
+    for arguments in commands:
+        try:
+            main(arguments)
+        except SystemExit as ended:
+            assert ended.code == 0 if status == 0 else ended.code not in (0, None), (arguments, ended.code)
+        else:
+            raise AssertionError(arguments)
+        heavy = {{"torch", "transformers", "datasets"}} & set(sys.modules)
+        assert not heavy, (arguments, heavy)
 """
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
-    assert all(verb in result.stdout for verb in VERBS)
+    assert f"hf-vanilla {hf_vanilla.__version__}" in result.stdout
+
+
+def test_it_runs_as_a_module():
+    command = [sys.executable, "-m", "hf_vanilla.cli", "--help"]
+    result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert result.returncode == 0 and all(verb in result.stdout for verb in VERBS)
+
+
+def test_what_the_command_line_may_be_given_is_what_the_package_takes():
+    assert choices.PRECISIONS == translator.PRECISIONS
+    assert choices.FIGURE_FORMATS == figures.FORMATS
+    assert choices.EFFECTS == switching.EFFECTS
+    assert choices.EXPORT_FORMATS == tuple(export.EXPORTS)
 
 
 def test_translate_keeps_the_order_of_lines_and_empty_ones(folder, capsys, monkeypatch):
@@ -303,7 +350,7 @@ def test_attend_says_what_it_cannot_do(folder, options, message, tmp_path, monke
 def test_unknown_options_and_splits_are_refused(folder, capsys):
     with pytest.raises(SystemExit):
         cli.main(["translate", "model", "--bems", "4"])
-    assert "unrecognized arguments: --bems 4" in capsys.readouterr().err
+    assert "unrecognized arguments: --bems 4; did you mean --num_beams?" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="split is 'dev'; expected one of train, validation, test"):
         corpus = [str(folder / "pairs.tsv"), "--source_column", "en", "--target_column", "de"]
         cli.main(["evaluate", str(folder / "model"), "--split", "dev", "--corpus", *corpus])

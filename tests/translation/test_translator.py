@@ -24,7 +24,7 @@ from hf_vanilla import (
     cli,
 )
 from hf_vanilla.data.tokenization import train_tokenizer
-from hf_vanilla.translation import translator as decoding
+from hf_vanilla.translation import files
 
 WORDS = "one two three four five six seven eight nine ten".split()
 TEXTS = [" ".join(WORDS[i : i + 1 + i % 7]) for i in range(10)] * 3
@@ -254,7 +254,7 @@ def test_what_is_there_is_not_lost(folder, tmp_path):
 def test_one_process_at_a_time_writes_a_file(folder, tmp_path):
     source, target = tmp_path / "in.txt", tmp_path / "out.txt"
     source.write_text("one\n")
-    with decoding.alone_at(target, tmp_path / "out.txt.partial.lock"):
+    with files.alone_at(target, tmp_path / "out.txt.partial.lock"):
         with pytest.raises(SystemExit, match="out.txt is being written by another process"):
             run(folder, source, target)
         assert not target.exists()
@@ -276,7 +276,7 @@ def test_lines_that_are_not_utf8_are_named_and_the_others_translated(folder, tra
 
 
 def test_an_interrupted_file_goes_on_and_ends_the_same(folder, tmp_path, monkeypatch):
-    monkeypatch.setattr(decoding, "POOL", 8)
+    monkeypatch.setattr(files, "POOL", 8)
     source, whole, target = (tmp_path / name for name in ("in.txt", "whole.txt", "out.txt"))
     source.write_text("".join(f"{text}\n" for text in TEXTS), encoding="utf-8")
     run(folder, source, whole)

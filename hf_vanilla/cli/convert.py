@@ -1,0 +1,67 @@
+"""`hf-vanilla convert` and `hf-vanilla export`: checkpoints of other libraries and engines."""
+
+import argparse
+from pathlib import Path
+
+from hf_vanilla.cli.options import EXPORT_FORMATS, require_choice
+
+
+def _add_convert_options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("source", help="folder or Hub id of a model in safetensors, or a safetensors file of a torch.nn.Transformer")
+    add("folder", type=Path, help="folder to write to")
+    add(
+        "--to",
+        help="format to write one of our models in: bert, roberta, distilbert, gpt2, marian or bart "
+        "(default: the first that can hold it)",
+    )
+    add(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="field of the configuration that the source does not hold, as num_attention_heads=8 for a "
+        "torch.nn.Transformer; may be repeated",
+    )
+    add("--overwrite", action="store_true", help="replace a model that is in the folder")
+
+
+def run_convert(options: argparse.Namespace) -> None:
+    """Convert a checkpoint of BERT, RoBERTa, DistilBERT, GPT-2, Marian, BART or torch.nn.Transformer into one of ours,
+    or one of ours into theirs.
+
+    example: hf-vanilla convert google-bert/bert-base-uncased runs/bert
+    """
+    import yaml
+
+    fields = {}
+    for setting in options.set:
+        name, equals, value = setting.partition("=")
+        if not (name and equals and value):
+            raise ValueError(f"--set {setting}: expected FIELD=VALUE, as in num_attention_heads=8")
+        fields[name] = yaml.safe_load(value)
+    from hf_vanilla.conversion.convert import convert
+
+    done = convert(options.source, options.folder, options.to, options.overwrite, **fields)
+    print(f"written to {options.folder}: {done}")
+
+
+def _add_export_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="folder or Hub id of a sequence-to-sequence model")
+    parser.add_argument("folder", type=Path, help="folder to write to; it must not exist, or be empty")
+    parser.add_argument("--format", required=True, help=" or ".join(EXPORT_FORMATS))
+
+
+def run_export(options: argparse.Namespace) -> None:
+    """Write a translation model in the format of another engine.
+
+    example: hf-vanilla export runs/verses_demo exported --format ctranslate2
+    """
+    require_choice(options, "format", EXPORT_FORMATS)
+    from hf_vanilla.conversion.export import export
+
+    export(options.model, options.format, options.folder)
+    print(f"written to {options.folder}")
+
+
+VERBS = {"convert": (_add_convert_options, run_convert), "export": (_add_export_options, run_export)}
