@@ -8,7 +8,6 @@ import platform
 from pathlib import Path
 
 import torch
-from transformers.utils.import_utils import is_flash_attn_2_available
 
 PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "huggingface_hub")
 
@@ -116,6 +115,9 @@ def hardware() -> str:
 
 def describe() -> dict[str, str]:
     """What is in force in this process, for a report of a defect or of a speed: names and values to print."""
+    # Not at the top: importing transformers registers the families, whose modules import this one.
+    from transformers.utils.import_utils import is_flash_attn_2_available
+
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     # These two switches are for CPUs, too.
     kernels = {"flash": torch.backends.cuda.flash_sdp_enabled(), "math": torch.backends.cuda.math_sdp_enabled()}
