@@ -22,8 +22,10 @@ import transformers
 from torch import Tensor, nn
 from transformers import AutoConfig
 
-from hf_vanilla.conversion.convert import OURS, Weights, convert, from_hf, match, plan_torch
-from hf_vanilla.conversion.formats import FORMATS, table_of
+from hf_vanilla.conversion.checkpoints import Weights
+from hf_vanilla.conversion.convert import OUR_CLASSES, convert, from_hf, match
+from hf_vanilla.conversion.formats import MODEL_FORMATS, table_of
+from hf_vanilla.conversion.torch_module import plan_torch
 
 SIDES = ("right", "left")
 ROWS = {
@@ -40,20 +42,20 @@ def small_config(kind: str, heads: int, width: int, inner: int, layers: int, act
     """A small configuration of theirs, without dropout: heads of `width`, 1 or 2 layers."""
     fields: dict[str, Any] = {"vocab_size": 31, "max_position_embeddings": 20, "tie_word_embeddings": tied}
     fields |= {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "num_labels": 2 if "bert" in kind else 3}
-    for ours, theirs in FORMATS[kind].fields.items():
+    for ours, theirs in MODEL_FORMATS[kind].fields.items():
         values = {"hidden_size": heads * width, "num_attention_heads": heads, "intermediate_size": inner}
         values |= {"num_hidden_layers": layers, "encoder_layers": layers, "decoder_layers": 3 - layers}
         values |= {"activation_function": activation, "scale_embedding": tied, "layer_norm_eps": 1e-6}
         values |= dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "classifier_dropout"), 0.0)
         if ours in values:
-            fields |= dict.fromkeys((theirs,) if isinstance(theirs, str) else theirs, values[ours])
+            fields |= dict.fromkeys(theirs, values[ours])
     if kind == "roberta":
         fields["hidden_act"] = "gelu"  # its masked LM has no other
     if kind == "marian":
         fields["share_encoder_decoder_embeddings"] = tied
     if kind in ("marian", "bart"):
         fields |= {"decoder_start_token_id": 1, "forced_eos_token_id": None}
-    config_class = getattr(transformers, next(iter(FORMATS[kind].classes))).config_class
+    config_class = getattr(transformers, next(iter(MODEL_FORMATS[kind].classes))).config_class
     names = config_class.attribute_map
     return config_class(**{names.get(n, n): value for n, value in fields.items()}, attn_implementation="eager")
 
@@ -122,7 +124,7 @@ def differences(theirs: Any, ours: Any, inputs: dict[str, Any], own: dict[str, A
         (output * torch.rand(output.shape, generator=torch.Generator().manual_seed(0))).mean().backward()
     gradients = theirs.state_dict(keep_vars=True).items()
     state = {name: torch.zeros_like(w) if w.grad is None else w.grad for name, w in gradients}
-    form = FORMATS[theirs.config.model_type]
+    form = MODEL_FORMATS[theirs.config.model_type]
     converted = match(Weights(state), theirs, ours, form, table_of(form, type(ours))).tensors()
     trained = {name: weight.grad for name, weight in ours.named_parameters() if weight.grad is not None}
     if ours.config.is_encoder_decoder:
@@ -186,7 +188,7 @@ def print_table() -> None:
     print(f"| {' | '.join(columns)} |\n|---|---|---|---|")
     sizes = [(2, 6, 20, 1, "gelu", True), (3, 4, 30, 2, "relu", False), (1, 10, 17, 2, "gelu_new", True)]
     torch.manual_seed(0)
-    for kind, form in FORMATS.items():
+    for kind, form in MODEL_FORMATS.items():
         seen = []
         for name, size, side in itertools.product(form.classes, sizes, SIDES):
             if name != "BertForPreTraining":  # has outputs of its own
@@ -215,8 +217,8 @@ def compare(source: str, folder: Path) -> None:
     loaded: dict[bool, Any] = {}
     for name in (source, folder):
         architecture = (AutoConfig.from_pretrained(name).architectures or ["AutoModel"])[0]
-        is_ours = architecture in OURS
-        model_class = OURS[architecture] if is_ours else getattr(transformers, architecture)
+        is_ours = architecture in OUR_CLASSES
+        model_class = OUR_CLASSES[architecture] if is_ours else getattr(transformers, architecture)
         loaded[is_ours] = model_class.from_pretrained(name, attn_implementation="eager", dtype="float32").eval()
     theirs, ours = loaded[False], loaded[True]
     if ours.config.model_type == "vanilla" and ours.config.position_embedding_type == "sinusoidal":

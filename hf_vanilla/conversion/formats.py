@@ -1,10 +1,12 @@
-"""What corresponds to what, as data: tables of names, of fields, and of what cannot be had, for BERT, RoBERTa,
-DistilBERT, GPT-2, Marian, BART and `torch.nn.Transformer`. `convert.py` follows them."""
+"""Tables that say which weight and field of BERT, RoBERTa, DistilBERT, GPT-2, Marian, BART and `torch.nn.Transformer`
+is which of ours, and what our blocks do not support. The tables work in both directions."""
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
+
+from transformers import PreTrainedModel
 
 from hf_vanilla.models.configuration_vanilla import (
     VanillaBaseConfig,
@@ -13,67 +15,62 @@ from hf_vanilla.models.configuration_vanilla import (
     VanillaEncoderConfig,
 )
 
-# Our name, then theirs. Where ours has `{qkv}` and theirs has not, theirs holds the three, one below the other.
 Names = tuple[tuple[str, str], ...]
+"""Rows of our name and theirs. `{qkv}` in our name alone means that they fuse the three projections into one weight,
+q above k above v."""
+Fields = dict[str, tuple[str, ...]]
+"""For each field of our configuration, their fields, which must all have the same value."""
+
 PLACEHOLDERS = {"stack": "encoder|decoder", "n": r"\d+", "qkv": "[qkv]", "p": "weight|bias"}
 
 
 @dataclass(frozen=True)
 class Format:
-    """One of their families, as seen from ours.
+    """How a model type of transformers corresponds to one of our families.
 
     Attributes:
-        family: our configuration.
-        base: how their base model is called in models with a head.
-        classes: theirs, and ours that does the same; where two become one, back goes the first.
-        fields: ours, and what they call it; several of theirs must agree.
-        fixed: what ours must be, for theirs has no choice.
-        required: what theirs must be, for ours has no choice.
-        names, heads: tables of names, within the base model and of the whole.
-        transposed: which of their matrices are (in, out).
-        without: theirs that we may have nothing for, where zeros are the same as nothing.
-        left_behind: theirs that none of our classes has.
-        buffers: what is no weight, or one that nothing reads.
+        family: our configuration class.
+        base: their `base_model_prefix`.
+        classes: their classes, and ours for the same task. If two of theirs become one of ours, the way back leads to
+            the first.
+        fields: fields of the configurations.
+        fixed: values of our fields that their architecture implies.
+        names: weights of the base model.
+        heads: weights of the heads; here names start at the whole model.
+        required: allowed values of their fields that have no counterpart in our configuration.
+        transposed: pattern of their matrices that are stored (in, out).
+        zero: pattern of their weights that our model may lack; zeros then have the same effect.
+        left_behind: pattern of their weights that no class of ours has.
+        ignored: pattern of their buffers, and of second names of tied weights.
     """
 
     family: type[VanillaBaseConfig]
     base: str
     classes: dict[str, str]
-    fields: dict[str, str | tuple[str, ...]]
+    fields: Fields
     fixed: dict[str, Any]
     names: Names
-    heads: Names = ()
-    required: dict[str, tuple[Any, ...]] = field(default_factory=dict)
+    heads: Names
+    required: dict[str, tuple[bool, ...]] = field(default_factory=dict)
     transposed: str = ""
-    without: str = ""
+    zero: str = ""
     left_behind: str = ""
-    buffers: str = ""
+    ignored: str = ""
 
 
-COMMON = {
-    name: name
-    for name in (
-        *("vocab_size", "hidden_size", "max_position_embeddings", "tie_word_embeddings"),
-        *("pad_token_id", "bos_token_id", "eos_token_id"),
-    )
-}
-STACK = {**COMMON, "num_hidden_layers": "num_hidden_layers", "num_attention_heads": "num_attention_heads"}
+def same(*names: str) -> Fields:
+    """Return the table of fields that both configurations give the same name."""
+    return {name: (name,) for name in names}
+
+
+TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
+COMMON = same("vocab_size", "hidden_size", "max_position_embeddings", "tie_word_embeddings", *TOKEN_IDS)
+STACK = COMMON | same("num_hidden_layers", "num_attention_heads", "initializer_range")
 LIKE_BERT = {
     "norm_position": "post",
     "position_embedding_type": "learned",
     "embedding_norm": True,
     "scale_embedding": False,
-}
-BERT_FIELDS: dict[str, str | tuple[str, ...]] = {
-    **STACK,
-    "intermediate_size": "intermediate_size",
-    "activation_function": "hidden_act",
-    "dropout": "hidden_dropout_prob",
-    "attention_dropout": "attention_probs_dropout_prob",
-    "classifier_dropout": "classifier_dropout",
-    "type_vocab_size": "type_vocab_size",
-    "layer_norm_eps": "layer_norm_eps",
-    "initializer_range": "initializer_range",
 }
 BERT_NAMES: Names = (
     ("embed_tokens.weight", "embeddings.word_embeddings.weight"),
@@ -92,16 +89,25 @@ BERT_NAMES: Names = (
 )
 ENCODER_HEADS = ("Model", *(f"For{task}" for task in ("MaskedLM", "SequenceClassification", "TokenClassification")))
 ENCODER_HEADS += ("ForQuestionAnswering", "ForMultipleChoice")
-NO_CROSS_ATTENTION = {"is_decoder": (False,), "add_cross_attention": (False,)}
+COMMON_HEADS: Names = (
+    ("classifier.{p}", "classifier.{p}"),
+    ("qa_outputs.{p}", "qa_outputs.{p}"),
+    ("score.out_proj.{p}", "classifier.{p}"),
+)
 
 BERT = Format(
     family=VanillaEncoderConfig,
     base="bert",
     classes={f"Bert{head}": f"VanillaEncoder{head}" for head in ENCODER_HEADS}
     | {"BertForPreTraining": "VanillaEncoderForMaskedLM"},
-    fields=BERT_FIELDS,
+    fields=STACK
+    | same("intermediate_size", "classifier_dropout", "type_vocab_size", "layer_norm_eps")
+    | {
+        "activation_function": ("hidden_act",),
+        "dropout": ("hidden_dropout_prob",),
+        "attention_dropout": ("attention_probs_dropout_prob",),
+    },
     fixed={**LIKE_BERT, "position_offset": 0, "classifier_activation": "tanh"},
-    required=NO_CROSS_ATTENTION,
     names=BERT_NAMES,
     heads=(
         ("transform.dense.{p}", "cls.predictions.transform.dense.{p}"),
@@ -109,52 +115,45 @@ BERT = Format(
         ("lm_head.{p}", "cls.predictions.decoder.{p}"),
         ("classifier.dense.{p}", "bert.pooler.dense.{p}"),
         ("classifier.out_proj.{p}", "classifier.{p}"),
-        ("classifier.{p}", "classifier.{p}"),
-        ("qa_outputs.{p}", "qa_outputs.{p}"),
         ("score.dense.{p}", "bert.pooler.dense.{p}"),
-        ("score.out_proj.{p}", "classifier.{p}"),
+        *COMMON_HEADS,
     ),
-    without=r".*token_type_embeddings\.weight|cls\.predictions\.bias",
+    required={"is_decoder": (False,), "add_cross_attention": (False,)},
+    zero=r".*token_type_embeddings\.weight|cls\.predictions\.bias",
     left_behind=r"(bert\.)?pooler\..*|cls\.seq_relationship\..*",
-    buffers=r".*\.(position_ids|token_type_ids)|cls\.predictions\.bias",
+    ignored=r".*\.(position_ids|token_type_ids)|cls\.predictions\.bias",
 )
 
-ROBERTA = Format(
-    family=VanillaEncoderConfig,
+# The offset of its positions depends on the id of the padding token, so it is no fixed value.
+ROBERTA = replace(
+    BERT,
     base="roberta",
     classes={f"Roberta{head}": f"VanillaEncoder{head}" for head in ENCODER_HEADS},
-    fields=BERT_FIELDS,
     fixed={**LIKE_BERT, "classifier_activation": "tanh"},
-    required=NO_CROSS_ATTENTION,
-    names=BERT_NAMES,
     heads=(
         ("transform.dense.{p}", "lm_head.dense.{p}"),
         ("transform.norm.{p}", "lm_head.layer_norm.{p}"),
         ("lm_head.{p}", "lm_head.decoder.{p}"),
         ("classifier.dense.{p}", "classifier.dense.{p}"),
         ("classifier.out_proj.{p}", "classifier.out_proj.{p}"),
-        ("classifier.{p}", "classifier.{p}"),
-        ("qa_outputs.{p}", "qa_outputs.{p}"),
         ("score.dense.{p}", "roberta.pooler.dense.{p}"),
-        ("score.out_proj.{p}", "classifier.{p}"),
+        *COMMON_HEADS,
     ),
-    without=r".*token_type_embeddings\.weight|lm_head\.bias",
+    zero=r".*token_type_embeddings\.weight|lm_head\.bias",
     left_behind=r"(roberta\.)?pooler\..*",
-    buffers=r".*\.(position_ids|token_type_ids)|lm_head\.bias",
+    ignored=r".*\.(position_ids|token_type_ids)|lm_head\.bias",
 )
 
 DISTILBERT = Format(
     family=VanillaEncoderConfig,
     base="distilbert",
     classes={f"DistilBert{head}": f"VanillaEncoder{head}" for head in ENCODER_HEADS},
-    fields={
-        **STACK,
-        "intermediate_size": "hidden_dim",
-        "activation_function": "activation",
-        "dropout": "dropout",
-        "attention_dropout": "attention_dropout",
-        "classifier_dropout": "seq_classif_dropout",
-        "initializer_range": "initializer_range",
+    fields=STACK
+    | same("dropout", "attention_dropout")
+    | {
+        "intermediate_size": ("hidden_dim",),
+        "activation_function": ("activation",),
+        "classifier_dropout": ("seq_classif_dropout",),
     },
     fixed={
         **LIKE_BERT,
@@ -183,12 +182,10 @@ DISTILBERT = Format(
         ("lm_head.{p}", "vocab_projector.{p}"),
         ("classifier.dense.{p}", "pre_classifier.{p}"),
         ("classifier.out_proj.{p}", "classifier.{p}"),
-        ("classifier.{p}", "classifier.{p}"),
-        ("qa_outputs.{p}", "qa_outputs.{p}"),
         ("score.dense.{p}", "pre_classifier.{p}"),
-        ("score.out_proj.{p}", "classifier.{p}"),
+        *COMMON_HEADS,
     ),
-    buffers=r".*\.position_ids",
+    ignored=r".*\.position_ids",
 )
 
 GPT2 = Format(
@@ -200,15 +197,13 @@ GPT2 = Format(
         "GPT2ForSequenceClassification": "VanillaDecoderForSequenceClassification",
         "GPT2ForTokenClassification": "VanillaDecoderForTokenClassification",
     },
-    fields={
-        **STACK,
-        "activation_function": "activation_function",
+    fields=STACK
+    | same("activation_function", "use_cache")
+    | {
         "dropout": ("resid_pdrop", "embd_pdrop"),
-        "attention_dropout": "attn_pdrop",
-        "layer_norm_eps": "layer_norm_epsilon",
-        "initializer_range": "initializer_range",
-        "use_cache": "use_cache",
-        "intermediate_size": "n_inner",
+        "attention_dropout": ("attn_pdrop",),
+        "layer_norm_eps": ("layer_norm_epsilon",),
+        "intermediate_size": ("n_inner",),
     },
     fixed={
         "norm_position": "pre",
@@ -216,11 +211,6 @@ GPT2 = Format(
         "position_offset": 0,
         "embedding_norm": False,
         "scale_embedding": False,
-    },
-    required={
-        "add_cross_attention": (False,),
-        "scale_attn_weights": (True,),
-        "scale_attn_by_inverse_layer_idx": (False,),
     },
     names=(
         ("embed_tokens.weight", "wte.weight"),
@@ -238,25 +228,15 @@ GPT2 = Format(
         ("score.weight", "score.weight"),
         ("classifier.{p}", "classifier.{p}"),
     ),
+    required={
+        "add_cross_attention": (False,),
+        "scale_attn_weights": (True,),
+        "scale_attn_by_inverse_layer_idx": (False,),
+    },
     transposed=r".*\.c_\w+\.weight",
-    buffers=r".*\.attn\.(masked_)?bias",
+    ignored=r".*\.attn\.(masked_)?bias",
 )
 
-SEQ2SEQ_FIELDS: dict[str, str | tuple[str, ...]] = {
-    **COMMON,
-    "encoder_layers": "encoder_layers",
-    "decoder_layers": "decoder_layers",
-    "num_attention_heads": ("encoder_attention_heads", "decoder_attention_heads"),
-    "intermediate_size": ("encoder_ffn_dim", "decoder_ffn_dim"),
-    "activation_function": "activation_function",
-    "dropout": "dropout",
-    "attention_dropout": "attention_dropout",
-    "activation_dropout": "activation_dropout",
-    "initializer_range": "init_std",
-    "scale_embedding": "scale_embedding",
-    "decoder_start_token_id": "decoder_start_token_id",
-    "use_cache": "use_cache",
-}
 SEQ2SEQ_FIXED = {"norm_position": "post", "layer_norm_eps": 1e-5}
 SEQ2SEQ_NAMES: Names = (
     ("{stack}.embed_tokens.weight", "{stack}.embed_tokens.weight"),
@@ -272,40 +252,46 @@ SEQ2SEQ_NAMES: Names = (
     ("{stack}.layers.{n}.feed_forward.linear2.{p}", "{stack}.layers.{n}.fc2.{p}"),
     ("{stack}.layers.{n}.feed_forward_norm.{p}", "{stack}.layers.{n}.final_layer_norm.{p}"),
 )
-SEQ2SEQ_HEADS: Names = (("lm_head.weight", "lm_head.weight"), ("lm_head.bias", "final_logits_bias"))
 
 MARIAN = Format(
     family=VanillaConfig,
     base="model",
     classes={"MarianModel": "VanillaModel", "MarianMTModel": "VanillaForConditionalGeneration"},
-    fields=SEQ2SEQ_FIELDS,
-    fixed={**SEQ2SEQ_FIXED, "position_embedding_type": "sinusoidal_halves", "embedding_norm": False},
-    required={"is_decoder": (False,)},
-    names=SEQ2SEQ_NAMES,
-    heads=SEQ2SEQ_HEADS,
-    without=r"final_logits_bias",
-    buffers=r".*\.embed_positions\.weight|model\.shared\.weight",
-)
-
-BART = Format(
-    family=VanillaConfig,
-    base="model",
-    classes={"BartModel": "VanillaModel", "BartForConditionalGeneration": "VanillaForConditionalGeneration"},
-    fields=SEQ2SEQ_FIELDS,
-    fixed={
-        **SEQ2SEQ_FIXED,
-        "position_embedding_type": "learned",
-        "position_offset": 2,
-        "embedding_norm": True,
+    fields=COMMON
+    | same("encoder_layers", "decoder_layers", "activation_function", "scale_embedding", "decoder_start_token_id")
+    | same("dropout", "attention_dropout", "activation_dropout", "use_cache")
+    | {
+        "num_attention_heads": ("encoder_attention_heads", "decoder_attention_heads"),
+        "intermediate_size": ("encoder_ffn_dim", "decoder_ffn_dim"),
+        "initializer_range": ("init_std",),
     },
-    required={"is_decoder": (False,)},
+    fixed={**SEQ2SEQ_FIXED, "position_embedding_type": "sinusoidal_halves", "embedding_norm": False},
     names=SEQ2SEQ_NAMES,
-    heads=SEQ2SEQ_HEADS,
-    without=r"final_logits_bias|(model\.)?shared\.weight",
-    buffers=r".*\.version|(model\.)?shared\.weight",
+    heads=(("lm_head.weight", "lm_head.weight"), ("lm_head.bias", "final_logits_bias")),
+    required={"is_decoder": (False,)},
+    zero=r"final_logits_bias",
+    ignored=r".*\.embed_positions\.weight|model\.shared\.weight",
 )
 
-# `torch.nn.Transformer` has neither embeddings nor an output projection; a state dict may hold ours beside it.
+BART = replace(
+    MARIAN,
+    classes={"BartModel": "VanillaModel", "BartForConditionalGeneration": "VanillaForConditionalGeneration"},
+    fixed={**SEQ2SEQ_FIXED, "position_embedding_type": "learned", "position_offset": 2, "embedding_norm": True},
+    zero=r"final_logits_bias|(model\.)?shared\.weight",
+    ignored=r".*\.version|(model\.)?shared\.weight",
+)
+
+MODEL_FORMATS = {
+    "bert": BERT,
+    "roberta": ROBERTA,
+    "distilbert": DISTILBERT,
+    "gpt2": GPT2,
+    "marian": MARIAN,
+    "bart": BART,
+}
+"""By `model_type`, in the order in which `to_hf` tries them."""
+
+# `torch.nn.Transformer` has neither embeddings nor an output projection; a state dict may add them under our names.
 TORCH_NAMES: Names = (
     ("{stack}.embed_tokens.weight", "{stack}.embed_tokens.weight"),
     ("{stack}.embed_positions.weight", "{stack}.embed_positions.weight"),
@@ -323,10 +309,8 @@ TORCH_NAMES: Names = (
 )
 TORCH_HEADS: Names = (("lm_head.{p}", "lm_head.{p}"),)
 
-FORMATS = {"bert": BERT, "roberta": ROBERTA, "distilbert": DISTILBERT, "gpt2": GPT2, "marian": MARIAN, "bart": BART}
-
-# What our blocks do not have, and the fields by which a configuration asks for it.
-IMPOSSIBLE: dict[str, tuple[str, ...]] = {
+# The fields by which a configuration asks for what our blocks do not have.
+UNSUPPORTED: dict[str, tuple[str, ...]] = {
     "relative positions": ("relative_attention_num_buckets", "relative_attention", "relative_pos_enc"),
     "rotary positions": ("rope_parameters", "rope_theta", "rope_scaling", "rotary_dim", "rotary_pct"),
     "positions as biases (ALiBi)": ("alibi",),
@@ -335,18 +319,18 @@ IMPOSSIBLE: dict[str, tuple[str, ...]] = {
     "quantised weights": ("quantization_config",),
 }
 
-# By our names: the dimension of a weight that is the hidden states'.
+# The dimension of our weights that counts hidden units, by patterns of their names.
 HIDDEN_DIMENSION = (
     (re.compile(r".*(embed_tokens|lm_head|[qkv]_proj|linear1)\.weight"), 1),
     (re.compile(r".*(o_proj|linear2|norm)\.(weight|bias)"), 0),
 )
 
 
-def pair(ours: Iterable[str], table: Names) -> dict[str, list[str]]:
-    """For each of their names those of ours that it holds: one, or q, k and v.
+def pair_names(ours: Iterable[str], table: Names) -> dict[str, list[str]]:
+    """Return, for each of their weights, the names of ours that it holds: one, or those of q, k and v.
 
     Raises:
-        ValueError: for one of ours that the table does not have.
+        ValueError: a name of ours is not in the table.
     """
     patterns = []
     for own, theirs in table:
@@ -365,8 +349,11 @@ def pair(ours: Iterable[str], table: Names) -> dict[str, list[str]]:
     return pairs
 
 
-def table_of(form: Format, our_class: Any) -> Names:
-    """The names of two classes: within models with a head, those of the base model have its name before them."""
+def table_of(form: Format, our_class: type[PreTrainedModel]) -> Names:
+    """Return the names of all weights of two corresponding classes.
+
+    A model with a head keeps its base model under a prefix, so the names of `form.names` get it there.
+    """
     has_head = "For" in our_class.__name__
     ours, theirs = (f"{prefix}." if has_head else "" for prefix in (our_class.base_model_prefix, form.base))
     return (*((ours + own, theirs + their) for own, their in form.names), *form.heads)

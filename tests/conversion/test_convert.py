@@ -49,10 +49,13 @@ from hf_vanilla import (
     to_hf,
 )
 from hf_vanilla.conversion import convert
-from hf_vanilla.conversion.convert import OURS
-from hf_vanilla.conversion.formats import FORMATS
+from hf_vanilla.conversion.checkpoints import Plan
+from hf_vanilla.conversion.convert import OUR_CLASSES
+from hf_vanilla.conversion.formats import MODEL_FORMATS
 
-CLASSES = [(kind, name) for kind, form in FORMATS.items() for name in form.classes if name != "BertForPreTraining"]
+CLASSES = [
+    (kind, name) for kind, form in MODEL_FORMATS.items() for name in form.classes if name != "BertForPreTraining"
+]
 GENERATORS = {"gpt2": "GPT2LMHeadModel", "marian": "MarianMTModel", "bart": "BartForConditionalGeneration"}
 SIZE = (2, 6, 20, 2, "gelu", True)
 
@@ -82,11 +85,11 @@ def edit(folder, tensors=None, remove=(), **config):
 
 def assert_same_weights(one, other):
     """The same names, every bit, but of what nothing reads."""
-    form = FORMATS.get(one.config.model_type)
+    form = MODEL_FORMATS.get(one.config.model_type)
     one, other = one.state_dict(), other.state_dict()
     assert set(one) == set(other)
     for name, weight in one.items():
-        assert (form and re.fullmatch(form.buffers, name)) or torch.equal(weight, other[name]), name
+        assert (form and re.fullmatch(form.ignored, name)) or torch.equal(weight, other[name]), name
 
 
 # The same numbers
@@ -111,7 +114,7 @@ def test_same_numbers_and_the_same_bits_on_the_way_back(kind, name, size, side, 
     torch.manual_seed(seed)
     theirs = theirs_of(kind, name, *size)
     ours = from_hf(theirs)
-    assert type(ours).__name__ == FORMATS[kind].classes[name] and not ours.training
+    assert type(ours).__name__ == MODEL_FORMATS[kind].classes[name] and not ours.training
     states, gradients = differences(theirs, ours, *inputs_for(theirs, side))
     assert states < 1e-5 and gradients < 1e-5
     back = to_hf(ours, kind)
@@ -182,12 +185,12 @@ def test_dropout_rates_and_labels_come_along():
 @pytest.mark.parametrize(
     ("dtype", "shard"), [(torch.float32, "4KB"), (torch.bfloat16, "1GB"), (torch.float16, "4KB")], ids=str
 )
-@pytest.mark.parametrize(("kind", "name"), [(kind, list(form.classes)[1]) for kind, form in FORMATS.items()])
+@pytest.mark.parametrize(("kind", "name"), [(kind, list(form.classes)[1]) for kind, form in MODEL_FORMATS.items()])
 def test_files_there_and_back(kind, name, dtype, shard, tmp_path):
     theirs = theirs_of(kind, name).to(dtype)
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size=shard)
     line = convert.convert(tmp_path / "theirs", tmp_path / "ours")
-    ours = OURS[FORMATS[kind].classes[name]].from_pretrained(tmp_path / "ours")
+    ours = OUR_CLASSES[MODEL_FORMATS[kind].classes[name]].from_pretrained(tmp_path / "ours")
     assert line.startswith(type(ours).__name__) and ours.dtype == dtype
     assert_same_weights(ours, from_hf(theirs))
     shards = len(list((tmp_path / "ours").glob("*.safetensors")))
@@ -619,7 +622,7 @@ def test_a_classifier_starts_from_the_pooler(head, tmp_path):
     checkpoint(tmp_path / "bert", "bert", "BertModel")
     convert.convert(tmp_path / "bert", tmp_path / "ours")
     theirs = getattr(transformers, f"BertFor{head}").from_pretrained(tmp_path / "bert").eval()
-    ours, info = OURS[f"VanillaEncoderFor{head}"].from_pretrained(tmp_path / "ours", output_loading_info=True)
+    ours, info = OUR_CLASSES[f"VanillaEncoderFor{head}"].from_pretrained(tmp_path / "ours", output_loading_info=True)
     part = ours.classifier if head == "SequenceClassification" else ours.score
     assert all(name.split(".")[-2] == "out_proj" for name in info["missing_keys"]) and not info["unexpected_keys"]
     part.out_proj.load_state_dict(theirs.classifier.state_dict())
@@ -682,7 +685,7 @@ def test_nothing_is_overwritten_or_half_written(tmp_path, monkeypatch):
         theirs.bert.embeddings.word_embeddings.weight.fill_(0.5)
     theirs.save_pretrained(source)
     with monkeypatch.context() as patch:
-        patch.setattr(convert.Plan, "run", lambda *_: (_ for _ in ()).throw(OSError("No space left on device")))
+        patch.setattr(Plan, "run", lambda *_: (_ for _ in ()).throw(OSError("No space left on device")))
         refused("No space left on device", "--overwrite")
     cli.main(["convert", str(source), str(target), "--overwrite"])
     assert (VanillaEncoderForMaskedLM.from_pretrained(target).encoder.embed_tokens.weight == 0.5).all()

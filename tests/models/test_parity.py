@@ -35,8 +35,10 @@ from hf_vanilla import (
     VanillaEncoderModel,
     from_hf,
 )
-from hf_vanilla.conversion.convert import Plan, Step, Weights, match, plan_torch
-from hf_vanilla.conversion.formats import FORMATS, TORCH_NAMES, pair, table_of
+from hf_vanilla.conversion.checkpoints import Plan, Step, Weights
+from hf_vanilla.conversion.convert import match
+from hf_vanilla.conversion.formats import MODEL_FORMATS, TORCH_NAMES, pair_names, table_of
+from hf_vanilla.conversion.torch_module import plan_torch
 
 PAD, START, END, FIRST_WORD, VOCABULARY, TABLE = 0, 1, 2, 3, 29, 20
 TOKENS = {"vocab_size": VOCABULARY, "pad_token_id": PAD, "bos_token_id": START, "eos_token_id": END}
@@ -46,7 +48,7 @@ def like_theirs(theirs: PreTrainedModel, attention: str) -> tuple[nn.Module, Cal
     """Our model of their configuration, and what turns their parameters, by name, into its own."""
     ours = from_hf(theirs)
     ours.set_attn_implementation(attention)
-    form = FORMATS[theirs.config.model_type]
+    form = MODEL_FORMATS[theirs.config.model_type]
 
     def convert(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         weights = Weights({**theirs.state_dict(), **parameters})
@@ -61,7 +63,7 @@ def of_one_stack(ours: nn.Module, prefix: str) -> Callable:
         (prefix + own.removeprefix("{stack}.").removeprefix("encoder."), theirs.replace("{stack}", "encoder"))
         for own, theirs in TORCH_NAMES
     ]
-    steps = [Step([theirs], own) for theirs, own in pair(dict(ours.named_parameters()), tuple(table)).items()]
+    steps = [Step([theirs], own) for theirs, own in pair_names(dict(ours.named_parameters()), tuple(table)).items()]
     return lambda parameters: Plan(Weights(as_torch(parameters)), steps, ours).tensors()
 
 
