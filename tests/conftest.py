@@ -1,7 +1,8 @@
-"""What no test may leave to the next one."""
+"""Fixtures of all tests: a training run of seconds, and what no test may leave to the next one."""
 
 import pytest
 from accelerate.state import AcceleratorState
+from runs import config as config
 
 
 @pytest.fixture(autouse=True)

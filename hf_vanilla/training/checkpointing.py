@@ -1,4 +1,4 @@
-"""Checkpoints that are whole or not there, and the newest of them that is fit for use."""
+"""Checkpoints: written completely or not at all, checked before they are read, and averaged from snapshots."""
 
 import contextlib
 import copy
@@ -33,34 +33,24 @@ class CheckpointError(OSError):
 
 
 @contextlib.contextmanager
-def whole_folder(folder: Path, accelerator: Accelerator) -> Iterator[Path]:
-    """A new folder to write into, which takes the place of `folder` only when every process is done with it.
+def atomic_folder(folder: Path, accelerator: Accelerator) -> Iterator[Path]:
+    """Yield a new folder to write into, which takes the place of `folder` once every process is done with it.
 
     Raises:
         CheckpointError: on every process, if any of them could not write. What was at `folder` is left as it was.
     """
     unfinished = folder.with_name(folder.name + UNFINISHED)
-    problem: Exception | None = None
     try:
-        if accelerator.is_main_process:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir(parents=True)
-    except OSError as error:
-        problem = error
-    _agree(problem, folder, accelerator)
-    try:
-        yield unfinished
-    except Exception as error:  # safetensors and torch have errors of their own for a full disk
-        problem = error
-    try:
-        _agree(problem, folder, accelerator)
-        try:
+        with _same_outcome_everywhere(folder, accelerator):
+            if accelerator.is_main_process:
+                shutil.rmtree(unfinished, ignore_errors=True)
+                unfinished.mkdir(parents=True)
+        with _same_outcome_everywhere(folder, accelerator):
+            yield unfinished
+        with _same_outcome_everywhere(folder, accelerator):
             if accelerator.is_main_process:
                 _write_manifest(unfinished)
                 _replace(folder, unfinished)
-        except OSError as error:
-            problem = error
-        _agree(problem, folder, accelerator)
     except CheckpointError:
         if accelerator.is_main_process:
             shutil.rmtree(unfinished, ignore_errors=True)
@@ -68,13 +58,27 @@ def whole_folder(folder: Path, accelerator: Accelerator) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
-    """A new folder for a model to be written into, which takes the place of `folder` only when all is done.
+def _same_outcome_everywhere(folder: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Wait for all processes; if something was raised in any of them, raise a CheckpointError in each."""
+    problem: Exception | None = None
+    try:
+        yield
+    except Exception as error:  # safetensors and torch have errors of their own for a full disk
+        problem = error
+    problems = [found for found in gather_object([problem and f"{type(problem).__name__}: {problem}"]) if found]
+    if problems:
+        raise CheckpointError(f"{folder} could not be written: {problems[0]}") from problem
 
-    For one process. If anything is raised, what was at `folder` is left as it was.
+
+@contextlib.contextmanager
+def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
+    """Yield a new folder to write a model into, which takes the place of `folder` at the end of the `with` block.
+
+    This is for one process. If anything is raised, what was at `folder` is left as it was.
 
     Raises:
-        FileExistsError: `folder` is a file, or holds something, and `overwrite` is false, or it is no model.
+        FileExistsError: `folder` is a file, or is not empty and `overwrite` is false, or is not empty and holds
+            something else than a model.
     """
     if folder.is_file():
         raise FileExistsError(f"{folder} is a file; give a folder")
@@ -113,14 +117,8 @@ def _replace(folder: Path, unfinished: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _agree(problem: Exception | None, folder: Path, accelerator: Accelerator) -> None:
-    problems = [found for found in gather_object([problem and f"{type(problem).__name__}: {problem}"]) if found]
-    if problems:
-        raise CheckpointError(f"{folder} could not be written: {problems[0]}") from problem
-
-
 def _write_manifest(folder: Path) -> None:
-    """Names, sizes and SHA-256 of the files, all of them on the disk before the folder gets its name."""
+    """Write names, sizes and SHA-256 of the files, and wait until all of them are on the disk."""
     manifest = {}
     for file in sorted(folder.rglob("*")):
         if file.is_file():
@@ -134,7 +132,7 @@ def _write_manifest(folder: Path) -> None:
 
 
 def digest(file: Path) -> str:
-    """The SHA-256 of a file."""
+    """Return the SHA-256 of a file, in hexadecimal."""
     sha256 = hashlib.sha256()
     with file.open("rb") as stream:
         while part := stream.read(1 << 22):
@@ -142,8 +140,8 @@ def digest(file: Path) -> str:
     return sha256.hexdigest()
 
 
-def damage(folder: Path) -> str | None:
-    """What is wrong with a folder that `whole_folder` wrote; None if nothing is."""
+def find_corruption(folder: Path) -> str | None:
+    """Return what is wrong with a folder that `atomic_folder` wrote; None if every file is as it was written."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         for name, expected in manifest.items():
@@ -159,21 +157,21 @@ def damage(folder: Path) -> str | None:
     return None
 
 
-def numbered(folder: Path) -> list[Path]:
-    """The folders `step-N` in a folder, N ascending."""
+def numbered_folders(folder: Path) -> list[Path]:
+    """Return the folders `step-N` in a folder, N ascending."""
     found = [path for path in folder.glob("step-*") if path.name[5:].isdigit()]
     return sorted(found, key=lambda path: int(path.name[5:]))
 
 
 class Checkpoints:
-    """The newest few full states of a run, as `checkpoints/step-N` in its folder.
+    """The last few checkpoints of a run, as `checkpoints/step-N` in its folder: all that is needed to resume it.
 
     Model, optimiser, scaler and random states are written by `Accelerator.save_state`, sharded where the model is.
 
     Args:
-        folder: of the run.
-        accelerator: with model and optimiser prepared.
-        keep: how many to keep.
+        folder: the folder of the run.
+        accelerator: model and optimiser were prepared by it.
+        keep: how many checkpoints to keep.
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator, keep: int) -> None:
@@ -182,12 +180,12 @@ class Checkpoints:
         self.keep = keep
 
     def save(self, step: int, state: dict[str, Any], weights: dict[str, Tensor]) -> None:
-        """Write a checkpoint with `state` (JSON) and more `weights` beside the rest, then remove the oldest.
+        """Write a checkpoint, `state` (JSON) and additional `weights` in it, then remove those beyond the last few.
 
         Raises:
-            CheckpointError: see `whole_folder`.
+            CheckpointError: see `atomic_folder`.
         """
-        with whole_folder(self.folder / f"step-{step}", self.accelerator) as folder:
+        with atomic_folder(self.folder / f"step-{step}", self.accelerator) as folder:
             self.accelerator.save_state(str(folder))
             if self.accelerator.is_main_process:
                 (folder / STATE).write_text(json.dumps(state, indent=1), encoding="utf-8")
@@ -195,11 +193,11 @@ class Checkpoints:
         keep_newest(self.folder, self.keep, self.accelerator)
 
     def newest(self) -> Path | None:
-        """The newest checkpoint that is fit for use, with a warning for each that is not; on all processes alike."""
+        """Return the newest checkpoint that is not damaged, the same on all processes; warn of each that is."""
         found: list[Path | None] = [None]
         if self.accelerator.is_main_process:
-            for folder in reversed(numbered(self.folder)):
-                if (problem := damage(folder)) is None:
+            for folder in reversed(numbered_folders(self.folder)):
+                if (problem := find_corruption(folder)) is None:
                     found = [folder]
                     break
                 logger.warning("%s is damaged (%s); trying the checkpoint before it", folder, problem)
@@ -207,16 +205,16 @@ class Checkpoints:
         return broadcast_object_list(found)[0]
 
     def load(self, folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Restore what `save` wrote; returns its `state` and `weights`."""
+        """Restore what `save` wrote, and return its `state` and `weights`."""
         self.accelerator.load_state(str(folder))
         return json.loads((folder / STATE).read_text(encoding="utf-8")), load_file(folder / WEIGHTS)
 
 
 def make_skeleton(model: PreTrainedModel) -> PreTrainedModel:
-    """A model of the same class and configuration, without memory for weights: what `with_weights` gives them to."""
+    """Return a model of the same class and configuration without memory for weights, for `with_weights`."""
     with torch.device("meta"):
         skeleton = type(model)(model.config)
-    for name, buffer in model.named_buffers():  # which weights need not hold
+    for name, buffer in model.named_buffers():  # some are not saved with the weights
         owner, _, own_name = name.rpartition(".")
         setattr(skeleton.get_submodule(owner), own_name, buffer.detach().clone())
     if model.can_generate():
@@ -225,10 +223,10 @@ def make_skeleton(model: PreTrainedModel) -> PreTrainedModel:
 
 
 def with_weights(skeleton: PreTrainedModel, weights: dict[str, Tensor]) -> PreTrainedModel:
-    """A model with these weights; of tied ones, one is enough.
+    """Return a copy of the skeleton that has these weights; of those that are tied, one is enough.
 
     Raises:
-        RuntimeError: a weight is missing, or is none of the model's.
+        RuntimeError: a weight is missing, or there is one that the model does not have.
     """
     model = copy.deepcopy(skeleton)
     missing, unexpected = model.load_state_dict(weights, strict=False, assign=True)
@@ -239,11 +237,9 @@ def with_weights(skeleton: PreTrainedModel, weights: dict[str, Tensor]) -> PreTr
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
-    """The weights that `save_pretrained` wrote into a folder."""
-    weights: dict[str, Tensor] = {}
-    for file in sorted(folder.glob("*.safetensors")):
-        weights |= load_file(file)
-    return weights
+    """Return the weights that `save_pretrained` wrote into a folder."""
+    files = sorted(folder.glob("*.safetensors"))
+    return {name: tensor for file in files for name, tensor in load_file(file).items()}
 
 
 def save_model(
@@ -253,35 +249,35 @@ def save_model(
     tokenizer: PreTrainedTokenizerBase,
     accelerator: Accelerator,
 ) -> None:
-    """Write whole weights and tokenizer, for `from_pretrained`, into `folder`: it is there complete or not at all.
+    """Write unsharded weights and the tokenizer into `folder`, for `from_pretrained`, completely or not at all.
 
     Raises:
-        CheckpointError: see `whole_folder`.
+        CheckpointError: see `atomic_folder`.
     """
-    with whole_folder(folder, accelerator) as unfinished:
+    with atomic_folder(folder, accelerator) as unfinished:
         if accelerator.is_main_process:
             # Not by the model itself: sharding gives it another class, the code of which would be saved with it.
             with_weights(skeleton, weights).save_pretrained(unfinished)
             tokenizer.save_pretrained(unfinished)
 
 
-def forget_what_came_after(step: int, folder: Path) -> None:
-    """Remove from the folder of a run what an interrupted run left unfinished, and its snapshots after update `step`.
+def discard_after(step: int, folder: Path) -> None:
+    """Remove from the folder of an interrupted run what it left unfinished, and its snapshots after update `step`.
 
-    The run will take them again, but if time limits it, not necessarily at as late an update.
+    The run saves these snapshots again, unless its time ends before it gets there.
     """
     for ending in (UNFINISHED, OLD, DAMAGED):
         for path in (*folder.glob(f"*{ending}"), *folder.glob(f"*/*{ending}")):
             shutil.rmtree(path)
     if not step:
         shutil.rmtree(folder / "best", ignore_errors=True)
-    for snapshot in numbered(folder / "snapshots"):
+    for snapshot in numbered_folders(folder / "snapshots"):
         if int(snapshot.name[5:]) > step:
             shutil.rmtree(snapshot)
 
 
 def keep_newest(folder: Path, count: int, accelerator: Accelerator) -> None:
-    """Remove all but the newest `step-N` from a folder."""
+    """Remove all but the newest `count` folders `step-N` from a folder."""
     if accelerator.is_main_process:
-        for old in numbered(folder)[:-count]:
+        for old in numbered_folders(folder)[:-count]:
             shutil.rmtree(old, ignore_errors=True)

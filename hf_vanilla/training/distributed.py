@@ -1,47 +1,48 @@
-"""Processes, sharded parameters and signals."""
+"""Training on several processes: Accelerate, sharded parameters, the process group, and signals."""
 
 import atexit
 import gc
 import logging
-import os
 import signal
 import threading
+from collections.abc import Callable
 from datetime import timedelta
 from types import FrameType
-from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedType
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import InitProcessGroupKwargs, is_deepspeed_available, str_to_bool
+from accelerate.utils import InitProcessGroupKwargs, is_deepspeed_available, parse_flag_from_env
+from torch.distributed import ProcessGroup
 from transformers import PreTrainedModel
 
 from hf_vanilla.environment import choose_precision
 from hf_vanilla.training.config import TrainingConfig
 
+Handler = Callable[[int, FrameType | None], object] | int | None
 SHARDING = (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
 
 def leave_together(accelerator: Accelerator) -> None:
-    """Wait for the others, and close trackers and process group."""
+    """Wait for the other processes, then close trackers and process group."""
     accelerator.wait_for_everyone()
     free_group_at_exit()
     accelerator.end_training()
 
 
 def free_group_at_exit() -> None:
-    """Have the process group freed after the models that use it, and before the interpreter.
+    """Have the process group freed after the models that use it, but before the interpreter ends.
 
-    Freed with the last model that uses it, gloo's would join a thread that may be freeing the tensors of its last
-    reduction, for which that thread needs the interpreter's lock, held by who joins: a deadlock. Kept until there is
-    no interpreter, it would leave that thread to ask for a lock that is no more: it would abort the process.
+    If the last model freed it, gloo would wait for its thread while holding the interpreter's lock; that thread may
+    need the lock to free the tensors of its last reduction: a deadlock. If the group outlived the interpreter, the
+    thread would ask for a lock that no longer exists, and the process would abort.
     """
     if torch.distributed.is_initialized():
         atexit.register(free_last, [torch.distributed.group.WORLD])
 
 
-def free_last(groups: list[Any]) -> None:
-    """Free process groups once the models that use them are gone; Python lets go of its lock meanwhile."""
+def free_last(groups: list[ProcessGroup | None]) -> None:
+    """Free process groups once the models that use them are gone. Python releases its lock meanwhile."""
     gc.collect()
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
@@ -49,7 +50,7 @@ def free_last(groups: list[Any]) -> None:
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
-    """Accelerate, as the launcher set it up.
+    """Return an accelerator as the launcher set it up.
 
     Raises:
         ValueError: a tracker is not installed, or sharding was asked for and is not in force.
@@ -60,7 +61,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             raise ValueError(
                 f"trackers names {tracker}, which is not installed; installed: {', '.join(available) or 'none'}"
             )
-    asked_for = [kind for kind in SHARDING if str_to_bool(os.environ.get(f"ACCELERATE_USE_{kind.value}", "false"))]
+    asked_for = [kind for kind in SHARDING if parse_flag_from_env(f"ACCELERATE_USE_{kind.value}")]
     if DistributedType.DEEPSPEED in asked_for and not is_deepspeed_available():
         raise ValueError("DEEPSPEED was asked for, but it is not installed: pip install deepspeed")
     accelerator = Accelerator(
@@ -70,7 +71,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         # The others wait while the main process downloads and tokenises the corpus.
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
     )
-    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)  # tied weights are no news
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)  # it warns of tied weights
     for kind in asked_for:
         if accelerator.distributed_type != kind:
             raise ValueError(
@@ -79,7 +80,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
             )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:
         deepspeed = accelerator.state.deepspeed_plugin.deepspeed_config
-        deepspeed["train_micro_batch_size_per_gpu"] = 1  # it varies here; DeepSpeed uses it for its accounts only
+        deepspeed["train_micro_batch_size_per_gpu"] = 1  # it varies, but DeepSpeed only reports it
         deepspeed["gradient_clipping"] = config.max_grad_norm or 0.0
     if config.ema_decay and is_sharded(accelerator):
         raise ValueError(
@@ -89,7 +90,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
-    """Whether no process has the whole model."""
+    """True if no process holds the whole model."""
     return accelerator.distributed_type in SHARDING
 
 
@@ -111,7 +112,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self.handlers: dict[int, Any] = {}
+        self.handlers: dict[int, Handler] = {}
 
     def __enter__(self) -> "StopSignal":
         if threading.current_thread() is threading.main_thread():
@@ -119,7 +120,11 @@ class StopSignal:
         return self
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """The handler."""
+        """Remember the signal.
+
+        Raises:
+            KeyboardInterrupt: this is the second Ctrl-C.
+        """
         if number == self.received == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number

@@ -1,26 +1,26 @@
-"""The training loop, by Accelerate: one process or many, interrupted or not, the same result."""
+"""The training loop, by Accelerate. One process or many, interrupted or not, it ends with the same weights."""
 
-import contextlib
 import dataclasses
 import logging
 import math
 import signal
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
-import torch
 import transformers
 import yaml
 from accelerate.utils import broadcast_object_list, set_seed
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BatchEncoding
 
 from hf_vanilla.environment import use_onednn_for_float32
 from hf_vanilla.training.checkpointing import (
     CheckpointError,
     Checkpoints,
-    forget_what_came_after,
+    discard_after,
     keep_newest,
     make_skeleton,
-    numbered,
+    numbered_folders,
     read_weights,
     save_model,
     with_weights,
@@ -37,14 +37,15 @@ from hf_vanilla.training.evaluate import evaluate
 from hf_vanilla.training.optim import ExponentialMovingAverage, Progress, adam, average_weights, make_schedule
 from hf_vanilla.training.records import describe_examples, write_samples, write_summary
 from hf_vanilla.training.run_log import RunLog, plot_curves
-from hf_vanilla.training.state import CONFIG, SUMMARY, WINDOW, Clock, RunState, check_folder, fill, means, resume
+from hf_vanilla.training.state import CONFIG, SUMMARY, Clock, RunState, check_folder, resume, share_counts
+from hf_vanilla.training.step import training_step
 from hf_vanilla.training.tasks import TASKS
 
 logger = logging.getLogger(__name__)
 
 
 def train(config: TrainingConfig, command: str | None = None) -> Path:
-    """Train a model from scratch, and save it with its tokenizer into `output_dir`; or go on with an interrupted run.
+    """Train a model from scratch, and save it with its tokenizer into `output_dir`; or resume an interrupted run.
 
     Beside the model lie `log.jsonl` (a line every `log_every` updates and at each validation), `curves.png`,
     `training_summary.json`, `checkpoints/` to resume from, `snapshots/` (the models that were averaged), `best/`
@@ -53,7 +54,7 @@ def train(config: TrainingConfig, command: str | None = None) -> Path:
 
     Args:
         config: what to train.
-        command: what was typed to have it trained, for the summary.
+        command: what the user typed, for the summary.
 
     Returns:
         `output_dir`.
@@ -63,179 +64,214 @@ def train(config: TrainingConfig, command: str | None = None) -> Path:
         ValueError, FileNotFoundError: corpus, configuration or `output_dir` are not fit for use; nothing was changed.
         SystemExit: after SIGTERM or Ctrl-C, once a checkpoint is saved.
     """
-    transformers.utils.logging.disable_progress_bar()  # one bar is enough
-    onednn = use_onednn_for_float32()
-    accelerator = make_accelerator(config)
-    folder = Path(config.output_dir)
-    started = check_folder(folder, config, accelerator)
-
-    # What to learn from
-    task = TASKS[config.task](config)
-    with accelerator.main_process_first():  # the others then read its cache
-        corpus = task.load_corpus()
-    if started:
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-    else:
-        tokenizer = broadcast_object_list([task.load_tokenizer(corpus) if accelerator.is_main_process else None])[0]
-    with accelerator.main_process_first():
-        examples = {split: task.examples(corpus, split, tokenizer) for split in ("train", "validation")}
-
-    # What learns
-    set_seed(config.seed)
-    model = task.build_model(tokenizer)
-    batches = task.batches(examples["train"], tokenizer, model, accelerator)
-    validation_batches = task.batches(examples["validation"], tokenizer, model, accelerator, training=False)
-    skeleton = make_skeleton(model)
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    if config.compile:
-        model.compile(dynamic=True)
-    group_tied_embeddings(model, accelerator)
-    optimizer = adam(model.parameters(), config.learning_rate)
-    progress = Progress(config.max_steps, config.train_minutes, config.warmup_steps)
-    # Not prepared: Accelerate would step a prepared schedule once for each process.
-    scheduler = make_schedule(
-        config.schedule, optimizer, progress, model.config.hidden_size, config.warmup_steps, config.max_steps
-    )
-    model, optimizer = accelerator.prepare(model, optimizer)
-    average = ExponentialMovingAverage(accelerator.unwrap_model(model), config.ema_decay) if config.ema_decay else None
-    set_seed(config.seed, device_specific=True)  # dropout differs between processes
-
-    # Where it begins, or goes on
-    state = RunState(examples=None if config.streaming else len(examples["train"]))
-    state.processes, state.lengths = accelerator.num_processes, batches.checksum
-    checkpoints = Checkpoints(folder, accelerator, config.keep_checkpoints)
-    if started and (newest := checkpoints.newest()):
-        state = resume(checkpoints, newest, state, progress, scheduler, average)
-        if state.done == 1 and (folder / SUMMARY).exists():
-            logger.warning("%s: trained already, %d updates; remove the folder to train anew", folder, state.step)
-            leave_together(accelerator)
-            return folder
-    if accelerator.is_main_process:
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / SUMMARY).unlink(missing_ok=True)
-        forget_what_came_after(state.step, folder)
-        if not state.step:
-            (folder / CONFIG).write_text(yaml.safe_dump(dataclasses.asdict(config), sort_keys=False), encoding="utf-8")
-            tokenizer.save_pretrained(folder)
-    accelerator.wait_for_everyone()
-    accelerator.init_trackers("hf_vanilla", config={name: str(value) for name, value in vars(config).items()})
-    log = RunLog(folder, accelerator, after=state.step, done=state.done)
-    log.say(
-        f"{'streamed' if state.examples is None else f'{state.examples:,}'} training examples; "
-        f"{sum(weight.numel() for weight in model.parameters()):,} parameters; "
-        f"{accelerator.num_processes} process(es) on {accelerator.device.type}"
-        + f", {accelerator.distributed_type.value}" * (accelerator.num_processes > 1)
-        + f"; mixed precision: {accelerator.mixed_precision}"
-        + "; float32 products by oneDNN" * onednn
-        + (f"; going on after update {state.step}" * bool(state.step))
-    )
-
-    gather = accelerator.get_state_dict  # of what is sharded, the whole, on the main process
-
-    def save_checkpoint() -> None:
-        schedule = {"schedule": scheduler.state_dict()}
-        checkpoints.save(state.step, dataclasses.asdict(state) | schedule, average.weights if average else {})
-
-    clock = Clock(state.elapsed)
+    run = Run(config)
+    if not run.begin():
+        return run.folder
+    state = run.state
     with StopSignal() as stop:
-        for epoch, number, micro_batches in batches.updates(state.epoch, state.next_update):
+        for epoch, number, micro_batches in run.batches.updates(state.epoch, state.next_update):
             state.epoch, state.next_update = epoch, number
             if state.done == 1:
                 break
-            # What all processes must agree on: the target tokens of this update, the time, and whether to stop.
-            own_tokens = sum(int((batch["labels"] != -100).sum()) for batch in micro_batches)
-            own_elapsed = clock.seconds() if accelerator.is_main_process else 0.0
-            own = [own_tokens, own_elapsed, stop.received is not None, *fill(micro_batches)]
-            tokens, state.elapsed, stopped, filled, slots = accelerator.reduce(
-                torch.tensor(own, device=accelerator.device, dtype=torch.float32)
-            ).tolist()
-            tokens = max(tokens, 1.0)  # all may be padding
-            if stopped:
-                save_checkpoint()
-                log.say(f"stopped, and saved after update {state.step}; the same command goes on from there")
-                log.close()
+            run.update(micro_batches, stop)
+    run.finish(command)
+    return run.folder
+
+
+class Run:
+    """A training run, as one of its processes sees it: data, model, where it is, and the folder that it fills."""
+
+    def __init__(self, config: TrainingConfig) -> None:
+        """Load corpus and tokenizer, and build the model. Nothing is written yet.
+
+        Raises:
+            ValueError, FileNotFoundError: see `train`.
+        """
+        transformers.utils.logging.disable_progress_bar()  # one bar is enough
+        self.config, self.folder = config, Path(config.output_dir)
+        self.uses_onednn = use_onednn_for_float32()
+        self.accelerator = accelerator = make_accelerator(config)
+        self.was_started = check_folder(self.folder, config, accelerator)
+
+        self.task = task = TASKS[config.task](config)
+        with accelerator.main_process_first():  # the others then read its cache
+            self.corpus = task.load_corpus()
+        if self.was_started:
+            tokenizer = AutoTokenizer.from_pretrained(self.folder)
+        else:
+            own = task.load_tokenizer(self.corpus) if accelerator.is_main_process else None
+            tokenizer = broadcast_object_list([own])[0]
+        self.tokenizer = tokenizer
+        with accelerator.main_process_first():
+            examples, unseen = (task.examples(self.corpus, split, tokenizer) for split in ("train", "validation"))
+
+        set_seed(config.seed)
+        model = task.build_model(tokenizer)
+        self.batches = task.batches(examples, tokenizer, model, accelerator)
+        self.validation_batches = task.batches(unseen, tokenizer, model, accelerator, training=False)
+        self.skeleton = make_skeleton(model)
+        if config.gradient_checkpointing:
+            model.gradient_checkpointing_enable()
+        if config.compile:
+            model.compile(dynamic=True)
+        group_tied_embeddings(model, accelerator)
+        optimizer = adam(model.parameters(), config.learning_rate)
+        self.progress = Progress(config.max_steps, config.train_minutes, config.warmup_steps)
+        # Not prepared: Accelerate would step a prepared schedule once for each process.
+        self.scheduler = make_schedule(
+            config.schedule, optimizer, self.progress, model.config.hidden_size, config.warmup_steps, config.max_steps
+        )
+        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        self.average: ExponentialMovingAverage | None = None
+        if config.ema_decay:
+            self.average = ExponentialMovingAverage(accelerator.unwrap_model(self.model), config.ema_decay)
+        set_seed(config.seed, device_specific=True)  # dropout differs between processes
+
+        self.state = RunState(examples=None if config.streaming else len(examples))
+        self.state.processes, self.state.lengths = accelerator.num_processes, self.batches.checksum
+        self.checkpoints = Checkpoints(self.folder, accelerator, config.keep_checkpoints)
+
+    def begin(self) -> bool:
+        """Resume the newest checkpoint if there is one, and open the log.
+
+        Returns:
+            False if the run has come to its end before: there is nothing to do.
+        """
+        config, folder, accelerator = self.config, self.folder, self.accelerator
+        if self.was_started and (newest := self.checkpoints.newest()):
+            self.state = resume(self.checkpoints, newest, self.state, self.progress, self.scheduler, self.average)
+            if self.state.done == 1 and (folder / SUMMARY).exists():
+                message = "%s: trained already, %d updates; remove the folder to train anew"
+                logger.warning(message, folder, self.state.step)
                 leave_together(accelerator)
-                raise SystemExit(128 + (stop.received or signal.SIGTERM))
+                return False
+        state = self.state
+        if accelerator.is_main_process:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / SUMMARY).unlink(missing_ok=True)
+            discard_after(state.step, folder)
+            if not state.step:
+                text = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+                (folder / CONFIG).write_text(text, encoding="utf-8")
+                self.tokenizer.save_pretrained(folder)
+        accelerator.wait_for_everyone()
+        accelerator.init_trackers("hf_vanilla", config={name: str(value) for name, value in vars(config).items()})
+        self.log = RunLog(folder, accelerator, after=state.step, done=state.done)
+        parts = [
+            f"{'streamed' if state.examples is None else f'{state.examples:,}'} training examples",
+            f"{sum(weight.numel() for weight in self.model.parameters()):,} parameters",
+            f"{accelerator.num_processes} process(es) on {accelerator.device.type}",
+            f"mixed precision: {accelerator.mixed_precision}",
+        ]
+        if accelerator.num_processes > 1:
+            parts[2] += f", {accelerator.distributed_type.value}"
+        if self.uses_onednn:
+            parts.append("float32 products by oneDNN")
+        if state.step:
+            parts.append(f"going on after update {state.step}")
+        self.log.say("; ".join(parts))
+        self.clock = Clock(state.elapsed)
+        return True
 
-            model.train()
-            own_loss = torch.zeros((), device=accelerator.device)
-            for number, batch in enumerate(micro_batches, start=1):
-                last = number == len(micro_batches)
-                accelerator.sync_gradients = last  # DeepSpeed then makes its step within `backward`
-                with contextlib.nullcontext() if last else accelerator.no_sync(model):
-                    loss = task.loss(model, batch.to(accelerator.device), int(tokens))
-                    # The gradient of an update is the sum over the processes; DDP takes their mean.
-                    accelerator.backward(loss * accelerator.num_processes)
-                own_loss += loss.detach()
-            update_loss = accelerator.reduce(own_loss).item()
-            learning_rate = float(scheduler.get_last_lr()[0])
-            state.step += 1
-            norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm or math.inf)
-            # In fp16 the gradient may overflow: its scaler then leaves out this update.
-            norm = 0.0 if norm is None or accelerator.mixed_precision == "fp16" else float(norm)
-            if not math.isfinite(update_loss + norm):
-                innocent = bool(own_loss.isfinite()) and not math.isfinite(update_loss)
-                examples_named = describe_examples(micro_batches, tokenizer, folder, innocent)
-                log.close()
-                leave_together(accelerator)
-                raise FloatingPointError(
-                    f"the loss is {update_loss}, the norm of the gradient {norm}, at update {state.step}, "
-                    f"learning rate {learning_rate:.3g}, in {examples_named}. Checkpoints are as they were. "
-                    "Look at these examples, or try a lower learning_rate"
-                )
-            optimizer.step()
-            optimizer.zero_grad()
-            progress.update(state.step, state.elapsed)
-            state.done, state.end_of_warmup = progress.done, progress.end_of_warmup
-            scheduler.step()
-            if average:
-                average.update(accelerator.unwrap_model(model), state.step)
+    def update(self, micro_batches: Sequence[BatchEncoding], stop: StopSignal) -> None:
+        """Make one update, unless the run was told to stop; then log, validate and save what is due after it."""
+        config, state, model = self.config, self.state, self.model
+        counts = share_counts(micro_batches, self.clock, stop, self.accelerator)
+        state.elapsed, tokens = counts["elapsed"], max(int(counts["tokens"]), 1)  # all may be padding
+        if counts["stopped"]:
+            self.stop(stop.received or signal.SIGTERM)
+        learning_rate = float(self.scheduler.get_last_lr()[0])
+        state.step += 1
+        loss, own_loss, norm = training_step(
+            self.task, model, self.optimizer, self.accelerator, micro_batches, tokens, config.max_grad_norm
+        )
+        if not math.isfinite(loss + norm):
+            innocent = bool(own_loss.isfinite()) and not math.isfinite(loss)
+            examples = describe_examples(micro_batches, self.tokenizer, self.folder, innocent)
+            self.log.close()
+            leave_together(self.accelerator)
+            raise FloatingPointError(
+                f"the loss is {loss}, the norm of the gradient {norm}, at update {state.step}, "
+                f"learning rate {learning_rate:.3g}, in {examples}. Checkpoints are as they were. "
+                "Look at these examples, or try a lower learning_rate"
+            )
+        self.progress.update(state.step, state.elapsed)
+        self.scheduler.step()
+        if self.average:
+            self.average.update(self.accelerator.unwrap_model(model), state.step)
+        state.done, state.end_of_warmup = self.progress.done, self.progress.end_of_warmup
+        state.next_update += 1
+        state.target_tokens += tokens
+        state.add_to_window(loss * tokens, tokens, counts["filled"], counts["slots"], self.clock.lap(), 1)
 
-            # What is seen of it, and kept
-            state.next_update += 1
-            state.target_tokens += int(tokens)
-            seconds = clock.lap()
-            for name, value in zip(WINDOW, (update_loss * tokens, tokens, filled, slots, seconds, 1), strict=True):
-                state.window[name] += value
-            if state.step % config.log_every == 0 or state.done == 1:
-                log.write(step=state.step, epoch=state.epoch, **means(state.window), learning_rate=learning_rate)
-                state.window = dict.fromkeys(WINDOW, 0.0)
-            log.advance(state.done)
-            if not average and (state.step % config.average_every == 0 or state.done == 1):
-                with log.going_on_after(CheckpointError):
-                    save_model(
-                        folder / "snapshots" / f"step-{state.step}", gather(model), skeleton, tokenizer, accelerator
-                    )
-                    keep_newest(folder / "snapshots", config.average_last, accelerator)
-            if int(state.done * config.evaluations) > state.validations and state.done < 1:
-                state.validations = int(state.done * config.evaluations)
-                scores = evaluate(task, model, tokenizer, validation_batches, corpus, accelerator)
-                log.write(step=state.step, **scores)
-                if scores["validation_loss"] < (state.best_validation_loss or math.inf):
-                    state.best_validation_loss = scores["validation_loss"]
-                    with log.going_on_after(CheckpointError):
-                        save_model(folder / "best", gather(model), skeleton, tokenizer, accelerator)
-            if state.step % config.checkpoint_every == 0 or state.done == 1:
-                with log.going_on_after(CheckpointError):
-                    save_checkpoint()
-            clock.lap()
+        is_last = state.done == 1
+        if state.step % config.log_every == 0 or is_last:
+            means = state.take_means()
+            self.log.write(step=state.step, epoch=state.epoch, **means, learning_rate=learning_rate)
+        self.log.advance(state.done)
+        if not self.average and (state.step % config.average_every == 0 or is_last):
+            self.save_snapshot()
+        if int(state.done * config.evaluations) > state.validations and not is_last:
+            state.validations = int(state.done * config.evaluations)
+            self.validate()
+        if state.step % config.checkpoint_every == 0 or is_last:
+            with self.log.going_on_after(CheckpointError):
+                self.save_checkpoint()
+        self.clock.lap()  # what was done since the update does not count for its speed
 
-    # What is measured and shown here is what a user will load, in float32; only a sharded model is measured as it is.
-    snapshots = numbered(folder / "snapshots")[-config.average_last :]
-    weights = average.weights if average else average_weights(map(read_weights, snapshots))
-    final = with_weights(skeleton, weights)
-    measured = model if is_sharded(accelerator) else final.to(accelerator.device)
-    scores = evaluate(task, measured, tokenizer, validation_batches, corpus, accelerator)
-    log.write(step=state.step, **scores)
-    if scores["validation_loss"] < (state.best_validation_loss or math.inf):
-        state.best_validation_loss = scores["validation_loss"]
-        save_model(folder / "best", final.state_dict(), skeleton, tokenizer, accelerator)
-    if accelerator.is_main_process:
-        final.save_pretrained(folder)
-        plot_curves(log.records, folder / "curves.png")
-        write_samples(final, tokenizer, corpus["validation"], folder)
-        write_summary(folder, config, command, state, scores, task, accelerator)
-    log.close()
-    leave_together(accelerator)
-    return folder
+    def stop(self, number: int) -> NoReturn:
+        """Save a checkpoint, and end the process as signal `number` asked for."""
+        self.save_checkpoint()
+        self.log.say(f"stopped, and saved after update {self.state.step}; the same command goes on from there")
+        self.log.close()
+        leave_together(self.accelerator)
+        raise SystemExit(128 + number)
+
+    def save_checkpoint(self) -> None:
+        """Save all that `resume` needs."""
+        content = dataclasses.asdict(self.state) | {"schedule": self.scheduler.state_dict()}
+        self.checkpoints.save(self.state.step, content, self.average.weights if self.average else {})
+
+    def save_snapshot(self) -> None:
+        """Save the weights, to be averaged at the end, and remove the oldest of those that were."""
+        snapshots = self.folder / "snapshots"
+        with self.log.going_on_after(CheckpointError):
+            self.save_weights(snapshots / f"step-{self.state.step}")
+            keep_newest(snapshots, self.config.average_last, self.accelerator)
+
+    def save_weights(self, folder: Path) -> None:
+        """Save the model as it is now, gathered from all processes, for `from_pretrained`."""
+        weights = self.accelerator.get_state_dict(self.model)
+        save_model(folder, weights, self.skeleton, self.tokenizer, self.accelerator)
+
+    def validate(self) -> None:
+        """Measure the model, log it, and keep it in `best/` if it is better than before."""
+        scores = evaluate(
+            self.task, self.model, self.tokenizer, self.validation_batches, self.corpus, self.accelerator
+        )
+        self.log.write(step=self.state.step, **scores)
+        if self.state.is_best(scores["validation_loss"]):
+            with self.log.going_on_after(CheckpointError):
+                self.save_weights(self.folder / "best")
+
+    def finish(self, command: str | None) -> None:
+        """Average the weights, measure the model that they make, and save it with all that belongs to it.
+
+        What is measured and shown is what a user will load, in float32; but a sharded model is measured as it is.
+        """
+        config, folder, accelerator, tokenizer = self.config, self.folder, self.accelerator, self.tokenizer
+        snapshots = numbered_folders(folder / "snapshots")[-config.average_last :]
+        weights = self.average.weights if self.average else average_weights(map(read_weights, snapshots))
+        final = with_weights(self.skeleton, weights)
+        measured = self.model if is_sharded(accelerator) else final.to(accelerator.device)
+        scores = evaluate(self.task, measured, tokenizer, self.validation_batches, self.corpus, accelerator)
+        self.log.write(step=self.state.step, **scores)
+        if self.state.is_best(scores["validation_loss"]):
+            save_model(folder / "best", final.state_dict(), self.skeleton, tokenizer, accelerator)
+        if accelerator.is_main_process:
+            final.save_pretrained(folder)
+            plot_curves(self.log.records, folder / "curves.png")
+            write_samples(final, tokenizer, self.corpus["validation"], folder)
+            write_summary(folder, config, command, self.state, scores, self.task, accelerator)
+        self.log.close()
+        leave_together(accelerator)

@@ -1,4 +1,4 @@
-"""The three tasks: from a corpus to batches of token ids, and from a batch to the logits and labels to compare."""
+"""The three tasks: each turns a corpus into batches of token ids, and a batch into a loss."""
 
 import functools
 import inspect
@@ -8,14 +8,14 @@ import logging
 import math
 import zlib
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any, Literal
+from collections.abc import Callable, Iterator
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
 from accelerate import Accelerator
 from accelerate.utils import extract_model_from_parallel
-from datasets import Dataset
+from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from datasets.fingerprint import Hasher
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
@@ -45,25 +45,38 @@ from hf_vanilla.models.configuration_recurrent import RecurrentConfig
 from hf_vanilla.models.configuration_vanilla import VanillaConfig, VanillaDecoderConfig, VanillaEncoderConfig
 from hf_vanilla.models.losses_vanilla import cross_entropy
 from hf_vanilla.models.modeling_vanilla import VanillaBasePreTrainedModel
-from hf_vanilla.training.config import RECURRENT, TrainingConfig
+from hf_vanilla.training.config import TrainingConfig
 
 logger = logging.getLogger(__name__)
 
 Family = Literal["seq2seq", "encoder", "decoder"]
+AutoClass = type[AutoModelForSeq2SeqLM] | type[AutoModelForMaskedLM] | type[AutoModelForCausalLM]
+Corpus: TypeAlias = DatasetDict | IterableDatasetDict
+Examples: TypeAlias = Dataset | IterableDataset
+TokenIds = list[list[int]]
+
+CONFIGURATION_CLASSES: dict[str, Callable[..., PreTrainedConfig]] = {
+    each.__name__: each for each in (VanillaConfig, VanillaEncoderConfig, VanillaDecoderConfig, RecurrentConfig)
+}
 
 TOKENIZER_TEXTS = 2_000_000
-"""A vocabulary is learned from so many rows at most: more change it little."""
+"""The most rows that a vocabulary is learned from: more of them change it little."""
 
 
 class Task:
-    """What the tasks have in common."""
+    """What the tasks have in common.
+
+    Raises:
+        ValueError: the model's configuration class refuses a field.
+    """
 
     family: Family
-    auto_class: Any
+    auto_class: AutoClass
     columns: tuple[str, ...]
-    """Those whose lengths count for the size of a batch; the first is read by the model."""
+    """The columns of token ids, one for each side: the longer side of an example counts for the size of a batch."""
     text_columns: tuple[str, ...]
     special_tokens: tuple[str, ...] = ("pad_token", "bos_token", "eos_token")
+    """Those that a tokenizer must have."""
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
@@ -74,12 +87,16 @@ class Task:
         self.dropped: Counter[str] = Counter()
         self.workers = config.preprocessing_workers if config.preprocessing_workers > 1 else None
 
-    def load_corpus(self) -> Any:
-        """The corpus, in splits."""
+    def load_corpus(self) -> Corpus:
+        """Return the corpus, in splits."""
         raise NotImplementedError
 
-    def load_tokenizer(self, corpus: Any) -> PreTrainedTokenizerBase:
-        """The tokenizer that the configuration names, or one that learns its vocabulary from the training split."""
+    def load_tokenizer(self, corpus: Corpus) -> PreTrainedTokenizerBase:
+        """Return the tokenizer that the configuration names, or one trained on the training split.
+
+        Raises:
+            ValueError: the tokenizer is a slow one, or lacks a special token that the task needs.
+        """
         if given := self.config.initial_model or self.config.tokenizer:
             tokenizer = AutoTokenizer.from_pretrained(given)
             if not tokenizer.is_fast:
@@ -95,7 +112,7 @@ class Task:
         rows = corpus["train"]
         if self.config.streaming:
             rows = itertools.islice(rows, TOKENIZER_TEXTS)
-        else:  # from all parts of the corpus
+        else:  # evenly from the whole split
             rows = rows.select(range(0, len(rows), math.ceil(len(rows) / TOKENIZER_TEXTS)))
         texts = (row[column] for row in rows for column in self.text_columns)
         tokenizer = train_tokenizer(texts, self.config.vocab_size, self.family)
@@ -104,7 +121,7 @@ class Task:
         return tokenizer
 
     def build_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-        """A model with new weights, or `initial_model`.
+        """Return a model with random weights, or `initial_model`.
 
         Raises:
             ValueError: the tokenizer has more tokens than `initial_model`.
@@ -120,56 +137,46 @@ class Task:
         return model
 
     def new_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-        """A model of this configuration, its vocabulary and special tokens those of `tokenizer`."""
+        """Return a model with random weights, and with the vocabulary and special tokens of `tokenizer`."""
         tokens = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
         return self.auto_class.from_config(self.model_config(vocab_size=len(tokenizer), **tokens))
 
-    def model_config(self, **fields: Any) -> PreTrainedConfig:
-        """The model's configuration.
+    def model_config(self, **tokens: int) -> PreTrainedConfig:
+        """Return the model's configuration, with `vocab_size` and the ids of special tokens as given.
 
         Raises:
             StrictDataclassError: a field is out of range.
         """
-        raise NotImplementedError
+        fields = self.config.model_settings()
+        if "max_position_embeddings" in fields:
+            fields["max_position_embeddings"] = max(self.config.max_length, fields["max_position_embeddings"])
+        if self.family == "seq2seq":
+            fields["decoder_start_token_id"] = tokens.get("bos_token_id", 1)
+        return CONFIGURATION_CLASSES[self.config.configuration_class](**fields, **tokens)
 
-    def shape(self) -> dict[str, Any]:
-        """The fields of a model's configuration that all families have."""
-        return {
-            "hidden_size": self.config.hidden_size,
-            "intermediate_size": self.config.intermediate_size,
-            "num_attention_heads": self.config.num_attention_heads,
-            "qk_head_dim": self.config.qk_head_dim,
-            "max_position_embeddings": max(512, self.config.max_length),
-            "activation_function": self.config.activation_function,
-            "dropout": self.config.dropout,
-            "norm_position": self.config.norm_position,
-            "position_embedding_type": self.config.position_embedding_type,
-            "scale_embedding": self.config.scale_embedding,
-            "embedding_norm": self.config.embedding_norm,
-        }
-
-    def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
-        """Token ids of a batch of rows, as the collator wants them."""
+    def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, TokenIds]:
+        """Return the columns of token ids that the collator expects, for a batch of rows of text."""
         raise NotImplementedError
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> Collator:
-        """What makes a batch of tensors of examples."""
+        """Return the function that makes a batch of tensors from a list of examples."""
         raise NotImplementedError
 
     def loss(self, model: nn.Module, batch: BatchEncoding, num_items: int) -> Tensor:
-        """Label-smoothed cross-entropy, summed over the batch and divided by `num_items`, float32."""
+        """Return the label-smoothed cross-entropy, summed over the batch and divided by `num_items`: (), float32."""
         smoothing = self.config.label_smoothing or 0.0
-        if isinstance(extract_model_from_parallel(model), VanillaBasePreTrainedModel):  # it needs no logits
+        # Models of the package compute it without holding all logits at once; those of others get it from logits.
+        if isinstance(extract_model_from_parallel(model), VanillaBasePreTrainedModel):
             return model(**batch, num_items_in_batch=num_items, label_smoothing=smoothing).loss
         return cross_entropy(*self.logits_and_labels(model, batch), num_items, smoothing)
 
     def logits_and_labels(self, model: nn.Module, batch: BatchEncoding) -> tuple[Tensor, Tensor]:
-        """Logits (batch, length, vocabulary), and the labels (batch, length), -100 for none, that they predict."""
+        """Return logits (batch, length, vocabulary) and the labels for them (batch, length), -100 for none."""
         labels = batch.pop("labels")
         return model(**batch).logits, labels
 
-    def examples(self, corpus: Any, split: str, tokenizer: PreTrainedTokenizerBase) -> Any:
-        """A split as token ids, without what is too long; computed once and cached, or on the fly if streaming.
+    def examples(self, corpus: Corpus, split: str, tokenizer: PreTrainedTokenizerBase) -> Examples:
+        """Return a split as token ids, without examples that are too long: from a cache, or on the fly if streaming.
 
         Raises:
             ValueError: nothing is left.
@@ -181,7 +188,7 @@ class Task:
             return self.assemble(rows.map(tokenise, batched=True, remove_columns=columns), tokenizer).filter(
                 self._is_wanted
             )
-        # What decides the result: not the padding and truncation that a tokenizer did last, which it keeps as well.
+        # What the result depends on. A tokenizer also keeps how it padded and truncated last: that does not count.
         rules = json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
         content = [rules, inspect.getsource(type(self)), self.config.max_length]
         encoded = rows.map(
@@ -196,16 +203,25 @@ class Task:
         wanted = self._select(lengths_of(encoded, self.columns), split)
         return encoded if wanted.all() else encoded.select(np.flatnonzero(wanted))
 
-    def assemble(self, encoded: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
-        """Examples of tokenised rows: these themselves, unless the task joins some."""
+    def assemble(self, encoded: Examples, tokenizer: PreTrainedTokenizerBase) -> Examples:
+        """Make examples of tokenised rows. By default, each row is one."""
         return encoded
 
-    def _with_lengths(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
+    def _with_lengths(
+        self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase
+    ) -> dict[str, TokenIds | list[int]]:
         encoded = self.tokenise(rows, tokenizer)
-        return encoded | {f"{column}_length": [len(ids) for ids in encoded[column]] for column in self.columns}
+        lengths = {f"{column}_length": list(map(len, encoded[column])) for column in self.columns}
+        return {**encoded, **lengths}
 
     def _select(self, lengths: np.ndarray, split: str) -> np.ndarray:
-        """Which examples to keep, of their lengths (sides, examples); says how many it drops, and why."""
+        """Return which examples to keep (examples), bool, by their lengths (sides, examples).
+
+        Counts in `dropped` how many it leaves out and why, and logs it for a split that is not streamed.
+
+        Raises:
+            ValueError: no example of a split is left.
+        """
         longest = lengths.max(axis=0, initial=0)
         reasons = {f"longer than {self.config.max_length} tokens": longest > self.config.max_length}
         if ratio := self.config.max_length_ratio:
@@ -227,13 +243,19 @@ class Task:
 
     def batches(
         self,
-        examples: Any,
+        examples: Examples,
         tokenizer: PreTrainedTokenizerBase,
         model: nn.Module,
         accelerator: Accelerator,
         training: bool = True,
     ) -> "Batches":
-        """This process's share of `examples`, by tokens; the same global batches whatever the number of processes."""
+        """Return this process's share of batches of about equally many tokens.
+
+        What an update learns from does not depend on the number of processes.
+
+        Raises:
+            ValueError: a batch cannot hold the longest examples, or there are too few examples.
+        """
         steps = self.config.accumulation_steps
         share: dict[str, Any] = {
             "batch_tokens": self.config.batch_tokens if training else self.config.batch_tokens // steps,
@@ -243,7 +265,7 @@ class Task:
             "seed": self.config.seed,
         }
         if self.config.streaming:
-            source: Any = TokenBatchStream(examples, self.columns, **share)
+            source: TokenBatchStream | TokenBatchSampler = TokenBatchStream(examples, self.columns, **share)
         else:
             try:
                 source = TokenBatchSampler(lengths_of(examples, self.columns), **share)
@@ -254,11 +276,14 @@ class Task:
 
 
 class Batches:
-    """Batches epoch by epoch: the order is the source's, and making them leaves torch's random state alone."""
+    """Batches epoch by epoch, in the order of `source`. Making them does not touch torch's random state."""
 
-    def __init__(self, source: Any, examples: Any, collator: Collator, workers: int) -> None:
+    def __init__(
+        self, source: TokenBatchSampler | TokenBatchStream, examples: Examples, collator: Collator, workers: int
+    ) -> None:
         self.source = source
         self.collator = collator
+        # By it, a run that is resumed sees that the corpus has changed; 0 for a stream.
         self.checksum = zlib.crc32(source.lengths.tobytes()) if isinstance(source, TokenBatchSampler) else 0
         options: dict[str, Any] = {"num_workers": workers, "generator": torch.Generator()}
         if isinstance(source, TokenBatchSampler):
@@ -267,14 +292,14 @@ class Batches:
             self.loader = DataLoader(source, batch_size=None, collate_fn=collator, **options)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[BatchEncoding]:
-        """The micro-batches of one epoch, from update `start` of it on."""
+        """Return the micro-batches of one epoch, from its update number `start` on."""
         self.source.set_epoch(epoch, start)
         if isinstance(self.collator, MaskedLanguageModelCollator):
             self.collator.epoch = epoch
         return iter(self.loader)
 
     def updates(self, first_epoch: int, start: int) -> Iterator[tuple[int, int, list[BatchEncoding]]]:
-        """Without end: epoch, number of the update within it, and the micro-batches that this process adds to it."""
+        """Yield epoch, number of the update within it, and this process's micro-batches of the update, without end."""
         for epoch in itertools.count(first_epoch):
             micro_batches = self.epoch(epoch, start)
             for number in itertools.count(start):
@@ -287,15 +312,15 @@ class Batches:
 
 
 class Translation(Task):
-    """The paper's task: the target's tokens from the source and the target's tokens before them."""
+    """The paper's task: predict each token of the target from the source and the tokens before it."""
 
     family: Family = "seq2seq"
     auto_class = AutoModelForSeq2SeqLM
     columns = ("input_ids", "labels")
     text_columns = ("source", "target")
 
-    def load_corpus(self) -> Any:
-        """Pairs of sentences; see `hf_vanilla.data.corpora.load_corpus`."""
+    def load_corpus(self) -> Corpus:
+        """Return pairs of sentences; see `hf_vanilla.data.corpora.load_corpus`."""
         return load_corpus(
             self.config.corpus,
             self.config.target_path,
@@ -307,47 +332,38 @@ class Translation(Task):
         )
 
     def new_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-        """An encoder-decoder that translates by beam search as in section 6.1."""
+        """Return an encoder-decoder with random weights, which translates by beam search as in section 6.1."""
         model = super().new_model(tokenizer)
         limit = max(256, self.config.max_length)
         model.generation_config.update(num_beams=4, length_penalty=0.6, max_new_tokens=limit)
         return model
 
-    def model_config(self, **fields: Any) -> PreTrainedConfig:
-        """An encoder-decoder's, the paper's or a recurrent one's."""
-        fields |= {"encoder_layers": self.config.encoder_layers, "decoder_layers": self.config.decoder_layers}
-        fields |= {"decoder_start_token_id": fields.get("bos_token_id", 1)}
-        if self.config.architecture == "recurrent":
-            own = ("hidden_size", "dropout", *RECURRENT)
-            return RecurrentConfig(**{name: getattr(self.config, name) for name in own}, **fields)
-        return VanillaConfig(**self.shape(), **fields)
-
-    def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
-        """`input_ids` of the source, `labels` of the target."""
+    def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, TokenIds]:
+        """Return `input_ids` of the sources and `labels` of the targets."""
         encoded = tokenizer(rows["source"], text_target=rows["target"], return_attention_mask=False)
         return {"input_ids": encoded["input_ids"], "labels": encoded["labels"]}
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> Collator:
-        """Pads both sides, and shifts the labels to the right for the decoder."""
+        """Return a collator that pads both sides, and shifts the labels to the right for the decoder."""
         return DataCollatorForSeq2Seq(tokenizer, model)
 
     def logits_and_labels(self, model: nn.Module, batch: BatchEncoding) -> tuple[Tensor, Tensor]:
-        """The decoder's logits."""
+        """Return the decoder's logits, and the labels."""
         labels = batch.pop("labels")
         return model(**batch, use_cache=False).logits, labels
 
 
 class MaskedLanguageModel(Task):
-    """BERT's task: masked tokens from those around them."""
+    """BERT's task: predict masked tokens from those around them."""
 
     family: Family = "encoder"
-    auto_class: Any = AutoModelForMaskedLM
+    auto_class: AutoClass = AutoModelForMaskedLM
     columns = ("input_ids",)
     text_columns = ("text",)
     special_tokens: tuple[str, ...] = ("pad_token", "mask_token")
 
-    def load_corpus(self) -> Any:
-        """Documents; see `hf_vanilla.data.corpora.load_texts`."""
+    def load_corpus(self) -> Corpus:
+        """Return documents; see `hf_vanilla.data.corpora.load_texts`."""
         return load_texts(
             self.config.corpus,
             text_column=self.config.text_column,
@@ -356,12 +372,8 @@ class MaskedLanguageModel(Task):
             num_proc=self.workers,
         )
 
-    def model_config(self, **fields: Any) -> PreTrainedConfig:
-        """An encoder's."""
-        return VanillaEncoderConfig(**self.shape(), num_hidden_layers=self.config.encoder_layers, **fields)
-
-    def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
-        """`input_ids`, a row for each piece of `max_length` tokens; and `word_ids` for masking whole words."""
+    def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, TokenIds]:
+        """Return `input_ids`, a row for each piece of `max_length` tokens, and `word_ids` for masking whole words."""
         encoded = tokenizer(
             rows["text"],
             truncation=True,
@@ -376,32 +388,28 @@ class MaskedLanguageModel(Task):
         return columns
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> Collator:
-        """Pads and masks."""
+        """Return a collator that pads and masks."""
         return MaskedLanguageModelCollator(tokenizer, self.config.seed, self.config.whole_word_masking)
 
 
 class CausalLanguageModel(MaskedLanguageModel):
-    """GPT's task: each token from those before it, documents packed into full blocks."""
+    """GPT's task: predict each token from those before it, in documents that are packed into full blocks."""
 
     family: Family = "decoder"
-    auto_class: Any = AutoModelForCausalLM
+    auto_class = AutoModelForCausalLM
     special_tokens = ("pad_token", "bos_token", "eos_token")
 
-    def model_config(self, **fields: Any) -> PreTrainedConfig:
-        """A decoder's."""
-        return VanillaDecoderConfig(**self.shape(), num_hidden_layers=self.config.decoder_layers, **fields)
-
-    def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, list[Any]]:
-        """Documents, each of which begins with `<s>` and ends with `</s>`."""
+    def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, TokenIds]:
+        """Return `input_ids` of documents, each of which begins with `<s>` and ends with `</s>`."""
         begin, end = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
         encoded = tokenizer(rows["text"], add_special_tokens=False, return_attention_mask=False)["input_ids"]
         return {"input_ids": [begin + ids + end for ids in encoded]}
 
-    def assemble(self, encoded: Any, tokenizer: PreTrainedTokenizerBase) -> Any:
-        """Blocks of `max_length` tokens, of 10,000 documents at a time."""
+    def assemble(self, encoded: Examples, tokenizer: PreTrainedTokenizerBase) -> Examples:
+        """Join 10,000 documents at a time, and cut them into blocks of `max_length` tokens."""
         length, pad = self.config.max_length, tokenizer.pad_token_id
 
-        def pack(rows: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        def pack(rows: dict[str, TokenIds]) -> dict[str, list[Any]]:
             packed = pack_documents(rows["input_ids"], length, pad)
             return packed | {"input_ids_length": [length] * len(packed["input_ids"])}
 
@@ -410,11 +418,11 @@ class CausalLanguageModel(MaskedLanguageModel):
         return encoded.map(pack, batched=True, batch_size=10_000, remove_columns=columns, **options)
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> Collator:
-        """Stacks blocks."""
+        """Return the function that stacks blocks."""
         return causal_language_model_collator
 
     def logits_and_labels(self, model: nn.Module, batch: BatchEncoding) -> tuple[Tensor, Tensor]:
-        """Logits at t and labels at t + 1."""
+        """Return the logits at each position, and as labels the tokens of the next."""
         labels = batch.pop("labels")
         return model(**batch, use_cache=False).logits[:, :-1], labels[:, 1:]
 
@@ -427,6 +435,6 @@ TASKS: dict[str, type[Task]] = {
 
 
 def lengths_of(examples: Dataset, columns: tuple[str, ...]) -> np.ndarray:
-    """(sides, examples), int64, from the columns that tokenising adds."""
+    """Return the lengths of tokenised examples: (sides, examples), int64."""
     table = examples.with_format("numpy")
     return np.stack([np.asarray(table[f"{column}_length"][:], dtype=np.int64) for column in columns])

@@ -17,8 +17,8 @@ from hub_server import Fault, File, HubServer, environment
 from huggingface_hub import CommitOperationDelete, HfApi, get_session
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import hf_raise_for_status
+from runs import of_task
 from safetensors.torch import load_file, save_file
-from test_training import config, of_task  # noqa: F401  a fixture: corpora, and a configuration of seconds
 
 from hf_vanilla import VanillaDecoderForCausalLM, VanillaEncoderForMaskedLM, VanillaForConditionalGeneration, cli
 from hf_vanilla.data.tokenization import train_tokenizer
@@ -36,7 +36,7 @@ TASKS = {
 
 
 @pytest.fixture(scope="module")
-def runs(config, tmp_path_factory):  # noqa: F811
+def runs(config, tmp_path_factory):
     """A run of each family, the translator's evaluated."""
     folder = tmp_path_factory.mktemp("runs")
     for task in TASKS:

@@ -11,7 +11,6 @@ import torch
 from families import MODELS, small_model
 from huggingface_hub import ModelCard
 from test_hub import ROOT, blocks_of, runs  # noqa: F401  a fixture: a run of each family
-from test_training import config  # noqa: F401  a fixture of that
 
 from hf_vanilla import RecurrentForConditionalGeneration, RecurrentModel, VanillaForConditionalGeneration, cli
 from hf_vanilla.data.tokenization import train_tokenizer

@@ -113,9 +113,32 @@ def test_the_models_have_the_shape_that_the_configuration_says(make, task):
         "position_embedding_type": "learned",
         "scale_embedding": False,
         "embedding_norm": True,
+        "v_head_dim": 4,
+        "attention_dropout": 0.125,
+        "activation_dropout": 0.5,
+        "final_norm": True,
+        "layer_norm_eps": 1e-6,
+        "tie_word_embeddings": False,
+        "initializer_range": 0.01,
+        "max_position_embeddings": 600,
+        "position_offset": 2,
     }
     rows = pairs() if task == "translation" else [{"text": f"sentence {n}"} for n in range(200)]
     made, _, tokenizer, _ = make(task, rows, encoder_layers=1, decoder_layers=1, **shape)
     model = made.build_model(tokenizer)
     assert {name: getattr(model.config, name) for name in shape} == shape
     assert len(tokenizer) == model.config.vocab_size == model.get_input_embeddings().num_embeddings
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"qk_head_dim": 0}, "`qk_head_dim` must be at least 1, got 0"),
+        ({"attention_dropout": 1.5}, r"`attention_dropout` must lie in \[0, 1\), got 1.5"),
+        ({"activation_function": "rleu"}, "`activation_function` must be one of .*got 'rleu'"),
+        ({"hidden_size": 100}, r"`hidden_size` \(100\) must be a multiple of `num_attention_heads`"),
+    ],
+)
+def test_what_the_configuration_of_the_model_refuses_is_refused_before_anything_is_read(fields, message):
+    with pytest.raises(ValueError, match=message):
+        TASKS["translation"](TrainingConfig(max_steps=1, **fields))

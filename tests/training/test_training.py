@@ -18,60 +18,17 @@ import psutil
 import pytest
 import torch
 import yaml
+from runs import WORDS, of_task
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from hf_vanilla import environment
-from hf_vanilla.training.checkpointing import damage, numbered
+from hf_vanilla.training.checkpointing import find_corruption, numbered_folders
 from hf_vanilla.training.config import TrainingConfig
-from hf_vanilla.training.loop import choose_precision, train
+from hf_vanilla.training.loop import train
 from hf_vanilla.translation.translator import Translator
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-WORDS = {"one": "eins", "two": "zwei", "three": "drei", "four": "vier", "five": "fünf", "six": "sechs", "ten": "zehn"}
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory):
-    """A tiny model, without dropout, of a language that is translated word by word."""
-    folder = tmp_path_factory.mktemp("corpus")
-    randomness = random.Random(0)
-    sentences = [randomness.choices(list(WORDS), k=randomness.randint(2, 7)) for _ in range(600)]
-    (folder / "en").write_text("".join(" ".join(words) + "\n" for words in sentences), encoding="utf-8")
-    translations = [" ".join(map(WORDS.get, words)) for words in sentences]
-    (folder / "de").write_text("".join(f"{words}\n" for words in translations), encoding="utf-8")
-    documents = [" ".join(randomness.choices(list(WORDS), k=randomness.randint(20, 60))) for _ in range(200)]
-    (folder / "documents.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
-    return TrainingConfig(
-        output_dir=str(folder / "run"),
-        corpus=str(folder / "en"),
-        target_path=str(folder / "de"),
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=64,
-        num_attention_heads=2,
-        encoder_layers=1,
-        decoder_layers=1,
-        dropout=0.0,
-        batch_tokens=400,
-        schedule="linear",
-        learning_rate=1e-2,
-        warmup_steps=5,
-        max_steps=20,
-        log_every=1,
-        average_last=1,
-        evaluations=2,
-        bleu_sentences=5,
-        mixed_precision="no",
-    )
-
-
-def of_task(config, task, **changes):
-    """The same for another task."""
-    if task != "translation":
-        corpus = str(Path(config.corpus).with_name("documents.jsonl"))
-        changes |= {"corpus": corpus, "target_path": None, "max_length": 32, "label_smoothing": 0.0}
-    return dataclasses.replace(config, task=task, **changes)
 
 
 def launch(config, folder, processes=1, **options):
@@ -146,7 +103,7 @@ def test_it_learns_and_the_saved_model_is_the_one_that_was_measured(config, tmp_
     summary = json.loads((folder / "training_summary.json").read_text())
     assert summary["updates"] == 250 and summary["final"]["bleu"] == validations[1]["bleu"]
     assert summary["configuration"]["seed"] == config.seed and summary["training_examples"] == len_of_training(config)
-    assert len(numbered(folder / "snapshots")) == 3 and (folder / "best" / "model.safetensors").exists()
+    assert len(numbered_folders(folder / "snapshots")) == 3 and (folder / "best" / "model.safetensors").exists()
 
 
 def len_of_training(config):
@@ -253,8 +210,8 @@ def test_a_signal_saves_and_ends_with_a_message(config, tmp_path, number):
     wait_for(lambda: len(read_log(tmp_path / "run")) > 5, process)
     process.send_signal(number)
     assert "the same command goes on from there" in finish(process, code=128 + number)
-    (checkpoint,) = numbered(tmp_path / "run" / "checkpoints")
-    assert 5 < int(checkpoint.name[5:]) < 300 and damage(checkpoint) is None
+    (checkpoint,) = numbered_folders(tmp_path / "run" / "checkpoints")
+    assert 5 < int(checkpoint.name[5:]) < 300 and find_corruption(checkpoint) is None
     whole = train(dataclasses.replace(stopped, output_dir=str(tmp_path / "whole")))
     assert_same_weights(train(stopped), whole)
 
@@ -286,7 +243,7 @@ def test_a_full_disk_leaves_the_last_checkpoint_intact_and_training_goes_on(conf
         ["step-10", "step-25"],
         ["step-25", "step-10"],
     )
-    assert all(damage(path) is None for path in (folder / "checkpoints").iterdir())
+    assert all(find_corruption(path) is None for path in (folder / "checkpoints").iterdir())
     assert "step-20 could not be written: OSError: [Errno 28] No space left" in capsys.readouterr().err
 
 
@@ -439,4 +396,4 @@ def test_bf16_is_chosen_only_where_the_processor_is_faster_in_it(monkeypatch, ca
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     monkeypatch.setattr(environment, "is_amd", lambda: is_amd)
-    assert choose_precision("auto") == chosen and choose_precision("bf16") == "bf16"
+    assert environment.choose_precision("auto") == chosen and environment.choose_precision("bf16") == "bf16"

@@ -1,8 +1,15 @@
 """Configurations: files and command lines that are read, and those that are refused."""
 
-import pytest
+import subprocess
+import sys
+from pathlib import Path
 
-from hf_vanilla.training.config import TrainingConfig
+import pytest
+from huggingface_hub.errors import StrictDataclassError
+
+import hf_vanilla
+from hf_vanilla.training.config import CONFIGURATION_CLASSES, TrainingConfig
+from hf_vanilla.training.model_fields import model_fields, paper_names
 
 
 def test_configuration_comes_from_a_file_and_the_command_line(tmp_path):
@@ -65,7 +72,6 @@ def test_a_misspelt_option_is_refused_with_the_nearest(tmp_path):
             {"schedule": "linear", "max_steps": 10, "warmup_steps": 20},
             r"warmup_steps is 20; expected less than max_steps",
         ),
-        ({"qk_head_dim": 0}, "qk_head_dim is 0; expected a positive number or nothing"),
         ({"architecture": "recurrent", "qk_head_dim": 8}, "qk_head_dim is 8; .* not for architecture recurrent"),
         ({"streaming": True, "loader_workers": 2}, "loader_workers is 2; expected at most 1 with streaming"),
     ],
@@ -80,7 +86,7 @@ def test_what_may_change_when_a_run_is_resumed_depends_on_what_it_does():
     assert not TrainingConfig(max_steps=20, log_every=3).changes(vars(noam))
     linear = TrainingConfig(max_steps=10, schedule="linear", warmup_steps=1)
     changed = TrainingConfig(max_steps=20, schedule="linear", warmup_steps=1, dropout=0.2).changes(vars(linear))
-    assert changed == ["dropout was 0.1, now 0.2", "max_steps was 10, now 20"]
+    assert sorted(changed) == ["dropout was 0.1, now 0.2", "max_steps was 10, now 20"]
 
 
 def test_a_run_of_an_earlier_version_goes_on():
@@ -89,3 +95,104 @@ def test_a_run_of_an_earlier_version_goes_on():
     del earlier["scale_embedding"], earlier["norm_position"]
     assert not TrainingConfig(max_steps=20).changes(earlier)
     assert TrainingConfig(max_steps=20, norm_position="pre").changes(earlier) == ["norm_position was post, now pre"]
+
+
+# Fields of the models, which their configuration classes declare
+
+CLASSES = {name: getattr(hf_vanilla, name) for name in CONFIGURATION_CLASSES.values()}
+BY_THE_TOKENIZER = {"vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"}
+BY_THE_TASK = {"is_encoder_decoder"}
+
+
+def declared_fields(config_class):
+    """The fields that the classes of this package declare for a configuration, not those of transformers."""
+    bases = [base for base in config_class.__mro__ if base.__module__.startswith("hf_vanilla.")]
+    annotations = {name: kind for base in bases for name, kind in vars(base).get("__annotations__", {}).items()}
+    return {name for name, kind in annotations.items() if "ClassVar" not in str(kind)}
+
+
+@pytest.mark.parametrize(("chosen", "name"), CONFIGURATION_CLASSES.items(), ids=lambda value: str(value))
+def test_every_field_of_a_model_can_be_set_and_has_the_default_of_its_class(chosen, name):
+    config = TrainingConfig(
+        task=chosen[0], architecture=chosen[1], corpus="verses" if chosen[0] == "translation" else "a.txt", max_steps=1
+    )
+    depth = {"masked_lm": "encoder_layers", "causal_lm": "decoder_layers"}.get(chosen[0])
+    named = {depth if field == "num_hidden_layers" else field for field in declared_fields(CLASSES[name])}
+    offered = {field for field, of in model_fields().items() if name in of.owners}
+    assert offered == named - BY_THE_TOKENIZER - BY_THE_TASK
+    # A recurrent model of a training run has as many layers as a Transformer, unless it says otherwise.
+    own = {"encoder_layers": 6, "decoder_layers": 6} if name == "RecurrentConfig" else {}
+    assert CLASSES[name](**config.model_settings()).to_dict() == CLASSES[name](**own).to_dict()
+
+
+def test_choices_are_those_of_the_class():
+    enumerations = {name: field for name, field in model_fields().items() if field.choices}
+    assert {"norm_position", "position_embedding_type", "cell_type", "attention_type"} <= enumerations.keys()
+    for name, field in enumerations.items():
+        config_class, needed = (
+            CLASSES[field.owners[0]],
+            {"attention_type": "local"} if name == "local_alignment" else {},
+        )
+        for choice in field.choices:
+            config_class(**needed | {name: choice})
+        with pytest.raises(StrictDataclassError, match=f"`{name}` must be one of") as raised:
+            config_class(**needed | {name: "other"})
+        allowed = str(raised.value).split("must be one of ")[1].split(", got")[0]
+        assert set(allowed.split(", ")) == set(field.choices)
+
+
+def test_the_papers_names_are_understood(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("d_model: 64\nh: 4\nmax_steps: 1\n")
+    config = TrainingConfig.load(path, ["--d_ff", "96", "--P_drop=0.2"])
+    assert (config.hidden_size, config.num_attention_heads, config.intermediate_size, config.dropout) == (
+        64,
+        4,
+        96,
+        0.2,
+    )
+    assert paper_names().items() <= hf_vanilla.VanillaConfig.attribute_map.items()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"cell_type": "gru"}, "cell_type is gru; expected nothing: it is not for architecture transformer"),
+        ({"type_vocab_size": 2}, "type_vocab_size is 2; expected nothing: it is not for task translation"),
+        (
+            {"architecture": "recurrent", "attention_dropout": 0.1},
+            "attention_dropout is 0.1; .* architecture recurrent",
+        ),
+    ],
+)
+def test_a_field_that_the_model_does_not_have_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(max_steps=1, **fields)
+
+
+@pytest.mark.parametrize("given", ["--streaming", "--streaming=true", "--streaming yes", "--streaming 1"])
+def test_switches_take_a_value_or_none(tmp_path, given):
+    path = tmp_path / "run.yaml"
+    path.write_text("max_steps: 1\nscale_embedding: no\n")
+    config = TrainingConfig.load(path, given.split())
+    assert config.streaming is True and config.scale_embedding is False
+    with pytest.raises(ValueError, match="--compile: expected true or false .* got 'maybe'"):
+        TrainingConfig.load(path, ["--compile", "maybe"])
+    with pytest.raises(ValueError, match="--seed/--.*expected one argument|--seed: expected one argument"):
+        TrainingConfig.load(path, ["--seed"])
+
+
+def test_help_and_mistakes_need_neither_torch_nor_transformers():
+    code = """
+import sys
+from hf_vanilla.training.config import TrainingConfig
+assert "--embedding_norm" in TrainingConfig.parser("hf-vanilla train").format_help()
+try:
+    TrainingConfig.load("scripts/configs/tiny.yaml", ["--norm_position", "middle"])
+except ValueError as error:
+    print(error, {"torch", "transformers"} & sys.modules.keys())
+"""
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    assert "invalid choice: 'middle'" in result.stdout and result.stdout.endswith("set()\n")

@@ -1,0 +1,55 @@
+"""Training runs of seconds, for the tests of every room that needs one."""
+
+import dataclasses
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from hf_vanilla.training.config import TrainingConfig
+
+WORDS = {"one": "eins", "two": "zwei", "three": "drei", "four": "vier", "five": "fünf", "six": "sechs", "ten": "zehn"}
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory):
+    """A tiny model, without dropout, of a language that is translated word by word."""
+    folder = tmp_path_factory.mktemp("corpus")
+    randomness = random.Random(0)
+    sentences = [randomness.choices(list(WORDS), k=randomness.randint(2, 7)) for _ in range(600)]
+    (folder / "en").write_text("".join(" ".join(words) + "\n" for words in sentences), encoding="utf-8")
+    translations = [" ".join(map(WORDS.get, words)) for words in sentences]
+    (folder / "de").write_text("".join(f"{words}\n" for words in translations), encoding="utf-8")
+    documents = [" ".join(randomness.choices(list(WORDS), k=randomness.randint(20, 60))) for _ in range(200)]
+    (folder / "documents.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents))
+    return TrainingConfig(
+        output_dir=str(folder / "run"),
+        corpus=str(folder / "en"),
+        target_path=str(folder / "de"),
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_attention_heads=2,
+        encoder_layers=1,
+        decoder_layers=1,
+        dropout=0.0,
+        batch_tokens=400,
+        schedule="linear",
+        learning_rate=1e-2,
+        warmup_steps=5,
+        max_steps=20,
+        log_every=1,
+        average_last=1,
+        evaluations=2,
+        bleu_sentences=5,
+        mixed_precision="no",
+    )
+
+
+def of_task(config, task, **changes):
+    """The same for another task."""
+    if task != "translation":
+        corpus = str(Path(config.corpus).with_name("documents.jsonl"))
+        changes |= {"corpus": corpus, "target_path": None, "max_length": 32, "label_smoothing": 0.0}
+    return dataclasses.replace(config, task=task, **changes)
