@@ -1,8 +1,8 @@
-"""From a loaded model to the page of what it looks at: seconds, megabytes, and how fast the page opens and answers.
+"""How long it takes from a loaded model to the page of its attention, and how fast that page opens and answers.
 
 python scripts/benchmark_attention.py --tokens 40 512
 
-The paper's base model with random weights; the page is opened where Chromium and its driver are installed.
+The model is the paper's base model with random weights. The page is opened if Chromium and its driver are installed.
 """
 
 import argparse
@@ -25,7 +25,7 @@ return parts.map(part => { const start = performance.now(); part.dispatchEvent(n
 
 
 def opened(page: Path) -> str:
-    """Seconds until a page is there, and milliseconds (medians) until it has answered a pointer and a click."""
+    """Say in how many seconds a page opens, and in how many milliseconds (medians) a word and a head answer."""
     if not (shutil.which("chromium") and shutil.which("chromedriver")):
         return "no Chromium here"
     from selenium import webdriver

@@ -12,10 +12,9 @@ import argparse
 import statistics
 from pathlib import Path
 
-import numpy as np
 import torch
-from benchmark_training import Runner, make_batch
-from training_peers import SEQ2SEQ, Shape
+from peers.measuring import Runner, exponent, make_batch, mark_sizes, save_figure
+from peers.models import Shape, vanilla
 
 START = {"length": 64, "batch": 8, "depth": 3, "width": 256, "vocabulary": 8000}
 VALUES = {
@@ -28,24 +27,17 @@ VALUES = {
 
 
 def measure(rounds: int, length: int, batch: int, depth: int, width: int, vocabulary: int) -> tuple[float, float]:
-    """Median seconds of a step, and MiB at its peak."""
+    """Return the median of a step's seconds over the rounds, and the MiB at its peak."""
     shape = Shape(depth, width, max(1, width // 64), 4 * width, vocabulary, length)
-    options = argparse.Namespace(checkpointing=False, precision="float32")
-    runner = Runner("hf_vanilla", SEQ2SEQ["hf_vanilla"], shape, options, compiled=False)
+    runner = Runner("hf_vanilla", vanilla, shape)
     torch.manual_seed(0)
     inputs = make_batch("seq2seq", batch, length, 0.0, vocabulary)
     runner.step(inputs)
     return statistics.median(runner.step(inputs) for _ in range(rounds)), runner.peak_memory(inputs)
 
 
-def exponent(values: list[int], costs: list[float]) -> float:
-    """Of the power law through the upper half of a curve."""
-    half = len(values) // 2
-    return float(np.polyfit(np.log(values[half:]), np.log(costs[half:]), 1)[0])
-
-
 def main() -> None:
-    """Print the table and draw the figure."""
+    """Measure, print the table and draw the figure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figure", type=Path, help="where the PNG goes")
     parser.add_argument("--rounds", type=int, default=5, help="timed steps at each point (default: 5)")
@@ -63,16 +55,12 @@ def main() -> None:
             axis.loglog(values, costs, "o-", color="#1f5fa8", markersize=4)
             axis.set_title(f"{name}: exponent {exponents[-1]:.2f}", fontsize=10)
             axis.set_ylabel(f"{unit} a step" if column == 0 else "")
-            axis.set_xticks(values, [f"{value:,}" for value in values], rotation=60)
-            axis.xaxis.set_minor_locator(NullLocator())
+            mark_sizes(axis, values, rotation=60)
             axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
             axis.yaxis.set_major_formatter("{x:g}")
             axis.yaxis.set_minor_locator(NullLocator())
-            axis.grid(True, alpha=0.3)
         print(f"| {name} | {values[0]:,} | {values[-1]:,} | {exponents[0]:.2f} | {exponents[1]:.2f} |", flush=True)
-    options.figure.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(options.figure, dpi=120)
-    print(f"drawn in {options.figure}")
+    save_figure(figure, options.figure, dpi=120)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,10 @@
     python scripts/generate_reading_tasks.py runs/reading
     python scripts/generate_reading_tasks.py runs/reading --rows 20000 --people 6
 
-No free set of either kind installs from a package registry. Here each text says of some people what they have and
-where it is; the answer to "Where is the box of Ann?" is the one place that the text names for it, and of four
-statements one alone is in the text. Each row is checked by a reader that knows the sentences' form and nothing else,
-before it is written to FOLDER/{questions,choices}_{train,validation,test}.jsonl; no text occurs in two splits.
+No free set of either kind installs from a package registry. Here each text says what some people have and where it is.
+The answer to "Where is the box of Ann?" is the one place that the text names for it, and of four statements one alone
+is in the text. Each row is checked by a reader that knows nothing but the form of sentences, then written to
+FOLDER/{questions,choices}_{train,validation,test}.jsonl; no text occurs in two splits.
 """
 
 import argparse
@@ -21,63 +21,56 @@ PEOPLE = "Ann Ben Clara David Emma Frank Grace Henry Iris Jack Kate Leo Mary Noa
 THINGS = "ball bell book box chair clock coat cup flag hat key lamp map pen ring rope shoe stone table watch".split()
 COLOURS = "black blue brown green grey orange pink purple red white yellow".split()
 PLACES = "attic barn cellar church forest garden hall harbour kitchen library market mill museum office park".split()
+Fact = tuple[str, str, str, str]
 FACT = re.compile(r"([A-Z][a-z]+) has a ([a-z]+) ([a-z]+) in the ([a-z]+)\.")
 QUESTION = re.compile(r"Where is the ([a-z]+) of ([A-Z][a-z]+)\?")
 CHOICES = 4
 
 
-def statement(fact: tuple[str, str, str, str]) -> str:
-    """A sentence of person, colour, thing and place."""
+def statement(fact: Fact) -> str:
+    """Return the sentence that says of a person the colour, the thing and the place."""
     person, colour, thing, place = fact
     return f"{person} has a {colour} {thing} in the {place}."
 
 
 def answer_to(context: str, question: str) -> list[str]:
-    """Every place that the text names for the thing of the person who is asked for."""
-    thing, person = QUESTION.fullmatch(question).groups()  # type: ignore[union-attr]
+    """Return every place that the text names for the thing of the person who is asked for."""
+    ((thing, person),) = QUESTION.findall(question)
     return [place for who, _, what, place in FACT.findall(context) if (who, what) == (person, thing)]
 
 
 def true_choices(context: str, choices: list[str]) -> list[int]:
-    """Which of the statements are in the text."""
+    """Return the numbers of the statements that are in the text."""
     return [i for i, choice in enumerate(choices) if FACT.findall(choice)[0] in FACT.findall(context)]
 
 
 def rows(count: int, people: int, seed: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """A question and a choice to each of `count` different texts about so many people.
+    """Yield a question and a choice for each of `count` different texts about so many people.
 
     Raises:
         ValueError: a row breaks the rule.
     """
     draw, seen = random.Random(seed), set()
     while len(seen) < count:
-        facts = [
-            (person, draw.choice(COLOURS), draw.choice(THINGS), draw.choice(PLACES))
-            for person in draw.sample(PEOPLE, people)
-        ]
+        names = draw.sample(PEOPLE, people)
+        facts = [(name, *map(draw.choice, (COLOURS, THINGS, PLACES))) for name in names]
         context = " ".join(map(statement, facts))
         if context in seen:
             continue
         seen.add(context)
-        person, colour, thing, place = draw.choice(facts)
-        start = context.index(statement((person, colour, thing, place))) + len(
-            f"{person} has a {colour} {thing} in the "
-        )
+        fact = person, colour, thing, place = draw.choice(facts)
+        start = context.index(statement(fact)) + statement(fact).rindex(place)
         question = {
             "context": context,
             "question": f"Where is the {thing} of {person}?",
             "answers": {"text": [place], "answer_start": [start]},
         }
-        # The wrong ones say of the same person and thing another place or colour: single words do not give them away.
+        # Wrong choices differ from the right one in colour or place alone, so that no single word gives them away.
         wrong = [(person, other, thing, place) for other in COLOURS if other != colour]
         wrong += [(person, colour, thing, other) for other in PLACES if other != place]
-        options = [(person, colour, thing, place), *draw.sample(wrong, CHOICES - 1)]
+        options = [fact, *draw.sample(wrong, CHOICES - 1)]
         draw.shuffle(options)
-        choice = {
-            "context": context,
-            "choices": list(map(statement, options)),
-            "label": options.index((person, colour, thing, place)),
-        }
+        choice = {"context": context, "choices": list(map(statement, options)), "label": options.index(fact)}
         if answer_to(context, question["question"]) != [place] or context[start : start + len(place)] != place:
             raise ValueError(f"the question has another answer: {question}")
         if true_choices(context, choice["choices"]) != [choice["label"]]:
@@ -86,7 +79,7 @@ def rows(count: int, people: int, seed: int) -> Iterator[tuple[dict[str, Any], d
 
 
 def main() -> None:
-    """See the top of this file."""
+    """Write the six files, and print their sizes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--rows", type=int, default=12_000, help="of all splits; a twelfth each is held out")

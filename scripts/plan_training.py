@@ -1,4 +1,4 @@
-"""What a run of `hf-vanilla train` takes on GPUs, before anyone pays for it: memory, FLOPs, exchange, time and cost.
+"""Predict what a run of `hf-vanilla train` takes on GPUs: memory, FLOPs, exchange, time and cost.
 
     python scripts/plan_training.py scripts/configs/paper/wmt14_en_de_big.yaml --gpus 8 --gpu-memory 80 \
         --peak-tflops 990 --bandwidth 400 --price 3
@@ -7,63 +7,75 @@
     python scripts/plan_training.py scripts/configs/tiny.yaml --measure       # memory, beside what a step takes here
 
 Fields of the configuration can follow, as for `hf-vanilla train`. The defaults are those of an H100. The prediction is
-arithmetic (scripts/training_arithmetic.py) on assumptions that it prints; only `--measure` runs anything.
+arithmetic (scripts/paper/arithmetic.py) on assumptions that it prints; only `--measure` runs anything.
 """
 
 import argparse
 import math
-from collections.abc import Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 from unittest import mock
 
 import torch
+from paper.arithmetic import Work, activation_peak, depths, kept_bytes, training_flops
+from paper.runs import markdown_table
 from torch import nn
-from training_arithmetic import Work, activation_peak, depths, kept_bytes, training_flops
+from transformers import PreTrainedModel
 
 from hf_vanilla.environment import choose_precision
+from hf_vanilla.models.configuration_vanilla import VanillaBaseConfig
 from hf_vanilla.training.config import TrainingConfig
 from hf_vanilla.training.tasks import TASKS
 
 WAYS = [("DDP", False), ("FSDP2", True)]
 USABLE = 0.92  # of a GPU's memory; the rest is CUDA's, NCCL's, and gaps between blocks
-# Counted on our model (tests/test_plan_training.py), in float32 (4 bytes) and under autocast (2). Bytes that kernels
-# other than products and attention read and write: for each byte that is kept for the way back, each logit, and each
-# parameter. And kernels: of a layer of the encoder, of one of the decoder, and of all else.
+# Counted on our model (tests/scripts/test_plan_training.py), in float32 (4 bytes) and under autocast (2). First the
+# bytes that kernels other than products and attention read and write: for each byte that is kept for the backward
+# pass, each logit, and each parameter. Then the kernels of an encoder layer, of a decoder layer, and of all else.
 PASSES, PASSES_OF_LOGITS, PASSES_OF_WEIGHTS = {4: 6, 2: 8}, 60, {4: 12, 2: 24}
 KERNELS = {4: (60, 96, 95), 2: (94, 153, 100)}
 PASSES_OF_ADAM = 28  # reads weight, gradient and two moments, writes all but the gradient
-LIMITS = {
-    "products": "compute",
-    "other passes": "memory bandwidth",
-    "launches": "launches",
-    "exchange": "communication",
-}
+LIMITS = {"products": "compute", "other passes": "memory bandwidth", "exchange": "communication"}
 
 
 @dataclass(frozen=True)
 class Machine:
-    """GPUs of one kind."""
+    """A number of equal GPUs.
+
+    Attributes:
+        memory: GiB of each.
+        tflops: peak of each in the precision of training.
+        bandwidth: GB a second that each sends to others while it receives as much.
+        memory_bandwidth: GB a second that each reads and writes in its own memory.
+        utilisation: share of its peak that products of matrices reach.
+        launch: microseconds that a kernel takes beside its work.
+    """
 
     gpus: int
     memory: float
-    """GiB of each."""
     tflops: float
-    """Peak of each, in the precision of training."""
     bandwidth: float
-    """GB a second that each sends to others while it receives as much."""
     memory_bandwidth: float
-    """GB a second that each reads and writes in its own memory."""
     utilisation: float
-    """Share of its peak that products of matrices reach."""
     launch: float
-    """Microseconds that a kernel takes beside its work."""
+
+    def holds(self, memory: dict[str, float]) -> bool:
+        """True if these bytes fit a GPU."""
+        return sum(memory.values()) <= USABLE * self.memory * 2**30
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Of one way to share the work: bytes on each GPU by part, and of an update its FLOPs on all GPUs, the bytes that
-    each sends, and its seconds by part, none of which hides another; and the most tokens a side that a GPU takes."""
+    """What an update takes in one way of sharing the work between GPUs.
+
+    Attributes:
+        memory: bytes on each GPU, by part.
+        flops: on all GPUs together.
+        sent: bytes that each GPU sends to others.
+        seconds: by part; none hides behind another.
+        most_tokens: tokens a side that fit a GPU.
+    """
 
     memory: dict[str, float]
     flops: int
@@ -73,12 +85,12 @@ class Plan:
 
     @property
     def step(self) -> float:
-        """Seconds of an update."""
+        """Return the seconds of an update."""
         return sum(self.seconds.values())
 
 
-def build(config: TrainingConfig, device: str = "meta") -> Any:
-    """The model of a configuration; on the device `meta`, without its weights.
+def build(config: TrainingConfig, device: str = "meta") -> PreTrainedModel:
+    """Build the model of a configuration; on the device `meta`, its weights have no values.
 
     Raises:
         ValueError: it is a recurrent one.
@@ -91,17 +103,17 @@ def build(config: TrainingConfig, device: str = "meta") -> Any:
 
 
 def stacks(model: nn.Module) -> list[nn.ModuleList]:
-    """The encoder's layers, the decoder's, or both."""
+    """Return the layers of the encoder, of the decoder, or both."""
     return [module for module in model.modules() if isinstance(module, nn.ModuleList)]
 
 
 def size(modules: Iterable[nn.Module]) -> int:
-    """Parameters."""
+    """Return the number of parameters."""
     return sum(weight.numel() for module in modules for weight in module.parameters())
 
 
-def passes(config: Any, work: Work, itemsize: int, parameters: int, checkpointing: bool) -> float:
-    """Bytes that all kernels of forward and backward but products and attention read and write."""
+def passes(config: VanillaBaseConfig, work: Work, itemsize: int, parameters: int, checkpointing: bool) -> float:
+    """Return the bytes that kernels of forward and backward other than products and attention read and write."""
     encoder_layer, decoder_layer, rest = kept_bytes(config, work, itemsize)
     encoder, decoder = depths(config)
     layers = (encoder * encoder_layer + decoder * decoder_layer) * (4 / 3 if checkpointing else 1)
@@ -109,8 +121,8 @@ def passes(config: Any, work: Work, itemsize: int, parameters: int, checkpointin
     return PASSES[itemsize] * (layers + rest) + PASSES_OF_WEIGHTS[itemsize] * parameters + logits
 
 
-def launches(config: Any, itemsize: int, checkpointing: bool) -> float:
-    """Kernels of forward and backward."""
+def launches(config: VanillaBaseConfig, itemsize: int, checkpointing: bool) -> float:
+    """Return the number of kernels of forward and backward."""
     (encoder, decoder), (of_encoder, of_decoder, rest) = depths(config), KERNELS[itemsize]
     return (encoder * of_encoder + decoder * of_decoder) * (4 / 3 if checkpointing else 1) + rest
 
@@ -118,7 +130,7 @@ def launches(config: Any, itemsize: int, checkpointing: bool) -> float:
 def make_plan(
     config: TrainingConfig, machine: Machine, length: int, sharded: bool = False, checkpointing: bool = False
 ) -> Plan:
-    """What an update of `batch_tokens` in rows of `length` takes, under DDP or, `sharded`, FSDP2.
+    """Predict what an update of `batch_tokens` in rows of `length` takes, under DDP or, if `sharded`, FSDP2.
 
     Raises:
         ValueError: the batch does not give a row to each micro-batch; or see [`build`].
@@ -152,19 +164,13 @@ def make_plan(
     def memory(rows: int) -> dict[str, float]:
         peak = activation_peak(shape, Work.of_rows(shape, rows, length), itemsize, checkpointing)
         states = {"weights": 4, "gradients": 4, "optimiser": 8}
-        return {name: count * parameters / share for name, count in states.items()} | {
-            "copies": copies,
-            "activations": peak,
-        }
+        own = {name: count * parameters / share for name, count in states.items()}
+        return own | {"copies": copies, "activations": peak}
 
-    fewest, most = 0, 1
-    while sum(memory(most).values()) <= USABLE * machine.memory * 2**30:
-        fewest, most = most, 2 * most
-    while most - fewest > 1:
-        middle = (fewest + most) // 2
-        fits = sum(memory(middle).values()) <= USABLE * machine.memory * 2**30
-        fewest, most = (middle, most) if fits else (fewest, middle)
-
+    too_many = 1
+    while machine.holds(memory(too_many)):
+        too_many *= 2
+    most = bisect_left(range(too_many), True, key=lambda rows: not machine.holds(memory(rows))) - 1
     own_rows = -(-rows // (gpus * micro_batches))
     own = Work.of_rows(shape, own_rows, length)
     flops = training_flops(shape, Work.of_rows(shape, rows, length), checkpointing)
@@ -178,12 +184,12 @@ def make_plan(
         "launches": kernels * machine.launch * 1e-6,
         "exchange": sent / (machine.bandwidth * 1e9),
     }
-    return Plan(memory(own_rows), flops, sent, seconds, fewest * length)
+    return Plan(memory(own_rows), flops, sent, seconds, max(0, most) * length)
 
 
 def measure(config: TrainingConfig, rows: int, length: int) -> tuple[float, float]:
-    """Bytes at the peak of forward and backward of `rows` of `length` tokens: predicted, and taken here."""
-    from benchmark_training import make_batch, peak_memory
+    """Return the bytes at the peak of forward and backward of `rows` of `length` tokens: predicted, and taken here."""
+    from peers.measuring import make_batch, peak_memory
 
     model = build(config, "cpu").train()
     if config.gradient_checkpointing:
@@ -199,7 +205,7 @@ def measure(config: TrainingConfig, rows: int, length: int) -> tuple[float, floa
     half = choose_precision(config.mixed_precision) != "no"
 
     def step() -> None:
-        # As on a GPU, attention is by sdpa's kernel, which on CPU is left where plain products are faster.
+        # As on a GPU, sdpa's kernel computes all attention; on CPU, short rows would have plain products.
         with mock.patch("hf_vanilla.models.unpadding_vanilla.SHORT_IN_ONEDNN", 0):
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 loss = model(**batch, label_smoothing=config.label_smoothing).loss
@@ -211,45 +217,41 @@ def measure(config: TrainingConfig, rows: int, length: int) -> tuple[float, floa
     return predicted + shared, peak_memory(step) * 2**20
 
 
-def report(config: TrainingConfig, machine: Machine, length: int, steps: int, price: float | None) -> None:
-    """Print the tables."""
-    ways = {
-        f"{name}{', checkpointing' if checkpointing else ''}": make_plan(
-            config, machine, length, sharded, checkpointing
-        )
+def report(config: TrainingConfig, machine: Machine, length: int, steps: int, price: float | None) -> str:
+    """Return the table of what the ways to share the work take, in Markdown."""
+    plans = {
+        f"{name}{', checkpointing' * again}": make_plan(config, machine, length, sharded, again)
         for name, sharded in WAYS
-        for checkpointing in (False, True)
+        for again in (False, True)
     }
-    plans = list(ways.values())
-    limits = []
-    for plan in plans:
-        part = max(plan.seconds, key=lambda name: plan.seconds[name])
-        fits = sum(plan.memory.values()) <= USABLE * machine.memory * 2**30
-        limits.append(LIMITS[part] if fits else "does not fit: memory")
-    lines: dict[str, list[str]] = {
-        f"{part}, GiB": [f"{p.memory[part] / 2**30:.2f}" for p in plans] for part in plans[0].memory
+    lines: dict[str, Callable[[Plan], str]] = {
+        f"{part}, GiB": lambda p, part=part: f"{p.memory[part] / 2**30:.2f}" for part in plans["DDP"].memory
     }
-    lines[f"together, of {machine.memory:g} GiB"] = [f"{sum(p.memory.values()) / 2**30:.2f}" for p in plans]
-    lines["most tokens a side that fit a GPU"] = [f"{p.most_tokens:,}" for p in plans]
-    lines["TFLOP an update, all GPUs"] = [f"{p.flops / 1e12:.3f}" for p in plans]
-    lines["MB that each GPU sends an update"] = [f"{p.sent / 1e6:,.0f}" for p in plans]
-    lines |= {f"{part}, ms": [f"{p.seconds[part] * 1e3:.1f}" for p in plans] for part in plans[0].seconds}
-    lines["an update, ms"] = [f"{p.step * 1e3:.1f}" for p in plans]
-    lines["target tokens a second"] = [f"{config.batch_tokens // length * length / p.step:,.0f}" for p in plans]
-    lines[f"{steps:,} updates, hours"] = [f"{p.step * steps / 3600:.2f}" for p in plans]
+    lines[f"together, of {machine.memory:g} GiB"] = lambda p: f"{sum(p.memory.values()) / 2**30:.2f}"
+    lines["most tokens a side that fit a GPU"] = lambda p: f"{p.most_tokens:,}"
+    lines["TFLOP an update, all GPUs"] = lambda p: f"{p.flops / 1e12:.3f}"
+    lines["MB that each GPU sends an update"] = lambda p: f"{p.sent / 1e6:,.0f}"
+    for part in plans["DDP"].seconds:
+        lines[f"{part}, ms"] = lambda p, part=part: f"{p.seconds[part] * 1e3:.1f}"
+    lines["an update, ms"] = lambda p: f"{p.step * 1e3:.1f}"
+    lines["target tokens a second"] = lambda p: f"{config.batch_tokens // length * length / p.step:,.0f}"
+    lines[f"{steps:,} updates, hours"] = lambda p: f"{p.step * steps / 3600:.2f}"
     if price is not None:
-        lines["cost"] = [f"{p.step * steps / 3600 * machine.gpus * price:,.0f}" for p in plans]
-    lines["limited by"] = limits
-    print("| | " + " | ".join(ways) + " |\n" + "|---" * (1 + len(ways)) + "|")
-    for name, cells in lines.items():
-        print(f"| {name} | {' | '.join(cells)} |")
+        lines["cost"] = lambda p: f"{p.step * steps / 3600 * machine.gpus * price:,.0f}"
+
+    def limit(plan: Plan) -> str:
+        longest = max(plan.seconds, key=lambda part: plan.seconds[part])
+        return LIMITS.get(longest, longest) if machine.holds(plan.memory) else "does not fit: memory"
+
+    lines["limited by"] = limit
+    return markdown_table(["", *plans], [[name, *map(say, plans.values())] for name, say in lines.items()])
 
 
 ASSUMPTIONS = """
 Assumed:
 - rows of {length} tokens on each side, without padding;
 - products of matrices at {utilisation:.0%} of {tflops:g} TFLOPS ({precision});
-- all else but attention reads and writes {passes} bytes for each that is kept for the way back, {logits} for each
+- all else but attention reads and writes {passes} bytes for each that is kept for the backward pass, {logits} for each
   logit, {weights} for each parameter, and Adam {adam} for each parameter, at {memory_bandwidth:,g} GB/s;
 - each kernel takes {launch:g} microseconds beside its work;
 - rings that send at {bandwidth:g} GB/s: float32 gradients under DDP, {precision} weights and gradients under FSDP2;
@@ -260,37 +262,39 @@ Assumed:
 """
 
 
-def main() -> None:
-    """Print the plan, or measure."""
+def read_options() -> tuple[argparse.ArgumentParser, argparse.Namespace, list[str]]:
+    """Return the parser, the options that it has read and checked, and those that are left for the configuration."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="a YAML file of scripts/configs, or one like it")
     parser.add_argument("--gpus", type=int, default=8, help="(default: 8)")
-    parser.add_argument("--gpu-memory", "--gpu_memory", type=float, default=80, help="GiB (default: 80)")
-    parser.add_argument(
-        "--peak-tflops", "--peak_tflops", type=float, default=990, help="in the precision of training (default: 990)"
-    )
-    parser.add_argument("--bandwidth", type=float, default=400, help="GB/s that a GPU sends to others (default: 400)")
-    memory_help = "GB/s within a GPU (default: 3350)"
-    parser.add_argument("--memory-bandwidth", "--memory_bandwidth", type=float, default=3350, help=memory_help)
-    parser.add_argument("--utilisation", type=float, default=0.45, help="of the peak, by products (default: 0.45)")
-    parser.add_argument("--launch", type=float, default=10, help="microseconds a kernel (default: 10)")
-    parser.add_argument(
-        "--length", type=int, help="tokens a row (default: 30 a sentence, max_length a language model)"
-    )
+    for name, default, what in (
+        ("gpu-memory", 80, "GiB of a GPU"),
+        ("peak-tflops", 990, "of a GPU in the precision of training"),
+        ("bandwidth", 400, "GB/s that a GPU sends to others"),
+        ("memory-bandwidth", 3350, "GB/s within a GPU"),
+        ("utilisation", 0.45, "share of the peak that products reach"),
+        ("launch", 10, "microseconds a kernel"),
+    ):
+        spellings = dict.fromkeys([f"--{name}", f"--{name.replace('-', '_')}"])
+        parser.add_argument(*spellings, type=float, default=default, help=f"{what} (default: {default})")
+    length_help = "tokens a row (default: 30 a sentence, max_length a language model)"
+    parser.add_argument("--length", type=int, help=length_help)
     parser.add_argument("--steps", type=int, help="(default: max_steps of the configuration)")
     parser.add_argument("--price", type=float, help="of a GPU for an hour")
-    parser.add_argument(
-        "--measure", action="store_true", help="instead: a GPU's share of a step on this CPU, its memory"
-    )
+    measure_help = "instead: a GPU's share of a step on this CPU, its memory"
+    parser.add_argument("--measure", action="store_true", help=measure_help)
     options, given = parser.parse_known_args()
-    for name in ("gpus", "gpu_memory", "peak_tflops", "bandwidth", "memory_bandwidth", "utilisation", "launch"):
-        if not 0 < getattr(options, name) < math.inf:
-            parser.error(f"--{name.replace('_', '-')} is {getattr(options, name):g}; expected a positive number")
+    for name, value in vars(options).items():
+        if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value < math.inf:
+            parser.error(f"--{name.replace('_', '-')} is {value:g}; expected a positive number")
     if options.utilisation > 1:
         parser.error(f"--utilisation is {options.utilisation:g}; expected a share of the peak, 1 at most")
-    for name in ("length", "steps", "price"):
-        if getattr(options, name) is not None and not 0 < getattr(options, name) < math.inf:
-            parser.error(f"--{name} is {getattr(options, name):g}; expected a positive number")
+    return parser, options, given
+
+
+def main() -> None:
+    """Print the plan, or measure."""
+    parser, options, given = read_options()
     try:
         config = TrainingConfig.load(options.config, given)
         length = options.length or (30 if config.task == "translation" else config.max_length)
@@ -309,7 +313,7 @@ def main() -> None:
         machine = Machine(*own, options.memory_bandwidth, options.utilisation, options.launch)
         parameters, rows = size([build(config)]), config.batch_tokens // length
         print(f"{options.config}: {parameters:,} parameters, {rows:,} rows an update, {machine.gpus} GPUs\n")
-        report(config, machine, length, steps, options.price)
+        print(report(config, machine, length, steps, options.price))
     except (ValueError, OSError) as error:
         parser.error(str(error))
     itemsize = 4 if config.mixed_precision == "no" else 2

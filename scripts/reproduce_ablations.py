@@ -1,14 +1,14 @@
-"""What each part of the Transformer is for: taken out, by a patch of a model that is as it was otherwise.
+"""What each part of the Transformer is for, shown by models that lack it and are otherwise the paper's.
 
     python scripts/reproduce_ablations.py                                  # 10 minutes on 2 cores
     python scripts/reproduce_ablations.py --seeds 1 --updates 100          # to see that it works
     python scripts/reproduce_ablations.py --output runs/ablations.json     # keeps what runs measured, and goes on
 
-First what needs no training, each claim with the test of tests/test_reproduce_ablations.py that holds it to account.
-Then models that learn to reverse ten random symbols among 20, new ones in each update, so that nothing can be learned
-by heart: the training loss, and the share of symbols that are right where the true ones before them are given, as in
-training, and where the model goes on from its own, as in use. A guess has a loss of log 20 = 3.00, and is right in 5 %
-of the cases. Each run has a process of its own with one thread.
+First come claims that need no training, each with the test that checks it (tests/scripts/test_reproduce_ablations.py).
+Then models learn to reverse ten random symbols among 20, new ones in each update, so that nothing can be learned by
+heart. The table shows the training loss, and the share of symbols that are right after the true ones, as in training,
+and after the model's own, as in use. A guess has a loss of log 20 = 3.00, and is right in 5 % of the cases.
+Each run has a process of its own with one thread.
 
 Weights begin as N(0, 1 / d_model), which makes queries and keys what footnote 4 of the paper takes them for: of mean 0
 and variance 1.
@@ -17,19 +17,17 @@ and variance 1.
 import argparse
 import json
 import math
-import multiprocessing
-import os
 import signal
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
 import torch
-from reproduce_table3 import over_seeds
+from paper.files import write_whole
+from paper.runs import Result, add_run_options, markdown_table, over_seeds, side_by_side
 from torch import Tensor, nn
 
 from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration
@@ -44,14 +42,14 @@ SENTENCES = ("I am a cat", "cat I a am")
 
 
 class NoPositions(nn.Module):
-    """In the place of positional encodings: nothing."""
+    """Stands in the place of positional encodings, and adds nothing."""
 
     def __init__(self, hidden_size: int):
         super().__init__()
         self.hidden_size = hidden_size
 
     def forward(self, position_ids: Tensor) -> Tensor:
-        """Zeros (batch or 1, length, hidden_size)."""
+        """Return zeros (batch or 1, length, hidden_size)."""
         return torch.zeros(*position_ids.shape, self.hidden_size)
 
 
@@ -59,7 +57,6 @@ class NormAlone(AddNorm):
     """LayerNorm(Dropout(Sublayer(x))): no residual connection."""
 
     def forward(self, hidden_states: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        """(batch, length, hidden_size) to the same."""
         return nn.LayerNorm.forward(self, dropout(sublayer(hidden_states), self.dropout, self.training))
 
 
@@ -67,37 +64,40 @@ class AddAlone(AddNorm):
     """x + Dropout(Sublayer(x)): no normalisation."""
 
     def forward(self, hidden_states: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        """(batch, length, hidden_size) to the same."""
         return hidden_states + dropout(sublayer(hidden_states), self.dropout, self.training)
 
 
+def replace_class(model: nn.Module, own: type[AddNorm]) -> None:
+    """Let each `AddNorm` compute what `own` does, a subclass with another `forward`."""
+    for module in [module for module in model.modules() if isinstance(module, AddNorm)]:
+        module.__class__ = own
+
+
 def without_scaling(model: nn.Module) -> None:
-    """softmax(Q K^T) V in all attention."""
+    """Let all attention compute softmax(Q K^T) V."""
     for module in model.modules():
         if isinstance(module, MultiHeadAttention):
             module.scaling = 1.0
 
 
 def without_positions(model: nn.Module) -> None:
-    """In encoder and decoder."""
+    """Take positional encodings out of encoder and decoder."""
     for stack in (model.model.encoder, model.model.decoder):
         stack.embed_positions = NoPositions(model.config.hidden_size)
 
 
 def without_residuals(model: nn.Module) -> None:
-    """Around all sub-layers."""
-    for module in [module for module in model.modules() if isinstance(module, AddNorm)]:
-        module.__class__ = NormAlone
+    """Take the residual connections around all sub-layers out."""
+    replace_class(model, NormAlone)
 
 
 def without_normalisation(model: nn.Module) -> None:
-    """After all sub-layers."""
-    for module in [module for module in model.modules() if isinstance(module, AddNorm)]:
-        module.__class__ = AddAlone
+    """Take the normalisation after all sub-layers out."""
+    replace_class(model, AddAlone)
 
 
 def without_causal_mask(model: nn.Module) -> None:
-    """Each position of the target sees all of it: a mask of four dimensions is taken as it is."""
+    """Let each position of the target see all of it: the decoder takes a mask of four dimensions as it is."""
 
     def show_all(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         batch, length = kwargs["input_ids" if kwargs.get("input_ids") is not None else "inputs_embeds"].shape[:2]
@@ -106,7 +106,7 @@ def without_causal_mask(model: nn.Module) -> None:
     model.model.decoder.register_forward_pre_hook(show_all, with_kwargs=True)
 
 
-Patch = Callable[[nn.Module], None]
+Patch = Callable[[VanillaForConditionalGeneration], None]
 WIDE = {"qk_head_dim": 256}
 VARIANTS: dict[str, tuple[dict[str, Any], Patch | None]] = {
     "the paper's": ({}, None),
@@ -123,7 +123,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], Patch | None]] = {
 
 
 def make_model(seed: int, patch: Patch | None = None, **changes: Any) -> VanillaForConditionalGeneration:
-    """A small model with new weights; `changes` are fields of its configuration."""
+    """Make a small model with new weights; `changes` are fields of its configuration."""
     torch.manual_seed(seed)
     fields = {"vocab_size": FIRST + SYMBOLS, "d_model": WIDTH, "d_ff": 2 * WIDTH, "h": 4, "N": 2, "dropout": 0.0}
     model = VanillaForConditionalGeneration(VanillaConfig(**fields | {"initializer_range": WIDTH**-0.5} | changes))
@@ -136,9 +136,11 @@ def make_model(seed: int, patch: Patch | None = None, **changes: Any) -> Vanilla
 
 
 def scores_and_softmax(d_k: int, scaling: float, keys: int = 32, rows: int = 2000) -> tuple[float, float, float]:
-    """Of random queries and keys, whose components have mean 0 and variance 1: the variance of the scores q . k times
-    `scaling`; the mean entropy of their softmax over the `keys`, in nats; and the mean norm of its Jacobian
-    diag(p) - p p^T, by which every gradient on its way to the scores is multiplied."""
+    """Return the variance of scores, and the mean entropy (nats) and the mean norm of the Jacobian of their softmax.
+
+    The scores are q . k times `scaling`, of random queries and keys with components of mean 0 and variance 1. The
+    Jacobian diag(p) - p p^T multiplies every gradient on its way to the scores.
+    """
     generator = torch.Generator().manual_seed(d_k)
     query, key = (torch.randn(rows, n, d_k, generator=generator) for n in (1, keys))
     scores = (query @ key.transpose(1, 2))[:, 0] * scaling
@@ -149,8 +151,11 @@ def scores_and_softmax(d_k: int, scaling: float, keys: int = 32, rows: int = 200
 
 
 def shuffled_outputs(patch: Patch | None) -> tuple[float, float]:
-    """How much "cat I a am" differs from "I am a cat", in float64: the largest difference of the encoder's outputs,
-    each word's own compared; and of the logits of one and the same target."""
+    """Return how much "cat I a am" differs from "I am a cat", in float64.
+
+    The first number is the largest difference between the encoder's outputs for a word in either, the second that
+    between the logits of the same target.
+    """
     words = [sentence.split() for sentence in SENTENCES]
     sources = torch.tensor([[FIRST + words[0].index(word) for word in sentence] for sentence in words])
     order = [words[1].index(word) for word in words[0]]
@@ -163,9 +168,11 @@ def shuffled_outputs(patch: Patch | None) -> tuple[float, float]:
 
 
 def layer_by_layer(patch: Patch | None, depth: int = 6) -> list[tuple[float, float]]:
-    """Of the encoder's states after each layer, before any training: 1 less the cosine of the angle between two
-    positions of a sequence, in the mean (0 where all are alike), and the standard deviation of a position's
-    components."""
+    """Return for each encoder layer, before any training, how far apart and how large the states after it are.
+
+    The first is 1 less the mean cosine of the angle between two positions of a sequence (0 if all are alike), the
+    second the mean standard deviation of a position's components.
+    """
     model = make_model(1, patch, N=depth).double().eval()
     with torch.no_grad():
         states = model.model.encoder(input_ids=make_sources(32), output_hidden_states=True).hidden_states
@@ -179,7 +186,7 @@ def layer_by_layer(patch: Patch | None, depth: int = 6) -> list[tuple[float, flo
 
 
 def gradient_from_the_future(patch: Patch | None) -> float:
-    """The largest derivative of the logits at a position by the embeddings of the target after it."""
+    """Return the largest derivative of the logits at a position by the embeddings of the target after it."""
     model = make_model(1, patch).double().eval()
     embeds = model.get_input_embeddings()(make_sources(1)).detach().requires_grad_()
     logits = model(input_ids=make_sources(1), decoder_inputs_embeds=embeds).logits[0]
@@ -191,13 +198,15 @@ def gradient_from_the_future(patch: Patch | None) -> float:
 
 
 def make_sources(rows: int) -> Tensor:
-    """Random symbols (rows, LENGTH)."""
+    """Return random symbols (rows, LENGTH)."""
     return torch.randint(FIRST, FIRST + SYMBOLS, (rows, LENGTH))
 
 
 def train(model: VanillaForConditionalGeneration, updates: int) -> list[float]:
-    """Teach a model to reverse, by the paper's optimiser and schedule; the loss of each update, up to one that is not
-    finite."""
+    """Teach a model to reverse by the paper's optimiser and schedule.
+
+    Returns the loss of each update; one that is not finite is the last.
+    """
     optimizer = adam(model.parameters(), 0.2)
     schedule = noam_schedule(optimizer, WIDTH, max(1, updates // 10))
     losses: list[float] = []
@@ -215,7 +224,7 @@ def train(model: VanillaForConditionalGeneration, updates: int) -> list[float]:
 
 @torch.no_grad()
 def accuracy(model: VanillaForConditionalGeneration) -> tuple[float, float]:
-    """The share of symbols that are right: given the true ones before them, and generated from the source alone."""
+    """Return the shares of symbols that are right after the true ones before them, and after generated ones."""
     model.eval()
     sources = make_sources(100)
     targets = sources.flip(1)
@@ -226,8 +235,8 @@ def accuracy(model: VanillaForConditionalGeneration) -> tuple[float, float]:
     return float((forced == targets).float().mean()), float((generated == targets).float().mean())
 
 
-def measure(variant: str, seed: int, updates: int) -> dict[str, Any]:
-    """One run."""
+def measure(variant: str, seed: int, updates: int) -> Result:
+    """Train and test one model."""
     changes, patch = VARIANTS[variant]
     model = make_model(seed, patch, **changes)
     start = time.monotonic()
@@ -247,117 +256,112 @@ def measure(variant: str, seed: int, updates: int) -> dict[str, Any]:
 
 
 def report_claims() -> str:
-    """The tables of what needs no training, in Markdown."""
-    lines = [
-        "Scores q . k of unit components, and their softmax over 32 keys (entropy at most 3.47 nats): "
-        "`test_the_variance_of_scores_is_d_k_unless_they_are_scaled`, "
-        "`test_a_softmax_of_large_scores_lets_no_gradient_by`",
-        "",
-        "| d_k | variance | entropy | norm of the Jacobian | scaled: variance | entropy | norm of the Jacobian |",
-        "|---" * 7 + "|",
+    """Return the tables of what needs no training, in Markdown."""
+    of_scores = ["variance", "entropy", "norm of the Jacobian"]
+    scores = [
+        [f"{d_k}", *(f"{value:.3g}" for power in (0, 0.5) for value in scores_and_softmax(d_k, d_k**-power))]
+        for d_k in (1, 4, 16, 64, 256, 1024)
     ]
-    for d_k in (1, 4, 16, 64, 256, 1024):
-        cells = [f"{value:.3g}" for scaling in (1.0, d_k**-0.5) for value in scores_and_softmax(d_k, scaling)]
-        lines.append(f"| {d_k} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        f'"{SENTENCES[0]}" and "{SENTENCES[1]}", largest differences in float64: '
-        "`test_without_positions_outputs_are_permuted_not_changed`",
-        "",
-        "| | each word's encoder output | logits of the same target |",
-        "|---|---|---|",
+    shuffled = [
+        [name, *(f"{value:.1e}" for value in shuffled_outputs(patch))]
+        for name, patch in (("with positions", None), ("without", without_positions))
     ]
-    for name, patch in (("with positions", None), ("without", without_positions)):
-        lines.append(f"| {name} | {' | '.join(f'{value:.1e}' for value in shuffled_outputs(patch))} |")
-    layers = {name: layer_by_layer(VARIANTS[name][1]) for name in list(VARIANTS)[:4] if "positions" not in name}
-    lines += [
-        "",
-        "Six encoder layers before training, in float64, after each: 1 - cosine between two positions / standard "
-        "deviation of a position's components: `test_without_residuals_positions_become_alike`, "
-        "`test_normalisation_keeps_the_scale_of_every_position`",
-        "",
-        "| | 1 | 2 | 3 | 4 | 5 | 6 |",
-        "|---" * 7 + "|",
+    layers = [
+        [name, *(f"{apart:.2g} / {std:.2f}" for apart, std in layer_by_layer(VARIANTS[name][1]))]
+        for name in list(VARIANTS)[:4]
+        if "positions" not in name
     ]
-    for name, values in layers.items():
-        lines.append(f"| {name} | {' | '.join(f'{apart:.2g} / {std:.2f}' for apart, std in values)} |")
     future = [f"{gradient_from_the_future(patch):.2g}" for patch in (None, without_causal_mask)]
-    lines += [
-        "",
-        "Largest derivative of a logit by a later position of the target: "
-        f"{future[0]} with the causal mask, {future[1]} without: `test_the_causal_mask_is_what_hides_the_future`",
-    ]
-    return "\n".join(lines)
+    return "\n\n".join(
+        [
+            "Scores q . k of unit components, and their softmax over 32 keys (entropy at most 3.47 nats): "
+            "`test_the_variance_of_scores_is_d_k_unless_they_are_scaled`, "
+            "`test_a_softmax_of_large_scores_lets_no_gradient_by`",
+            markdown_table(["d_k", *of_scores, "scaled: variance", *of_scores[1:]], scores),
+            f'"{SENTENCES[0]}" and "{SENTENCES[1]}", largest differences in float64: '
+            "`test_without_positions_outputs_are_permuted_not_changed`",
+            markdown_table(["", "each word's encoder output", "logits of the same target"], shuffled),
+            "Six encoder layers before training, in float64, after each: 1 - cosine between two positions / standard "
+            "deviation of a position's components: `test_without_residuals_positions_become_alike`, "
+            "`test_normalisation_keeps_the_scale_of_every_position`",
+            markdown_table(["", *"123456"], layers),
+            "Largest derivative of a logit by a later position of the target: "
+            f"{future[0]} with the causal mask, {future[1]} without: `test_the_causal_mask_is_what_hides_the_future`",
+        ]
+    )
 
 
-def report_runs(results: list[dict[str, Any]], updates: int) -> str:
-    """The table of what was trained, in Markdown."""
-    lines = [
-        f"Reversing {LENGTH} symbols, {updates:,} updates of {BATCH} sequences:",
-        "",
-        "| | training loss | % right, given the true symbols before | % right, generated | seeds |",
-        "|---" * 5 + "|",
-    ]
+def report_runs(results: list[Result], updates: int) -> str:
+    """Return the table of what was trained, in Markdown."""
+    rows = []
     for variant in VARIANTS:
         if own := [result for result in results if result["variant"] == variant]:
             broken = [str(each["updates"]) for each in own if not math.isfinite(each["loss"])]
             loss = f"not finite at update {', '.join(broken)}" if broken else over_seeds(own, "loss", 3)
-            cells = [loss, *(over_seeds(own, name, scale=100) for name in ("forced", "generated"))]
-            lines.append(f"| {variant} | {' | '.join(cells)} | {len(own)} |")
-    return "\n".join(lines)
+            right = [over_seeds(own, name, scale=100) for name in ("forced", "generated")]
+            rows.append([variant, loss, *right, str(len(own))])
+    columns = ["", "training loss", "% right, given the true symbols before", "% right, generated", "seeds"]
+    heading = f"Reversing {LENGTH} symbols, {updates:,} updates of {BATCH} sequences:"
+    return f"{heading}\n\n{markdown_table(columns, rows)}"
+
+
+def read_output(path: Path, runs: list[tuple[str, int]], updates: int) -> list[Result]:
+    """Return what runs have left in the file of `--output`, after checking that it can be written.
+
+    Raises:
+        ValueError: it cannot be written, or holds something else.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a").close()
+        text = path.read_text(encoding="utf-8")
+        results = [each for each in json.loads(text or "[]") if (each["variant"], each["seed"]) in runs]
+    except OSError as error:
+        raise ValueError(f"--output {path} cannot be written: {error.strerror}") from error
+    except (ValueError, TypeError, KeyError):
+        raise ValueError(f"--output {path} is something else: choose another, or delete it") from None
+    if any(result.get("of") != updates for result in results):
+        raise ValueError(f"--output {path} is of runs of other length: choose another, or delete it")
+    return results
 
 
 def main() -> None:
-    """See the top of this file."""
+    """Print the claims, do the runs that are missing, and print their table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="(default: 1 2 3)")
+    add_run_options(parser, seeds=(1, 2, 3))
     parser.add_argument("--updates", type=int, default=500, help="of each run (default: 500)")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument("--workers", type=int, default=cores, help="runs side by side, a thread each (default: cores)")
     parser.add_argument("--output", type=Path, help="a JSON file for what each run measured")
     options = parser.parse_args()
     for name in ("updates", "workers"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} must be at least 1, got {getattr(options, name)}")
     runs = [(variant, seed) for seed in dict.fromkeys(options.seeds) for variant in VARIANTS]
-    results: list[dict[str, Any]] = []
-    if options.output:  # before it has something to lose
-        try:
-            options.output.parent.mkdir(parents=True, exist_ok=True)
-            options.output.open("a").close()
-            if text := options.output.read_text(encoding="utf-8"):
-                results = [result for result in json.loads(text) if (result["variant"], result["seed"]) in runs]
-        except OSError as error:
-            parser.error(f"--output {options.output} cannot be written: {error.strerror}")
-        except (ValueError, TypeError, KeyError):
-            parser.error(f"--output {options.output} is something else: choose another, or delete it")
-        if any(result.get("of") != options.updates for result in results):
-            parser.error(f"--output {options.output} is of runs of other length: choose another, or delete it")
-    done = {(result["variant"], result["seed"]) for result in results}
-    todo = [run for run in runs if run not in done]
-    print(report_claims(), flush=True)
-    start, spawn, stopped = time.monotonic(), multiprocessing.get_context("spawn"), False
-    pool = ProcessPoolExecutor(options.workers, spawn, torch.set_num_threads, (1,))
     try:
-        futures = [pool.submit(measure, *run, options.updates) for run in todo]
-        for number, future in enumerate(as_completed(futures), start=1):
-            results.append(result := future.result())
-            if options.output:
-                unfinished = options.output.with_name(f"{options.output.name}.unfinished")
-                unfinished.write_text(json.dumps(results, indent=1), encoding="utf-8")
-                unfinished.replace(options.output)
-            left = (time.monotonic() - start) / number * (len(todo) - number)
-            print(
-                f"{len(results)}/{len(runs)} {result['variant']}, seed {result['seed']}: loss {result['loss']:.3f}, "
-                f"{100 * result['forced']:.0f} % right, generated {100 * result['generated']:.0f} %, "
-                f"{result['seconds']:.0f} s; about {left / 60:.1f} minutes left",
-                flush=True,
-            )
+        results = read_output(options.output, runs, options.updates) if options.output else []
+    except ValueError as error:
+        parser.error(str(error))
+    done = {(result["variant"], result["seed"]) for result in results}
+    todo = [(*run, options.updates) for run in runs if run not in done]
+    print(report_claims(), flush=True)
+
+    def report_end(run: tuple[str, int, int], result: Result | None, left: float) -> None:
+        if result is None:
+            sys.exit(f"reproduce_ablations.py: {run[0]}, seed {run[1]}: failed, see above")
+        results.append(result)
+        if options.output:
+            write_whole(options.output, json.dumps(results, indent=1))
+        print(
+            f"{len(results)}/{len(runs)} {result['variant']}, seed {result['seed']}: loss {result['loss']:.3f}, "
+            f"{100 * result['forced']:.0f} % right, generated {100 * result['generated']:.0f} %, "
+            f"{result['seconds']:.0f} s; about {left:.1f} minutes left",
+            flush=True,
+        )
+
+    stopped = False
+    try:
+        side_by_side(measure, todo, options.workers, report_end)
     except KeyboardInterrupt:
         stopped = True
-        for process in multiprocessing.active_children():
-            process.terminate()
-    pool.shutdown(cancel_futures=True)
     print(f"\n{report_runs(results, options.updates)}")
     if stopped:
         sys.exit("stopped" + f"; the same command goes on from {options.output}" * bool(options.output))

@@ -1,4 +1,4 @@
-"""What is arithmetic in "Attention Is All You Need", worked out anew from our code: nothing is trained.
+"""The arithmetic of "Attention Is All You Need", worked out anew from our code without training anything.
 
     python scripts/reproduce_arithmetic.py scripts/figures
 
@@ -13,14 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from paper.arithmetic import Work, forward_flops, training_flops
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
-from training_arithmetic import Work, forward_flops, training_flops
 
 from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration
 from hf_vanilla.models.modeling_vanilla import SinusoidalPositionalEmbedding
 from hf_vanilla.training.optim import noam_schedule
 
+COLOURS = ("#1f5fa8", "#d98c00", "#2a9d4a")
 BIG = {"d_model": 1024, "d_ff": 4096, "h": 16, "dropout": 0.3}
 # Rows of Table 3: what differs from the base model, and the paper's millions of parameters where it gives them.
 TABLE_3: list[tuple[str, dict[str, Any], int | None]] = [
@@ -79,30 +80,30 @@ KERNEL, NEIGHBOURHOOD = 3, 31
 
 
 def heading(*columns: str) -> None:
-    """The first two lines of a Markdown table."""
+    """Print the first two lines of a Markdown table."""
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
 
 
 def meta_model(**fields: Any) -> VanillaForConditionalGeneration:
-    """Our model, without weights."""
+    """Make our model on the meta device, without the values of its weights."""
     with torch.device("meta"):
         return VanillaForConditionalGeneration(VanillaConfig(**fields))
 
 
 def count(fields: dict[str, Any]) -> tuple[int, int, int]:
-    """Parameters, those of them that are no row of the vocabulary's matrix, and the width of such a row."""
+    """Return the number of parameters, of those outside the vocabulary's matrix, and the width of that matrix."""
     model = meta_model(**fields)
-    total, table = sum(weight.numel() for weight in model.parameters()), model.get_input_embeddings().weight
+    total, table = model.num_parameters(), model.get_input_embeddings().weight
     return total, total - table.numel(), table.shape[1]
 
 
 def vocabularies(millions: int, body: int, width: int) -> tuple[int, int]:
-    """The least and the largest vocabulary for which `body` and a shared matrix round to so many millions."""
+    """Return the least and the largest vocabulary for which `body` and a shared matrix round to so many millions."""
     return math.ceil((millions * 10**6 - 500_000 - body) / width), (millions * 10**6 + 499_999 - body) // width
 
 
 def most_agreed(intervals: dict[str, tuple[int, int]]) -> tuple[int, int, list[str]]:
-    """The range that lies in the most of these intervals, and the names of those in which it does not lie."""
+    """Return the range that lies in the most of these intervals, and the names of those in which it does not lie."""
     best = max((low for low, _ in intervals.values()), key=lambda at: sum(a <= at <= b for a, b in intervals.values()))
     inside = [(low, high) for low, high in intervals.values() if low <= best <= high]
     others = [name for name, (low, high) in intervals.items() if not low <= best <= high]
@@ -110,7 +111,7 @@ def most_agreed(intervals: dict[str, tuple[int, int]]) -> tuple[int, int, list[s
 
 
 def table_3() -> None:
-    """Parameter counts."""
+    """Print the parameter counts of Table 3."""
     print("## Table 3, parameters in millions\n")
     columns = ("row", "paper", "ours, V = 37,000", "ours - paper", "row - base, paper", "row - base, ours")
     heading(*columns, "V for the paper's")
@@ -144,22 +145,20 @@ def table_3() -> None:
 
 
 def rates(width: int, warmup: int, steps: int) -> Tensor:
-    """The learning rates of the first updates, as our schedule gives them, (steps) float64."""
+    """Return the learning rates of the first updates, as our schedule gives them: (steps), float64."""
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(()))], lr=1.0)
     rate = noam_schedule(optimizer, width, warmup).lr_lambdas[0]
     return torch.tensor([rate(updates) for updates in range(steps)], dtype=torch.float64)
 
 
 def schedule(figure: Path) -> None:
-    """Equation 3: its curves and peaks."""
+    """Print the peaks of equation 3, and draw its curves."""
     import matplotlib.pyplot as plt
 
     print("\n## The schedule (equation 3)\n")
     heading("d_model", "warm-up", "peak", "at step", "(d_model warm-up)^-0.5")
     _, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
-    for (width, warmup), colour in zip(
-        [(512, 4000), (1024, 4000), (512, 8000)], ("#1f5fa8", "#d98c00", "#2a9d4a"), strict=True
-    ):
+    for (width, warmup), colour in zip([(512, 4000), (1024, 4000), (512, 8000)], COLOURS, strict=True):
         curve = rates(width, warmup, 30_000)
         peak = int(curve.argmax())
         print(f"| {width} | {warmup:,} | {curve[peak]:.6e} | {peak + 1:,} | {(width * warmup) ** -0.5:.6e} |")
@@ -175,26 +174,26 @@ def schedule(figure: Path) -> None:
 
 
 def encodings(positions: Tensor, width: int) -> Tensor:
-    """PE(pos) in float64, (positions, width): what our module computes before it rounds to float32."""
+    """Return PE(pos) in float64, (positions, width), as our module computes it before it rounds to float32."""
     angles = positions.double()[:, None] * 10000.0 ** (-torch.arange(0, width, 2).double() / width)
     return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
 
 
 def shift(offset: int, width: int) -> Tensor:
-    """M_k, (width, width), with PE(pos + k) = M_k PE(pos) at every pos: pair i turns by k / 10000^(2i / d_model)."""
+    """Return M_k (width, width), which gives PE(pos + k) = M_k PE(pos): pair i turns by k / 10000^(2i / d_model)."""
     angles = offset * 10000.0 ** (-torch.arange(0, width, 2).double() / width)
     sin, cos = angles.sin(), angles.cos()
     return torch.block_diag(*torch.stack((cos, sin, -sin, cos), dim=-1).view(-1, 2, 2))
 
 
 def fitted_shift(offset: int, width: int, positions: Tensor) -> Tensor:
-    """The blocks (width / 2, 2, 2) of M_k by least squares over these positions, which know of no rotation."""
+    """Return the blocks (width / 2, 2, 2) of M_k by least squares over these positions, no rotation assumed."""
     before, after = (encodings(positions + k, width).view(-1, width // 2, 2).transpose(0, 1) for k in (0, offset))
     return torch.linalg.lstsq(before, after).solution.transpose(1, 2)
 
 
 def positions(figure: Path) -> None:
-    """Section 3.5: that a shift is linear, and how encodings look."""
+    """Print how exactly a shift of encodings is linear (section 3.5), and draw encodings and their products."""
     import matplotlib.pyplot as plt
 
     print("\n## Positional encodings (section 3.5)\n")
@@ -215,11 +214,7 @@ def positions(figure: Path) -> None:
     figure_.colorbar(image, ax=left)
     left.set(xlabel="dimension (d_model = 128)", ylabel="position")
     at = torch.arange(-100, 101)
-    for position, colour, style in (
-        (100, "#1f5fa8", "-"),
-        (300, "#d98c00", (0, (4, 8))),
-        (1000, "#2a9d4a", (6, (4, 8))),
-    ):
+    for position, colour, style in zip((100, 300, 1000), COLOURS, ("-", (0, (4, 8)), (6, (4, 8))), strict=True):
         products = encodings(position + at, width) @ encodings(torch.tensor([position]), width)[0]
         right.plot(at, products, color=colour, label=f"pos = {position:,}", linestyle=style)
     right.set(xlabel="offset k", ylabel="PE(pos + k) · PE(pos), d_model = 512")
@@ -230,7 +225,7 @@ def positions(figure: Path) -> None:
 
 
 def counted_flops(fields: dict[str, Any], rows: int, length: int) -> int:
-    """FLOPs of a training step, by torch's counter, on tensors without values."""
+    """Return the FLOPs of a training step that torch counts, on tensors without values."""
     model = meta_model(**fields, attn_implementation="eager").train()
     ids = torch.ones(rows, length, dtype=torch.long, device="meta")
     with FlopCounterMode(display=False) as counter:
@@ -239,7 +234,7 @@ def counted_flops(fields: dict[str, Any], rows: int, length: int) -> int:
 
 
 def table_2() -> None:
-    """FLOPs of a step, and of training."""
+    """Print the FLOPs of a training step, and those of whole trainings (Table 2)."""
     print(f"\n## FLOPs of a step of {BATCH:,} + {BATCH:,} tokens, sentences of {SENTENCE}\n")
     heading("", "base", "big")
     configs = [VanillaConfig(**fields) for _, fields, _, _ in RUNS]
@@ -264,7 +259,7 @@ def table_2() -> None:
 
 
 def table_1() -> None:
-    """Operations of a layer."""
+    """Print the operations of layers (Table 1)."""
     print(f"\n## Table 1 in numbers, without constant factors (k = {KERNEL}, r = {NEIGHBOURHOOD})\n")
     heading("layer", "complexity", "sequential", "path", *(f"n = {n}, d = {d}" for n, d in SIZES))
     for name, (formula, sequential, path, operations) in TABLE_1.items():

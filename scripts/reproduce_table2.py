@@ -1,4 +1,4 @@
-"""Table 2 of the paper, WMT 2014: what its four training runs take on this machine, and the BLEU of what they trained.
+"""Table 2 of the paper, WMT 2014: what its four training runs take on this machine, and their models' BLEU.
 
     python scripts/reproduce_table2.py probe scripts/configs/paper/wmt14_en_de_base.yaml --steps 20
     python scripts/reproduce_table2.py probe scripts/configs/paper/wmt14_en_de_big.yaml --mixed_precision bf16 \
@@ -8,18 +8,18 @@
     python scripts/reproduce_table2.py score runs/wmt14_en_de_base --source newstest2014.en --reference newstest2014.de
 
 `probe` trains the configuration for a few updates by the loop of `hf-vanilla train`, with its model, optimiser,
-schedule, loss and tokens an update; only the sentences are those of `verses`, not the Hub's, and a BPE learns as many
-tokens from them. It prints memory, speed, the share of the machine's peak, and what the whole run would take, beside
-the paper's. Fields of the configuration can follow. A CPU makes 16 micro-batches of an update, a GPU one, unless
-`--accumulation_steps` says otherwise: the same update, in less memory. Interrupted, it prints what it has measured,
-and the same command goes on. It ends as a run does (mean of snapshots, validation, beam search), and leaves about 24
-bytes a parameter in `output_dir`. Under torchrun all processes count.
+schedule, loss and tokens an update. Only the sentences are those of `verses` instead of the Hub's, from which a BPE
+learns as many tokens. It prints memory, speed, the share of the machine's peak, and what the whole run would take,
+beside the paper's. Fields of the configuration can follow. A CPU splits an update into 16 micro-batches, which takes
+less memory, a GPU into none, unless `--accumulation_steps` says otherwise. If it is interrupted, it prints what it has
+measured, and the same command goes on. It ends as a run does (mean of snapshots, validation, beam search), and leaves
+about 24 bytes a parameter in `output_dir`. Under torchrun all processes count.
 
 `score` translates newstest2014 by beam search as in section 6.1 (beam 4, alpha 0.6, at most 50 tokens more than the
-source; interrupted, it goes on), and prints three kinds of BLEU with what makes each comparable: of text tokenised as
-Moses does, what papers of 2017 report; the same with compounds split at hyphens, as the script does that the paper's
-authors published for German (get_ende_bleu.sh in tensor2tensor); and sacreBLEU of the text as it is. The first two
-need `pip install sacremoses`.
+source); if it is interrupted, the same command goes on. It prints three kinds of BLEU with their signatures: of text
+tokenised as by Moses, which papers of 2017 report; of the same with compounds split at hyphens, as by the script that
+the paper's authors published for German (get_ende_bleu.sh in tensor2tensor); and sacreBLEU of the text as it is. The
+first two need `pip install sacremoses`.
 """
 
 import argparse
@@ -36,10 +36,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmark_training import measured_peak, needed_products
 from datasets import load_dataset
+from paper.files import write_whole
+from paper.runs import as_options, markdown_table, saying_how_to_go_on
+from peers.measuring import measured_peak, needed_products
+from peers.models import Shape
 from sacrebleu.metrics import BLEU
-from training_peers import Shape
 from transformers import AutoTokenizer
 
 from hf_vanilla import Translator
@@ -60,16 +62,20 @@ SETS = {"test": "newstest2014", "validation": "newstest2013"}
 
 @dataclass(frozen=True)
 class Row:
-    """A row of Table 2 with the time that section 5.2 gives for it."""
+    """A row of Table 2 with the time that section 5.2 gives for it.
+
+    Attributes:
+        step: the seconds of one.
+        flops: hours x GPUs x peak of a GPU (section 6.1).
+        bleu: by target language.
+    """
 
     name: str
     d_ff: int
     steps: int
     step: float
-    """Seconds."""
     hours: float
     flops: float
-    """Hours x GPUs x peak of a GPU (section 6.1)."""
     bleu: dict[str, float]
 
 
@@ -81,24 +87,23 @@ ROWS = {
 
 
 def row_of(config: TrainingConfig) -> Row | None:
-    """That of a model of its size, if there is one."""
+    """Return the row of a model of this size, if there is one."""
     row = ROWS.get(config.hidden_size)
     size = (config.encoder_layers, config.decoder_layers, config.intermediate_size)
     return row if row and size == (6, 6, row.d_ff) else None
 
 
 def probe_config(path: str, steps: int, given: list[str]) -> TrainingConfig:
-    """The configuration, with nothing changed that an update depends on but the corpus; then the options `given`."""
+    """Return a configuration that makes the updates of another on the `verses`, with the options `given`."""
     micro_batches = 1 if torch.cuda.is_available() else 16
     own = {"corpus": "verses", "output_dir": f"runs/probe/{Path(path).stem}", "accumulation_steps": micro_batches}
     own |= {"log_every": 1, "checkpoint_every": max(1, steps // 20), "keep_checkpoints": 1, "average_last": 1}
     own |= {"evaluations": 1, "bleu_sentences": 0, "preprocessing_workers": 1, "loader_workers": 0}
-    options = [text for name, value in own.items() for text in (f"--{name}", str(value))]
-    return TrainingConfig.load(path, [*options, *given, "--max_steps", str(steps)])
+    return TrainingConfig.load(path, [*as_options(own), *given, "--max_steps", str(steps)])
 
 
 def tokens_of_updates(config: TrainingConfig, updates: int, processes: int) -> np.ndarray:
-    """Tokens of source and target (2, updates), </s> included, of the first updates of a run that was begun."""
+    """Return the tokens of source and target (2, updates), with </s>, in the first updates of a run that was begun."""
     task = TASKS[config.task](config)
     examples = task.examples(task.load_corpus(), "train", AutoTokenizer.from_pretrained(config.output_dir))
     share = {"num_processes": processes, "accumulation_steps": config.accumulation_steps, "seed": config.seed}
@@ -107,8 +112,16 @@ def tokens_of_updates(config: TrainingConfig, updates: int, processes: int) -> n
 
 
 def span(hours: float) -> str:
-    """Hours, or days where they are many."""
+    """Say so many hours, in days if they are many."""
     return f"{hours:,.1f} hours" if hours < 48 else f"{hours / 24:,.1f} days"
+
+
+def products_of(config: TrainingConfig, source: float, target: float) -> float:
+    """Return the TFLOP of matrix products that an update with so many tokens needs."""
+    vocabulary = len(AutoTokenizer.from_pretrained(config.output_dir))
+    sizes = (config.encoder_layers, config.hidden_size, config.num_attention_heads, config.intermediate_size)
+    batch = {"attention_mask": torch.ones(round(source)), "labels": torch.zeros(round(target))}
+    return needed_products(batch, "seq2seq", Shape(*sizes, vocabulary)) / 1e3
 
 
 def report_probe(config: TrainingConfig, full_steps: int) -> None:
@@ -120,11 +133,7 @@ def report_probe(config: TrainingConfig, full_steps: int) -> None:
     seconds = [record["seconds_per_update"] for record in records][len(records) > 1 :]  # the first warms up
     step = statistics.median(seconds)
     source, target = tokens_of_updates(config, len(records), processes).mean(axis=1)
-    vocabulary = len(AutoTokenizer.from_pretrained(folder))
-    sizes = {"layers": config.encoder_layers, "width": config.hidden_size, "heads": config.num_attention_heads}
-    shape = Shape(**sizes, inner=config.intermediate_size, vocabulary=vocabulary, length=config.max_length)
-    batch = {"attention_mask": torch.ones(round(source)), "labels": torch.zeros(round(target))}
-    products = needed_products(batch, "seq2seq", shape) / 1e3
+    products = products_of(config, source, target)
     precision = {"no": "float32"}.get(kind := choose_precision(config.mixed_precision), kind)
     peak = measured_peak("float32" if precision == "float32" else "bf16") / 1e3 * processes
     hours = step * full_steps / 3600
@@ -141,8 +150,8 @@ def report_probe(config: TrainingConfig, full_steps: int) -> None:
         "all updates": f"{span(hours)} for {full_steps:,}",
         "their FLOPs, time x peak": f"{hours * 3600 * peak * 1e12:.2g}",
     }
-    theirs = {}
-    if paper := row_of(config):
+    paper, theirs = row_of(config), {}
+    if paper:
         share = products * 50_000 / (source + target) / (paper.hours * 3600 / paper.steps) / (GPUS * P100_TFLOPS)
         theirs = {
             "on": f"{GPUS} P100",
@@ -154,13 +163,12 @@ def report_probe(config: TrainingConfig, full_steps: int) -> None:
             "their FLOPs, time x peak": f"{paper.flops:.2g}",
         }
     print(f"\n{folder}: loss {records[0]['loss']:.3f} at update 1, {records[-1]['loss']:.3f} at {len(records)}\n")
-    print(f"| | here | {paper.name if paper else 'the paper'} |\n|---|---|---|")
-    for name, value in here.items():
-        print(f"| {name} | {value} | {theirs.get(name, '')} |")
+    rows = [(name, value, theirs.get(name, "")) for name, value in here.items()]
+    print(markdown_table(["", "here", paper.name if paper else "the paper"], rows))
 
 
 def probe(options: argparse.Namespace, given: list[str]) -> None:
-    """Train for some updates, and report."""
+    """Train for `--steps` updates, and report."""
     if options.steps < 1:
         raise ValueError(f"--steps must be at least 1, got {options.steps}")
     whole = TrainingConfig.load(options.config, given)
@@ -179,21 +187,21 @@ def probe(options: argparse.Namespace, given: list[str]) -> None:
 
 
 def split_compounds(text: str) -> str:
-    """A tokenised text as get_ende_bleu.sh has it: a hyphen between two characters becomes a token of its own.
+    """Make each hyphen between two characters a token of its own, as get_ende_bleu.sh does with tokenised texts.
 
-    Of neighbouring hyphens with one character between them, as in A-B-C, the first alone does: so has it Perl's s///g.
+    Of two hyphens with one character between them, as in A-B-C, the first alone becomes one, as by Perl's s///g.
     """
     return re.sub(r"(\S)-(\S)", r"\1 ##AT##-##AT## \2", text)
 
 
 def tokenised_bleu(hypotheses: list[str], references: list[str]) -> tuple[float, str]:
-    """BLEU of texts whose tokens stand between blanks, as by Moses' multi-bleu.perl, and its signature."""
+    """Return BLEU of texts with blanks between tokens, as by Moses' multi-bleu.perl, and its signature."""
     bleu = BLEU(tokenize="none", smooth_method="none", force=True)
     return bleu.corpus_score(hypotheses, [references]).score, str(bleu.get_signature())
 
 
 def moses_tokenizer(language: str) -> Any:
-    """That of Moses for a language, as sacremoses has it.
+    """Return the tokenizer of Moses for a language, by sacremoses.
 
     Raises:
         ImportError: it is not installed.
@@ -206,7 +214,7 @@ def moses_tokenizer(language: str) -> Any:
 
 
 def scores(hypotheses: list[str], references: list[str], moses: Any) -> dict[str, tuple[float, str]]:
-    """The three kinds of BLEU, each with its signature."""
+    """Return the three kinds of BLEU, each with its signature, of texts tokenised by `moses`."""
     sides = [[moses.tokenize(text, return_str=True) for text in side] for side in (hypotheses, references)]
     tokenizer = f"sacremoses {version('sacremoses')}, {moses.lang}"
     whole, signature = tokenised_bleu(*sides)
@@ -220,7 +228,11 @@ def scores(hypotheses: list[str], references: list[str], moses: Any) -> dict[str
 
 
 def fetch(config: TrainingConfig, split: str, folder: Path) -> list[Path]:
-    """Source and reference of a split of the run's data set on the Hub as text files, whole; fetched once."""
+    """Return text files with all sources and references of a split of the run's data set on the Hub, fetched once.
+
+    Raises:
+        ValueError: the run learned from files.
+    """
     columns = [config.source_column, config.target_column]
     paths = [folder / f"{SETS[split]}.{column.rpartition('.')[2]}" for column in columns]
     if not all(path.exists() for path in paths):
@@ -235,12 +247,12 @@ def fetch(config: TrainingConfig, split: str, folder: Path) -> list[Path]:
                 side.append(" ".join(text.splitlines()))
         folder.mkdir(exist_ok=True)
         for path, side in zip(paths, texts, strict=True):
-            path.write_text("".join(f"{text}\n" for text in side), encoding="utf-8")
+            write_whole(path, "".join(f"{text}\n" for text in side))
     return paths
 
 
 def score(options: argparse.Namespace, given: list[str]) -> None:
-    """Translate, and report."""
+    """Translate a test set, print its BLEU, and keep it beside the translations."""
     if given:
         raise ValueError(f"unrecognized arguments: {' '.join(given)}")
     if bool(options.source) != bool(options.reference):
@@ -263,16 +275,16 @@ def score(options: argparse.Namespace, given: list[str]) -> None:
     record |= {"sentences": len(sources), **search}
     target.with_name(f"{target.name}.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     print(f"{own[0]}: {len(sources):,} sentences, beam {BEAMS}, alpha {ALPHA}; translated in {target}\n")
-    print("| | BLEU | signature |\n|---|---|---|")
-    for name, (bleu, signature) in results.items():
-        print(f"| {name} | {bleu:.1f} | `{signature}` |")
+    rows = [(name, f"{bleu:.1f}", f"`{signature}`") for name, (bleu, signature) in results.items()]
     paper = row_of(config) if options.split == "test" else None
     if paper and language in paper.bleu:
-        print(f"| Table 2, {paper.name}, newstest2014 | {paper.bleu[language]} | tokenised; the paper says no more |")
+        name = f"Table 2, {paper.name}, newstest2014"
+        rows.append((name, f"{paper.bleu[language]}", "tokenised; the paper says no more"))
+    print(markdown_table(["", "BLEU", "signature"], rows))
 
 
 def main() -> None:
-    """Do one of the two jobs."""
+    """Read the options, and do one of the two jobs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     jobs = parser.add_subparsers(dest="job", required=True)
     job = jobs.add_parser("probe", help="what a run takes here", allow_abbrev=False)
@@ -289,9 +301,8 @@ def main() -> None:
     options, given = parser.parse_known_args()
     keep_freed_memory()
     try:
-        options.do(options, given)
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from there")
+        with saying_how_to_go_on():
+            options.do(options, given)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         sys.exit(f"reproduce_table2.py {options.job}: {error}")
 

@@ -16,31 +16,40 @@ the paper's sign and exceeds the standard deviation of such a difference over th
 not exceed it, else "opposite". Where the paper has none, one within the spread "holds", and another "differs".
 
 A run that is done is not done again, one that was interrupted goes on where it was, and the table (FOLDER/table3.md)
-is of all that are done. FOLDER/ROW-seedN holds result.json, what the run printed (output.txt), and the trained model.
+shows all that are done. FOLDER/ROW-seedN holds result.json, what the run printed (output.txt), and the trained model.
 """
 
 import argparse
 import dataclasses
 import json
-import multiprocessing
 import os
 import shutil
 import signal
 import statistics
 import sys
 import time
-from multiprocessing.connection import wait
+from collections import Counter
+from functools import partial
 from pathlib import Path
-from typing import Any
 
-import torch
-from accelerate.state import AcceleratorState
 from filelock import FileLock
+from paper.files import write_whole
+from paper.runs import (
+    Result,
+    add_run_options,
+    changes_since,
+    markdown_table,
+    over_seeds,
+    pick,
+    read_results,
+    saying_how_to_go_on,
+    side_by_side,
+    train_here,
+)
 
 from hf_vanilla import Translator
 from hf_vanilla.environment import keep_freed_memory
 from hf_vanilla.training.config import TrainingConfig
-from hf_vanilla.training.loop import train
 from hf_vanilla.training.tasks import TASKS
 from hf_vanilla.translation.metrics import TranslationQuality
 
@@ -79,37 +88,36 @@ FIELDS = {
 }
 DIVISORS = {"N": 2, "d_k": 4, "d_model": 4, "d_ff": 4}
 QUICK = ("N=2", "d_model=256")
-"""By default: two that differ much from the base in the paper, and take the least time."""
+"""The rows of a run without `--rows`: two that differ much from the base in the paper, and take the least time."""
 
 
 def here(row: str) -> str:
-    """What a row has at this scale, such as "N=1" for the paper's "N=2"."""
+    """Return what a row has at this scale, such as "N=1" for the paper's "N=2"."""
     name, _, value = row.partition("=")
     return f"{name}={int(value) // DIVISORS[name]}" if name in DIVISORS else row
 
 
 def training_config(row: str, seed: int, folder: Path, given: list[str]) -> TrainingConfig:
-    """That of the base model, with the options `given`, and with what the row changes."""
+    """Return the configuration of the base model, with the options `given`, and with what the row changes."""
     name, _, value = here(row).partition("=")
     changes = [text for field in FIELDS.get(name, ()) for text in (f"--{field}", value)]
     own = ["--output_dir", str(folder / "model"), "--seed", str(seed)]
     return TrainingConfig.load(CONFIG, [*given, *changes, *own])
 
 
-def run(row: str, seed: int, folder: Path, given: list[str]) -> None:
-    """Train one model, have it translate, and leave `result.json`; goes on with what an interrupted run left.
+def run(row: str, seed: int, folder: Path, given: list[str]) -> Result:
+    """Train one model, have it translate, leave `result.json`, and return what is in it.
+
+    It goes on with what an interrupted run left.
 
     Raises:
         filelock.Timeout: another process is at it.
     """
     with FileLock(folder / "lock", timeout=0):
-        config = training_config(row, seed, folder, given)
-        AcceleratorState._reset_state(reset_partial_state=True)
-        model = train(config)
-        start = time.monotonic()
-        summary = json.loads((model / "training_summary.json").read_text(encoding="utf-8"))
+        config, model = training_config(row, seed, folder, given), folder / "model"
+        summary, start = train_here(config), time.monotonic()
         translator = Translator.from_pretrained(model, device="cpu")
-        pairs = [  # those that the perplexity is of
+        pairs = [  # the perplexity is of these
             pair
             for pair in TASKS["translation"](config).load_corpus()["validation"]
             if max(len(translator.tokenizer(pair[side])["input_ids"]) for side in ("source", "target"))
@@ -121,109 +129,72 @@ def run(row: str, seed: int, folder: Path, given: list[str]) -> None:
         result = {
             "row": row,
             "seed": seed,
-            "perplexity": summary["final"]["validation_perplexity"],
             **quality,
-            "parameters": sum(weight.numel() for weight in translator.model.parameters()),
+            **pick(summary, "versions"),
+            "parameters": translator.model.num_parameters(),
             "training_seconds": summary["seconds"],
             "seconds": summary["seconds"] + time.monotonic() - start,
-            **{name: summary[name] for name in ("updates", "epochs", "target_tokens", "hardware", "versions")},
         }
-        unfinished = folder / "result.json.unfinished"
-        unfinished.write_text(json.dumps(result, indent=1), encoding="utf-8")
-        unfinished.replace(folder / "result.json")
+        write_whole(folder / "result.json", json.dumps(result, indent=1))
         for name in ("checkpoints", "snapshots", "best"):  # of no more use
             shutil.rmtree(model / name, ignore_errors=True)
+        return result
 
 
-def work(row: str, seed: int, folder: Path, given: list[str]) -> None:
-    """What a process of its own does: `run` with one thread; what it prints goes into a file."""
-    torch.set_num_threads(1)
+def run_quietly(row: str, seed: int, folder: Path, given: list[str]) -> Result:
+    """Do `run` in a process of its own, whose output goes into FOLDER/ROW-seedN/output.txt."""
     keep_freed_memory()
-    with (folder / "output.txt").open("a", encoding="utf-8") as output:
+    own = folder / f"{row}-seed{seed}"
+    own.mkdir(exist_ok=True)
+    with (own / "output.txt").open("a", encoding="utf-8") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
-    run(row, seed, folder, given)
+    return run(row, seed, own, given)
 
 
 def check_settings(folder: Path, config: TrainingConfig) -> None:
-    """Whether results in the folder are of the settings of the base model, by its `settings.json`.
+    """Check by `settings.json` that results in the folder are of the settings of the base model.
 
     Raises:
         ValueError: they are of others, or of none that can be told.
     """
     path = folder / "settings.json"
     if path.exists():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        changes = config.changes(earlier)
-        if earlier["max_steps"] != config.max_steps:
-            changes.append(f"max_steps was {earlier['max_steps']}, now {config.max_steps}")
-        if changes:
+        if changes := changes_since(json.loads(path.read_text(encoding="utf-8")), config):
             raise ValueError(f"{folder} holds runs with other settings: {'; '.join(changes)}. Choose another folder")
     elif there := sorted(folder.glob("*-seed*/result.json")):
         raise ValueError(f"{there[0]} is of settings that {path} does not tell: it is not there")
 
 
-def read_results(folder: Path) -> dict[tuple[str, int], dict[str, Any]]:
-    """What is done, by row and seed."""
-    results = {}
-    for path in folder.glob("*-seed*/result.json"):
-        try:
-            result = json.loads(path.read_text(encoding="utf-8"))
-            results[result["row"], result["seed"]] = result
-        except (ValueError, KeyError) as error:
-            raise ValueError(f"{path} is not whole: delete it, and its run is made again") from error
-    return results
-
-
-def do_all(runs: list[tuple[str, int]], workers: int, folder: Path, given: list[str]) -> list[str]:
-    """Do the runs that are missing, some side by side, with a line for each that ends; returns what failed."""
-    todo = [each for each in runs if each not in read_results(folder)]
+def do_missing(runs: list[tuple[str, int]], workers: int, folder: Path, given: list[str]) -> int:
+    """Do the runs that are missing, some side by side, with a line for each that ends; return how many failed."""
+    done = read_results(folder)
+    todo = [run for run in runs if run not in done]
     if todo:
         print(f"{len(todo)} of {len(runs)} runs to do, {workers} side by side", flush=True)
-    spawn, failed = multiprocessing.get_context("spawn"), []
-    running: dict[Any, tuple[str, int, Path]] = {}
-    try:
-        while todo or running:
-            while todo and len(running) < workers:
-                row, seed = todo.pop(0)
-                own = folder / f"{row}-seed{seed}"
-                own.mkdir(exist_ok=True)
-                process = spawn.Process(target=work, args=(row, seed, own, given))
-                process.start()
-                running[process] = (row, seed, own)
-            wait([process.sentinel for process in running])
-            for process in [process for process in running if not process.is_alive()]:
-                row, seed, own = running.pop(process)
-                done = read_results(folder)
-                if (result := done.get((row, seed))) is None:
-                    failed.append(f"{row}, seed {seed}: failed, see {own / 'output.txt'}")
-                    print(failed[-1], flush=True)
-                    continue
-                mean = statistics.mean(each["seconds"] for each in done.values())
-                left = mean * (len(todo) + len(running)) / workers / 60
-                print(
-                    f"{len(runs) - len(todo) - len(running)}/{len(runs)} {row}, seed {seed}: "
-                    f"perplexity {result['perplexity']:.2f}, BLEU {result['bleu']:.2f}, chrF {result['chrf']:.1f}, "
-                    f"{result['training_seconds']:.0f} s; about {left:.0f} minutes left",
-                    flush=True,
-                )
-    finally:  # whatever stops this stops them, too; they save first
-        for process in running:
-            process.terminate()
-        for process in running:
-            process.join()
+    ended, failed = len(runs) - len(todo), 0
+
+    def report_end(run: tuple[str, int], result: Result | None, left: float) -> None:
+        nonlocal ended, failed
+        ended += 1
+        row, seed = run
+        if result is None:
+            failed += 1
+            print(f"{row}, seed {seed}: failed, see {folder / f'{row}-seed{seed}' / 'output.txt'}", flush=True)
+            return
+        print(
+            f"{ended}/{len(runs)} {row}, seed {seed}: perplexity {result['perplexity']:.2f}, "
+            f"BLEU {result['bleu']:.2f}, chrF {result['chrf']:.1f}, {result['training_seconds']:.0f} s; "
+            f"about {left:.0f} minutes left",
+            flush=True,
+        )
+
+    side_by_side(partial(run_quietly, folder=folder, given=given), todo, workers, report_end)
     return failed
 
 
-def over_seeds(results: list[dict[str, Any]], name: str, digits: int = 1, scale: float = 1) -> str:
-    """Mean and standard deviation of what runs measured, times `scale`."""
-    values = [scale * result[name] for result in results]
-    spread = f" ± {statistics.stdev(values):,.{digits}f}" if len(values) > 1 else ""
-    return f"{statistics.mean(values):,.{digits}f}{spread}"
-
-
 def verdict(paper: float, own: list[float], base: list[float]) -> tuple[str, str]:
-    """How a row differs from the base, and how this relates to the paper's difference: see the top of this file."""
+    """Return how a row differs from the base, and the word for it: see the top of this file."""
     difference = statistics.mean(own) - statistics.mean(base)
     if min(len(own), len(base)) < 2:
         return f"{difference:+.2f}", "one seed"
@@ -237,35 +208,46 @@ def verdict(paper: float, own: list[float], base: list[float]) -> tuple[str, str
     return f"{difference:+.2f} ± {spread:.2f}", word
 
 
+def compare(row: str, results: list[Result], base: list[Result]) -> list[tuple[str, str, str]]:
+    """Return for perplexity and BLEU the paper's cell, how the row differs from the base here, and the verdict."""
+    cells = []
+    measures = (("perplexity", 2), ("bleu", 1))
+    for (name, digits), paper, reference in zip(measures, PAPER[row][1:], PAPER["base"][1:], strict=True):
+        if row == "base" or not base:
+            cells.append((f"{paper:.{digits}f}", "", ""))
+            continue
+        difference = round(paper - reference, 2)
+        paired = [r[name] for r in base if r["seed"] in {own["seed"] for own in results}]
+        found, word = verdict(difference, [r[name] for r in results], paired or [r[name] for r in base])
+        cells.append((f"{paper:.{digits}f} ({difference:+.2f})", found, word))
+    return cells
+
+
 def report(folder: Path) -> str:
-    """The table of all that is done, in Markdown."""
-    by_row: dict[str, list[dict[str, Any]]] = {}
+    """Return the table of all that is done, in Markdown, below a line about it."""
+    by_row: dict[str, list[Result]] = {}
     for (row, _), result in sorted(read_results(folder).items()):
         by_row.setdefault(row, []).append(result)
-    every, base = [result for results in by_row.values() for result in results], by_row.get("base", [])
-    lines = [
-        "| | row | here | parameters | PPL | BLEU | chrF | seconds | seeds | PPL in the paper | against base, here | "
-        "direction | BLEU in the paper | against base, here | direction |",
-        "|---" * 15 + "|",
-    ]
-    words: dict[str, int] = {}
-    for row, (group, *of_paper) in PAPER.items():
+    every, rows, words = [result for results in by_row.values() for result in results], [], Counter[str]()
+    for row in PAPER:
         if not (results := by_row.get(row)):
             continue
-        cells = [group, row, here(row), f"{results[0]['parameters']:,}", over_seeds(results, "perplexity", 2)]
-        cells += [over_seeds(results, "bleu", 2), over_seeds(results, "chrf", 1)]
-        cells += [over_seeds(results, "training_seconds", 0), str(len(results))]
-        measures = (("perplexity", 2), ("bleu", 1))
-        for (name, digits), paper, reference in zip(measures, of_paper, PAPER["base"][1:], strict=True):
-            difference = round(paper - float(reference), 2)
-            if row == "base" or not base:
-                cells += [f"{paper:.{digits}f}", "", ""]
-                continue
-            paired = [r[name] for r in base if r["seed"] in {own["seed"] for own in results}]
-            found, word = verdict(difference, [r[name] for r in results], paired or [r[name] for r in base])
-            words[word] = words.get(word, 0) + 1
-            cells += [f"{paper:.{digits}f} ({difference:+.2f})", found, word]
-        lines.append("| " + " | ".join(cells) + " |")
+        compared = compare(row, results, by_row.get("base", []))
+        words.update(word for _, _, word in compared if word)
+        rows.append(
+            [
+                PAPER[row][0],
+                row,
+                here(row),
+                f"{results[0]['parameters']:,}",
+                *(over_seeds(results, name, 2) for name in ("perplexity", "bleu")),
+                over_seeds(results, "chrf"),
+                over_seeds(results, "training_seconds", 0),
+                str(len(results)),
+                *compared[0],
+                *compared[1],
+            ]
+        )
     about = every[0]
     settled = ", ".join(f"{word} {count}" for word, count in sorted(words.items()))
     heading = (
@@ -273,7 +255,10 @@ def report(folder: Path) -> str:
         f"{about['sentences']} validation verses; {' and '.join(sorted({each['hardware'] for each in every}))}; "
         f"BLEU {about['bleu_signature']}, chrF {about['chrf_signature']}. Differences from the base: {settled or '-'}."
     )
-    return "\n".join([heading, "", *lines])
+    columns = ["", "row", "here", "parameters", "PPL", "BLEU", "chrF", "seconds", "seeds"]
+    for name in ("PPL", "BLEU"):
+        columns += [f"{name} in the paper", "against base, here", "direction"]
+    return f"{heading}\n\n{markdown_table(columns, rows)}"
 
 
 def main() -> None:
@@ -284,9 +269,7 @@ def main() -> None:
     names = f"{' '.join(PAPER)}, or groups of them, {' '.join(groups)}"
     rows_help = f"of {names}; the base is always among them (default: {' '.join(QUICK)})"
     parser.add_argument("--rows", nargs="+", choices=[*PAPER, *groups], default=QUICK, metavar="ROW", help=rows_help)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2], help="(default: 1 2)")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    parser.add_argument("--workers", type=int, default=cores, help="runs side by side, a thread each (default: cores)")
+    add_run_options(parser, seeds=(1, 2))
     parser.add_argument("--updates", type=int, help="of each run (default: those of table3_base.yaml)")
     options, given = parser.parse_known_args()
     if options.workers < 1:
@@ -313,16 +296,14 @@ def main() -> None:
         parser.error(str(error))
     settings = json.dumps(dataclasses.asdict(config) | {"output_dir": None}, indent=1)
     (folder / "settings.json").write_text(f"{settings}\n", encoding="utf-8")
-    try:
-        failed = do_all(runs, options.workers, folder, given)
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from there")
+    with saying_how_to_go_on():
+        failed = do_missing(runs, options.workers, folder, given)
     if read_results(folder):
         table = report(folder)
         (folder / "table3.md").write_text(f"{table}\n", encoding="utf-8")
         print(f"\n{table}\n\nwritten: {folder / 'table3.md'}")
     if failed:
-        sys.exit(f"{len(failed)} of {len(runs)} runs failed; the same command goes on with them")
+        sys.exit(f"{failed} of {len(runs)} runs failed; the same command goes on with them")
 
 
 if __name__ == "__main__":

@@ -8,15 +8,15 @@
 
 A model reads words and writes the tree as a sequence (Vinyals et al., 2015, arXiv:1412.7449) of labelled brackets and
 parts of speech, "(S (NP DT NN )NP (VP VBZ )VP )S"; each word, bracket and part of speech is one token. As in the
-paper, a beam of 21, alpha 0.3, at most 300 tokens more than the source has. Brackets alone are scored, as evalb does
-(scripts/evaluate_trees.py), those of malformed sequences once they are mended.
+paper, the beam is 21, alpha 0.3, and an output has at most 300 tokens more than the source. Brackets alone are scored,
+as evalb does (scripts/evaluate_trees.py); malformed sequences are mended first.
 
 The treebank is generated (scripts/generate_treebank.py), unless --treebank names a folder with train.mrg and test.mrg,
 trees in the Penn Treebank's notation. All runs of a seed make as many updates with the same batches; of the training
 trees 1 in 20 is held out, half of them for validation, the test trees are others.
 
 A run that is done is not done again, one that was interrupted goes on where it was, and the table (FOLDER/table4.md)
-is of all that are done. FOLDER/SYSTEM-seedN holds result.json, predicted.mrg and the trained model.
+shows all that are done. FOLDER/SYSTEM-seedN holds result.json, predicted.mrg and the trained model.
 """
 
 import argparse
@@ -28,24 +28,33 @@ import zlib
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.state import AcceleratorState
-from baseline_parsers import MostFrequentTree, RightBranching, TreebankGrammar
-from evaluate_trees import Tree, delinearise, linearise, read_treebank, score
 from filelock import FileLock, Timeout
-from generate_treebank import generate
-from reproduce_table3 import over_seeds
+from paper.files import write_whole
+from paper.parsers import MostFrequentTree, RightBranching, TreebankGrammar
+from paper.runs import (
+    Result,
+    add_run_options,
+    changes_since,
+    markdown_table,
+    over_seeds,
+    pick,
+    read_results,
+    saying_how_to_go_on,
+    train_here,
+)
+from paper.treebank import write_treebank
+from paper.trees import Tree, delinearise, linearise, read_treebank, score
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from tqdm.auto import tqdm
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_vanilla import beam_search
 from hf_vanilla.environment import keep_freed_memory, use_onednn_for_float32
 from hf_vanilla.training.config import TrainingConfig
-from hf_vanilla.training.loop import train
+from hf_vanilla.training.run_log import read_records
 from hf_vanilla.translation.translator import make_incremental
 
 CONFIGS = Path(__file__).parent / "configs" / "paper"
@@ -54,7 +63,7 @@ SYSTEMS = {
     "transformer": ("Transformer, small", "91.3 (4 layers, d_model 1024)"),
     "paper": ("Transformer of the paper's size", "91.3"),
 }
-"""What the table calls them, and F1 of the like in Table 4: trained on WSJ only, tested on its section 23."""
+"""Their names in the table, and the F1 of their like in Table 4, trained on WSJ only and tested on its section 23."""
 RECURRENT = ["--architecture", "recurrent", "--attention_type", "additive", "--hidden_size", "160"]
 RECURRENT += ["--learning_rate", "3e-3", "--warmup_steps", "100"]  # at 2e-3 and 3e-3 the Transformer learns little
 BASELINES = {
@@ -70,7 +79,7 @@ SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
 
 
 def without_empty_elements(tree: Tree) -> Tree | None:
-    """A tree without what stands for no word, which models do not read, and other parsers would learn from."""
+    """Return a tree without -NONE- elements, which stand for no word, or None if nothing is left."""
     if tree.is_word:
         return None if tree.label == "-NONE-" else tree
     children = tuple(child for each in tree.children if (child := without_empty_elements(each)))
@@ -78,12 +87,12 @@ def without_empty_elements(tree: Tree) -> Tree | None:
 
 
 def source_of(tree: Tree) -> str:
-    """What a model reads: the words."""
+    """Return the words of a tree, which a model reads."""
     return " ".join(leaf.children[0] for leaf in tree.leaves())
 
 
 def make_tokenizer(trees: Sequence[Tree], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Brackets, tags and the most frequent words, as many as there is room for; what room is left stays unused.
+    """Make a tokenizer of brackets, tags and the most frequent words, which fills up `vocab_size` with unused tokens.
 
     Raises:
         ValueError: there is room for no word.
@@ -103,37 +112,31 @@ def make_tokenizer(trees: Sequence[Tree], vocab_size: int) -> PreTrainedTokenize
 
 
 def prepare(folder: Path, treebank: Path | None) -> tuple[list[Tree], list[Tree], int]:
-    """The trees to learn from and those to test with, the former as a corpus in FOLDER/train.jsonl; and a checksum.
+    """Return the trees to learn from, which also become the corpus FOLDER/train.jsonl, the test trees, and a checksum.
 
     Raises:
         ValueError: the folder is of other trees.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     if treebank is None:
         treebank = folder / "treebank"
         if not (treebank / "test.mrg").exists():
-            treebank.mkdir(parents=True, exist_ok=True)
-            trees = list(generate(TRAIN_TREES + TEST_TREES, seed=0))
-            for name, part in (("train", trees[:TRAIN_TREES]), ("test", trees[TRAIN_TREES:])):
-                unfinished = treebank / f"{name}.unfinished"
-                unfinished.write_text("".join(f"{tree}\n" for tree in part), encoding="utf-8")
-                unfinished.replace(treebank / f"{name}.mrg")
+            treebank.mkdir(exist_ok=True)
+            write_treebank(treebank, TRAIN_TREES, TEST_TREES, seed=0)
     read = (read_treebank(treebank / f"{name}.mrg") for name in ("train", "test"))
     training, test = ([kept for tree in trees if (kept := without_empty_elements(tree))] for trees in read)
-    folder.mkdir(parents=True, exist_ok=True)
     rows = [json.dumps({"source": source_of(tree), "target": linearise(tree)}) for tree in training]
     text = "".join(f"{row}\n" for row in rows)
     path = folder / "train.jsonl"
     if not path.exists():
-        unfinished = path.with_suffix(".unfinished")
-        unfinished.write_text(text, encoding="utf-8")
-        unfinished.replace(path)
+        write_whole(path, text)
     elif path.read_text(encoding="utf-8") != text:
         raise ValueError(f"{folder} holds runs on other trees. Choose another folder")
     return training, test, zlib.crc32((text + "".join(map(str, test))).encode())
 
 
 def training_config(system: str, seed: int, folder: Path, given: list[str]) -> TrainingConfig:
-    """That of configs/paper, with the options `given`."""
+    """Return the configuration of a run: that of configs/paper, with the options `given`."""
     name = "parsing.yaml" if system == "paper" else "parsing_small.yaml"
     own = ["--output_dir", str(folder / f"{system}-seed{seed}" / "model"), "--seed", str(seed)]
     own += ["--corpus", str(folder / "train.jsonl"), "--tokenizer", str(folder / f"tokenizer-{Path(name).stem}")]
@@ -141,8 +144,8 @@ def training_config(system: str, seed: int, folder: Path, given: list[str]) -> T
 
 
 @torch.inference_mode()
-def parse(model: Any, tokenizer: Any, trees: Sequence[Tree]) -> tuple[list[Tree], int]:
-    """What a model makes of the words of trees, and how many of its outputs were not well-formed."""
+def parse(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, trees: Sequence[Tree]) -> tuple[list[Tree], int]:
+    """Return the trees that a model finds for the words of trees, and how many of its outputs were malformed."""
     order = sorted(range(len(trees)), key=lambda i: -len(trees[i].leaves()))
     decoder, outputs = make_incremental(model), [""] * len(trees)
     with tqdm(total=len(trees), desc="parsing", unit=" sentences", mininterval=1) as bar:
@@ -169,94 +172,153 @@ def parse(model: Any, tokenizer: Any, trees: Sequence[Tree]) -> tuple[list[Tree]
 
 
 def scores_of(test: Sequence[Tree], predicted: Sequence[Tree]) -> dict[str, float]:
-    """Those of all trees, and `f1_long` of those of more than LONG words."""
+    """Return the scores of all trees, with `f1_long` and `sentences_long` of those of more than LONG words."""
     long = [i for i, tree in enumerate(test) if len(tree.leaves()) > LONG]
     of_long = score([test[i] for i in long], [predicted[i] for i in long])
     return score(test, predicted) | {"f1_long": of_long["f1"], "sentences_long": len(long)}
 
 
-def run_training(config: TrainingConfig) -> Path:
-    """Train in this process; samples go into output.txt beside the model."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    folder = Path(config.output_dir)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with (folder.parent / "output.txt").open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
-        return train(config)
+def train_quietly(config: TrainingConfig) -> Result:
+    """Train in this process, whose output goes into output.txt beside the model, and return the run's summary."""
+    folder = Path(config.output_dir).parent
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "output.txt").open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
+        return train_here(config)
 
 
-def run(config: TrainingConfig, test: Sequence[Tree]) -> dict[str, Any]:
+def run(config: TrainingConfig, test: Sequence[Tree]) -> Result:
     """Train one model, parse with it, and score the trees."""
-    folder = run_training(config)
-    summary = json.loads((folder / "training_summary.json").read_text(encoding="utf-8"))
+    summary, folder = train_quietly(config), Path(config.output_dir)
     model = AutoModelForSeq2SeqLM.from_pretrained(folder).to(PartialState().device).eval()
     start = time.monotonic()
     predicted, malformed = parse(model, AutoTokenizer.from_pretrained(folder), test)
-    (folder.parent / "predicted.mrg").write_text("".join(f"{tree}\n" for tree in predicted), encoding="utf-8")
+    write_whole(folder.parent / "predicted.mrg", "".join(f"{tree}\n" for tree in predicted))
     return {
         **scores_of(test, predicted),
         "malformed": malformed,
         "parsing_seconds": time.monotonic() - start,
-        "parameters": sum(weight.numel() for weight in model.parameters()),
-        "perplexity": summary["final"]["validation_perplexity"],
-        **{name: summary[name] for name in ("updates", "epochs", "seconds", "target_tokens", "hardware")},
-        "configuration": summary["configuration"],
+        "parameters": model.num_parameters(),
+        **pick(summary, "configuration"),
     }
 
 
 def one_step(folder: Path, given: list[str]) -> str:
-    """One update of the paper's model at its full size: what it takes."""
+    """Make one update of the paper's model at its full size, and say what it takes."""
     config = training_config("paper", 1, folder, [*given, "--max_steps", "1", "--accumulation_steps", "16"])
-    path = run_training(config)
-    log = [json.loads(line) for line in (path / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    record = next(record for record in log if "seconds_per_update" in record)
-    model = AutoModelForSeq2SeqLM.from_pretrained(path)
-    summary = json.loads((path / "training_summary.json").read_text(encoding="utf-8"))
+    summary, path = train_quietly(config), Path(config.output_dir)
+    record = next(record for record in read_records(path / "log.jsonl") if "seconds_per_update" in record)
     return (
-        f"one update of {sum(weight.numel() for weight in model.parameters()):,} parameters with "
+        f"one update of {AutoModelForSeq2SeqLM.from_pretrained(path).num_parameters():,} parameters with "
         f"{summary['target_tokens']:,} target tokens (in 16 parts): {record['seconds_per_update']:.0f} s, "
         f"{record['memory_gib']:.1f} GiB, loss {record['loss']:.3f}; {summary['hardware']}, "
         f"mixed precision {summary['mixed_precision']}"
     )
 
 
-def report(folder: Path, baselines: dict[str, dict[str, float]]) -> str:
-    """The table of all that is done, in Markdown."""
-    columns = ("precision", "recall", "f1", "f1_long", "complete_match")
-    lines = [
-        f"| | F1 in the paper | precision | recall | F1 | F1, more than {LONG} words | complete match | malformed | "
-        "other words | parameters | perplexity | training s | parsing s | seeds |",
-        "|---" * 14 + "|",
-    ]
-    for name, scores in baselines.items():
-        lines.append("| " + " | ".join([name, "", *(f"{scores[column]:.1f}" for column in columns)]) + " |" * 8)
-    every = []
+def report(folder: Path, baselines: dict[str, Result]) -> str:
+    """Return the table of the baselines and of all that is done, in Markdown, below a line about it."""
+    scored = ("precision", "recall", "f1", "f1_long", "complete_match")
+    rows = [[name, "", *(f"{scores[column]:.1f}" for column in scored)] for name, scores in baselines.items()]
+    done, every = read_results(folder), []
     for system, (name, paper) in SYSTEMS.items():
-        paths = sorted(folder.glob(f"{system}-seed*/result.json"))
-        if not (results := [json.loads(path.read_text(encoding="utf-8")) for path in paths]):
+        if not (results := [result for (of, _), result in done.items() if of == system]):
             continue
         every += results
-        cells = [name, paper, *(over_seeds(results, column) for column in columns)]
-        cells += [over_seeds(results, "malformed"), over_seeds(results, "other_words")]
+        cells = [name, paper, *(over_seeds(results, column) for column in (*scored, "malformed", "other_words"))]
         cells += [f"{results[0]['parameters']:,}", over_seeds(results, "perplexity", 4)]
-        cells += [over_seeds(results, "seconds", 0), over_seeds(results, "parsing_seconds", 0), str(len(results))]
-        lines.append("| " + " | ".join(cells) + " |")
+        rows.append([*cells, *(over_seeds(results, f"{of}seconds", 0) for of in ("", "parsing_")), str(len(results))])
     about = next(iter(baselines.values()))
     heading = f"{about['sentences']} test trees, {about['sentences_long']} of them of more than {LONG} words"
     for updates, tokens in sorted({(each["updates"], f"{each['target_tokens'] / 1e6:.2f}") for each in every}):
         heading += f"; {updates:,} updates, {tokens} million target tokens"
     heading += "".join(f"; {each}" for each in sorted({each["hardware"] for each in every}))
-    return "\n".join([f"{heading}. Mean ± standard deviation over seeds.", "", *lines])
+    columns = ["", "F1 in the paper", "precision", "recall", "F1", f"F1, more than {LONG} words", "complete match"]
+    columns += ["malformed", "other words", "parameters", "perplexity", "training s", "parsing s", "seeds"]
+    return f"{heading}. Mean ± standard deviation over seeds.\n\n{markdown_table(columns, rows)}"
+
+
+def check_done(done: dict[tuple[str, int], Result], folder: Path, given: list[str], identity: Result) -> None:
+    """Check that results in the folder are of these settings and trees.
+
+    Raises:
+        ValueError: one is of others.
+    """
+    for (system, seed), result in done.items():
+        changes = changes_since(result["configuration"], training_config(system, seed, folder, given))
+        changes += [f"{name} was {result[name]}, now {now}" for name, now in identity.items() if result[name] != now]
+        if changes:
+            path = folder / f"{system}-seed{seed}" / "result.json"
+            raise ValueError(f"{path} is of other settings: {'; '.join(changes)}. Choose another folder")
+
+
+def provide_tokenizer(config: TrainingConfig, trees: Sequence[Tree]) -> None:
+    """Make the tokenizer of a run where it is missing.
+
+    Raises:
+        ValueError: it is there, and has another number of tokens than `config` says.
+    """
+    if not (Path(str(config.tokenizer)) / "tokenizer.json").exists():
+        make_tokenizer(trees, config.vocab_size).save_pretrained(str(config.tokenizer))
+    elif (size := len(AutoTokenizer.from_pretrained(config.tokenizer))) != config.vocab_size:
+        raise ValueError(f"{config.tokenizer} has {size} tokens, not {config.vocab_size}: another folder, please")
+
+
+def baseline_scores(path: Path, training: Sequence[Tree], test: Sequence[Tree]) -> dict[str, Result]:
+    """Return the scores of the baselines, from a file if it is there, else anew, and write it."""
+    if not path.exists():
+        parsers = {name: make(training) for name, make in BASELINES.items()}
+        scores = {
+            name: scores_of(test, [parser.parse(tree.leaves()) for tree in tqdm(test, desc=name)])
+            for name, parser in parsers.items()
+        }
+        write_whole(path, json.dumps(scores, indent=1))
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def reproduce(folder: Path, options: argparse.Namespace, given: list[str], parser: argparse.ArgumentParser) -> None:
+    """Do the runs that are missing, and write the table of all."""
+    runs = [(system, seed) for seed in dict.fromkeys(options.seeds) for system in dict.fromkeys(options.systems)]
+    try:
+        configs = {run: training_config(*run, folder, given) for run in runs}
+        training, test, checksum = prepare(folder, options.treebank)
+        test, identity = test[: options.test_trees], {"treebank": checksum, "test_trees": options.test_trees}
+        done = {run: result for run, result in read_results(folder).items() if run[0] in SYSTEMS}
+        check_done(done, folder, given, identity)
+        for config in [training_config("paper", 1, folder, given)] if options.one_step else configs.values():
+            provide_tokenizer(config, training)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    if options.one_step:
+        print(one_step(folder, given))
+        return
+    baselines = baseline_scores(folder / f"baselines-{checksum}-{len(test)}.json", training, test)
+    for number, (system, seed) in enumerate(runs, start=1):
+        if (system, seed) in done:
+            continue
+        try:
+            result = identity | run(configs[system, seed], test)
+        except (OSError, ValueError) as error:
+            sys.exit(f"reproduce_table4.py: {system}, seed {seed}: {error}")
+        write_whole(folder / f"{system}-seed{seed}" / "result.json", json.dumps(result, indent=1))
+        print(
+            f"{number}/{len(runs)} {system}, seed {seed}: F1 {result['f1']:.1f}, complete match "
+            f"{result['complete_match']:.1f} %, {result['seconds']:.0f} + {result['parsing_seconds']:.0f} s",
+            flush=True,
+        )
+    table = report(folder, baselines)
+    (folder / "table4.md").write_text(f"{table}\n", encoding="utf-8")
+    print(f"\n{table}\n\nwritten: {folder / 'table4.md'}")
 
 
 def main() -> None:
-    """Do the runs that are missing, then report all."""
+    """Read the options, and do the runs while no other process is at the folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="where treebank, runs and table go")
     parser.add_argument("--treebank", type=Path, help="folder with train.mrg and test.mrg (default: generate them)")
     chosen = ["recurrent", "transformer"]
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=chosen, help=f"(default: {' '.join(chosen)})")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3], help="(default: 1 2 3)")
-    parser.add_argument("--test_trees", type=int, help="parse so many of the test trees only")
+    add_run_options(parser, seeds=(1, 2, 3), side_by_side=False)
+    parser.add_argument("--test_trees", type=int, help="parse only the first so many of the test trees")
     parser.add_argument("--one_step", action="store_true", help="make one update of the paper's model, and no table")
     options, given = parser.parse_known_args()
     if options.test_trees is not None and options.test_trees < 1:
@@ -273,71 +335,8 @@ def main() -> None:
         parser.error(f"another process is at {folder}: wait for it, or choose another folder")
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    try:
-        with lock:
-            reproduce(folder, options, given, parser)
-    except KeyboardInterrupt:
-        sys.exit("stopped; the same command goes on from there")
-
-
-def reproduce(folder: Path, options: argparse.Namespace, given: list[str], parser: argparse.ArgumentParser) -> None:
-    """Do the runs that are missing, and write the table of all."""
-    runs = [(system, seed) for seed in dict.fromkeys(options.seeds) for system in dict.fromkeys(options.systems)]
-    try:
-        there = [path.parent.name.rpartition("-seed") for path in folder.glob("*-seed*/result.json")]
-        every = dict.fromkeys([*runs, *((system, int(seed)) for system, _, seed in there if system in SYSTEMS)])
-        configs = {each: training_config(*each, folder, given) for each in every}
-        training, test, checksum = prepare(folder, options.treebank)
-        test, identity = test[: options.test_trees], {"treebank": checksum, "test_trees": options.test_trees}
-        paths = {each: folder / "{}-seed{}".format(*each) / "result.json" for each in every}
-        done = {each: json.loads(path.read_text(encoding="utf-8")) for each, path in paths.items() if path.exists()}
-        for each, result in done.items():
-            changes = configs[each].changes(result["configuration"])
-            if (steps := result["configuration"]["max_steps"]) != configs[each].max_steps:
-                changes.append(f"max_steps was {steps}, now {configs[each].max_steps}")
-            changes += [
-                f"{name} was {result[name]}, now {now}" for name, now in identity.items() if result[name] != now
-            ]
-            if changes:
-                raise ValueError(f"{paths[each]} is of other settings: {'; '.join(changes)}. Choose another folder")
-        wanted = [training_config("paper", 1, folder, given)] if options.one_step else [configs[each] for each in runs]
-        for config in wanted:
-            if not (Path(str(config.tokenizer)) / "tokenizer.json").exists():
-                make_tokenizer(training, config.vocab_size).save_pretrained(str(config.tokenizer))
-            elif (size := len(AutoTokenizer.from_pretrained(config.tokenizer))) != config.vocab_size:
-                raise ValueError(
-                    f"{config.tokenizer} has {size} tokens, not {config.vocab_size}: another folder, please"
-                )
-    except (OSError, ValueError) as error:
-        parser.error(str(error))
-    if options.one_step:
-        print(one_step(folder, given))
-        return
-    path = folder / f"baselines-{checksum}-{len(test)}.json"
-    if not path.exists():
-        baselines = {}
-        for name, make in BASELINES.items():
-            baseline = make(training)
-            baselines[name] = scores_of(test, [baseline.parse(tree.leaves()) for tree in tqdm(test, desc=name)])
-        path.write_text(json.dumps(baselines, indent=1), encoding="utf-8")
-    for number, each in enumerate(runs, start=1):
-        if each in done:
-            continue
-        try:
-            result = identity | run(configs[each], test)
-        except (OSError, ValueError) as error:
-            sys.exit(f"reproduce_table4.py: {each[0]}, seed {each[1]}: {error}")
-        unfinished = paths[each].with_suffix(".unfinished")
-        unfinished.write_text(json.dumps(result, indent=1), encoding="utf-8")
-        unfinished.replace(paths[each])
-        print(
-            f"{number}/{len(runs)} {each[0]}, seed {each[1]}: F1 {result['f1']:.1f}, complete match "
-            f"{result['complete_match']:.1f} %, {result['seconds']:.0f} + {result['parsing_seconds']:.0f} s",
-            flush=True,
-        )
-    table = report(folder, json.loads(path.read_text(encoding="utf-8")))
-    (folder / "table4.md").write_text(f"{table}\n", encoding="utf-8")
-    print(f"\n{table}\n\nwritten: {folder / 'table4.md'}")
+    with saying_how_to_go_on(), lock:
+        reproduce(folder, options, given, parser)
 
 
 if __name__ == "__main__":

@@ -11,24 +11,22 @@ and one process: it is for comparison.
 
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
+from peers.models import Shape, configure
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import (
-    BertConfig,
-    BertForMaskedLM,
-    GPT2Config,
-    GPT2LMHeadModel,
-    MarianConfig,
-    MarianMTModel,
     PreTrainedModel,
+    PreTrainedTokenizerBase,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     TrainerCallback,
+    TrainerState,
 )
 
 from hf_vanilla.environment import choose_precision
@@ -38,98 +36,63 @@ from hf_vanilla.training.optim import average_weights
 from hf_vanilla.training.tasks import TASKS, Batches
 
 
-def build_peer(config: TrainingConfig, tokenizer: Any) -> PreTrainedModel:
-    """The peer of the task, in the shape of `config`; no dropout but on the sub-layers' outputs, as in the paper. Or
-    the `initial_model` of `config`."""
+def build_peer(config: TrainingConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
+    """Build the peer of the task in the shape of `config`, or load the `initial_model` of `config`.
+
+    As in the paper, dropout is on the outputs of sub-layers and on embeddings alone.
+    """
+    auto_class = TASKS[config.task].auto_class
     if config.initial_model is not None:
-        return TASKS[config.task].auto_class.from_pretrained(config.initial_model)
-    width, heads, inner = config.hidden_size, config.num_attention_heads, config.intermediate_size
+        return auto_class.from_pretrained(config.initial_model)
+    width, heads, positions = config.hidden_size, config.num_attention_heads, max(512, config.max_length)
     if config.qk_head_dim not in (None, width // heads):
         sys.exit(f"train_peer.py: qk_head_dim is {config.qk_head_dim}, but the peers' is hidden_size / heads")
-    tokens = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    positions = max(512, config.max_length)
-    activation = config.activation_function
+    depth = config.decoder_layers if config.task == "causal_lm" else config.encoder_layers
+    shape = Shape(depth, width, heads, config.intermediate_size, len(tokenizer), positions)
+    activation, dropout = config.activation_function, config.dropout
+    own: dict[str, Any] = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     if config.task == "translation":
-        model = MarianMTModel(
-            MarianConfig(
-                vocab_size=len(tokenizer),
-                d_model=width,
-                encoder_layers=config.encoder_layers,
-                decoder_layers=config.decoder_layers,
-                encoder_attention_heads=heads,
-                decoder_attention_heads=heads,
-                encoder_ffn_dim=inner,
-                decoder_ffn_dim=inner,
-                activation_function=activation,
-                dropout=config.dropout,
-                scale_embedding=True,
-                max_position_embeddings=positions,
-                decoder_start_token_id=tokenizer.bos_token_id,
-                forced_eos_token_id=None,
-                **tokens,
-            )
-        )
+        model_type = "marian"
+        own |= {"decoder_layers": config.decoder_layers, "decoder_start_token_id": tokenizer.bos_token_id}
+        own |= {"activation_function": activation, "dropout": dropout}
+    elif config.task == "masked_lm":
+        model_type = "bert"
+        own |= {"hidden_act": activation, "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": 0.0}
+    else:
+        model_type = "gpt2"
+        own |= {"activation_function": activation, "attn_pdrop": 0.0, "resid_pdrop": dropout, "embd_pdrop": dropout}
+    model = auto_class.from_config(configure(model_type, shape, **own))
+    if config.task == "translation":
         model.generation_config.update(num_beams=4, length_penalty=1.0, max_length=None)
-        return model
-    if config.task == "masked_lm":
-        return BertForMaskedLM(
-            BertConfig(
-                vocab_size=len(tokenizer),
-                hidden_size=width,
-                num_hidden_layers=config.encoder_layers,
-                num_attention_heads=heads,
-                intermediate_size=inner,
-                hidden_act=activation,
-                hidden_dropout_prob=config.dropout,
-                attention_probs_dropout_prob=0.0,
-                max_position_embeddings=positions,
-                **tokens,
-            )
-        )
-    return GPT2LMHeadModel(
-        GPT2Config(
-            vocab_size=len(tokenizer),
-            n_embd=width,
-            n_layer=config.decoder_layers,
-            n_head=heads,
-            n_inner=inner,
-            activation_function=activation,
-            resid_pdrop=config.dropout,
-            embd_pdrop=config.dropout,
-            attn_pdrop=0.0,
-            n_positions=positions,
-            **tokens,
-        )
-    )
+    return model
 
 
 class SameBatches(IterableDataset):
-    """The updates of our loop, one after the other."""
+    """The batches of our loop, one an update, in its order."""
 
     def __init__(self, batches: Batches) -> None:
         self.batches = batches
 
-    def __iter__(self) -> Any:
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for _, _, (batch,) in self.batches.updates(0, 0):
             yield dict(batch)
 
 
 class Snapshots(TrainerCallback):
-    """The weights to average, as our loop takes them."""
+    """Collects the weights to average after the updates at which our loop takes them."""
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
         self.states: list[dict[str, torch.Tensor]] = []
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        """Copy them."""
+    def on_step_end(self, args: Any, state: TrainerState, control: Any, model: Any = None, **kwargs: Any) -> None:
         if state.global_step % self.config.average_every == 0 or state.global_step == state.max_steps:
             copied = {name: weight.clone() for name, weight in model.state_dict().items()}
             self.states = [*self.states, copied][-self.config.average_last :]
 
 
 def main(config: TrainingConfig, folder: Path) -> None:
-    """Train and save the peer."""
+    """Train the peer, then print its validation scores and save it, without averaging as `last` and averaged."""
     if config.max_steps is None:
         sys.exit("train_peer.py: give --max_steps, as many as our run made: `updates` in its training_summary.json")
     precision = choose_precision(config.mixed_precision)
@@ -169,9 +132,7 @@ def main(config: TrainingConfig, folder: Path) -> None:
     )
     start = time.monotonic()
     Trainer(model=model, args=arguments, callbacks=[snapshots], processing_class=tokenizer).train()
-    print(
-        f"{sum(weight.numel() for weight in model.parameters()):,} parameters, {time.monotonic() - start:.0f} seconds"
-    )
+    print(f"{model.num_parameters():,} parameters, {time.monotonic() - start:.0f} seconds")
     for name, states in (("last", snapshots.states[-1:]), ("", snapshots.states)):
         model.load_state_dict(average_weights(states))
         print(name or "averaged", evaluate(task, model, tokenizer, validation, corpus, accelerator))

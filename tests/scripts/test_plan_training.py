@@ -1,10 +1,11 @@
 """What a training run is predicted to take, beside what torch counts, keeps and allocates, and the paper's runs."""
 
-import runpy
 from pathlib import Path
 
+import plan_training as planner
 import pytest
 import torch
+from paper import arithmetic
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, bmm_flop, sdpa_backward_flop_count, sdpa_flop_count
@@ -33,16 +34,6 @@ CPU_KERNELS = {
 SHAPE = {"vocab_size": 50, "d_model": 24, "d_ff": 40, "h": 3}
 
 
-@pytest.fixture(scope="module")
-def arithmetic():
-    return runpy.run_path(str(SCRIPTS / "training_arithmetic.py"))
-
-
-@pytest.fixture(scope="module")
-def planner():
-    return runpy.run_path(str(SCRIPTS / "plan_training.py"))
-
-
 @pytest.fixture(autouse=True)
 def as_on_a_gpu(monkeypatch):
     """Attention by sdpa's kernel, which on CPU is left where plain products are faster."""
@@ -69,18 +60,18 @@ def count(model, batch):
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_flops_of_a_full_batch(arithmetic, attention, checkpointing):
+def test_flops_of_a_full_batch(attention, checkpointing):
     config = VanillaConfig(**SHAPE, N=2, decoder_layers=3, attn_implementation=attention)
     model = VanillaForConditionalGeneration(config).train()
     if checkpointing:
         model.gradient_checkpointing_enable()
     lengths, target_lengths = [7] * 5, [9] * 5
-    work = arithmetic["Work"](35, 45, 45, 5 * 49, 5 * 81, 5 * 63)
-    expected = arithmetic["training_flops"](config, work, checkpointing, attention == "sdpa")
+    work = arithmetic.Work(35, 45, 45, 5 * 49, 5 * 81, 5 * 63)
+    expected = arithmetic.training_flops(config, work, checkpointing, attention == "sdpa")
     assert count(model, translation(lengths, target_lengths)) == expected
 
 
-def test_flops_where_padding_is_left_out(arithmetic):
+def test_flops_where_padding_is_left_out():
     """Short rows get it back for attention, which is then made of plain products; of long ones none is computed."""
     config = VanillaConfig(**SHAPE, N=2)
     model = VanillaForConditionalGeneration(config).train()
@@ -89,34 +80,34 @@ def test_flops_where_padding_is_left_out(arithmetic):
             [(len(a) * max(a) * max(b))] if not fused else [x * y for x, y in zip(a, b, strict=True)]
             for a, b in ((lengths, lengths), (target_lengths, target_lengths), (target_lengths, lengths))
         ]
-        work = arithmetic["Work"](sum(lengths), sum(target_lengths), sum(target_lengths), *map(sum, pairs))
-        expected = arithmetic["training_flops"](config, work, fused_attention=fused)
+        work = arithmetic.Work(sum(lengths), sum(target_lengths), sum(target_lengths), *map(sum, pairs))
+        expected = arithmetic.training_flops(config, work, fused_attention=fused)
         assert count(model, translation(lengths, target_lengths)) == expected
 
 
-def test_flops_of_the_language_models(arithmetic):
+def test_flops_of_the_language_models():
     rows, length = 4, 24  # on CPU, rows of 20 and less would leave out their last token, which predicts nothing
     ids, mask = ids_of([length] * rows)
     labels = ids.masked_fill(torch.rand(ids.shape) > 0.3, -100)
     encoder = VanillaEncoderConfig(**SHAPE, num_hidden_layers=2)
-    work = arithmetic["Work"](source=96, labels=int((labels != -100).sum()), source_pairs=4 * 24**2)
+    work = arithmetic.Work(source=96, labels=int((labels != -100).sum()), source_pairs=4 * 24**2)
     batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
-    assert count(VanillaEncoderForMaskedLM(encoder).train(), batch) == arithmetic["training_flops"](encoder, work)
+    assert count(VanillaEncoderForMaskedLM(encoder).train(), batch) == arithmetic.training_flops(encoder, work)
     decoder = VanillaDecoderConfig(**SHAPE, num_hidden_layers=2, norm_position="pre")
     positions = torch.cat((torch.arange(15), torch.arange(9))).expand(rows, -1)  # two documents a row
     batch = {"input_ids": ids, "position_ids": positions, "labels": ids.masked_fill(positions == 0, -100)}
-    work = arithmetic["Work"](target=96, labels=4 * 22, target_pairs=4 * 24**2)
-    assert count(VanillaDecoderForCausalLM(decoder).train(), batch) == arithmetic["training_flops"](decoder, work)
+    work = arithmetic.Work(target=96, labels=4 * 22, target_pairs=4 * 24**2)
+    assert count(VanillaDecoderForCausalLM(decoder).train(), batch) == arithmetic.training_flops(decoder, work)
 
 
-def test_flops_of_the_loss_in_chunks(arithmetic, monkeypatch):
+def test_flops_of_the_loss_in_chunks(monkeypatch):
     """With hooks in place, as torch's counter has them, models make their logits whole."""
     monkeypatch.setattr("hf_vanilla.models.fused_loss_vanilla.CHUNK", 4 * 50 * 4)
     x, weight = torch.randn(11, 24, requires_grad=True), torch.randn(50, 24, requires_grad=True)
     with FlopCounterMode(display=False, custom_mapping=CPU_KERNELS) as counter:
         LinearCrossEntropy.apply(x, weight, None, torch.arange(11), 11, 0.1, True).backward()
-    work = arithmetic["Work"](labels=11)
-    assert counter.get_total_flops() == arithmetic["training_flops"](VanillaConfig(**SHAPE), work)
+    work = arithmetic.Work(labels=11)
+    assert counter.get_total_flops() == arithmetic.training_flops(VanillaConfig(**SHAPE), work)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +123,7 @@ def test_flops_of_the_loss_in_chunks(arithmetic, monkeypatch):
         ("causal", {"norm_position": "pre", "activation_function": "gelu_new"}, True),
     ],
 )
-def test_what_is_kept_for_the_way_back(arithmetic, family, fields, half):
+def test_what_is_kept_for_the_way_back(family, fields, half):
     kinds = {
         "translation": (VanillaForConditionalGeneration, VanillaConfig, {"N": 2, "decoder_layers": 3}),
         "masked": (VanillaEncoderForMaskedLM, VanillaEncoderConfig, {"num_hidden_layers": 2}),
@@ -144,7 +135,7 @@ def test_what_is_kept_for_the_way_back(arithmetic, family, fields, half):
     rows, length = 4, 24
     ids, mask = ids_of([length] * rows)
     batch = {"input_ids": ids, "attention_mask": mask, "labels": ids}
-    work = arithmetic["Work"].of_rows(config, rows, length)
+    work = arithmetic.Work.of_rows(config, rows, length)
     if family == "masked":
         batch["labels"] = ids.masked_fill(torch.arange(length) >= work.labels // rows, -100)
     if family == "causal":
@@ -166,8 +157,8 @@ def test_what_is_kept_for_the_way_back(arithmetic, family, fields, half):
         found.pop(parameter.data_ptr(), None)
     kept = sum(tensor.untyped_storage().nbytes() for tensor in found.values() if tensor.numel() > 1)
     itemsize = 2 if half else 4
-    encoder_layer, decoder_layer, rest = arithmetic["kept_bytes"](config, work, itemsize)
-    encoder, decoder = arithmetic["depths"](config)
+    encoder_layer, decoder_layer, rest = arithmetic.kept_bytes(config, work, itemsize)
+    encoder, decoder = arithmetic.depths(config)
     # The loss keeps its gradients; and each matrix of a layer, its half.
     loss = work.labels * 24 * itemsize + 50 * 24 * 4 + (50 * 4 if family == "masked" else 0)
     halves = 2 * sum(w.numel() for name, w in model.named_parameters() if ".layers." in name and w.ndim == 2) * half
@@ -193,7 +184,7 @@ class KernelCounter(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("half", [False, True])
-def test_kernels_and_what_they_read_and_write(planner, arithmetic, monkeypatch, half):
+def test_kernels_and_what_they_read_and_write(monkeypatch, half):
     """As on a GPU, where dropout is one kernel, and the softmax of a chunk of logits is taken at once."""
     native = torch.native_dropout
     monkeypatch.setattr("hf_vanilla.models.modeling_vanilla.dropout", lambda x, p, training: native(x, p, True)[0])
@@ -210,11 +201,11 @@ def test_kernels_and_what_they_read_and_write(planner, arithmetic, monkeypatch, 
             with torch.autocast("cpu", torch.bfloat16, enabled=half):
                 loss = model(input_ids=ids, decoder_input_ids=ids, labels=ids, label_smoothing=0.1).loss
             loss.backward()
-        itemsize, work = 2 if half else 4, arithmetic["Work"].of_rows(config, 40, 25)
-        parameters = planner["size"]([model])
+        itemsize, work = 2 if half else 4, arithmetic.Work.of_rows(config, 40, 25)
+        parameters = planner.size([model])
         counted[encoder, decoder] = counter.kernels, counter.bytes
-        passes = planner["passes"](config, work, itemsize, parameters, False)
-        predicted[encoder, decoder] = planner["launches"](config, itemsize, False), passes
+        passes = planner.passes(config, work, itemsize, parameters, False)
+        predicted[encoder, decoder] = planner.launches(config, itemsize, False), passes
     for kind in counted:
         assert counted[kind] == pytest.approx(predicted[kind], rel=0.15)
     for deeper in ((2, 1), (1, 2)):  # a layer's own
@@ -237,59 +228,59 @@ def test_kernels_and_what_they_read_and_write(planner, arithmetic, monkeypatch, 
         ("causal_lm", ["--gradient_checkpointing", "true"], 16, 128),
     ],
 )
-def test_memory_is_what_a_step_takes(planner, name, options, rows, length):
+def test_memory_is_what_a_step_takes(name, options, rows, length):
     given = ["--mixed_precision", "no", *options]
     config = TrainingConfig.load(SCRIPTS / "configs" / f"{name}.yaml", given)
-    predicted, taken = planner["measure"](config, rows, length)
+    predicted, taken = planner.measure(config, rows, length)
     assert predicted == pytest.approx(taken, rel=0.05)
 
 
-def p100s(planner):
+def p100s():
     """The paper's machine, as the docstring of the script has it."""
-    return planner["Machine"](8, 16, 9.5, 10, 732, 0.45, 10)
+    return planner.Machine(8, 16, 9.5, 10, 732, 0.45, 10)
 
 
 @pytest.mark.parametrize(("size", "hours", "seconds"), [("base", 12, 0.4), ("big", 84, 1.0)])
-def test_the_paper_s_runs_are_predicted(planner, size, hours, seconds):
+def test_the_paper_s_runs_are_predicted(size, hours, seconds):
     path = SCRIPTS / "configs" / "paper" / f"wmt14_en_de_{size}.yaml"
     config = TrainingConfig.load(path, ["--mixed_precision", "no"])
-    plan = planner["make_plan"](config, p100s(planner), 30)
+    plan = planner.make_plan(config, p100s(), 30)
     assert plan.step * config.max_steps / 3600 == pytest.approx(hours, rel=0.2)
     assert plan.step == pytest.approx(seconds, rel=0.2)
-    assert sum(plan.memory.values()) < planner["USABLE"] * 16 * 2**30
+    assert sum(plan.memory.values()) < planner.USABLE * 16 * 2**30
 
 
-def test_sharing_between_gpus(planner):
+def test_sharing_between_gpus():
     config = TrainingConfig(max_steps=10, mixed_precision="bf16", accumulation_steps=2)
-    model, machine = planner["build"](config), planner["Machine"](4, 80, 990, 400, 3350, 0.45, 10)
+    model, machine = planner.build(config), planner.Machine(4, 80, 990, 400, 3350, 0.45, 10)
     every = sum(weight.numel() for weight in model.parameters())
     layers = sum(w.numel() for name, w in model.named_parameters() if ".layers." in name)
-    whole, sharded = (planner["make_plan"](config, machine, 30, sharded) for sharded in (False, True))
+    whole, sharded = (planner.make_plan(config, machine, 30, sharded) for sharded in (False, True))
     for part, count in (("weights", 4), ("gradients", 4), ("optimiser", 8)):
         assert whole.memory[part] == count * every and sharded.memory[part] == count * every / 4
     assert whole.memory["activations"] == sharded.memory["activations"]
     # Rings: a gradient goes round twice. Sharded, layers are gathered twice for each micro-batch, embeddings once.
     assert whole.sent == 2 * 4 * every * 3 / 4
     assert sharded.sent == 2 * (2 * 2 * layers + 2 * (every - layers) + every) * 3 / 4
-    again = planner["make_plan"](config, machine, 30, checkpointing=True)
+    again = planner.make_plan(config, machine, 30, checkpointing=True)
     assert again.flops > 1.2 * whole.flops and again.memory["activations"] < 0.4 * whole.memory["activations"]
     assert whole.seconds["products"] == pytest.approx(whole.flops / (4 * 990e12 * 0.45), rel=0.01)
-    alone = planner["make_plan"](config, planner["Machine"](1, 80, 990, 400, 3350, 0.45, 10), 30)
+    alone = planner.make_plan(config, planner.Machine(1, 80, 990, 400, 3350, 0.45, 10), 30)
     assert alone.sent == 0 and alone.flops == whole.flops
 
 
 @pytest.mark.parametrize("sharded", [False, True])
-def test_the_largest_batch_that_fits(planner, sharded):
-    machine = planner["Machine"](2, 8, 990, 400, 3350, 0.45, 10)
-    most = planner["make_plan"](TrainingConfig(max_steps=1), machine, 30, sharded).most_tokens
+def test_the_largest_batch_that_fits(sharded):
+    machine = planner.Machine(2, 8, 990, 400, 3350, 0.45, 10)
+    most = planner.make_plan(TrainingConfig(max_steps=1), machine, 30, sharded).most_tokens
     for more, fits in ((0, True), (30, False)):
-        plan = planner["make_plan"](TrainingConfig(max_steps=1, batch_tokens=2 * (most + more)), machine, 30, sharded)
-        assert (sum(plan.memory.values()) <= planner["USABLE"] * 8 * 2**30) == fits
+        plan = planner.make_plan(TrainingConfig(max_steps=1, batch_tokens=2 * (most + more)), machine, 30, sharded)
+        assert (sum(plan.memory.values()) <= planner.USABLE * 8 * 2**30) == fits
 
 
-def run(planner, monkeypatch, *options):
+def run(monkeypatch, *options):
     monkeypatch.setattr("sys.argv", ["plan_training.py", *options])
-    planner["main"]()
+    planner.main()
 
 
 @pytest.mark.parametrize(
@@ -302,9 +293,9 @@ def run(planner, monkeypatch, *options):
         (["--gpu-memory", "0.3"], "does not fit: memory"),
     ],
 )
-def test_what_limits_a_run_is_named(planner, monkeypatch, capsys, options, limit):
+def test_what_limits_a_run_is_named(monkeypatch, capsys, options, limit):
     path = str(SCRIPTS / "configs" / "base.yaml")
-    run(planner, monkeypatch, path, "--price", "2", *options)
+    run(monkeypatch, path, "--price", "2", *options)
     lines = {
         line.split("|")[1].strip(): line.split("|")[2:6]
         for line in capsys.readouterr().out.splitlines()
@@ -330,16 +321,16 @@ def test_what_limits_a_run_is_named(planner, monkeypatch, capsys, options, limit
         (["base.yaml", "--utilisation", "45"], "expected a share of the peak"),
     ],
 )
-def test_what_cannot_be_planned_is_named(planner, monkeypatch, capsys, options, message):
+def test_what_cannot_be_planned_is_named(monkeypatch, capsys, options, message):
     with pytest.raises(SystemExit):
-        run(planner, monkeypatch, str(SCRIPTS / "configs" / options[0]), *options[1:])
+        run(monkeypatch, str(SCRIPTS / "configs" / options[0]), *options[1:])
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("size", ["base", "big"])
-def test_the_paper_s_runs_are_planned_as_the_card_says(planner, monkeypatch, capsys, size):
+def test_the_paper_s_runs_are_planned_as_the_card_says(monkeypatch, capsys, size):
     card = (SCRIPTS.parent / "model_cards" / "paper.md").read_text(encoding="utf-8").splitlines()
     p100 = "--gpus 8 --gpu-memory 16 --peak-tflops 9.5 --bandwidth 10 --memory-bandwidth 732 --mixed_precision no"
-    run(planner, monkeypatch, str(SCRIPTS / "configs" / "paper" / f"wmt14_en_de_{size}.yaml"), *p100.split())
+    run(monkeypatch, str(SCRIPTS / "configs" / "paper" / f"wmt14_en_de_{size}.yaml"), *p100.split())
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
     assert len(rows) > 15 and [row for row in rows if row not in card] == []

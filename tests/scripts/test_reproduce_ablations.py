@@ -4,7 +4,6 @@ import itertools
 import json
 import math
 import re
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
@@ -124,6 +123,11 @@ def stub(result, variant, seed, updates):
     return result
 
 
+def in_this_process(measure, runs, workers, report):
+    for run in runs:
+        report(run, measure(*run), 0.0)
+
+
 def test_one_command_prints_all_and_names_tests_that_there_are(tmp_path, monkeypatch, capsys):
     path = tmp_path / "runs" / "ablations.json"
     options = ["--seeds", "1", "--updates", "2", "--workers", "1", "--output", str(path)]
@@ -139,7 +143,7 @@ def test_one_command_prints_all_and_names_tests_that_there_are(tmp_path, monkeyp
         assert f"\n| {variant} | " in out
     path.write_text(json.dumps(results[1:]))  # as if it had been stopped: the rest stays
     monkeypatch.setattr(ablations, "measure", partial(stub, results[0]))
-    monkeypatch.setattr(ablations, "ProcessPoolExecutor", lambda *given: ThreadPoolExecutor(1))
+    monkeypatch.setattr(ablations, "side_by_side", in_this_process)
     ablations.main()
     assert json.loads(path.read_text()) == [*results[1:], results[0]]
     for wrong, said in (

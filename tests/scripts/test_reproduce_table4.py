@@ -6,14 +6,14 @@ from collections import Counter
 from itertools import islice
 from pathlib import Path
 
-import baseline_parsers
 import evaluate_trees
-import generate_treebank
 import pytest
 import reproduce_table4
 import torch
-from evaluate_trees import Tree, brackets, delinearise, linearise, read_trees, score
 from filelock import FileLock
+from paper import parsers
+from paper import treebank as grammar_of_treebank
+from paper.trees import Tree, brackets, delinearise, linearise, read_treebank, read_trees, score
 
 # A gold tree, a prediction, and what evalb (of the package allennlp 0.9.0, with COLLINS.prm) prints of them: brackets
 # that match, of the gold tree, of the prediction; None for an "Error sentence".
@@ -141,26 +141,26 @@ def test_the_evaluation_prints_scores_and_names_what_it_cannot_read(tmp_path, mo
 
 @pytest.fixture(scope="module")
 def treebank():
-    return list(generate_treebank.generate(400, seed=3))
+    return list(grammar_of_treebank.generate(400, seed=3))
 
 
 def test_generated_trees_are_different_drawn_again_and_survive_as_sequences(treebank):
     sentences = [" ".join(each.words()) for each in treebank]
     assert (
         len(set(sentences)) == len(sentences)
-        and max(len(each.words()) for each in treebank) <= generate_treebank.MOST_WORDS
+        and max(len(each.words()) for each in treebank) <= grammar_of_treebank.MOST_WORDS
     )
-    assert list(islice(generate_treebank.generate(10**6, seed=3), 20)) == treebank[:20]
+    assert list(islice(grammar_of_treebank.generate(10**6, seed=3), 20)) == treebank[:20]
     for each in treebank:
         again, correct = delinearise(linearise(each), each.leaves())
         assert correct and again == Tree("TOP", (each,))
 
 
-KINDS = {noun: kind for kind, (_, nouns) in generate_treebank.NOUNS.items() for noun in nouns.split()}
+KINDS = {noun: kind for kind, (_, nouns) in grammar_of_treebank.NOUNS.items() for noun in nouns.split()}
 TAKEN_BY_VERB = {}
-for forms, _, _, phrases in generate_treebank.VERBS:
+for forms, _, _, phrases in grammar_of_treebank.VERBS:
     base, past, *_ = forms.split()
-    for form in (base, past, generate_treebank.third_person(base)):
+    for form in (base, past, grammar_of_treebank.third_person(base)):
         TAKEN_BY_VERB.setdefault(form, set()).update(phrases.split())
 
 
@@ -177,7 +177,7 @@ def head(part: Tree) -> str:
 def takes(part: Tree, phrase: str) -> bool:
     tag, word = head(part).split()
     if tag in ("NN", "NNS"):
-        return phrase in generate_treebank.NOUNS[KINDS[word if tag == "NN" else word[:-1]]][0].split()
+        return phrase in grammar_of_treebank.NOUNS[KINDS[word if tag == "NN" else word[:-1]]][0].split()
     return tag.startswith("VB") and tag != "VBN" and phrase in TAKEN_BY_VERB.get(word, ())
 
 
@@ -244,22 +244,22 @@ def test_simple_parsers_find_what_they_should():
     low = "(S (NP (PRP I)) (VP (VBD saw) (NP (NP (NN a)) (PP (IN of) (NP (NN b))))) (. .))"
     for trees, expected in (([high, high, low], high), ([low, low, high], low)):
         trees = list(map(tree, trees))
-        right = baseline_parsers.RightBranching(trees)
+        right = parsers.RightBranching(trees)
         leaves = trees[0].leaves()
         flat = right.parse(leaves)
         assert str(flat) == "(S (PRP I) (VP (VBD saw) (NP (NN a) (PP (IN of) (NP (NN b))))) (. .))"
-        frequent = baseline_parsers.MostFrequentTree(trees, right)
+        frequent = parsers.MostFrequentTree(trees, right)
         assert str(frequent.parse(leaves)) == f"(TOP {expected})" and frequent.parse(leaves[:2]) == right.parse(
             leaves[:2]
         )
         assert frequent.known == 1
-        grammar = baseline_parsers.TreebankGrammar(trees, right)
+        grammar = parsers.TreebankGrammar(trees, right)
         assert str(grammar.parse(leaves)) == f"(TOP {expected})"
         assert grammar.parse(leaves[3:]) == right.parse(leaves[3:])  # no tree for these
 
 
 def test_the_grammar_s_tree_is_the_most_probable(treebank):
-    grammar = baseline_parsers.TreebankGrammar(treebank, None)
+    grammar = parsers.TreebankGrammar(treebank, None)
     probabilities = {(child,): dict(found) for child, found in grammar.unary.items()}
     for left, found in grammar.binary.items():
         for right, parent, value in found:
@@ -348,7 +348,7 @@ def test_the_table_goes_on_and_reports_all_that_is_done(treebank, tmp_path, monk
     path = folder / "transformer-seed1" / "result.json"
     before, result = path.stat().st_mtime_ns, json.loads(path.read_text())
     assert result["updates"] == 3 and result["sentences"] == 4
-    again = score(*(evaluate_trees.read_treebank(p) for p in (own / "test.mrg", path.parent / "predicted.mrg")))
+    again = score(*(read_treebank(p) for p in (own / "test.mrg", path.parent / "predicted.mrg")))
     assert again == {name: result[name] for name in again}
     reproduce()
     assert path.stat().st_mtime_ns == before

@@ -1,6 +1,7 @@
-"""Parsers that look at parts of speech alone: what words are worth beyond them, for scripts/reproduce_table4.py.
+"""Parsers that see parts of speech alone: beside them, Table 4 shows what words are worth.
 
-They are given the right parts of speech, which the models are not.
+They are given the right parts of speech, which the models are not. All have `parse(leaves)`, which returns the tree of
+words with their parts of speech.
 """
 
 import math
@@ -8,19 +9,19 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from typing import Any
 
-from evaluate_trees import DELETED_TAGS, Tree, brackets, delinearise, linearise, plain_label
+from .trees import DELETED_TAGS, Tree, brackets, delinearise, linearise, plain_label
 
 UNLIKELY = 12.0
-"""What is so much (in nats) less probable than the best of a span is no longer followed."""
+"""A symbol that is so much (in nats) less probable than the best of its span is dropped."""
 
 
 def tags_of(leaves: Sequence[Tree]) -> tuple[str, ...]:
-    """Parts of speech."""
+    """Return the parts of speech."""
     return tuple(leaf.label for leaf in leaves)
 
 
 class RightBranching:
-    """A bracket from each word to the end (before the full stop), with the label that its first tag begins most."""
+    """Opens a bracket at each word that ends before the full stop, with the label that its first tag begins most."""
 
     def __init__(self, trees: Sequence[Tree]):
         labels: dict[str, Counter[str]] = defaultdict(Counter)
@@ -31,7 +32,6 @@ class RightBranching:
         self.labels = {tag: counter.most_common(1)[0][0] for tag, counter in labels.items()}
 
     def parse(self, leaves: Sequence[Tree]) -> Tree:
-        """The tree."""
         *inner, last = leaves
         stop = [last] if last.label == "." else []
         inner += [] if stop else [last]
@@ -42,20 +42,19 @@ class RightBranching:
 
 
 class MostFrequentTree:
-    """The most frequent tree of the same parts of speech in training; without one, what another parser finds.
+    """Takes the most frequent tree of the same parts of speech in training, or asks another parser if there is none.
 
     Attributes:
-        known: how many sentences had one.
+        known: the number of sentences that had one.
     """
 
-    def __init__(self, trees: Sequence[Tree], otherwise: Any):
+    def __init__(self, trees: Sequence[Tree], otherwise: RightBranching):
         self.trees: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
         for tree in trees:
             self.trees[tags_of(tree.leaves())][linearise(tree)] += 1
         self.otherwise, self.known = otherwise, 0
 
     def parse(self, leaves: Sequence[Tree]) -> Tree:
-        """The tree."""
         if (found := self.trees.get(tags_of(leaves))) is None:
             return self.otherwise.parse(leaves)
         self.known += 1
@@ -63,13 +62,13 @@ class MostFrequentTree:
 
 
 class TreebankGrammar:
-    """The most probable tree by the rules of the training trees (Charniak, 1996), each with its relative frequency.
+    """Finds the most probable tree by the rules of the training trees and their frequencies (Charniak, 1996), by CKY.
 
     Labels are annotated with that of their parent (Johnson, 1998), and of a long rule each child depends on the one
-    before it (Klein and Manning, 2003: v = 2, h = 1). By CKY; a sentence without a tree gets that of another parser.
+    before it (Klein and Manning, 2003: v = 2, h = 1). If a sentence has no such tree, another parser is asked.
     """
 
-    def __init__(self, trees: Sequence[Tree], otherwise: Any):
+    def __init__(self, trees: Sequence[Tree], otherwise: RightBranching):
         counts: Counter[tuple[str, ...]] = Counter()
         for tree in trees:
             self.count(tree, "TOP", counts)
@@ -87,7 +86,7 @@ class TreebankGrammar:
         self.otherwise = otherwise
 
     def count(self, tree: Tree, parent: str, counts: Counter[tuple[str, ...]]) -> str:
-        """Count the rules of a tree; returns its symbol. What follows a child is a symbol that begins with "@"."""
+        """Count the rules of a tree, and return its symbol. What follows a child is a symbol that begins with "@"."""
         if tree.is_word:
             return tree.label
         symbol = f"{plain_label(tree.label)}^{parent}"
@@ -104,7 +103,6 @@ class TreebankGrammar:
         return symbol
 
     def parse(self, leaves: Sequence[Tree]) -> Tree:
-        """The tree."""
         n = len(leaves)
         chart: dict[tuple[int, int], dict[str, tuple[float, Any]]] = {}
         for width in range(1, n + 1):
@@ -134,7 +132,7 @@ class TreebankGrammar:
         return Tree("TOP", tuple(self.build(chart, leaves, 0, n, "TOP")))
 
     def build(self, chart: Any, leaves: Sequence[Tree], start: int, end: int, symbol: str) -> list[Tree]:
-        """The tree of a symbol; of TOP and of one that begins with "@" what is in it."""
+        """Return the tree of a symbol, or the trees within TOP and within a symbol that begins with "@"."""
         origin = chart[start, end][symbol][1]
         if origin is None:
             return [leaves[start]]

@@ -1,4 +1,4 @@
-"""What a training step of our models takes, by arithmetic alone: FLOPs, and bytes of activations.
+"""The FLOPs and the bytes of activations that a training step of our models takes, by arithmetic alone.
 
 `plan_training.py` plans a run with it, `reproduce_arithmetic.py` the paper's training cost. One multiplication and one
 addition are two FLOPs, as in `torch.utils.flop_counter`; only products of matrices count.
@@ -9,16 +9,17 @@ from dataclasses import dataclass
 from hf_vanilla.models.configuration_vanilla import VanillaBaseConfig
 from hf_vanilla.models.fused_loss_vanilla import CHUNK, CLASSES, ROWS
 
-# Tensors of d_ff a position that an activation and the product after it keep for the way back.
+# The number of tensors of width d_ff that an activation and the product after it keep for the backward pass.
 KEPT_BY_ACTIVATION = {"relu": 1, "gelu": 2, "silu": 2, "swish": 2, "gelu_new": 5}
 
 
 @dataclass(frozen=True)
 class Work:
-    """What a forward pass computes: positions of sources (in an encoder) and targets (in a decoder), those of them
-    that predict a label, and the pairs of query and key that a head compares: n^2 for a row of n positions.
+    """What a forward pass computes: positions, labels, and pairs of query and key.
 
-    Positions and pairs of padding count where they are computed: on a GPU everywhere; training on CPU leaves them out.
+    Positions are those of sources (in an encoder) and targets (in a decoder), labels those of them that predict one,
+    pairs what a head compares: n^2 for a row of n positions. Padding counts where it is computed: on a GPU everywhere,
+    while training on CPU leaves it out.
     """
 
     source: int = 0
@@ -32,8 +33,11 @@ class Work:
 
     @classmethod
     def of_rows(cls, config: VanillaBaseConfig, rows: int, length: int) -> "Work":
-        """Rows of `length` tokens on each side that the model has, without padding, as the tasks of training make
-        them: each target token is a label, 15 % of what BERT reads is masked, and GPT's first token is given."""
+        """Return the work of rows of `length` tokens on each side that the model has, without padding.
+
+        As in the tasks of training, each target token is a label, 15 % of what BERT reads is masked, and GPT's first
+        token is given.
+        """
         tokens, pairs = rows * length, rows * length**2
         if config.model_type == "vanilla_encoder":
             return cls(source=tokens, source_pairs=pairs, labels=rows * max(1, round(0.15 * length)))
@@ -43,7 +47,7 @@ class Work:
 
 
 def depths(config: VanillaBaseConfig) -> tuple[int, int]:
-    """Layers of the encoder and of the decoder; 0 for a stack that the family does not have."""
+    """Return the numbers of layers of encoder and decoder, 0 for a stack that the family does not have."""
     if config.is_encoder_decoder:
         return config.encoder_layers, config.decoder_layers
     own = config.num_hidden_layers
@@ -51,13 +55,13 @@ def depths(config: VanillaBaseConfig) -> tuple[int, int]:
 
 
 def head_widths(config: VanillaBaseConfig) -> tuple[int, int]:
-    """h d_k and h d_v: the widths of all heads' keys and of all heads' values together."""
+    """Return h d_k and h d_v, the widths of all heads' keys and of all heads' values together."""
     heads, d = config.num_attention_heads, config.hidden_size
     return heads * (config.qk_head_dim or d // heads), heads * (config.v_head_dim or d // heads)
 
 
 def forward_flops(config: VanillaBaseConfig, work: Work) -> dict[str, int]:
-    """FLOPs of a forward pass, by part.
+    """Return the FLOPs of a forward pass, by part.
 
     With n queries, m keys: W^Q and W^O are 2 n d (h d_k + h d_v), W^K and W^V 2 m d (h d_k + h d_v), and
     softmax(Q K^T) V is 2 n m (h d_k + h d_v) (eq. 1); the feed-forward network is 4 n d d_ff (eq. 2), and the output
@@ -80,11 +84,11 @@ def forward_flops(config: VanillaBaseConfig, work: Work) -> dict[str, int]:
 def training_flops(
     config: VanillaBaseConfig, work: Work, checkpointing: bool = False, fused_attention: bool = True
 ) -> int:
-    """FLOPs of forward and backward: each product comes back as two, for the gradients of its two factors.
+    """Return the FLOPs of forward and backward, where each product needs two more for the gradients of its factors.
 
     Args:
-        checkpointing: layers are computed a second time on the way back.
-        fused_attention: sdpa, which keeps no scores, and makes Q K^T again on the way back.
+        checkpointing: layers are computed a second time in the backward pass.
+        fused_attention: by sdpa, which keeps no scores, and computes Q K^T again in the backward pass.
     """
     forward = forward_flops(config, work)
     layers = sum(forward.values()) - forward["output projection"]
@@ -94,11 +98,14 @@ def training_flops(
 
 
 def kept_bytes(config: VanillaBaseConfig, work: Work, itemsize: int) -> tuple[int, int, int]:
-    """Bytes of activations that a layer of the encoder, a layer of the decoder, and all else keep for the way back.
+    """Return the bytes that an encoder layer, a decoder layer, and all else keep for the backward pass.
 
     In float32 (`itemsize` 4) products and norms keep their input, attention also its output and a logarithm for each
     query and head, dropout a byte an element. Under autocast (2) sums and norms stay float32, and each product keeps
-    its input as half: three times where Q, K and V come of one.
+    its input as half, so that Q, K and V keep three copies of theirs.
+
+    Raises:
+        ValueError: the activation function is not one of `KEPT_BY_ACTIVATION`.
     """
     d, heads = config.hidden_size, config.num_attention_heads
     keys, values = head_widths(config)
@@ -138,10 +145,10 @@ def kept_bytes(config: VanillaBaseConfig, work: Work, itemsize: int) -> tuple[in
 def activation_peak(
     config: VanillaBaseConfig, work: Work, itemsize: int, checkpointing: bool = False, on_gpu: bool = True
 ) -> int:
-    """Bytes at the peak of forward and backward, beyond weights, their half copies, gradients and optimiser.
+    """Return the bytes at the peak of a step, beyond weights, their half copies, gradients and optimiser.
 
-    It is reached in the loss, which holds a chunk of logits and the gradient of the output matrix; or after it, where
-    the way back begins, in the last feed-forward network; or at an embedding, whose gradient comes beside that of the
+    The peak is in the loss, which holds a chunk of logits and the gradient of the output matrix; or at the start of
+    the backward pass, in the last feed-forward network; or at an embedding, whose gradient is held beside that of the
     output matrix.
     """
     encoder, decoder = depths(config)
@@ -162,7 +169,7 @@ def activation_peak(
     loss = rest + layers + 4 * d * last + 8 * d * work.labels + chunk + softmax + table
     if half:  # the matrix and its gradient before they are float32; on CPU some classes of it, and a float32 copy
         loss += table // 2 + (table // 2 if on_gpu else 6 * d * min(CLASSES, vocabulary))
-    # What an activation keeps beside its output is its input: that output is gone when the input's gradient is made.
+    # An activation that also keeps its input has freed its output when the gradient of that input is made.
     of_input = 0 if KEPT_BY_ACTIVATION[config.activation_function] > 1 else itemsize * last * inner
     network = itemsize * last * inner + max(of_input, 4 * d * inner)
     backward = rest + layers + again + table + network - last * (d if config.dropout else 0)

@@ -1,0 +1,1 @@
+"""What the scripts that reproduce the paper share."""
