@@ -3,7 +3,7 @@
     python scripts/check_reloaded.py runs/verses_demo
 
 Training leaves a few sentences and their translations beside the model; any difference ends this script with an error.
-Scores on a test split come from `hf-vanilla evaluate runs/verses_demo --corpus verses`.
+For scores on a test split there is `hf-vanilla evaluate runs/verses_demo --corpus verses`.
 """
 
 import json
@@ -12,13 +12,12 @@ from pathlib import Path
 
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-import hf_vanilla  # noqa: F401  registers the model
 from hf_vanilla.data.files import read_lines
 from hf_vanilla.translation.translator import Translator
 
 
 def main(folder: Path) -> None:
-    """Compare each `translation` of `samples.jsonl` in `folder` with what the model saved there makes of `source`."""
+    """Exit with an error if the model saved in `folder` translates a line of `samples.jsonl` there differently now."""
     samples = [json.loads(line) for line in read_lines(folder / "samples.jsonl")]
     model = AutoModelForSeq2SeqLM.from_pretrained(folder)
     translations = Translator(model, AutoTokenizer.from_pretrained(folder))([sample["source"] for sample in samples])

@@ -1,4 +1,4 @@
-"""Send a trained model to the Hub, with card, code and records, once it was seen to load without `hf_vanilla`.
+"""Send a trained model to the Hub, with card, code and records, after checking that it loads without `hf_vanilla`.
 
     python scripts/push_to_hub.py runs/verses_demo user/verses --dry-run
     python scripts/push_to_hub.py runs/verses_demo user/verses --tag v1.0 --space

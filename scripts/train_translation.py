@@ -5,7 +5,7 @@
     ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 scripts/train_translation.py CONFIG.yaml
 
 `hf-vanilla train --help` explains the fields; any of them can follow the file as `--field value`. The same command
-goes on with a run that was interrupted.
+continues a run that was interrupted.
 """
 
 import sys

@@ -48,17 +48,10 @@ def _add_attend_options(parser: argparse.ArgumentParser) -> None:
     add("--input", type=Path, help="text file instead of a corpus, one text a line")
     add("--reference", type=Path, help="translation of --input, line by line")
     add("--gold", type=Path, help="alignments of --input, line by line: 0-0 1-2 2?1 (source-target, from 0)")
-    add(
-        "--sentences",
-        type=int,
-        default=100,
-        help="number of sentences to sample evenly from the corpus (default: 100)",
-    )
-    add(
-        "--effect",
-        default="perplexity",
-        help="score to measure with each head switched off: perplexity, bleu or none (default: perplexity)",
-    )
+    sentences_help = "number of sentences to sample evenly from the corpus (default: 100)"
+    add("--sentences", type=int, default=100, help=sentences_help)
+    effect_help = "score to measure with each head switched off: perplexity, bleu or none (default: perplexity)"
+    add("--effect", default="perplexity", help=effect_help)
     add("--json", action="store_true", help="print the survey as JSON")
 
 
@@ -69,7 +62,7 @@ def run_attend(options: argparse.Namespace) -> None:
     """
     check_attend_options(options)
     from hf_vanilla.attention.figures import save_figure
-    from hf_vanilla.attention.reader import attention_maps, load_model
+    from hf_vanilla.attention.reader import attention_maps, load_attention_model
     from hf_vanilla.environment import keep_freed_memory
 
     keep_freed_memory()
@@ -80,7 +73,7 @@ def run_attend(options: argparse.Namespace) -> None:
             save_figure(found.plot(theme), options.figure)
         print(found.to_json() if options.json else found.to_markdown())
         return
-    model, tokenizer = load_model(options.model)
+    model, tokenizer = load_attention_model(options.model)
     maps = attention_maps(
         model, tokenizer, options.source, options.target, words=options.words, max_new_tokens=options.max_new_tokens
     )
@@ -138,14 +131,15 @@ def draw_figure(maps: "AttentionMaps", options: argparse.Namespace, theme: str) 
 
 def survey_corpus(options: argparse.Namespace) -> "Survey":
     """Return what the heads do over the texts that `options` ask for."""
-    from hf_vanilla.attention.reader import load_model
+    from hf_vanilla.attention.reader import load_attention_model
     from hf_vanilla.attention.survey import read_alignments, survey
+    from hf_vanilla.data.corpora import load_texts
+    from hf_vanilla.translation.translator import SENTENCE_END
 
-    model, tokenizer = load_model(options.model)
+    model, tokenizer = load_attention_model(options.model)
     targets, gold = None, None
     if options.input:
-        paths = filter(None, (options.input, options.reference))
-        sources, *others = read_parallel_files(*paths)
+        sources, *others = read_parallel_files(*filter(None, (options.input, options.reference)))
         targets = others[0] if others else None
         if options.gold:
             gold = read_alignments(options.gold)
@@ -155,28 +149,14 @@ def survey_corpus(options: argparse.Namespace) -> "Survey":
         sources, references, _ = load_test_set(options)  # --source is None, as this is a --survey
         targets = [row[0] for row in references]
     else:
-        sources = load_sentences(options)
+        corpus = options.corpus or read_training_config(options.model).get("corpus", "bible")
+        texts = split_of(load_texts(corpus, text_column=options.text_column), options.split)["text"]
+        sources = [part.strip() for text in texts for part in SENTENCE_END.split(text) if part.strip()]
     step = max(1, len(sources) // options.sentences)
     sampled = slice(None, step * options.sentences, step)
-    return survey(
-        model,
-        tokenizer,
-        sources[sampled],
-        targets and targets[sampled],
-        gold=gold and gold[sampled],
-        metric=options.effect,
-        progress=not options.json,
-    )
-
-
-def load_sentences(options: argparse.Namespace) -> list[str]:
-    """Return the sentences of the corpus of text that `options` ask for, without those that are blank."""
-    from hf_vanilla.data.corpora import load_texts
-    from hf_vanilla.translation.translator import SENTENCE_END
-
-    corpus = options.corpus or read_training_config(options.model).get("corpus", "bible")
-    texts = split_of(load_texts(corpus, text_column=options.text_column), options.split)["text"]
-    return [part.strip() for text in texts for part in SENTENCE_END.split(text) if part.strip()]
+    targets, gold = targets and targets[sampled], gold and gold[sampled]
+    progress = not options.json
+    return survey(model, tokenizer, sources[sampled], targets, gold=gold, metric=options.effect, progress=progress)
 
 
 VERBS = {"attend": (_add_attend_options, run_attend)}

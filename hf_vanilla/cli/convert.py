@@ -10,19 +10,9 @@ def _add_convert_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("source", help="folder or Hub id of a model in safetensors, or a safetensors file of a torch.nn.Transformer")
     add("folder", type=Path, help="folder to write to")
-    add(
-        "--to",
-        help="format to write one of our models in: bert, roberta, distilbert, gpt2, marian or bart "
-        "(default: the first that can hold it)",
-    )
-    add(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="field of the configuration that the source does not hold, as num_attention_heads=8 for a "
-        "torch.nn.Transformer; may be repeated",
-    )
+    add("--to", help="bert, roberta, distilbert, gpt2, marian or bart, for one of ours (default: the first that fits)")
+    set_help = "field of the configuration that the source lacks, as num_attention_heads=8 for a torch.nn.Transformer"
+    add("--set", action="append", default=[], metavar="FIELD=VALUE", help=f"{set_help}; may be repeated")
     add("--overwrite", action="store_true", help="replace a model that is in the folder")
 
 

@@ -24,11 +24,8 @@ def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     add("--short", type=int, metavar="TOKENS", help="also score the pairs with at most so many tokens a side")
     add("--source", type=Path, help="text file instead of a corpus, one sentence a line")
     add("--reference", type=Path, action="append", help="translation of --source, line by line; may be repeated")
-    add(
-        "--compare",
-        metavar="MODEL",
-        help="another model; also print how probable so large a difference of scores is by chance",
-    )
+    compare_help = "another model; also print how probable so large a difference of scores is by chance"
+    add("--compare", metavar="MODEL", help=compare_help)
     add("--json", action="store_true", help="print the scores as JSON, and nothing else")
     add("--show", type=int, default=5, help="number of translations to print (default: 5)")
     add_search_options(parser)

@@ -13,17 +13,12 @@ EXPORT_FORMATS = ("ctranslate2", "onnx")
 
 def add_search_options(parser: argparse.ArgumentParser) -> None:
     """Add the options of a verb that translates."""
-    parser.add_argument(
-        "--num_beams", type=int, help="beams of the search, 1 for greedy (default: as the model's generation config)"
-    )
-    parser.add_argument(
-        "--precision",
-        default="float32",
-        help=f"{', '.join(PRECISIONS)}: fewer bits are faster, on CPU int8 the most (default: float32)",
-    )
-    parser.add_argument(
-        "--batch_tokens", type=int, default=4096, help="source tokens translated together, times beams (default: 4096)"
-    )
+    add = parser.add_argument
+    add("--num_beams", type=int, help="beams of the search, 1 for greedy (default: the model's generation config)")
+    precision_help = f"{', '.join(PRECISIONS)}: fewer bits are faster, on CPU int8 the most (default: float32)"
+    add("--precision", default="float32", help=precision_help)
+    batch_help = "source tokens translated together, times beams (default: 4096)"
+    add("--batch_tokens", type=int, default=4096, help=batch_help)
 
 
 def add_corpus_options(parser: argparse.ArgumentParser) -> None:

@@ -7,13 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_vanilla.cli.options import (
-    PRECISIONS,
-    add_search_options,
-    require_at_least,
-    require_choice,
-    require_writable,
-)
+from hf_vanilla.cli.options import PRECISIONS, add_search_options, require_at_least, require_choice, require_writable
 
 if TYPE_CHECKING:
     from hf_vanilla.translation.translator import Translator
@@ -92,25 +86,13 @@ def refuse_undecodable(numbers: Sequence[int], name: str | Path, outcome: str) -
 def _add_generate_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", help="folder or Hub id of a causal language model")
-    add(
-        "--prompt",
-        action="append",
-        help="beginning of a text; may be repeated (default: each line of standard input is one)",
-    )
+    add("--prompt", action="append", help="beginning of a text; may be repeated (default: lines of standard input)")
     add("--max_new_tokens", type=int, default=100, help="longest continuation (default: 100)")
-    add(
-        "--temperature",
-        type=float,
-        default=1.0,
-        help="divisor of the logits before sampling; 0 takes the most probable token (default: 1)",
-    )
+    temperature_help = "divisor of the logits before sampling; 0 takes the most probable token (default: 1)"
+    add("--temperature", type=float, default=1.0, help=temperature_help)
     add("--top_k", type=int, default=50, help="number of most probable tokens to sample from, 0 for all (default: 50)")
-    add(
-        "--top_p",
-        type=float,
-        default=1.0,
-        help="sample from the fewest tokens that have this probability together (default: 1)",
-    )
+    top_p_help = "sample from the fewest tokens that have this probability together (default: 1)"
+    add("--top_p", type=float, default=1.0, help=top_p_help)
     add("--num_beams", type=int, default=1, help="above 1: search with so many beams, do not sample (default: 1)")
     add("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
 
