@@ -1,105 +1,113 @@
-"""Figures of what the heads look at, for papers and model cards."""
+"""Figures of attention maps, for papers and model cards. They need matplotlib, which only drawing imports."""
 
 import functools
 import math
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 from torch import Tensor
 
-from hf_vanilla.attention.maps import AttentionMap
+from hf_vanilla.attention.weights import AttentionMap
 
-FORMATS = (".png", ".svg", ".pdf")
-THEMES: dict[str, Any] = {
-    "light": {"paper": "#ffffff", "ink": "#1b1f24", "ramp": ["#ffffff", "#c6dbef", "#6baed6", "#2171b5", "#08285a"]},
-    "dark": {"paper": "#14171c", "ink": "#e8eaed", "ramp": ["#1d2128", "#243e6c", "#346eaa", "#78b9dc", "#fafad7"]},
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+    from matplotlib.font_manager import FontEntry
+    from matplotlib.image import AxesImage
+
+FIGURE_FORMATS = (".png", ".svg", ".pdf")
+PAPER = {"light": "#ffffff", "dark": "#14171c"}
+INK = {"light": "#1b1f24", "dark": "#e8eaed"}
+RAMPS = {
+    "light": ("#ffffff", "#c6dbef", "#6baed6", "#2171b5", "#08285a"),
+    "dark": ("#1d2128", "#243e6c", "#346eaa", "#78b9dc", "#fafad7"),
 }
-# Okabe and Ito's colours, which colour-blind readers tell apart; beyond eight heads they come again, dashed.
+"""For each theme, the colours of weights from 0 to 1."""
+# Okabe and Ito's colours, which colour-blind readers tell apart. The ninth head has the first one again, dashed.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#999999", "#b8a900")
-LONGEST = 24
-"""Letters of a word that are shown."""
+MAX_LABEL = 24
+"""The most characters of a word that a figure shows."""
 
 
-def plot_grid(attention: AttentionMap, theme: str = "light") -> Any:
-    """All heads at a glance: a matplotlib figure, a row for each layer, a column for each head.
+def plot_grid(attention: AttentionMap, theme: str = "light") -> "Figure":
+    """Return a figure of all heads at a glance, a row for each layer and a column for each head.
 
-    Within a picture, rows look and columns are looked at. The colour follows the square root of the weight, which is
-    from 0 to 1 in all figures here, so that equal colours are equal weights.
+    Within a picture, rows are queries and columns are keys. In every figure of this module, colours follow the square
+    root of the weight on the same scale from 0 to 1, so that equal colours are equal weights.
+
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: there is no such theme.
     """
     layers, heads = attention.weights.shape[:2]
     figure, paint = canvas(heads * 1.1 + 1.0, layers * 1.1 + 0.8, theme)
     grid = figure.subplots(layers, heads, squeeze=False)
-    image: Any = None
-    for (layer, head), axes in grid_of(grid):
+    for (layer, head), axes in np.ndenumerate(grid):
         image = paint(axes, attention.weights[layer, head])
-        axes.set_xticks([])
-        axes.set_yticks([])
+        axes.set(xticks=[], yticks=[])
         if layer == 0:
             axes.set_title(f"head {head + 1}", fontsize=8)
         if head == 0:
             axes.set_ylabel(f"layer {layer + 1}", fontsize=8)
-    scale(figure, image, grid)
+    add_colour_scale(figure, image)
     return figure
 
 
-def plot_heads(attention: AttentionMap, layer: int = -1, theme: str = "light") -> Any:
-    """The heads of one layer, from 0 or, below 0, from the last, with their words: a matplotlib figure.
+def plot_heads(attention: AttentionMap, layer: int = -1, theme: str = "light") -> "Figure":
+    """Return a figure of the heads of one layer, with their words.
 
-    Raises:
-        ValueError: there is no such layer.
+    `layer` counts from 0, or below 0 from the last. Errors are those of `plot_grid`, and a ValueError if there is no
+    such layer.
     """
-    weights = attention.weights[index(layer, attention.weights.shape[0], "layer")]
+    weights = attention.weights[resolve_index(layer, attention.weights.shape[0], "layer")]
     columns = min(4, len(weights)) if len(weights) != 6 else 3
     rows = math.ceil(len(weights) / columns)
-    cell = cell_of(attention)
-    labels = 0.07 * max(map(len, map(shorten, [*attention.queries.labels, *attention.keys.labels]))) + 0.2
+    cell, labels = cell_inches(attention), label_inches(attention) + 0.2
     width, height = (max(1.2, cell * len(tokens)) for tokens in (attention.keys, attention.queries))
     figure, paint = canvas(columns * (width + 0.15) + labels + 0.9, rows * (height + 0.35) + labels, theme)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    image: Any = None
     for head, axes in enumerate(grid.flat):
         if head >= len(weights):
             axes.remove()
             continue
         image = paint(axes, weights[head])
         axes.set_title(f"head {head + 1}", fontsize=9)
-        name_axes(axes, attention, cell)
+        label_axes(axes, attention, cell)
         axes.tick_params(labelbottom=head + columns >= len(weights))
-    scale(figure, image, figure.axes)
+    add_colour_scale(figure, image)
     return figure
 
 
 def plot_alignment(
     attention: AttentionMap, layer: int | None = None, head: int | None = None, theme: str = "light"
-) -> Any:
-    """One matrix: which word, a row, looks at which, a column. A matplotlib figure.
+) -> "Figure":
+    """Return a figure of one matrix: which word, a row, looks at which, a column.
 
     Args:
-        attention: what to draw; cross-attention is an alignment of two texts.
-        layer: from 0; by default the last but one, as in `Translator.align`.
-        head: from 0; by default the mean of the layer's heads.
+        attention: the map to draw; cross-attention shows an alignment of two texts.
+        layer: from 0 (default: the last but one, as in `Translator.align`).
+        head: from 0 (default: the mean of the layer's heads).
         theme: "light" or "dark".
 
     Raises:
-        ValueError: there is no such layer or head.
+        ImportError, ValueError: as for `plot_grid`; or there is no such layer or head.
     """
     layers, heads = attention.weights.shape[:2]
-    layer = max(0, layers - 2) if layer is None else index(layer, layers, "layer")
+    layer = max(0, layers - 2) if layer is None else resolve_index(layer, layers, "layer")
     weights = attention.weights[layer]
-    weights = weights.mean(0) if head is None else weights[index(head, heads, "head")]
-    cell = max(0.16, cell_of(attention))
-    labels = 0.07 * max(map(len, map(shorten, [*attention.queries.labels, *attention.keys.labels]))) + 0.3
-    figure, paint = canvas(
-        cell * len(attention.keys) + labels + 0.9, cell * len(attention.queries) + labels + 0.3, theme
-    )
+    weights = weights.mean(0) if head is None else weights[resolve_index(head, heads, "head")]
+    cell, labels = max(0.16, cell_inches(attention)), label_inches(attention) + 0.3
+    width, height = (cell * len(tokens) for tokens in (attention.keys, attention.queries))
+    figure, paint = canvas(width + labels + 0.9, height + labels + 0.3, theme)
     axes = figure.subplots()
     image = paint(axes, weights)
     axes.set_title(f"layer {layer + 1}, {'mean of its heads' if head is None else f'head {head + 1}'}", fontsize=9)
-    name_axes(axes, attention, cell)
+    label_axes(axes, attention, cell)
     axes.tick_params(labeltop=True, labelbottom=False, top=True, bottom=False)
-    scale(figure, image, axes)
+    add_colour_scale(figure, image)
     return figure
 
 
@@ -109,73 +117,64 @@ def plot_lines(
     heads: Sequence[int] | None = None,
     word: int | str | None = None,
     theme: str = "light",
-) -> Any:
-    """Lines from words to those that they look at, as in the paper's figures 3 to 5 turned by a quarter, one colour a
-    head. A matplotlib figure.
+) -> "Figure":
+    """Return a figure of lines from words to those that they look at, in one colour for each head.
+
+    These are the paper's figures 3 to 5, turned by a quarter.
 
     Args:
-        attention: what to draw.
-        layer: from 0, or, below 0, from the last.
-        heads: from 0; by default all.
-        word: the number, from 0, or the letters of the only one whose lines are drawn (figure 3). Without it, lines
-            of weights below 0.1 are left out.
+        attention: the map to draw.
+        layer: from 0, or below 0 from the last.
+        heads: from 0 (default: all).
+        word: the only word whose lines are drawn, as in figure 3: its number from 0, or its characters. By default,
+            the lines of all words are drawn, except those of weights below 0.1.
         theme: "light" or "dark".
 
     Raises:
-        ValueError: there is no such layer, head or word.
+        ImportError, ValueError: as for `plot_grid`; or there is no such layer, head or word.
     """
     layers, count = attention.weights.shape[:2]
-    layer = index(layer, layers, "layer")
-    heads = range(count) if heads is None else [index(head, count, "head") for head in heads]
+    layer = resolve_index(layer, layers, "layer")
+    heads = range(count) if heads is None else [resolve_index(head, count, "head") for head in heads]
     labels = (attention.queries.labels, attention.keys.labels)
-    rows = range(len(labels[0])) if word is None else [find(word, labels[0])]
+    rows = range(len(labels[0])) if word is None else [find_word(word, labels[0])]
     least, power = (0.1, 1.0) if word is None else (0.02, 0.5)
     widest = [max(1.0, 0.085 * max(map(len, map(shorten, side))) + 0.2) for side in labels]
     length, gap = max(map(len, labels)), 3.0
     figure, _ = canvas(sum(widest) + gap, 0.19 * length + 0.7, theme)
     axes = figure.subplots()
     axes.set_axis_off()
-    axes.set_xlim(-widest[0], gap + widest[1])
-    axes.set_ylim(length - 0.4, -2.2)
-    ink, fonts = THEMES[theme]["ink"], families([*labels[0], *labels[1]])
+    axes.set(xlim=(-widest[0], gap + widest[1]), ylim=(length - 0.4, -2.2))
+    ink, fonts = INK[theme], font_families([*labels[0], *labels[1]])
     for side, (x, align) in zip(labels, ((-0.06, "right"), (gap + 0.06, "left")), strict=True):
         for y, label in enumerate(side):
-            chosen = word is not None and align == "right" and y in rows
-            axes.text(
-                x, y, shorten(label), ha=align, va="center", color=ink, fontsize=9, family=fonts, parse_math=False,
-                weight="bold" if chosen else "normal",
-            )  # fmt: skip
-    for head in heads:
-        colour, dash = COLOURS[head % len(COLOURS)], "-" if head < len(COLOURS) else "--"
-        weights = attention.weights[layer, head]
-        for row in rows:
-            for column, weight in enumerate(weights[row].tolist()):
-                if weight > least:
-                    axes.plot(
-                        [0, gap], [row, column], dash, color=colour, alpha=min(1.0, weight**power), linewidth=1.6
-                    )
+            weight = "bold" if word is not None and align == "right" and y in rows else "normal"
+            text = axes.text(x, y, shorten(label), ha=align, va="center", color=ink, parse_math=False)
+            text.set(fontsize=9, family=fonts, weight=weight)
     step = gap / max(8, len(heads))
     axes.text(-0.06, -1.3, f"layer {layer + 1}, heads", color=ink, fontsize=8, ha="right", va="center")
     for place, head in enumerate(heads):
-        x, colour = place * step, COLOURS[head % len(COLOURS)]
-        axes.plot([x, x + step * 0.6], [-1.0, -1.0], "-" if head < len(COLOURS) else "--", color=colour, linewidth=3)
+        colour, dash = COLOURS[head % len(COLOURS)], "-" if head < len(COLOURS) else "--"
+        for row in rows:
+            for column, value in enumerate(attention.weights[layer, head, row].tolist()):
+                if value > least:
+                    ends = [0, gap], [row, column]
+                    axes.plot(*ends, dash, color=colour, alpha=min(1.0, value**power), linewidth=1.6)
+        x = place * step
+        axes.plot([x, x + step * 0.6], [-1.0, -1.0], dash, color=colour, linewidth=3)
         axes.text(x + step * 0.3, -1.6, str(head + 1), color=ink, fontsize=7, ha="center", va="center")
     return figure
 
 
-def save_figure(figure: Any, path: str | Path) -> None:
-    """Write a figure as its file's ending says.
-
-    Raises:
-        ValueError: it is none of PNG, SVG and PDF.
-    """
-    if Path(path).suffix.lower() not in FORMATS:
-        raise ValueError(f"{path}: expected a file that ends in one of {', '.join(FORMATS)}")
+def save_figure(figure: "Figure", path: str | Path) -> None:
+    """Write a figure in the format that the ending of `path` names; one not in `FIGURE_FORMATS` is a ValueError."""
+    if Path(path).suffix.lower() not in FIGURE_FORMATS:
+        raise ValueError(f"{path}: expected a file that ends in one of {', '.join(FIGURE_FORMATS)}")
     figure.savefig(path, dpi=150)
 
 
-def canvas(width: float, height: float, theme: str) -> tuple[Any, Any]:
-    """An empty figure of so many inches, and what paints weights on axes.
+def canvas(width: float, height: float, theme: str) -> tuple["Figure", Callable[["Axes", Tensor], "AxesImage"]]:
+    """Return an empty figure, its size in inches, and a function that paints weights (rows, columns) on axes.
 
     Raises:
         ImportError: matplotlib is not installed.
@@ -186,100 +185,91 @@ def canvas(width: float, height: float, theme: str) -> tuple[Any, Any]:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise ImportError("figures need matplotlib: pip install 'hf-vanilla[plots]'") from error
-    if theme not in THEMES:
-        raise ValueError(f"theme is {theme!r}; expected one of {', '.join(THEMES)}")
-    colours = THEMES[theme]
-    ramp = LinearSegmentedColormap.from_list("weights", colours["ramp"])
-    figure = Figure(figsize=(width, height), layout="constrained", facecolor=colours["paper"])
+    if theme not in RAMPS:
+        raise ValueError(f"theme is {theme!r}; expected one of {', '.join(RAMPS)}")
+    ramp = LinearSegmentedColormap.from_list("weights", RAMPS[theme])
 
-    def paint(axes: Any, weights: Tensor) -> Any:
-        axes.set_facecolor(colours["paper"])
-        axes.tick_params(colors=colours["ink"], length=0)
+    def paint(axes: "Axes", weights: Tensor) -> "AxesImage":
+        axes.set_facecolor(PAPER[theme])
+        axes.tick_params(colors=INK[theme], length=0)
         for spine in axes.spines.values():
             spine.set_color("#888888")
         for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
-            text.set_color(colours["ink"])
+            text.set_color(INK[theme])
         norm = PowerNorm(0.5, vmin=0, vmax=1)
         return axes.imshow(weights.numpy(), cmap=ramp, norm=norm, aspect="auto", interpolation="nearest")
 
-    return figure, paint
+    return Figure(figsize=(width, height), layout="constrained", facecolor=PAPER[theme]), paint
 
 
-def scale(figure: Any, image: Any, axes: Any) -> None:
-    """What the colours mean."""
+def add_colour_scale(figure: "Figure", image: "AxesImage") -> None:
+    """Draw beside all axes of a figure which colour of `image` is which weight."""
     width, height = figure.get_size_inches()
     size = {"shrink": min(0.8, 4 / height), "fraction": min(0.15, 0.5 / width), "pad": min(0.02, 0.1 / width)}
-    bar = figure.colorbar(image, ax=axes, aspect=25, ticks=[0, 0.05, 0.25, 0.5, 1], **size)
     ink = figure.axes[0].yaxis.label.get_color()
+    bar = figure.colorbar(image, ax=figure.axes, aspect=25, ticks=[0, 0.05, 0.25, 0.5, 1], **size)
     bar.ax.tick_params(colors=ink, labelsize=7)
     bar.set_label("weight", color=ink, fontsize=8)
     bar.outline.set_edgecolor("#888888")
 
 
-def grid_of(grid: Any) -> Iterable[tuple[tuple[int, int], Any]]:
-    """Places and axes."""
-    return (((row, column), axes) for row, line in enumerate(grid) for column, axes in enumerate(line))
-
-
-def cell_of(attention: AttentionMap) -> float:
-    """Inches of a square: smaller where there are many."""
+def cell_inches(attention: AttentionMap) -> float:
+    """Return the size of a square, in inches: smaller where there are many."""
     longest = max(len(attention.queries), len(attention.keys))
     return 0.22 if longest <= 16 else max(0.12, 3.5 / longest)
 
 
-def name_axes(axes: Any, attention: AttentionMap, cell: float) -> None:
-    """Words on both axes; text of users is shown as it is: "$" starts no formula."""
-    options = {"fontsize": min(9, 58 * cell), "parse_math": False}
+def label_inches(attention: AttentionMap) -> float:
+    """Return about how long the longest label of a map is, in inches."""
+    return 0.07 * max(map(len, map(shorten, [*attention.queries.labels, *attention.keys.labels])))
+
+
+def label_axes(axes: "Axes", attention: AttentionMap, cell: float) -> None:
+    """Write the words along both axes, as they are: a "$" in them begins no formula."""
+    size = min(9, 58 * cell)
     for tokens, ticks, turn in ((attention.keys, axes.set_xticks, 90), (attention.queries, axes.set_yticks, 0)):
         labels = [shorten(label) for label in tokens.labels]
-        ticks(range(len(labels)), labels, rotation=turn, family=families(labels), **options)
+        ticks(range(len(labels)), labels, rotation=turn, fontsize=size, family=font_families(labels), parse_math=False)
 
 
-def index(number: int, count: int, name: str) -> int:
-    """A layer's or head's number from 0, where it may be given from the end.
-
-    Raises:
-        ValueError: there is none.
-    """
+def resolve_index(number: int, count: int, name: str) -> int:
+    """Return the number, from 0, of one of `count` that may be given from the end; `name` is for the ValueError."""
     if not -count <= number < count:
         raise ValueError(f"{name} is {number}; expected 0 to {count - 1}, or -{count} to -1 from the end")
     return number % count
 
 
-def find(word: int | str, labels: Sequence[str]) -> int:
-    """The number of a word, from 0.
-
-    Raises:
-        ValueError: there is none.
-    """
-    if isinstance(word, str):
-        if word not in labels:
-            raise ValueError(f"no token is {word!r}; expected one of {' '.join(labels)}")
-        return labels.index(word)
-    return index(word, len(labels), "word")
+def find_word(word: int | str, labels: Sequence[str]) -> int:
+    """Return the number of a word, from 0, that is given by its number or its characters; none is a ValueError."""
+    if isinstance(word, int):
+        return resolve_index(word, len(labels), "word")
+    if word not in labels:
+        raise ValueError(f"no token is {word!r}; expected one of {' '.join(labels)}")
+    return labels.index(word)
 
 
 def shorten(label: str) -> str:
-    """A word that is not too long for a figure."""
-    return label if len(label) <= LONGEST else f"{label[: LONGEST - 1]}…"
+    """Return a word, cut to `MAX_LABEL` characters."""
+    return label if len(label) <= MAX_LABEL else f"{label[: MAX_LABEL - 1]}…"
 
 
-def families(labels: Iterable[str]) -> list[str]:
-    """Font families that have all letters of some texts, as far as they are installed; each serves where those before
-    it have no such letter. What none has, matplotlib warns of."""
-    return list(families_of("".join(sorted(set("".join(labels))))))
+def font_families(labels: Iterable[str]) -> list[str]:
+    """Return installed font families that together have all characters of some texts, as far as there are any.
+
+    matplotlib takes each character from the first that has it, and warns of characters that none has.
+    """
+    return list(_font_families("".join(sorted(set("".join(labels))))))
 
 
 @functools.lru_cache(maxsize=256)
-def families_of(letters: str) -> tuple[str, ...]:
-    """As [`families`], for a set of letters."""
+def _font_families(characters: str) -> tuple[str, ...]:
     from matplotlib import font_manager
 
     chosen = ["DejaVu Sans"]
-    missing = {ord(letter) for letter in letters if unicodedata.category(letter)[0] != "C"}
+    missing = {ord(character) for character in characters if unicodedata.category(character)[0] != "C"}
     missing -= set(font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap())
 
-    def rank(entry: Any) -> tuple[bool, bool, int, str]:
+    def rank(entry: "FontEntry") -> tuple[bool, bool, int, str]:
         return not entry.name.startswith("Noto Sans"), "CJK" in entry.name, len(entry.name), entry.name
 
     installed = font_manager.fontManager.ttflist

@@ -1,4 +1,4 @@
-"""One self-contained page of what the heads look at: it opens from a file, and asks no other computer for anything."""
+"""A self-contained page of attention maps: it opens from a file, and sends no request to any computer."""
 
 import base64
 import hashlib
@@ -6,18 +6,18 @@ import html
 import json
 import re
 import zlib
+from collections.abc import Sequence
 from importlib import resources
-from typing import Any
 
 import numpy as np
 import torch
 
-from hf_vanilla.attention.maps import STATISTICS, AttentionMap, AttentionMaps
+from hf_vanilla.attention.weights import STATISTICS, AttentionMap
 from hf_vanilla.attention.words import Tokens
 
 STEPS = 2**20
-"""Weights are rounded to multiples of one over this: to 5e-7."""
-NAMES = {
+"""Weights are rounded to multiples of 1 / STEPS, that is by at most 5e-7."""
+TITLES = {
     "encoder": ("encoder, self-attention", "These words look", "at these words of the same text"),
     "decoder": ("decoder, self-attention", "These words look", "at these words of the same text, up to themselves"),
     "cross": ("cross-attention", "These words, as they are written, look", "at these words of the source"),
@@ -28,47 +28,51 @@ FRAME = (
 )
 
 
-def render(maps: AttentionMaps) -> str:
-    """The page: plain HTML, CSS and JavaScript in one text. Text of users is data in it, never markup or code, and its
-    policy lets no other script run and no request leave.
+def render_page(model: str, source: str, target: str, attentions: Sequence[AttentionMap]) -> str:
+    """Return a page in plain HTML, CSS and JavaScript that shows attention maps of one text.
 
-    Weights are rounded to 5e-7, which keeps 12 layers of 12 heads and 40 tokens below 1 MB.
+    The text is in the page as data, never as markup or code, and the page's policy allows no other script and no
+    request. Rounding the weights keeps 12 layers of 12 heads and 40 tokens below 1 MB.
+
+    Args:
+        model: the model's name.
+        source, target: the text; see [`AttentionMaps`].
+        attentions: of each kind one. The page opens with the last of them.
     """
-    kinds = list(maps.kinds.values())
     data = {
-        "model": maps.model,
-        "source": maps.source,
-        "target": maps.target,
-        "kinds": [describe(attention) for attention in kinds],
-        "start": len(kinds) - 1,
+        "model": model,
+        "source": source,
+        "target": target,
+        "kinds": [_attention_data(attention) for attention in attentions],
+        "start": len(attentions) - 1,
         "explained": STATISTICS,
     }
     weights = (
-        f'<script type="text/plain" id="weights-{number}">{pack(attention)}</script>'
-        for number, attention in enumerate(kinds)
+        f'<script type="text/plain" id="weights-{number}">{pack_weights(attention)}</script>'
+        for number, attention in enumerate(attentions)
     )
-    # Nothing in a script can end it, or begin a comment, without "<".
+    # Without "<", nothing in the data can end the script that holds it, or begin a comment.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
     template = resources.files("hf_vanilla").joinpath("templates/attention.html").read_text(encoding="utf-8")
     code = template[template.rindex("<script>") + len("<script>") : template.rindex("</script>")]
     digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     filled = {
         "POLICY": f"default-src 'none'; script-src 'sha256-{digest}'; style-src 'unsafe-inline'; img-src data:",
-        "TITLE": html.escape(f"What {maps.model} looks at"),
+        "TITLE": html.escape(f"What {model} looks at"),
         "DATA": text,
         "WEIGHTS": "\n".join(weights),
     }
     return re.sub("@(POLICY|TITLE|DATA|WEIGHTS)@", lambda match: filled[match[1]], template)
 
 
-def frame(maps: AttentionMaps) -> str:
-    """The page inside another one, apart from its styles and scripts: for notebooks and Spaces."""
-    return FRAME.format(title=html.escape(f"What {maps.model} looks at"), page=html.escape(render(maps)))
+def frame_page(model: str, page: str) -> str:
+    """Return an element that shows the page inside another one, such as a notebook, and shares no style or script."""
+    return FRAME.format(title=html.escape(f"What {model} looks at"), page=html.escape(page))
 
 
-def describe(attention: AttentionMap) -> dict[str, Any]:
-    """All of an attention but its weights."""
-    name, *titles = NAMES[attention.kind]
+def _attention_data(attention: AttentionMap) -> dict[str, object]:
+    """Return what the page's script needs to know of a map, except its weights."""
+    name, *titles = TITLES[attention.kind]
     layers, heads = attention.weights.shape[:2]
     return {
         "kind": attention.kind,
@@ -77,8 +81,8 @@ def describe(attention: AttentionMap) -> dict[str, Any]:
         "layers": layers,
         "heads": heads,
         "triangular": is_triangular(attention),
-        "queries": read(attention.queries),
-        "keys": read(attention.keys),
+        "queries": _token_data(attention.queries),
+        "keys": _token_data(attention.keys),
         "statistics": {
             name: [[round(value, 6) for value in row] for row in values.tolist()]
             for name, values in attention.statistics().items()
@@ -86,31 +90,29 @@ def describe(attention: AttentionMap) -> dict[str, Any]:
     }
 
 
-def read(tokens: Tokens) -> dict[str, Any]:
-    """Tokens, and the words that they make."""
-    return {
-        "labels": tokens.labels,
-        "special": [int(special) for special in tokens.special],
-        "words": tokens.words,
-        "names": tokens.names,
-    }
+def _token_data(tokens: Tokens) -> dict[str, object]:
+    special = [int(special) for special in tokens.special]
+    return {"labels": tokens.labels, "special": special, "words": tokens.words, "names": tokens.names}
 
 
 def is_triangular(attention: AttentionMap) -> bool:
-    """Whether nothing looks ahead, so that half of the weights need not be stored."""
+    """True if no token looks at a later one, so that the upper half of the weights need not be stored."""
     rows, columns = attention.weights.shape[-2:]
     return rows == columns and not bool(attention.weights.triu(1).any())
 
 
-def pack(attention: AttentionMap) -> str:
-    """Weights as the page reads them: in steps of 1 / `STEPS`, all lowest bytes, then the middle, then the highest,
-    deflated, in base64."""
+def pack_weights(attention: AttentionMap) -> str:
+    """Return the weights as the page's script reads them, as text.
+
+    Each weight is a whole number of steps of 1 / `STEPS`, in three bytes. All lowest bytes come first, then all middle
+    and all highest ones; they are deflated, and encoded in base64.
+    """
     weights = attention.weights
     if is_triangular(attention):
         rows, columns = torch.tril_indices(*weights.shape[-2:])
         weights = weights[..., rows, columns]
     steps = np.rint(weights.double().numpy().ravel() * STEPS).astype("<u4")
     planes = np.ascontiguousarray(steps.view(np.uint8).reshape(-1, 4)[:, :3].T)
-    # Bytes do not repeat, some are only more frequent than others: Huffman's code alone is as short, and fast.
+    # Sequences of bytes hardly repeat, but some bytes are frequent: Huffman's code alone is as short, and faster.
     deflate = zlib.compressobj(strategy=zlib.Z_HUFFMAN_ONLY)
     return base64.b64encode(deflate.compress(planes.tobytes()) + deflate.flush()).decode()

@@ -2,8 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,22 +12,22 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
-from hf_vanilla.attention.reader import PAIRS, Reader, Reading, batched, evaluation, padded
+from hf_vanilla.attention.reader import MAX_PAIRS, Reader, Reading, batch_readings, evaluation_mode, pad, pad_batch
+from hf_vanilla.translation.loading import EXTRA_TOKENS
 from hf_vanilla.translation.metrics import TranslationQuality
-
-if TYPE_CHECKING:
-    from hf_vanilla.attention.survey import Counts
-
 
 EFFECTS = ("perplexity", "bleu", "none")
 SWITCHED = "hf_vanilla_switched"
-"""The attention implementation of a model while heads are switched off."""
+"""The name of a model's attention implementation while a head is switched off."""
+
+AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
+"""A function that `AttentionInterface` can call: it returns output (batch, length, heads, d_v) and weights, if any."""
 
 
-def measure_of(
+def choose_measure(
     reader: Reader, readings: Sequence[Reading], targets: Sequence[str] | None, metric: str
 ) -> tuple[Callable[[], float] | None, str]:
-    """What measures the model as it is, and, where nothing can, why."""
+    """Return a function that measures the model as it is, or None and the reason why there is no such function."""
     if metric == "bleu":
         return lambda: bleu(reader, [reading.source for reading in readings], targets or []), ""
     if reader.model.get_output_embeddings() is None:
@@ -40,26 +39,16 @@ def measure_of(
 
 @torch.no_grad()
 def perplexity(reader: Reader, readings: Sequence[Reading]) -> float:
-    """exp of the mean cross-entropy of targets, of texts from the second token on, or of each seventh token masked."""
+    """Return exp of the mean cross-entropy of what the model has to predict: see `predictions`.
+
+    Raises:
+        ValueError: there is nothing to predict.
+    """
     total, count = 0.0, 0
-    with evaluation(reader.model):
-        for batch in batched(sorted(readings, key=lambda each: len(each.ids)), PAIRS // 8):
-            inputs = padded([reading.ids for reading in batch], reader.padding)
-            ids, mask = inputs["input_ids"], inputs["attention_mask"]
-            if reader.is_seq2seq:
-                inputs["decoder_input_ids"] = padded([list(reading.decoder_ids) for reading in batch], reader.padding)[
-                    "input_ids"
-                ]
-                labels = padded([list(reading.written_ids) for reading in batch], -100)["input_ids"]
-            elif reader.is_decoder:
-                labels = F.pad(ids.masked_fill(mask == 0, -100)[:, 1:], (0, 1), value=-100)
-            else:
-                masked = torch.zeros_like(ids, dtype=torch.bool)
-                for row, reading in enumerate(batch):
-                    text = [place for place, special in enumerate(reading.sides["encoder"][0].special) if not special]
-                    masked[row, text[:: min(7, len(text))]] = True
-                labels = ids.masked_fill(~masked, -100)
-                inputs["input_ids"] = ids.masked_fill(masked, reader.tokenizer.mask_token_id)
+    with evaluation_mode(reader.model):
+        # An eighth of the pairs that attention maps allow, for logits take memory, too.
+        for batch in batch_readings(sorted(readings, key=lambda each: len(each.ids)), MAX_PAIRS // 8):
+            inputs, labels = predictions(reader, batch)
             inputs = {name: tensor.to(reader.model.device) for name, tensor in inputs.items()}
             logits = reader.model(**inputs).logits.float()
             labels = labels.to(logits.device)
@@ -67,19 +56,40 @@ def perplexity(reader: Reader, readings: Sequence[Reading]) -> float:
             count += int((labels != -100).sum())
     if not count:
         raise ValueError("no text has a token to predict: give longer ones")
-    return math.exp(min(total / count, 700))
+    return math.exp(min(total / count, 700))  # exp of more overflows
+
+
+def predictions(reader: Reader, batch: Sequence[Reading]) -> tuple[dict[str, Tensor], Tensor]:
+    """Return the inputs of a model, and the labels (batch, length) of its logits, -100 where nothing is predicted.
+
+    An encoder-decoder predicts the targets, a decoder each token but the first, an encoder each seventh, masked.
+    """
+    inputs = pad_batch([reading.ids for reading in batch], reader.padding)
+    ids = inputs["input_ids"]
+    if reader.is_seq2seq:
+        inputs["decoder_input_ids"] = pad([reading.decoder_ids for reading in batch], reader.padding)
+        return inputs, pad([reading.written_ids for reading in batch], -100)
+    if reader.is_decoder:
+        labels = ids.masked_fill(inputs["attention_mask"] == 0, -100)
+        return inputs, F.pad(labels[:, 1:], (0, 1), value=-100)
+    masked = torch.zeros_like(ids, dtype=torch.bool)
+    for row, reading in enumerate(batch):
+        text = [place for place, special in enumerate(reading.sides["encoder"][0].special) if not special]
+        masked[row, text[:: min(7, len(text))]] = True
+    inputs["input_ids"] = ids.masked_fill(masked, reader.tokenizer.mask_token_id)
+    return inputs, ids.masked_fill(~masked, -100)
 
 
 @torch.no_grad()
 def bleu(reader: Reader, sources: Sequence[str], targets: Sequence[str]) -> float:
-    """Corpus BLEU of greedy translations."""
+    """Return the corpus BLEU of greedy translations."""
     order = sorted(range(len(sources)), key=lambda row: len(sources[row]))
     translations = [""] * len(sources)
-    with evaluation(reader.model):
+    with evaluation_mode(reader.model):
         for start in range(0, len(order), 32):
             rows = order[start : start + 32]
-            inputs = padded([reader.encode(sources[row], "source").ids for row in rows], reader.padding)
-            count = min(inputs["input_ids"].shape[1] + 50, reader.most - 1)
+            inputs = pad_batch([reader.encode(sources[row], "source").ids for row in rows], reader.padding)
+            count = min(inputs["input_ids"].shape[1] + EXTRA_TOKENS, reader.max_length - 1)
             inputs = {name: tensor.to(reader.model.device) for name, tensor in inputs.items()}
             output = reader.model.generate(**inputs, num_beams=1, do_sample=False, max_new_tokens=count)
             for row, text in zip(rows, reader.tokenizer.batch_decode(output, skip_special_tokens=True), strict=True):
@@ -88,12 +98,12 @@ def bleu(reader: Reader, sources: Sequence[str], targets: Sequence[str]) -> floa
 
 
 @contextlib.contextmanager
-def attention_function(model: PreTrainedModel, function: Callable[..., Any]) -> Iterator[None]:
-    """A model whose attention is a function of ours, which is called as those of `AttentionInterface` are."""
+def attention_function(model: PreTrainedModel, function: AttentionFunction) -> Iterator[None]:
+    """Let a model, in evaluation mode, compute attention by a function of ours."""
     AttentionInterface.register(SWITCHED, function)
     AttentionMaskInterface.register(SWITCHED, sdpa_mask)
     try:
-        with evaluation(model, SWITCHED):
+        with evaluation_mode(model, SWITCHED):
             yield
     finally:
         del AttentionInterface._global_mapping[SWITCHED], AttentionMaskInterface._global_mapping[SWITCHED]
@@ -101,11 +111,11 @@ def attention_function(model: PreTrainedModel, function: Callable[..., Any]) -> 
 
 @contextlib.contextmanager
 def switched_off(model: PreTrainedModel, attention: nn.Module, head: int) -> Iterator[None]:
-    """A model without one head: what this head of an attention module gives is 0."""
+    """Let a model run, in evaluation mode, with 0 as the output of one head of the module `attention`."""
 
-    def attend(module: nn.Module, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
-        output, weights = sdpa_attention_forward(module, *arguments, **options)
-        if module is attention:  # (batch, length, heads, d_v)
+    def attend(module: nn.Module, *arguments: object, **options: object) -> tuple[Tensor, Tensor | None]:
+        output, weights = sdpa_attention_forward(module, *arguments, **options)  # type: ignore[arg-type]
+        if module is attention:
             output = output.clone()
             output[:, :, head] = 0
         return output, weights
@@ -114,13 +124,17 @@ def switched_off(model: PreTrainedModel, attention: nn.Module, head: int) -> Ite
         yield
 
 
-def find_switches(reader: Reader, counts: dict[str, "Counts"]) -> tuple[dict[tuple[str, int], nn.Module], str]:
-    """The attention module of each kind and layer, or why there is none."""
+def find_switches(reader: Reader, layers: Mapping[str, int]) -> tuple[dict[tuple[str, int], nn.Module], str]:
+    """Return the attention module of each kind and layer, or none and the reason why its heads cannot be switched off.
+
+    `layers` has the number of layers of each kind of attention. The modules are those that call transformers'
+    attention interface, in the order in which they do so on a text of three tokens.
+    """
     called: list[nn.Module] = []
 
-    def record(module: nn.Module, *arguments: Any, **options: Any) -> Any:
+    def record(module: nn.Module, *arguments: object, **options: object) -> tuple[Tensor, Tensor | None]:
         called.append(module)
-        return sdpa_attention_forward(module, *arguments, **options)
+        return sdpa_attention_forward(module, *arguments, **options)  # type: ignore[arg-type]
 
     with attention_function(reader.model, record), torch.no_grad():
         ids = torch.tensor([[reader.config.vocab_size - 1] * 3], device=reader.model.device)
@@ -130,8 +144,8 @@ def find_switches(reader: Reader, counts: dict[str, "Counts"]) -> tuple[dict[tup
         encoder, decoder = ([m for m in called if (m in inside) == wanted] for wanted in (True, False))
         found = {"encoder": encoder, "decoder": decoder[::2], "cross": decoder[1::2]}
     else:
-        found = {next(iter(counts)): called}
-    if any(len(set(found[kind])) != own.layers for kind, own in counts.items()):
+        found = {next(iter(layers)): called}
+    if any(len(set(found[kind])) != count for kind, count in layers.items()):
         kind = reader.config.model_type
         return {}, f"no effects: {kind} models do not call transformers' attention interface once for each layer"
     return {(kind, layer): module for kind, modules in found.items() for layer, module in enumerate(modules)}, ""

@@ -1,11 +1,13 @@
-"""Tokens as a reader of attention sees them, and how they join into words."""
+"""The tokens of a text as a reader sees them, and how they join into words."""
 
 import functools
 import unicodedata
 from dataclasses import dataclass
 
-# Scripts that put no blank between words: there each character may stand alone.
+from transformers import PreTrainedTokenizerBase
+
 UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
+"""Scripts that put no blank between words; in these each character may be a word."""
 
 
 @dataclass(frozen=True)
@@ -13,11 +15,11 @@ class Tokens:
     """The tokens of a text as a reader sees them.
 
     Attributes:
-        labels: of each token, what it stands for in the text; "·" for one that ends a character begun before it.
-        special: whether it is no part of the text: `</s>`, `[CLS]`.
-        words: the numbers of the tokens of each word. Punctuation is a word of its own, and so is, where words have no
-            blanks between them, what the tokenizer took for one.
-        names: of each word, its letters.
+        labels: for each token, the characters that it stands for; "·" for one that ends a character begun before it.
+        special: for each token, whether it is no part of the text, as `</s>` and `[CLS]`.
+        words: for each word, the numbers of its tokens. Punctuation is a word of its own. In scripts without blanks
+            between words, so is each token.
+        names: for each word, its characters.
     """
 
     labels: tuple[str, ...]
@@ -30,20 +32,85 @@ class Tokens:
 
     @property
     def punctuation(self) -> list[bool]:
-        """Whether each token is nothing but punctuation or symbols."""
+        """For each token, whether it consists of punctuation and symbols alone."""
         return [
             not special and label != "·" and all(unicodedata.category(c)[0] in "PS" for c in label)
             for label, special in zip(self.labels, self.special, strict=True)
         ]
 
     def joined(self) -> "Tokens":
-        """Its words, as if each was one token."""
+        """Return the words as tokens."""
         special = tuple(self.special[word[0]] for word in self.words)
         return Tokens(self.names, special, tuple((i,) for i in range(len(self.words))), self.names)
 
 
+@dataclass(frozen=True)
+class EncodedText:
+    """A text with its token ids, and with the span of characters (start, end) of each; special tokens have any."""
+
+    ids: list[int]
+    spans: list[tuple[int, int]]
+    text: str
+
+
+def encode_decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> EncodedText:
+    """Return the text that token ids decode to, and the span of each of them in it."""
+    spans, text = [], ""
+    for count in range(1, len(ids) + 1):
+        start = len(text)
+        decoded = tokenizer.decode(ids[:count], skip_special_tokens=False, clean_up_tokenization_spaces=False)
+        text = str(decoded).rstrip("\ufffd")  # stands for a character that is not complete yet
+        spans.append((min(start, len(text)), len(text)))
+    for i in reversed(range(len(ids) - 1)):  # a token that begins a character gets the span of the character
+        first, last = spans[i + 1]
+        if spans[i][0] == spans[i][1] == first < last and not text[first].isascii():
+            spans[i] = (first, first + 1)
+    return EncodedText(ids, spans, text)
+
+
+def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
+    """Return the ids of tokens that are no part of a text.
+
+    An unknown token is part of a text, unless it also marks the text's ends, as in GPT-2.
+    """
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
+    marks = [getattr(tokenizer, name, None) for name in names]
+    others = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
+    return {mark for mark in marks if mark is not None} | others
+
+
+def to_tokens(encoded: EncodedText, tokenizer: PreTrainedTokenizerBase) -> Tokens:
+    """Return the tokens of a text, and the words that they join into."""
+    text, labels, words = encoded.text, list[str](), list[list[int]]()
+    no_text = special_ids(tokenizer)
+    special = tuple(id_ in no_text for id_ in encoded.ids)
+    end, blank = -1, False  # where the token before ends, and whether it consists of blanks; -1 after a special token
+    for i, (first, last) in enumerate(encoded.spans):
+        if special[i]:
+            labels.append(str(tokenizer.convert_ids_to_tokens(encoded.ids[i])))
+            words.append([i])
+            end, blank = -1, False
+            continue
+        piece = text[first:last]
+        inside = 0 <= end and (first < end or first == last)
+        label = piece.strip() or ("␣" if piece else "·")
+        # A mark that combines with the character before it is shown on a circle.
+        label = f"\u25cc{label}" if unicodedata.category(label[0])[0] == "M" else label
+        labels.append("·" if inside else label)
+        if end >= 0 and (inside or blank or not begins_word(text, end, first + len(piece) - len(piece.lstrip()))):
+            words[-1].append(i)
+        else:
+            words.append([i])
+        end, blank = max(last, end), bool(piece) and not piece.strip()
+    names = []
+    for word in words:
+        covered = text[encoded.spans[word[0]][0] : max(encoded.spans[i][1] for i in word)]
+        names.append(labels[word[0]] if special[word[0]] else " ".join(covered.split()) or labels[word[0]])
+    return Tokens(tuple(labels), special, tuple(map(tuple, words)), tuple(names))
+
+
 def begins_word(text: str, end: int, start: int) -> bool:
-    """Whether what begins at `start` is another word than what ends at `end`."""
+    """True if the character at `start` belongs to another word than the one before `end`."""
     if start >= len(text) or any(letter.isspace() for letter in text[end:start]):
         return True
     before, after = text[start - 1], text[start]
@@ -51,11 +118,11 @@ def begins_word(text: str, end: int, start: int) -> bool:
         return False
     if before.isspace() or is_unspaced(before) or is_unspaced(after):
         return True
-    return begins_letter(text, start - 1) != begins_letter(text, start)
+    return is_word_character(text, start - 1) != is_word_character(text, start)
 
 
-def begins_letter(text: str, place: int) -> bool:
-    """Whether there is a letter, a digit, a mark, or what joins two: an apostrophe, a hyphen."""
+def is_word_character(text: str, place: int) -> bool:
+    """True for a letter, a digit, a mark and an underscore, and for an apostrophe or a hyphen between two of these."""
     if text[place].isalnum() or unicodedata.category(text[place])[0] == "M" or text[place] == "_":
         return True
     around = text[max(0, place - 1) : place] + text[place + 1 : place + 2]
@@ -64,5 +131,11 @@ def begins_letter(text: str, place: int) -> bool:
 
 @functools.cache
 def is_unspaced(letter: str) -> bool:
-    """Whether it is of a script that puts no blank between words."""
+    """True for a letter of a script that puts no blank between words."""
     return letter.isalpha() and unicodedata.name(letter, "").startswith(UNSPACED)
+
+
+def join_texts(first: str, second: str) -> str:
+    """Return two texts as one, with a blank between them if that separates two words."""
+    apart = first[-1].isspace() or second[0].isspace() or not is_word_character(second, 0) or is_unspaced(second[0])
+    return first + second if apart else f"{first} {second}"

@@ -3,7 +3,6 @@
 import copy
 import itertools
 import logging
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -43,9 +42,11 @@ from hf_vanilla import (
     attention_maps,
     beam_search,
 )
-from hf_vanilla.attention.maps import AttentionMap, AttentionMaps
-from hf_vanilla.attention.reader import Encoded, Reader, decode, load_model, stream_attention_maps
-from hf_vanilla.attention.words import Tokens
+from hf_vanilla.attention import reader as reader_module
+from hf_vanilla.attention.maps import AttentionMaps
+from hf_vanilla.attention.reader import Reader, load_attention_model, stream_attention_maps
+from hf_vanilla.attention.weights import AttentionMap
+from hf_vanilla.attention.words import EncodedText, Tokens, encode_decoded, to_tokens
 from hf_vanilla.data.tokenization import train_tokenizer
 
 SOURCES = ["the animal didn't cross the street.", "it was too tired", "a cat, a dog and a mouse"]
@@ -188,11 +189,13 @@ def test_texts_come_one_by_one_in_bounded_memory(monkeypatch):
     tokenizer = TOKENIZERS["encoder"]
     model = model_of(VanillaEncoderForMaskedLM, tokenizer)
     sizes, taken = [], []
-    look = Reader.look
+    compute_maps = Reader.compute_maps
     monkeypatch.setattr(
-        Reader, "look", lambda self, batch, words: sizes.append(len(batch)) or look(self, batch, words)
+        Reader,
+        "compute_maps",
+        lambda self, batch, words: sizes.append(len(batch)) or compute_maps(self, batch, words),
     )
-    monkeypatch.setattr(sys.modules[Reader.__module__], "PAIRS", 1000)
+    monkeypatch.setattr(reader_module, "MAX_PAIRS", 1000)
 
     def texts():
         for number in itertools.count():
@@ -295,12 +298,11 @@ def test_scripts_without_blanks_keep_their_tokens_and_characters_are_whole():
 @given(st.text(min_size=1, max_size=30))
 def test_words_are_a_partition_of_the_tokens_in_order(text):
     tokenizer = TOKENIZERS["seq2seq"]
-    reader = Reader(model_of(VanillaModel, tokenizer), tokenizer)
     text = text.encode("utf-8", "replace").decode()
     fast = tokenizer(text, return_offsets_mapping=True)
-    offsets = Encoded(list(fast["input_ids"]), list(fast["offset_mapping"]), text)
-    for encoded in (offsets, decode(tokenizer, offsets.ids)):
-        tokens = reader.tokens(encoded)
+    offsets = EncodedText(list(fast["input_ids"]), list(fast["offset_mapping"]), text)
+    for encoded in (offsets, encode_decoded(tokenizer, offsets.ids)):
+        tokens = to_tokens(encoded, tokenizer)
         assert [token for word in tokens.words for token in word] == list(range(len(encoded.ids)))
         assert len(tokens.labels) == len(tokens.special) == len(encoded.ids)
         assert all(tokens.labels) and all(tokens.names) and len(tokens.names) == len(tokens.words)
@@ -434,6 +436,6 @@ def test_loading_takes_the_class_that_was_saved(family, model_class, tmp_path, c
     model_of(model_class, tokenizer).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     with caplog.at_level(logging.WARNING):
-        model, loaded = load_model(tmp_path)
+        model, loaded = load_attention_model(tmp_path)
     assert type(model) is model_class and not model.training and loaded.is_fast
     assert isinstance(attention_maps(model, loaded, SOURCES[1], TARGETS[1]), AttentionMaps)

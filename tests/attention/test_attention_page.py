@@ -15,8 +15,9 @@ from torch.testing import assert_close
 from transformers import BertConfig, BertForMaskedLM
 
 from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration, attention_maps
-from hf_vanilla.attention.maps import KINDS, AttentionMap, AttentionMaps
-from hf_vanilla.attention.page import pack, render
+from hf_vanilla.attention.maps import AttentionMaps
+from hf_vanilla.attention.page import pack_weights
+from hf_vanilla.attention.weights import KINDS, AttentionMap
 from hf_vanilla.attention.words import Tokens
 from hf_vanilla.data.tokenization import train_tokenizer
 
@@ -296,7 +297,7 @@ def random_maps(tokens, layers, heads, kinds=("encoder",), sharpness=2.0):
 
 @pytest.mark.parametrize("sharpness", [0.1, 1.0, 3.0])
 def test_twelve_layers_of_twelve_heads_and_forty_tokens_take_less_than_a_megabyte(sharpness):
-    assert len(render(random_maps(40, 12, 12, sharpness=sharpness)).encode()) < 1_000_000
+    assert len(random_maps(40, 12, 12, sharpness=sharpness).to_html().encode()) < 1_000_000
 
 
 @in_browser
@@ -327,7 +328,7 @@ def test_it_answers_within_fifty_milliseconds_and_opens_with_512_tokens(page, tm
 def test_what_is_packed_is_rounded_to_half_a_step_and_the_upper_half_of_a_causal_map_is_left_out():
     maps = random_maps(9, 2, 3, ("encoder", "decoder"))
     for kind, count in (("encoder", 81), ("decoder", 45)):
-        planes = zlib.decompress(base64.b64decode(pack(maps[kind])))
+        planes = zlib.decompress(base64.b64decode(pack_weights(maps[kind])))
         assert len(planes) == 3 * 6 * count
         steps = torch.tensor([list(planes[i :: 6 * count]) for i in range(6 * count)]) @ torch.tensor([1, 256, 65536])
         weights = maps[kind].weights
@@ -343,4 +344,4 @@ def test_the_page_of_a_model_without_cross_attention_and_its_frame(tmp_path):
     )
     maps = attention_maps(model, tokenizer, "<script>alert(1)</script>")
     frame = maps._repr_html_()
-    assert frame.count("<") == 2 and html.unescape(frame.split('srcdoc="')[1].split('"')[0]) == render(maps)
+    assert frame.count("<") == 2 and html.unescape(frame.split('srcdoc="')[1].split('"')[0]) == maps.to_html()

@@ -16,10 +16,11 @@ from hf_vanilla import (
     VanillaEncoderModel,
     VanillaForConditionalGeneration,
 )
-from hf_vanilla.attention.maps import AttentionMap
+from hf_vanilla.attention.heads import HeadCounts
 from hf_vanilla.attention.reader import Reader, attention_maps
-from hf_vanilla.attention.survey import Counts, read_alignments, survey
+from hf_vanilla.attention.survey import read_alignments, survey
 from hf_vanilla.attention.switching import find_switches, perplexity, switched_off
+from hf_vanilla.attention.weights import AttentionMap
 from hf_vanilla.data.tokenization import train_tokenizer
 
 NOUNS = [("cat", "dog", "house"), ("dog", "mouse", "river"), ("mouse", "cat", "hill"), ("bird", "horse", "sea")]
@@ -100,10 +101,10 @@ def test_delimiters_first_tokens_and_rare_words_are_found():
     assert attention.keys.labels == ("<s>", "the", "cat", "runs", ".", "</s>")
     rank = {"the": 9, "cat": 1, "runs": 2, ".": 9}
     for column, name in ((0, "first token"), (4, "delimiter"), (5, "delimiter"), (2, "rare word"), (3, "rare word")):
-        counts = Counts(attention)
+        counts = HeadCounts(attention)
         counts.add(looking_at(column, attention), rank)
         assert {head.type for head in counts.heads_of("encoder", {})} == {name}
-    counts = Counts(attention)
+    counts = HeadCounts(attention)
     looks = torch.eye(6)[torch.tensor([0, 1, 4, 1, 3, 0])].expand(1, 2, 6, 6)
     counts.add(AttentionMap("encoder", looks, attention.queries, attention.keys), rank)
     assert next(counts.heads_of("encoder", {})).type == "mixed"
@@ -127,7 +128,7 @@ def test_alignment_error_rate_by_hand():
         ({(0, 1), (1, 0)}, set(), 1.0),
         ({(0, 0), (1, 0)}, {(1, 1), (0, 3)}, 1 - (1 + 2) / (4 + 2)),
     ]:
-        counts = Counts(diagonal)
+        counts = HeadCounts(diagonal)
         counts.align(diagonal, tokenizer, maps.source, maps.target, (sure, possible), 1)
         assert_close(counts.errors(), torch.full((2, 5), expected))
     with pytest.raises(ValueError, match="gold alignment 7 has 4-0, but the source has 4 words, the target 4"):
@@ -180,9 +181,9 @@ def test_a_head_that_is_switched_off_gives_nothing(family, model, place, module)
     targets = GERMAN if family == "seq2seq" else None
     reader = Reader(model, tokenizer)
     readings = [reader.read(text, targets[row] if targets else None) for row, text in enumerate(TEXTS)]
-    counts = {kind: Counts(each) for kind, each in attention_maps(model, tokenizer, TEXTS[0], GERMAN[0]).kinds.items()}
-    switches, note = find_switches(reader, counts)
-    assert note == "" and set(switches) == {(kind, layer) for kind in counts for layer in range(2)}
+    layers = dict.fromkeys(attention_maps(model, tokenizer, TEXTS[0], GERMAN[0]).kinds, 2)
+    switches, note = find_switches(reader, layers)
+    assert note == "" and set(switches) == {(kind, layer) for kind in layers for layer in range(2)}
     whole = perplexity(reader, readings)
     with switched_off(model, switches[place], 3):
         switched = perplexity(reader, readings)

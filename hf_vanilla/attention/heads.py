@@ -1,0 +1,184 @@
+"""What each head of a model does, counted over the attention maps of many texts."""
+
+import itertools
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from hf_vanilla.attention.weights import AttentionMap
+from hf_vanilla.translation.loading import words_of_tokens
+
+OFFSETS = range(-5, 6)
+MOSTLY = 0.5
+"""A head has a type if at least this share of the tokens looks most at what the type names."""
+TYPES = {
+    "previous token": "the token before",
+    "next token": "the token after",
+    "same token": "the token itself",
+    "positional": "the token a fixed number of places away, from 2 to 5",
+    "first token": "the first token",
+    "delimiter": "punctuation and tokens that are no text",
+    "rare word": "one of the two tokens of the text that are rarest in the corpus",
+    "alignment": "other words of the source for other words of the target; with gold alignments, half of them right",
+    "mixed": "none of these",
+}
+
+Links = set[tuple[int, int]]
+"""Pairs (source word, target word) that translate each other, counted from 0."""
+
+
+@dataclass(frozen=True)
+class Head:
+    """What one head does.
+
+    Attributes:
+        kind: "encoder", "decoder" or "cross".
+        layer, head: from 0.
+        type: the key of `TYPES` with the largest share, if that is `MOSTLY` or more, else "mixed".
+        shares: for each type, the share of the text's tokens that look most at what it names.
+        statistics: the means of the measures in `hf_vanilla.attention.weights.STATISTICS`.
+        alignment_error: the alignment error rate, from 0 to 1, if there are gold alignments.
+        effect: by how much perplexity rises or BLEU falls if the head is switched off.
+    """
+
+    kind: str
+    layer: int
+    head: int
+    type: str
+    shares: dict[str, float]
+    statistics: dict[str, float]
+    alignment_error: float | None = None
+    effect: float | None = None
+
+
+class HeadCounts:
+    """Counts of what the heads of one kind of attention look at; `attention` is any map of that kind.
+
+    Counts are (layers, heads), with a further dimension for `offsets` and `links`.
+    """
+
+    def __init__(self, attention: AttentionMap):
+        self.layers, self.heads = attention.weights.shape[:2]
+        self.is_cross = attention.kind == "cross"
+        shape = (self.layers, self.heads)
+        self.queries = 0  # of all texts
+        self.statistics: dict[str, Tensor] = {}  # their sums over these
+        self.voters = 0  # those of them that count for the types
+        self.offsets = torch.zeros(*shape, len(OFFSETS))
+        self.votes = {name: torch.zeros(shape) for name in ("first token", "delimiter", "rare word")}
+        self.covered = torch.zeros(shape)  # how many different words are looked at most by a token
+        self.most_covered = 0  # how many could be
+        self.sure = 0  # sure gold links
+        self.links: Tensor | None = None  # of each head and of the layer's mean: sure, sure or possible, and all links
+
+    def add(self, attention: AttentionMap, frequencies: Mapping[str, int]) -> None:
+        """Count one text; `frequencies` are those of its tokens in the corpus.
+
+        Special tokens do not vote for types, and neither does the first one, which in a decoder sees itself alone.
+        """
+        count = len(attention.queries)
+        for name, values in attention.statistics().items():
+            self.statistics[name] = self.statistics.get(name, 0) + values * count
+        self.queries += count
+        rows = [row for row in range(0 if self.is_cross else 1, count) if not attention.queries.special[row]]
+        if not rows:
+            return
+        self.voters += len(rows)
+        best = attention.weights[:, :, rows].argmax(-1)  # (layers, heads, rows)
+        for place, offset in enumerate(OFFSETS):
+            self.offsets[..., place] += (best == torch.tensor(rows) + offset).sum(-1)
+        keys = attention.keys
+        delimiters = torch.tensor(keys.special) | torch.tensor(keys.punctuation)
+        words = [column for column, delimiter in enumerate(delimiters.tolist()) if not delimiter]
+        rare = torch.zeros(len(keys), dtype=torch.bool)
+        rare[sorted(words, key=lambda column: frequencies.get(keys.labels[column], 0))[:2]] = True
+        self.votes["first token"] += (best == 0).sum(-1)
+        self.votes["delimiter"] += delimiters[best].sum(-1)
+        self.votes["rare word"] += rare[best].sum(-1)
+        covered = F.one_hot(best, len(keys)).amax(2) * ~delimiters
+        self.covered += covered.sum(-1)
+        self.most_covered += max(1, min(len(rows), len(words)))
+
+    def align(
+        self,
+        attention: AttentionMap,
+        tokenizer: PreTrainedTokenizerBase,
+        source: str,
+        target: str,
+        gold: tuple[Links, Links],
+        number: int,
+    ) -> None:
+        """Count which of the links of each head, and of each layer's mean, are gold: sure and possible ones.
+
+        A target word is linked to the source word that it looks at most. Words are what is between blanks.
+
+        Raises:
+            ValueError: the gold alignment, which errors call `number`, has words that the texts do not have; the
+                tokenizer is not a fast one.
+        """
+        sources, targets = tokens_of_words(tokenizer, text=source), tokens_of_words(tokenizer, text_target=target)
+        sure, possible = gold
+        for i, j in sorted(sure | possible):
+            if i >= len(sources) or j >= len(targets):
+                sizes = f"the source has {len(sources)} words, the target {len(targets)}"
+                raise ValueError(f"gold alignment {number} has {i}-{j}, but {sizes}")
+        rows, columns = ([word for word, tokens in enumerate(side) if tokens] for side in (targets, sources))
+        weights = attention.grouped([targets[row] for row in rows], [sources[column] for column in columns])
+        best = torch.cat([weights, weights.mean(1, keepdim=True)], 1).argmax(-1)  # (layers, heads + 1, rows)
+        if self.links is None:
+            self.links = torch.zeros(self.layers, self.heads + 1, 3)
+        for layer, head in itertools.product(range(self.layers), range(self.heads + 1)):
+            links = {(columns[column], rows[row]) for row, column in enumerate(best[layer, head].tolist())}
+            shared = (len(links & sure), len(links & (sure | possible)), len(links))
+            self.links[layer, head] += torch.tensor(shared)
+        self.sure += len(sure)
+
+    def errors(self) -> Tensor | None:
+        """Return alignment error rates (layers, heads + 1), the last column those of the mean of the heads.
+
+        The rate is 1 - (|A & S| + |A & P|) / (|A| + |S|) (Och and Ney, 2003). None without gold alignments.
+        """
+        if self.links is None:
+            return None
+        return 1 - (self.links[..., 0] + self.links[..., 1]) / (self.links[..., 2] + self.sure)
+
+    def heads_of(self, kind: str, effects: Mapping[tuple[str, int, int], float]) -> Iterator[Head]:
+        """Yield what each head does; `effects` has those that are known, by kind, layer and head."""
+        errors = self.errors()
+        for layer, head in itertools.product(range(self.layers), range(self.heads)):
+            error = None if errors is None else float(errors[layer, head])
+            shares, offset = self.shares(layer, head, error)
+            best = max(shares, key=lambda name: shares[name])
+            name = best if shares[best] >= MOSTLY else "mixed"
+            name = f"positional ({offset:+d})" if name == "positional" else name
+            means = {name: float(values[layer, head]) / self.queries for name, values in self.statistics.items()}
+            yield Head(kind, layer, head, name, shares, means, error, effects.get((kind, layer, head)))
+
+    def shares(self, layer: int, head: int, error: float | None) -> tuple[dict[str, float], int]:
+        """Return the share of each type, and which offset that of "positional" is of."""
+        voters = max(1, self.voters)
+        others = {name: float(values[layer, head]) / voters for name, values in self.votes.items()}
+        if self.is_cross:
+            covered = float(self.covered[layer, head]) / max(1, self.most_covered)
+            return {"alignment": covered if error is None else 1 - error, **others}, 0
+        by_offset = {offset: float(self.offsets[layer, head, place]) / voters for place, offset in enumerate(OFFSETS)}
+        far = max((offset for offset in OFFSETS if abs(offset) > 1), key=lambda offset: by_offset[offset])
+        near = {"previous token": by_offset[-1], "next token": by_offset[1], "same token": by_offset[0]}
+        return {**near, "positional": by_offset[far], **others}, far
+
+
+def tokens_of_words(tokenizer: PreTrainedTokenizerBase, **texts: str) -> list[list[int]]:
+    """Return the numbers of the tokens of each word of a text, which is given as `text` or as `text_target`."""
+    if not tokenizer.is_fast:
+        raise ValueError(f"alignments take a fast tokenizer, and this is {type(tokenizer).__name__}")
+    (text,) = texts.values()
+    encoded = tokenizer(return_offsets_mapping=True, **texts)
+    tokens: list[list[int]] = [[] for _ in text.split()]
+    for token, word in enumerate(words_of_tokens(text, encoded["offset_mapping"])):
+        if word is not None:
+            tokens[word].append(token)
+    return tokens
