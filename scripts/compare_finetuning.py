@@ -9,8 +9,8 @@
 Encoders (BertFor... is the peer) start from new weights and from masked-LM pretraining on Brown and Bible prose,
 decoders (GPT2LMHeadModel) from new weights; checkpoints that are given with `--models` start from their weights and
 from new ones of their shape. Each run is a command of the fine-tuning scripts, written to FOLDER/RUN.command, its
-output to FOLDER/RUN.log. What is done is not done again: the same command goes on where it was interrupted, and prints
-the table of what there is with `--table`.
+output to FOLDER/RUN.log. What is done is not done again: the same command continues where it was interrupted, and
+prints the table of what there is with `--table`.
 """
 
 import argparse
@@ -32,11 +32,11 @@ from hf_vanilla.data.tokenization import train_tokenizer
 
 SCRIPTS = Path(__file__).parent
 VOCABULARY, WIDTH, LAYERS, HEADS, INNER, POSITIONS = 4000, 256, 4, 4, 1024, 512
-# Updates of 1,024 tokens in pieces of so many. In pieces of 16, attention soon finds the neighbours of what is masked;
-# in ones of 128 from the start, it still sees bags of words after as many tokens.
+# The number of updates, each of 1,024 tokens, for each length of pieces. In pieces of 16, attention soon finds the
+# neighbours of what is masked; in ones of 128 from the start, it still sees bags of words after as many tokens.
 PRETRAINING = {16: 3200, 32: 600, 64: 600, 128: 600}
 READING = ("--rows", "12000", "--people", "2")
-# For each task: its script, the metric, updates, and what else its script is told. An update reads 32 texts.
+# For each task: its script, the metric, the number of updates, and further options. An update reads 32 texts.
 TASKS = {
     "sentiment": ("sequence_classification", "accuracy", 800, "--dataset_name movie_reviews --max_seq_length 96"),
     "genre": ("sequence_classification", "accuracy", 800, "--dataset_name brown_genres --max_seq_length 192"),
@@ -53,7 +53,7 @@ STARTS = ("new", "pretrained")
 
 
 def prepare(folder: Path) -> None:
-    """Prose, tokenizers, configurations of one size, and generated rows."""
+    """Write prose, tokenizers, configurations of one size, and generated rows into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     prose = folder / "prose.txt"
     if not prose.exists():
@@ -63,24 +63,17 @@ def prepare(folder: Path) -> None:
         if not (folder / family / "tokenizer.json").exists():
             texts = prose.read_text(encoding="utf-8").split("\n\n")
             train_tokenizer(texts, VOCABULARY, family).save_pretrained(folder / family)
-    single = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_hidden_layers": LAYERS, "intermediate_size": INNER}
-    single |= {"num_attention_heads": HEADS, "max_position_embeddings": POSITIONS}
+    size = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_hidden_layers": LAYERS}
+    size |= {"num_attention_heads": HEADS, "max_position_embeddings": POSITIONS}
+    tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     like_bert = {"position_embedding_type": "learned", "scale_embedding": False, "activation_function": "gelu"}
     configs = {
-        "ours-encoder": VanillaEncoderConfig(**single, **like_bert, embedding_norm=True),
-        "peer-encoder": BertConfig(**single, attention_probs_dropout_prob=0.0, layer_norm_eps=1e-5),
-        "ours-decoder": VanillaDecoderConfig(**single, **like_bert | {"norm_position": "pre"}),
-        "peer-decoder": GPT2Config(
-            vocab_size=VOCABULARY,
-            n_embd=WIDTH,
-            n_layer=LAYERS,
-            n_head=HEADS,
-            n_inner=INNER,
-            n_positions=POSITIONS,
-            **{"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0},
-            activation_function="gelu",
-            attn_pdrop=0.0,
+        "ours-encoder": VanillaEncoderConfig(**size, intermediate_size=INNER, **like_bert, embedding_norm=True),
+        "peer-encoder": BertConfig(
+            **size, intermediate_size=INNER, attention_probs_dropout_prob=0.0, layer_norm_eps=1e-5
         ),
+        "ours-decoder": VanillaDecoderConfig(**size, intermediate_size=INNER, **like_bert | {"norm_position": "pre"}),
+        "peer-decoder": GPT2Config(**size, n_inner=INNER, **tokens, activation_function="gelu", attn_pdrop=0.0),
     }
     for name, config in configs.items():
         config.save_pretrained(folder / "configs" / name)
@@ -89,7 +82,7 @@ def prepare(folder: Path) -> None:
 
 
 def pretrain(folder: Path, model: str) -> None:
-    """Ours or BERT, on the same batches: short pieces first, then longer ones."""
+    """Pretrain ours or BERT ("peer") as a masked language model on the same batches, short pieces first."""
     given = yaml.safe_load((SCRIPTS / "configs" / "masked_lm.yaml").read_text(encoding="utf-8"))
     given |= {"corpus": str(folder / "prose.txt"), "tokenizer": str(folder / "encoder"), "vocab_size": VOCABULARY}
     for pieces, updates in PRETRAINING.items():
@@ -105,7 +98,7 @@ def pretrain(folder: Path, model: str) -> None:
 
 
 def run(folder: Path, name: str, command: list[str], done: bool = False) -> None:
-    """Run a command, and leave what it was and what it said; if it is done, see that it was the same."""
+    """Run a command, and write it and its output to `folder`; if it is done, check that it was the same command."""
     if done:
         if (earlier := (folder / f"{name}.command").read_text(encoding="utf-8").strip()) != shlex.join(command):
             sys.exit(f"{name} in {folder} was made by another command, {earlier}: choose another folder")
@@ -118,16 +111,16 @@ def run(folder: Path, name: str, command: list[str], done: bool = False) -> None
 
 
 def finetune(
-    folder: Path,
-    task: str,
-    model: str,
-    start: str,
-    seed: int,
-    scale: float,
-    checkpoint: str,
-    given: list[str],
+    folder: Path, task: str, model: str, start: str, seed: int, scale: float, checkpoint: str, given: list[str]
 ) -> None:
-    """One run of a script, unless it is done."""
+    """Run a fine-tuning script once, unless that is done.
+
+    Args:
+        model: "ours", "peer", or the name of another one, whose weights `checkpoint` has.
+        start: "pretrained" or "new", for new weights of the same shape.
+        scale: times the updates of the task.
+        given: further options of the script.
+    """
     script, _, updates, options = TASKS[task]
     name, steps = f"{task}-{model}-{start}-{seed}", max(4, int(updates * scale))
     family = "decoder" if task == "causal_lm" else "encoder"
@@ -150,14 +143,14 @@ def finetune(
 
 
 def results(folder: Path) -> dict[str, float]:
-    """What a run reached on the test split, if it is done."""
+    """Return what a run reached on the test split; nothing if it is not done."""
     path = folder / "all_results.json"
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     return found if "test_loss" in found else {}
 
 
 def table(folder: Path, tasks: list[str], columns: list[tuple[str, str]], seeds: list[int]) -> None:
-    """Means over the seeds, and their standard deviation, of the test split; updates a second in brackets."""
+    """Print means over the seeds, and their standard deviation, on the test split; updates a second in brackets."""
     print("| task | metric |", " | ".join(f"{model}, {start}" for model, start in columns), "|")
     print("|---|---|" + "---|" * len(columns))
     for task in tasks:
@@ -172,16 +165,16 @@ def table(folder: Path, tasks: list[str], columns: list[tuple[str, str]], seeds:
 
 
 def main() -> None:
-    """See the top of this file."""
+    """Train what the options ask for and is not done, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
-    parser.add_argument("--scale", type=float, default=1.0, help="times the updates of each fine-tuning")
+    parser.add_argument("--scale", type=float, default=1.0, help="a factor for the updates of each fine-tuning")
     models_help = "ours, peer, or NAME=CHECKPOINT of an encoder (default: ours peer)"
     parser.add_argument("--models", nargs="+", default=["ours", "peer"], help=models_help)
-    parser.add_argument("--table", action="store_true", help="train nothing")
+    parser.add_argument("--table", action="store_true", help="train nothing, print the table of what is done")
     arguments, given = parser.parse_known_args()
     known = {f"--{field.name}" for field in dataclasses.fields(TrainingArguments)}
     if wrong := [text for text in given if text.startswith("-") and text.partition("=")[0] not in known]:

@@ -10,110 +10,69 @@
     accelerate launch scripts/finetune_multiple_choice.py ...
 
 The model reads the context and, after it, the question (if there is one) with each of the choices, which stand in one
-column as a list or in a column each. `--use_peft true` trains LoRA adapters, `--help` explains all arguments, a YAML
-file of them may come first. The same command goes on with a run that was interrupted.
+column as a list or in a column each. `--use_peft true` trains LoRA adapters, `--help` explains all arguments, and a
+YAML file of them may come first. The same command continues a run that was interrupted.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from datasets import DatasetDict
-from transformers import (
-    AutoModelForMultipleChoice,
-    DataCollatorForMultipleChoice,
-    EvalPrediction,
-    Trainer,
-    TrainingArguments,
+from transformers import AutoModelForMultipleChoice, Trainer, TrainingArguments
+
+from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
+from hf_vanilla.finetuning.choices import (
+    ChoiceCollator,
+    check_choices,
+    choices_of,
+    encode_choices,
+    encode_right_choices,
 )
-
-import hf_vanilla  # noqa: F401  registers the models
-from hf_vanilla.data.labelled import cell
-from hf_vanilla.finetuning.labels import check_choices, check_lengths, check_texts, encode_choice, with_labels
-from hf_vanilla.finetuning.run import DataArguments, fine_tune, load_model, load_tokenizer, parse, sequence_limit
+from hf_vanilla.finetuning.encoding import check_lengths, encode, sequence_limit
+from hf_vanilla.finetuning.labels import check_texts, with_labels
+from hf_vanilla.finetuning.metrics import ClassScores
+from hf_vanilla.finetuning.run import fine_tune, get_model, get_tokenizer
 
 
 @dataclass
-class Arguments(DataArguments):
+class Arguments(FineTuningArguments):
     """The columns to read."""
 
-    context_column_name: str = field(default="context", metadata={"help": "What comes before each choice."})
-    question_column_name: str | None = field(default=None, metadata={"help": "What each choice is to go on with."})
+    context_column_name: str = option("context", "What comes before each choice.")
+    question_column_name: str | None = option(None, "What each choice is to go on with.")
     choice_column_names: list[str] = field(
         default_factory=lambda: ["choices"], metadata={"help": "One column of lists, or one of texts for each choice."}
     )
-    label_column_name: str = field(default="label", metadata={"help": "Which choice is right, from 0."})
+    label_column_name: str = option("label", "Which choice is right, from 0.")
 
 
-def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Accuracy."""
-    return {"accuracy": float((prediction.predictions.argmax(-1) == prediction.label_ids).mean())}
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """See the top of this file."""
-    model_arguments, data, arguments = parse(Arguments, TrainingArguments, args, metric_for_best_model="accuracy")
-    splits = data.load()
-    context, question, columns = data.context_column_name, data.question_column_name, data.choice_column_names
-    for column, argument in ((context, "context_column_name"), (question, "question_column_name")):
-        if column is not None:
-            check_texts(splits, column, argument)
+def main(args: list[str] | None = None) -> None:
+    """Fine-tune as the arguments say, by default those of the command line."""
+    arguments, training = parse(Arguments, TrainingArguments, args, metric_for_best_model="accuracy")
+    splits = arguments.load_splits()
+    context, question = arguments.context_column_name, arguments.question_column_name
+    check_texts(splits, context, "context_column_name")
+    if question is not None:
+        check_texts(splits, question, "question_column_name")
+    columns = arguments.choice_column_names
     count = check_choices(splits, columns)
-    labels = encode_choice(splits, data.label_column_name, count)
+    labels = encode_right_choices(splits, arguments.label_column_name, count)
 
-    def choices_of(row: dict[str, Any]) -> list[str]:
-        choices = row[columns[0]] if len(columns) == 1 else [row[column] for column in columns]
-        return [f"{row[question]} {choice}" for choice in choices] if question else choices
+    texts = (text for row in splits["train"] for text in (row[context], *choices_of(row, columns, question)))
+    tokenizer = get_tokenizer(arguments, training, texts, "encoder")
+    model = get_model(AutoModelForMultipleChoice, arguments, tokenizer)
+    limit = sequence_limit(model, tokenizer, arguments.max_seq_length)
+    how = {"context": context, "question": question, "columns": columns, "max_length": arguments.max_seq_length}
+    encoded = encode(splits, training, encode_choices, tokenizer=tokenizer, **how)
+    check_lengths(encoded, context, limit)
 
-    learned = (text for row in splits["train"] for text in (row[context], *choices_of(row)))
-    tokenizer = load_tokenizer(model_arguments, arguments, lambda: learned, "encoder")
+    def compute_metrics(prediction, split):
+        chosen = prediction.predictions.argmax(-1)
+        return {"accuracy": ClassScores().compute(predictions=chosen, references=prediction.label_ids)["accuracy"]}
 
-    def build() -> Any:
-        return load_model(AutoModelForMultipleChoice, model_arguments, tokenizer)
+    def answers(scores):
+        return scores.argmax(-1).tolist()
 
-    model = build()
-    limit = sequence_limit(model, tokenizer, data.max_seq_length)
-    # Of the two texts the context gives way: a choice that is cut might be another one.
-    cut = {"truncation": "only_first" if data.max_seq_length else False, "max_length": data.max_seq_length}
-
-    def tokenize(row: dict[str, Any], index: int, split: str) -> dict[str, Any]:
-        choices = choices_of(row)
-        longest = max(map(len, tokenizer(["" for _ in choices], choices)["input_ids"]))
-        if data.max_seq_length and longest >= data.max_seq_length:
-            raise ValueError(
-                f"{cell(split, index, columns[0])}: a choice has {longest} tokens, max_seq_length is "
-                f"{data.max_seq_length}: no room for the context"
-            )
-        batch = tokenizer([row[context]] * len(choices), choices, **cut)
-        return {**batch, "length": max(map(len, batch["input_ids"]))}  # for `group_by_length`
-
-    encoded = DatasetDict()
-    with arguments.main_process_first():
-        for split, rows in splits.items():
-            options = {"with_indices": True, "fn_kwargs": {"split": split}}
-            encoded[split] = rows.map(tokenize, remove_columns=rows.column_names, **options)
-            check_lengths(encoded[split]["length"], split, context, limit)
-    collate = DataCollatorForMultipleChoice(tokenizer)
-
-    def collate_any(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        if "labels" in rows[0]:
-            return collate(rows)
-        # The stock collator wants labels, which the test split need not have.
-        return {name: ids for name, ids in collate([{**row, "labels": 0} for row in rows]).items() if name != "labels"}
-
-    fine_tune(
-        Trainer,
-        model,
-        model_arguments,
-        data,
-        arguments,
-        with_labels(encoded, labels),
-        build,
-        lambda prediction: prediction.predictions.argmax(-1).tolist(),
-        processing_class=tokenizer,
-        data_collator=collate_any,
-        compute_metrics=compute_metrics,
-    )
+    collator, encoded = ChoiceCollator(tokenizer), with_labels(encoded, labels)
+    fine_tune(Trainer, model, tokenizer, collator, encoded, arguments, training, compute_metrics, answers)
 
 
 if __name__ == "__main__":

@@ -8,103 +8,67 @@
     ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 scripts/finetune_question_answering.py ...
     accelerate launch scripts/finetune_question_answering.py ...
 
-Rows are as in SQuAD; where some have no answer, add `--version_2_with_negative true`. `--use_peft true` trains LoRA
-adapters, `--help` explains all arguments, a YAML file of them may come first. The same command goes on with a run that
-was interrupted.
+Rows are as in SQuAD; `--version_2_with_negative true` allows some without an answer. `--use_peft true` trains LoRA
+adapters, `--help` explains all arguments, and a YAML file may hold them. The same command goes on with a run.
 """
 
-import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from itertools import chain
 
-from datasets import DatasetDict
-from transformers import (
-    AutoModelForQuestionAnswering,
-    DataCollatorWithPadding,
-    EvalPrediction,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, Trainer, TrainingArguments
 
-import hf_vanilla  # noqa: F401  registers the models
-from hf_vanilla.data.labelled import require_column
-from hf_vanilla.finetuning.answers import best_answers, check_answers, encode_questions
-from hf_vanilla.finetuning.labels import check_texts, with_test_labels
-from hf_vanilla.finetuning.metrics import answer_scores
-from hf_vanilla.finetuning.run import DataArguments, fine_tune, load_model, load_tokenizer, parse, sequence_limit
+from hf_vanilla.finetuning.answers import best_answers, check_questions, encode_questions
+from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
+from hf_vanilla.finetuning.encoding import encode, sequence_limit
+from hf_vanilla.finetuning.metrics import AnswerScores
+from hf_vanilla.finetuning.run import fine_tune, get_model, get_tokenizer
 
 
 @dataclass
-class Arguments(DataArguments):
+class Arguments(FineTuningArguments):
     """The columns to read, and how."""
 
-    question_column_name: str = field(default="question", metadata={"help": "What is asked."})
-    context_column_name: str = field(default="context", metadata={"help": "The text that holds the answer."})
-    answer_column_name: str = field(default="answers", metadata={"help": "The answers, with text and answer_start."})
-    doc_stride: int = field(default=64, metadata={"help": "Tokens that windows of a long text share."})
-    max_answer_length: int = field(default=30, metadata={"help": "Tokens of an answer at most."})
-    version_2_with_negative: bool = field(default=False, metadata={"help": "Some questions have no answer."})
+    question_column_name: str = option("question", "What is asked.")
+    context_column_name: str = option("context", "The text that holds the answer.")
+    answer_column_name: str = option("answers", "The answers, with text and answer_start.")
+    doc_stride: int = option(64, "Tokens that windows of a long text share.")
+    max_answer_length: int = option(30, "Tokens of an answer at most.")
+    version_2_with_negative: bool = option(False, "Some questions have no answer.")
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """See the top of this file."""
-    model_arguments, data, arguments = parse(Arguments, TrainingArguments, args, metric_for_best_model="f1")
-    if arguments.label_smoothing_factor:
+def main(args: list[str] | None = None) -> None:
+    """Fine-tune as the arguments say, by default those of the command line."""
+    arguments, training = parse(Arguments, TrainingArguments, args, metric_for_best_model="f1")
+    if training.label_smoothing_factor:
         raise ValueError("label_smoothing_factor: Trainer does not smooth where an answer starts and ends")
-    splits = data.load()
-    columns = (data.question_column_name, data.context_column_name, data.answer_column_name)
+    splits = arguments.load_splits()
+    columns = (arguments.question_column_name, arguments.context_column_name, arguments.answer_column_name)
     question, context, answers = columns
-    check_texts(splits, question, "question_column_name")
-    check_texts(splits, context, "context_column_name")
-    answered = with_test_labels(splits, answers)
-    require_column(answered, answers, "answer_column_name")
-    for split, rows in answered.items():
-        check_answers(rows, split, context, answers, data.version_2_with_negative)
+    answered = check_questions(splits, columns, arguments.version_2_with_negative)
 
-    learned = (row[column] for column in (question, context) for row in splits["train"])
-    tokenizer = load_tokenizer(model_arguments, arguments, lambda: learned, "encoder")
-    tokenizer.padding_side = "right"  # what is read off a window counts from its first token
-
-    def build() -> Any:
-        return load_model(AutoModelForQuestionAnswering, model_arguments, tokenizer, num_labels=2)
-
-    model = build()
-    limit = sequence_limit(model, tokenizer, data.max_seq_length)
-    settings = {
-        "tokenizer": tokenizer,
-        "columns": columns,
-        "max_length": data.max_seq_length or limit or 384,
-        "stride": data.doc_stride,
-    }
-    windows = DatasetDict()
-    with arguments.main_process_first():
-        for split, rows in splits.items():
-            rows = rows if split in answered else rows.select_columns([question, context])
-            options = {"with_indices": True, "batched": True, "fn_kwargs": settings | {"split": split}}
-            windows[split] = rows.map(encode_questions, remove_columns=rows.column_names, **options)
-
-    def read(prediction: Any, split: str) -> list[str]:
-        rule = {"max_answer_length": data.max_answer_length, "may_be_missing": data.version_2_with_negative}
-        return best_answers(*prediction.predictions[:2], windows[split], splits[split][context], **rule)
-
-    def compute_metrics(prediction: EvalPrediction, split: str = "validation") -> dict[str, float]:
-        return answer_scores(read(prediction, split), [row["text"] for row in splits[split][answers]])
-
-    fine_tune(
-        Trainer,
-        model,
-        model_arguments,
-        data,
-        arguments,
-        windows,
-        build,
-        lambda prediction: read(prediction, "test"),
-        functools.partial(compute_metrics, split="test"),
-        processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        compute_metrics=compute_metrics,
+    texts = chain(splits["train"][question], splits["train"][context])
+    tokenizer = get_tokenizer(arguments, training, texts, "encoder")
+    tokenizer.padding_side = "right"  # the places of an answer are counted from the left
+    model = get_model(AutoModelForQuestionAnswering, arguments, tokenizer, num_labels=2)
+    limit = sequence_limit(model, tokenizer, arguments.max_seq_length)
+    how = {"max_length": arguments.max_seq_length or limit or 384, "stride": arguments.doc_stride}
+    windows = encode(
+        splits, training, encode_questions, tokenizer=tokenizer, columns=columns, answered=answered, **how
     )
+
+    def read(logits, split):
+        rule = {"longest": arguments.max_answer_length, "may_be_missing": arguments.version_2_with_negative}
+        return best_answers(*logits[:2], windows[split], splits[split][context], **rule)
+
+    def compute_metrics(prediction, split):
+        right = [row["text"] for row in splits[split][answers]]
+        return AnswerScores().compute(predictions=read(prediction.predictions, split), references=right)
+
+    def answers_of_test(logits):
+        return read(logits, "test")
+
+    collator = DataCollatorWithPadding(tokenizer)
+    fine_tune(Trainer, model, tokenizer, collator, windows, arguments, training, compute_metrics, answers_of_test)
 
 
 if __name__ == "__main__":

@@ -8,140 +8,64 @@
     ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 scripts/finetune_sequence_classification.py ...
     accelerate launch scripts/finetune_sequence_classification.py ...
 
-Classes are told from labels that are names or integers, values (regression) from labels that are floats, several
-labels of a text from lists. `--use_peft true` trains LoRA adapters, `--help` explains all arguments, a YAML file of
-them may come first. The same command goes on with a run that was interrupted.
+Labels that are names or integers are classes, floats are values (regression), lists are several labels of a text.
+`--use_peft true` trains LoRA adapters, `--help` explains all arguments, and a YAML file of them may come first. The
+same command continues a run that was interrupted.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from itertools import chain
 
-import numpy as np
-from datasets import DatasetDict
-from transformers import (
-    AutoModelForSequenceClassification,
-    DataCollatorWithPadding,
-    EvalPrediction,
-    Trainer,
-    TrainingArguments,
-)
+from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
 
-import hf_vanilla  # noqa: F401  registers the models
-from hf_vanilla.data.labelled import require_column
-from hf_vanilla.finetuning.labels import (
-    agree_with_checkpoint,
-    check_lengths,
-    check_texts,
-    class_names,
-    encode_classes,
-    encode_values,
-    problem_type,
-    with_labels,
-)
-from hf_vanilla.finetuning.metrics import macro_f1
-from hf_vanilla.finetuning.run import (
-    DataArguments,
-    fine_tune,
-    load_model,
-    load_tokenizer,
-    parse,
-    sequence_limit,
-    source_of,
-)
+from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
+from hf_vanilla.finetuning.encoding import check_lengths, encode, sequence_limit
+from hf_vanilla.finetuning.labels import check_texts, encode_text_labels, with_labels
+from hf_vanilla.finetuning.metrics import TEXT_SCORES
+from hf_vanilla.finetuning.run import fine_tune, get_model, get_tokenizer
 
 
 @dataclass
-class Arguments(DataArguments):
+class Arguments(FineTuningArguments):
     """The columns to read."""
 
-    text_column_name: str = field(default="text", metadata={"help": "The text, or the first of two."})
-    text_pair_column_name: str | None = field(default=None, metadata={"help": "The second text."})
-    label_column_name: str = field(default="label", metadata={"help": "What is learned."})
-    class_names: list[str] | None = field(default=None, metadata={"help": "All classes, in their order."})
+    text_column_name: str = option("text", "The text, or the first of two.")
+    text_pair_column_name: str | None = option(None, "The second text.")
+    label_column_name: str = option("label", "What is learned.")
+    class_names: list[str] | None = option(None, "All classes, in their order.")
 
 
-def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-    """Accuracy and macro F1 of classes, micro F1 of labels, error and correlation of values."""
-    scores, labels = prediction.predictions, prediction.label_ids
-    if scores.shape[-1] == 1:
-        values = scores[:, 0]
-        return {"mse": float(((values - labels) ** 2).mean()), "pearson": float(np.corrcoef(values, labels)[0, 1])}
-    if labels.ndim == 2:
-        chosen, right = scores > 0, labels > 0.5
-        return {"f1": float(2 * (chosen & right).sum() / max(1, chosen.sum() + right.sum()))}
-    classes = scores.argmax(-1)
-    return {"accuracy": float((classes == labels).mean()), "macro_f1": macro_f1(classes, labels)}
-
-
-def main(args: Sequence[str] | None = None) -> None:
-    """See the top of this file."""
-    model_arguments, data, arguments = parse(Arguments, TrainingArguments, args)
-    splits = data.load()
-    texts = [column for column in (data.text_column_name, data.text_pair_column_name) if column]
-    for column, argument in zip(texts, ("text_column_name", "text_pair_column_name"), strict=False):
+def main(args: list[str] | None = None) -> None:
+    """Fine-tune as the arguments say, by default those of the command line."""
+    arguments, training = parse(Arguments, TrainingArguments, args)
+    splits = arguments.load_splits()
+    columns = [column for column in (arguments.text_column_name, arguments.text_pair_column_name) if column]
+    for column, argument in zip(columns, ("text_column_name", "text_pair_column_name"), strict=False):
         check_texts(splits, column, argument)
-    require_column(DatasetDict(train=splits["train"]), data.label_column_name, "label_column_name")
-    kind = problem_type(splits["train"], data.label_column_name)
-    if kind != "single_label_classification" and arguments.label_smoothing_factor:
-        raise ValueError(f"label_smoothing_factor is for one class a text; the labels ask for {kind}")
-    fields: dict[str, Any] = {"problem_type": kind}
-    if kind == "regression":
-        if data.class_names:
-            raise ValueError(f"class_names are given, but {data.label_column_name!r} holds numbers")
-        fields["num_labels"] = 1
-        labels = encode_values(splits, data.label_column_name, "label_column_name")
-    else:
-        names = class_names(splits, data.label_column_name, data.class_names)
-        if not data.class_names:
-            names = agree_with_checkpoint(names, model_arguments.model_name_or_path, **source_of(model_arguments))
-        fields |= {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
-        labels = encode_classes(splits, data.label_column_name, names, "label_column_name")
-    if kind == "multi_label_classification":
-        labels = {split: [[float(i in row) for i in range(len(names))] for row in labels[split]] for split in labels}
+    labels = encode_text_labels(splits, arguments.label_column_name, arguments.class_names, arguments)
+    if labels.problem_type != "single_label_classification" and training.label_smoothing_factor:
+        raise ValueError(f"label_smoothing_factor is for one class a text; the labels ask for {labels.problem_type}")
 
-    learned = (row[column] for column in texts for row in splits["train"])
-    tokenizer = load_tokenizer(model_arguments, arguments, lambda: learned, "encoder")
+    texts = chain.from_iterable(splits["train"][column] for column in columns)
+    tokenizer = get_tokenizer(arguments, training, texts, "encoder")
 
-    def build() -> Any:
-        return load_model(AutoModelForSequenceClassification, model_arguments, tokenizer, **fields)
+    model = get_model(AutoModelForSequenceClassification, arguments, tokenizer, **labels.config_fields)
+    limit = sequence_limit(model, tokenizer, arguments.max_seq_length)
 
-    model = build()
-    limit = sequence_limit(model, tokenizer, data.max_seq_length)
+    def tokenize(rows, indices, split):
+        return tokenizer(*(rows[column] for column in columns), **arguments.truncation)
 
-    def tokenize(rows: dict[str, list[str]]) -> Any:
-        cut = {"truncation": data.max_seq_length is not None, "max_length": data.max_seq_length}
-        return tokenizer(*(rows[column] for column in texts), **cut)
+    def compute_metrics(prediction, split):
+        metric = TEXT_SCORES[labels.problem_type]()
+        return metric.compute(predictions=labels.decide(prediction.predictions), references=prediction.label_ids)
 
-    encoded = DatasetDict()
-    with arguments.main_process_first():
-        for split, rows in splits.items():
-            encoded[split] = rows.map(tokenize, batched=True, remove_columns=rows.column_names)
-            check_lengths(map(len, encoded[split]["input_ids"]), split, texts[0], limit)
-
-    def answers(prediction: Any) -> list[Any]:
-        scores = prediction.predictions
-        if kind == "regression":
-            return [float(value) for value in scores[:, 0]]
-        if kind == "multi_label_classification":
-            return [[names[i] for i in np.flatnonzero(row > 0)] for row in scores]
-        return [names[i] for i in scores.argmax(-1)]
-
-    fine_tune(
-        Trainer,
-        model,
-        model_arguments,
-        data,
-        arguments,
-        with_labels(encoded, labels),
-        build,
-        answers,
-        processing_class=tokenizer,
-        data_collator=DataCollatorWithPadding(tokenizer),
-        compute_metrics=compute_metrics,
-        # BART and T5 give more than their scores.
-        preprocess_logits_for_metrics=lambda scores, _: scores[0] if isinstance(scores, tuple) else scores,
-    )
+    encoded = encode(splits, training, tokenize)
+    check_lengths(encoded, columns[0], limit)
+    collator = DataCollatorWithPadding(tokenizer)
+    # BART and T5 give more than their scores.
+    options = {"preprocess_logits_for_metrics": lambda scores, _: scores[0] if isinstance(scores, tuple) else scores}
+    encoded, answers = with_labels(encoded, labels.encoded), labels.answers
+    fine_tune(Trainer, model, tokenizer, collator, encoded, arguments, training, compute_metrics, answers, **options)
 
 
 if __name__ == "__main__":

@@ -7,128 +7,66 @@
     ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 scripts/finetune_token_classification.py ...
     accelerate launch scripts/finetune_token_classification.py ...
 
-A row holds a list of words and as many tags. A word is known by its first token. Tags such as B-PER, I-PER and O are
-scored by spans as well. `--use_peft true` trains LoRA adapters, `--help` explains all arguments, a YAML file of them
-may come first. The same command goes on with a run that was interrupted.
+A row holds a list of words and as many tags. The first token of a word stands for it. Tags such as B-PER, I-PER, O are
+scored by spans as well. `--use_peft true` trains LoRA adapters, `--help` explains all arguments, and a YAML file of
+them may come first. The same command continues a run that was interrupted.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
-import numpy as np
 from datasets import DatasetDict
 from transformers import (
     AutoModelForTokenClassification,
     DataCollatorForTokenClassification,
-    EvalPrediction,
     Trainer,
     TrainingArguments,
 )
 
-import hf_vanilla  # noqa: F401  registers the models
-from hf_vanilla.data.labelled import cell, require_column
-from hf_vanilla.finetuning.labels import agree_with_checkpoint, check_lengths, check_words, class_names, encode_classes
-from hf_vanilla.finetuning.metrics import macro_f1, span_f1
-from hf_vanilla.finetuning.run import (
-    DataArguments,
-    fine_tune,
-    load_model,
-    load_tokenizer,
-    parse,
-    sequence_limit,
-    source_of,
-)
+from hf_vanilla.data.labelled import require_column
+from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
+from hf_vanilla.finetuning.encoding import check_lengths, encode, encode_words, sequence_limit
+from hf_vanilla.finetuning.labels import check_words, class_names, encode_classes, fields_of_classes
+from hf_vanilla.finetuning.metrics import score_tags, tags_of
+from hf_vanilla.finetuning.run import fine_tune, get_model, get_tokenizer
 
 
 @dataclass
-class Arguments(DataArguments):
+class Arguments(FineTuningArguments):
     """The columns to read."""
 
-    text_column_name: str = field(default="tokens", metadata={"help": "The words of a text, a list."})
-    tag_column_name: str = field(default="tags", metadata={"help": "A tag for each word, a list."})
-    class_names: list[str] | None = field(default=None, metadata={"help": "All tags, in their order."})
-    unspaced: bool = field(default=False, metadata={"help": "The words are not to be separated by spaces."})
+    text_column_name: str = option("tokens", "The words of a text, a list.")
+    tag_column_name: str = option("tags", "A tag for each word, a list.")
+    class_names: list[str] | None = option(None, "All tags, in their order.")
+    unspaced: bool = option(False, "No spaces stand between the words.")
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """See the top of this file."""
-    model_arguments, data, arguments = parse(Arguments, TrainingArguments, args, metric_for_best_model="accuracy")
-    splits = data.load()
-    words, tags = data.text_column_name, data.tag_column_name
+def main(args: list[str] | None = None) -> None:
+    """Fine-tune as the arguments say, by default those of the command line."""
+    arguments, training = parse(Arguments, TrainingArguments, args, metric_for_best_model="accuracy")
+    splits = arguments.load_splits()
+    words, tags = arguments.text_column_name, arguments.tag_column_name
     check_words(splits, words, "text_column_name")
     require_column(DatasetDict(train=splits["train"]), tags, "tag_column_name")
-    names = class_names(splits, tags, data.class_names)
-    if not data.class_names:
-        names = agree_with_checkpoint(names, model_arguments.model_name_or_path, **source_of(model_arguments))
+    given, checkpoint = arguments.class_names, arguments.model_name_or_path
+    names = class_names(splits, tags, given, checkpoint, **arguments.source)
     labels = encode_classes(splits, tags, names, "tag_column_name", beside=words)
-    fields = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
 
-    learned = (" ".join(row) for row in splits["train"][words])
-    tokenizer = load_tokenizer(model_arguments, arguments, lambda: learned, "encoder")
-    tokenizer.padding_side = "right"  # what is read off a row counts from its first token
-    # A byte-level tokenizer takes a word without a space before it for the start of a text.
-    space = "" if data.unspaced or "".join(tokenizer.tokenize(" a")) == "a" else " "
+    tokenizer = get_tokenizer(arguments, training, map(" ".join, splits["train"][words]), "encoder")
+    tokenizer.padding_side = "right"  # the first tokens of words are counted from the left
+    model = get_model(AutoModelForTokenClassification, arguments, tokenizer, **fields_of_classes(names))
+    limit = sequence_limit(model, tokenizer, arguments.max_seq_length)
+    how = {"tokenizer": tokenizer, "truncation": arguments.truncation, "unspaced": arguments.unspaced}
+    encoded = encode(splits, training, encode_words, column=words, labels=labels, **how)
+    check_lengths(encoded, words, limit)
 
-    def build() -> Any:
-        return load_model(AutoModelForTokenClassification, model_arguments, tokenizer, **fields)
+    def compute_metrics(prediction, split):
+        return score_tags(prediction.predictions.argmax(-1), prediction.label_ids, names)
 
-    model = build()
-    limit = sequence_limit(model, tokenizer, data.max_seq_length)
+    def answers(scores):
+        return tags_of(scores.argmax(-1), encoded["test"]["first"], names)
 
-    def tokenize(rows: dict[str, list[Any]], indices: list[int], split: str) -> Any:
-        cut = {"truncation": data.max_seq_length is not None, "max_length": data.max_seq_length}
-        texts = [[(space if i else "") + word for i, word in enumerate(row)] for row in rows[words]]
-        batch = tokenizer(texts, is_split_into_words=True, **cut)
-        words_of = [batch.word_ids(number) for number in range(len(indices))]
-        batch["first"] = [
-            [word is not None and word != before for word, before in zip(of, [None, *of], strict=False)]
-            for of in words_of
-        ]
-        for row, own, of, first in zip(indices, rows[words], words_of, batch["first"], strict=True):
-            seen = [word for word, is_first in zip(of, first, strict=True) if is_first]
-            whole = data.max_seq_length is None or len(of) < data.max_seq_length
-            if seen != list(range(len(own) if whole else len(seen))):
-                raise ValueError(f"{cell(split, row, words)} holds a word that is no token: leave the row out")
-        if split in labels:
-            batch["labels"] = [
-                [labels[split][row][word] if is_first else -100 for word, is_first in zip(of, first, strict=True)]
-                for row, of, first in zip(
-                    indices, map(batch.word_ids, range(len(indices))), batch["first"], strict=True
-                )
-            ]
-        return batch
-
-    with arguments.main_process_first():
-        for split, rows in splits.items():
-            options = {"with_indices": True, "batched": True, "fn_kwargs": {"split": split}}
-            splits[split] = rows.map(tokenize, remove_columns=rows.column_names, **options)
-            check_lengths(map(len, splits[split]["input_ids"]), split, words, limit)
-
-    def tagged(classes: np.ndarray, kept: Any) -> list[list[str]]:
-        return [[names[i] for i in row[: len(at)][at]] for row, at in zip(classes, map(np.array, kept), strict=True)]
-
-    def compute_metrics(prediction: EvalPrediction) -> dict[str, float]:
-        classes, kept = prediction.predictions.argmax(-1), prediction.label_ids != -100
-        own, right = classes[kept], prediction.label_ids[kept]
-        scores = {"accuracy": float((own == right).mean()), "macro_f1": macro_f1(own, right)}
-        if any(name.startswith("B-") for name in names):
-            scores["span_f1"] = span_f1(tagged(classes, kept), tagged(prediction.label_ids, kept))
-        return scores
-
-    fine_tune(
-        Trainer,
-        model,
-        model_arguments,
-        data,
-        arguments,
-        splits,
-        build,
-        lambda prediction: tagged(prediction.predictions.argmax(-1), splits["test"]["first"]),
-        processing_class=tokenizer,
-        data_collator=DataCollatorForTokenClassification(tokenizer),
-        compute_metrics=compute_metrics,
-    )
+    collator = DataCollatorForTokenClassification(tokenizer)
+    fine_tune(Trainer, model, tokenizer, collator, encoded, arguments, training, compute_metrics, answers)
 
 
 if __name__ == "__main__":

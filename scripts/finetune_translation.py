@@ -8,103 +8,69 @@
     ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 scripts/finetune_translation.py ...
     accelerate launch scripts/finetune_translation.py ...
 
-It is scored by sacreBLEU and chrF, of translations with `--generation_num_beams`, unless `--predict_with_generate
-false` leaves that out. `--use_peft true` trains LoRA adapters, `--help` explains all arguments, a YAML file of them
-may come first. The same command goes on with a run that was interrupted. `hf-vanilla train` trains from nothing,
-faster, by the paper's recipe.
+Translations with `--generation_num_beams` are scored by sacreBLEU and chrF; `--predict_with_generate false` leaves
+that out. `--use_peft true` trains LoRA adapters, `--help` explains all arguments, and a YAML file of them may come
+first. The same command continues a run that was interrupted. `hf-vanilla train` trains from new weights, faster.
 """
 
-import functools
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from itertools import chain
 
-import numpy as np
-from datasets import DatasetDict
-from transformers import (
-    AutoModelForSeq2SeqLM,
-    DataCollatorForSeq2Seq,
-    EvalPrediction,
-    Seq2SeqTrainer,
-    Seq2SeqTrainingArguments,
-)
+from transformers import AutoModelForSeq2SeqLM, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
-import hf_vanilla  # noqa: F401  registers the models
-from hf_vanilla.finetuning.labels import check_lengths, check_texts, with_test_labels
-from hf_vanilla.finetuning.run import DataArguments, fine_tune, load_model, load_tokenizer, parse, sequence_limit
+from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
+from hf_vanilla.finetuning.encoding import TranslationCollator, check_lengths, decode, encode, sequence_limit
+from hf_vanilla.finetuning.labels import check_texts, labelled_splits
+from hf_vanilla.finetuning.run import fine_tune, get_model, get_tokenizer
 from hf_vanilla.translation.metrics import TranslationQuality
 
 
 @dataclass
-class Arguments(DataArguments):
+class Arguments(FineTuningArguments):
     """The columns to read."""
 
-    source_column_name: str = field(default="source", metadata={"help": "What is translated; `a.b` is b of a."})
-    target_column_name: str = field(default="target", metadata={"help": "Its translation."})
-    source_prefix: str = field(default="", metadata={"help": "Put before each source, as T5 wants it."})
+    source_column_name: str = option("source", "What is translated; `a.b` is b of a.")
+    target_column_name: str = option("target", "Its translation.")
+    source_prefix: str = option("", "Put before each source, as T5 wants it.")
 
 
-def main(args: Sequence[str] | None = None) -> None:
-    """See the top of this file."""
-    model_arguments, data, arguments = parse(Arguments, Seq2SeqTrainingArguments, args, predict_with_generate=True)
-    splits = data.load().flatten()
-    source, target = data.source_column_name, data.target_column_name
+def main(args: list[str] | None = None) -> None:
+    """Fine-tune as the arguments say, by default those of the command line."""
+    arguments, training = parse(Arguments, Seq2SeqTrainingArguments, args, predict_with_generate=True)
+    splits = arguments.load_splits().flatten()
+    source, target = arguments.source_column_name, arguments.target_column_name
     check_texts(splits, source, "source_column_name")
-    translated = with_test_labels(splits, target)
+    translated = labelled_splits(splits, target)
     check_texts(translated, target, "target_column_name")
-    learned = (row[column] for column in (source, target) for row in splits["train"])
-    tokenizer = load_tokenizer(model_arguments, arguments, lambda: learned, "seq2seq")
+    texts = chain(splits["train"][source], splits["train"][target])
+    tokenizer = get_tokenizer(arguments, training, texts, "seq2seq")
+    model = get_model(AutoModelForSeq2SeqLM, arguments, tokenizer)
+    limit = sequence_limit(model, tokenizer, arguments.max_seq_length)
 
-    def build() -> Any:
-        return load_model(AutoModelForSeq2SeqLM, model_arguments, tokenizer)
+    def tokenize(rows, indices, split):
+        texts = [arguments.source_prefix + text for text in rows[source]]
+        return tokenizer(texts, text_target=rows[target] if split in translated else None, **arguments.truncation)
 
-    model = build()
-    limit = sequence_limit(model, tokenizer, data.max_seq_length)
+    encoded = encode(splits, training, tokenize)
+    check_lengths(encoded, source, limit)
+    check_lengths(encoded, target, limit, "labels")
 
-    def tokenize(rows: dict[str, list[str]], targets: str | None) -> Any:
-        cut = {"truncation": data.max_seq_length is not None, "max_length": data.max_seq_length}
-        texts = [data.source_prefix + text for text in rows[source]]
-        return tokenizer(texts, text_target=rows[targets] if targets else None, **cut)
-
-    encoded = DatasetDict()
-    with arguments.main_process_first():
-        for split, rows in splits.items():
-            options: dict[str, Any] = {"fn_kwargs": {"targets": target if split in translated else None}}
-            encoded[split] = rows.map(tokenize, batched=True, remove_columns=rows.column_names, **options)
-    for split, rows in encoded.items():
-        check_lengths(map(len, rows["input_ids"]), split, source, limit)
-        check_lengths(map(len, rows["labels"] if split in translated else []), split, target, limit)
-
-    def decode(ids: np.ndarray) -> list[str]:
-        ids = np.where(ids == -100, tokenizer.pad_token_id, ids)
-        return [text.strip() for text in tokenizer.batch_decode(ids, skip_special_tokens=True)]
-
-    def answers(prediction: Any, split: str) -> list[str]:
+    def translations_of(ids, split):
         # Of several processes, Seq2SeqTrainer returns what fills the last batch up as well.
-        return decode(prediction.predictions[: len(splits[split])])
+        return decode(ids, tokenizer)[: len(splits[split])]
 
-    def compute_metrics(prediction: EvalPrediction, split: str = "validation") -> dict[str, float]:
+    def compute_metrics(prediction, split):
         references = [[text.strip()] for text in splits[split][target]]
-        scores = TranslationQuality().compute(predictions=answers(prediction, split), references=references)
+        own = translations_of(prediction.predictions, split)
+        scores = TranslationQuality().compute(predictions=own, references=references)
         return {"bleu": scores["bleu"], "chrf": scores["chrf"]}
 
-    collate = DataCollatorForSeq2Seq(tokenizer, model=model)
-    generates = arguments.predict_with_generate
-    fine_tune(
-        Seq2SeqTrainer,
-        model,
-        model_arguments,
-        data,
-        arguments,
-        encoded,
-        build,
-        functools.partial(answers, split="test") if generates else None,
-        functools.partial(compute_metrics, split="test") if generates else None,
-        processing_class=tokenizer,
-        # Without labels the stock collator gives None for them, which Seq2SeqTrainer takes for labels.
-        data_collator=lambda rows: {name: ids for name, ids in collate(rows).items() if ids is not None},
-        compute_metrics=compute_metrics if generates else None,
-    )
+    def answers(ids):
+        return translations_of(ids, "test")
+
+    collator, scored = TranslationCollator(tokenizer, model), (compute_metrics, answers)
+    scored = scored if training.predict_with_generate else (None, None)
+    fine_tune(Seq2SeqTrainer, model, tokenizer, collator, encoded, arguments, training, *scored)
 
 
 if __name__ == "__main__":

@@ -1,76 +1,87 @@
-"""Questions to texts as a model reads them, and its scores as answers (Devlin et al., 2019, section 4.2)."""
+"""Questions and texts as a model reads them, and its scores as answers (Devlin et al., 2019, section 4.2)."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
-from datasets import Dataset
-from transformers import PreTrainedTokenizerBase
+from datasets import Dataset, DatasetDict
+from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-from hf_vanilla.data.labelled import cell
+from hf_vanilla.data.labelled import cell, require_column
+from hf_vanilla.finetuning.labels import check_texts, labelled_splits
 
 
-def check_answers(rows: Dataset, split: str, context: str, answers: str, may_be_missing: bool) -> None:
-    """Raises `ValueError` for an answer that does not stand in its text, at the character where it says that it does.
+def check_questions(splits: DatasetDict, columns: tuple[str, str, str], may_be_missing: bool) -> list[str]:
+    """Return the splits with answers, which are all but a test split whose answers are not published.
 
     Args:
-        context: the column of texts.
-        answers: the column of answers, each `{"text": [...], "answer_start": [...]}`, as in SQuAD.
-        may_be_missing: whether there may be none.
+        columns: those of questions, texts, and answers `{"text": [...], "answer_start": [...]}`, as in SQuAD.
+        may_be_missing: true if a question may have no answer.
+
+    Raises:
+        ValueError: a column is missing, a text is empty, or an answer does not stand in its text at the character
+            where it says that it does.
     """
-    for row, (text, given) in enumerate(zip(rows[context], rows[answers], strict=True)):
-        if not isinstance(given, dict) or not isinstance(given.get("text"), list):
-            expected = '{"text": [...], "answer_start": [...]}'
-            raise ValueError(f"{cell(split, row, answers)} is {given!r}, expected {expected}")
-        if not given["text"] and not may_be_missing:
-            raise ValueError(f"{cell(split, row, answers)} has no answer: leave the row out, or allow it by argument")
-        starts = given.get("answer_start")
-        if not isinstance(starts, list) or len(starts) != len(given["text"]):
-            raise ValueError(f"{cell(split, row, answers)}: answer_start is {starts!r}, expected one for each text")
-        for answer, start in zip(given["text"], starts, strict=True):
-            if not isinstance(answer, str) or not isinstance(start, int):
-                raise ValueError(f"{cell(split, row, answers)} is {given!r}, expected texts, and characters from 0")
-            if not answer.strip():
-                raise ValueError(f"{cell(split, row, answers)} holds an empty text; no answer is an empty list")
-            if not 0 <= start <= len(text) - len(answer):
-                raise ValueError(
-                    f"{cell(split, row, answers)}: {answer!r} at {start} lies outside of the {len(text)} characters "
-                    f"of {cell(split, row, context)}"
-                )
-            if text[start : start + len(answer)] != answer:
-                found = text[start : start + len(answer)]
-                where = f"at {start} of {context!r}"
-                raise ValueError(f"{cell(split, row, answers)}: {where} stands {found!r}, not {answer!r}")
+    question, context, answers = columns
+    check_texts(splits, question, "question_column_name")
+    check_texts(splits, context, "context_column_name")
+    answered = labelled_splits(splits, answers)
+    require_column(answered, answers, "answer_column_name")
+    for split, rows in answered.items():
+        for row, (text, given) in enumerate(zip(rows[context], rows[answers], strict=True)):
+            _check_answer(given, text, cell(split, row, answers), cell(split, row, context), may_be_missing)
+    return list(answered)
+
+
+def _check_answer(given: Any, text: str, at: str, text_at: str, may_be_missing: bool) -> None:
+    if not isinstance(given, dict) or not isinstance(given.get("text"), list):
+        expected = '{"text": [...], "answer_start": [...]}'
+        raise ValueError(f"{at} is {given!r}, expected {expected}")
+    if not given["text"] and not may_be_missing:
+        raise ValueError(f"{at} has no answer: leave the row out, or allow it by argument")
+    starts = given.get("answer_start")
+    if not isinstance(starts, list) or len(starts) != len(given["text"]):
+        raise ValueError(f"{at}: answer_start is {starts!r}, expected one for each text")
+    for answer, start in zip(given["text"], starts, strict=True):
+        if not isinstance(answer, str) or not isinstance(start, int):
+            raise ValueError(f"{at} is {given!r}, expected texts, and characters from 0")
+        if not answer.strip():
+            raise ValueError(f"{at} holds an empty text; no answer is an empty list")
+        if not 0 <= start <= len(text) - len(answer):
+            raise ValueError(f"{at}: {answer!r} at {start} lies outside of the {len(text)} characters of {text_at}")
+        if (found := text[start : start + len(answer)]) != answer:
+            raise ValueError(f"{at}: at {start} of {text_at} stands {found!r}, not {answer!r}")
 
 
 def encode_questions(
     rows: dict[str, list[Any]],
     indices: Sequence[int],
+    split: str,
     tokenizer: PreTrainedTokenizerBase,
     columns: tuple[str, str, str],
+    answered: Collection[str],
     max_length: int,
     stride: int,
-    split: str,
-) -> Any:
-    """Windows of question and text, as many as the text needs; each with the first and the last token of the answer.
+) -> BatchEncoding:
+    """Return windows of question and text, as many as the text needs, with the place of the answer in each.
 
     Args:
         columns: those of questions, texts and answers.
+        answered: the splits with answers.
         max_length: tokens of a window.
         stride: tokens of a text that two windows share.
-        split: whose rows these are, for errors.
 
     Returns:
-        `input_ids` and what else the tokenizer gives; `row`, whose it is; `offsets`, where each token stands in the
-        text, (0, 0) for the others; and, where there are answers, `start_positions` and `end_positions`. Those are the
-        first token's for a window that does not hold the whole answer.
+        `input_ids` and what else the tokenizer gives; `row`, the number of the row; `offsets`, where each token stands
+        in the text, (0, 0) for tokens outside it; and, where there are answers, `start_positions` and `end_positions`,
+        their first and last token, or 0 for a window that does not hold the whole answer.
 
     Raises:
         ValueError: a question leaves no room for its text.
     """
-    questions, texts, answers = (rows.get(column) for column in columns)
-    for index, question in zip(indices, questions or [], strict=True):
+    questions, texts, answers = (rows.get(column, []) for column in columns)
+    for index, question in zip(indices, questions, strict=True):
         length = len(tokenizer(question)["input_ids"])
         if length + stride + 2 >= max_length:
             raise ValueError(
@@ -93,15 +104,17 @@ def encode_questions(
     ]
     batch["row"] = [indices[owner] for owner in owners]
     batch["offsets"] = offsets
-    if answers is not None:
+    if split in answered:
         spans = [span_of(answers[owner], places) for owner, places in zip(owners, offsets, strict=True)]
         batch["start_positions"], batch["end_positions"] = (list(side) for side in zip(*spans, strict=True))
     return batch
 
 
 def span_of(answer: dict[str, list[Any]], offsets: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The first and the last token of the first answer, without the blanks around it; (0, 0) where there is none, or
-    not all of it is here."""
+    """Return the first and the last token of the first answer, without the blanks around it.
+
+    (0, 0) if there is no answer, or a window with these `offsets` does not hold all of it.
+    """
     if not answer["text"]:
         return 0, 0
     text = answer["text"][0]
@@ -119,17 +132,16 @@ def best_answers(
     end_logits: np.ndarray,
     windows: Dataset,
     contexts: Sequence[str],
-    max_answer_length: int,
+    longest: int,
     may_be_missing: bool,
 ) -> list[str]:
-    """For each text the span of the highest score, the sum of its start's and its end's, over all of its windows.
+    """Return for each text the span of the highest score, the sum of its start's and its end's, in all its windows.
 
     Args:
         start_logits, end_logits: (windows, length).
-        windows: what [`encode_questions`] made, with `row` and `offsets`.
-        max_answer_length: tokens of an answer at most.
-        may_be_missing: whether "" is an answer: where the first token's score is higher than any span's, in all
-            windows.
+        windows: what [`encode_questions`] makes.
+        longest: tokens of an answer at most.
+        may_be_missing: true if "" is the answer where, in all windows, the first token scores higher than any span.
     """
     best: dict[int, tuple[float, str]] = defaultdict(lambda: (-np.inf, ""))
     missing: dict[int, float] = defaultdict(lambda: np.inf)
@@ -138,7 +150,7 @@ def best_answers(
         length = len(places)
         scores = start[:length, None] + end[None, :length]
         is_text = places[:, 1] > places[:, 0]
-        allowed = np.triu(np.outer(is_text, is_text)) & ~np.triu(np.ones((length, length), bool), max_answer_length)
+        allowed = np.triu(np.outer(is_text, is_text)) & ~np.triu(np.ones((length, length), bool), longest)
         scores_of_spans = np.where(allowed, scores, -np.inf)
         first, last = np.unravel_index(scores_of_spans.argmax(), scores.shape)
         if scores_of_spans[first, last] > best[row][0]:

@@ -1,45 +1,32 @@
-"""Labelled rows for fine-tuning: built-in corpora, local files and Hub ids, and the checks of what goes into training.
+"""Checks of labelled rows, and their labels as the numbers that a model learns.
 
-An error names the cell that it is about as Python would, `train[17]["text"]`: split, row (counted from 0) and column,
-as they were given: a row that was held out of the training split for validation is one of that split.
+An error names the cell that it is about as Python would, `train[17]["text"]`: split, row (counted from 0) and column
+of the data as they were given; a row that was held out of the training split for validation is one of that split.
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
+import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Value
 from transformers import AutoConfig
 
 from hf_vanilla.data.labelled import cell, require_column
+from hf_vanilla.finetuning.arguments import FineTuningArguments
 
-MISSING = (None, "")  # labels: CSV has no other way to say so
-
-
-def with_test_labels(splits: DatasetDict, column: str) -> DatasetDict:
-    """All splits but a test split whose labels are not published: without the column, or with nothing in it."""
-    return DatasetDict(
-        {
-            split: rows
-            for split, rows in splits.items()
-            if split != "test" or (column in rows.column_names and not all(map(_is_missing, rows[column])))
-        }
-    )
-
-
-def _is_missing(label: Any) -> bool:
-    if isinstance(label, dict):  # of a question
-        label = label.get("text")
-    return label in (*MISSING, [])
+MISSING = (None, "")  # labels that are not there: CSV has no other way to say so
+STRINGS = ("string", "large_string")
+Label = TypeVar("Label", int, float)
 
 
 def check_texts(splits: DatasetDict, column: str, argument: str) -> None:
-    """Raises `ValueError` for a column that is missing, is not text, or is empty in a row."""
+    """Raise `ValueError` for a column that is missing, is not text, or is empty in a row."""
     require_column(splits, column, argument)
     for split, rows in splits.items():
-        feature = rows.features[column]
-        if getattr(feature, "dtype", None) not in ("string", "large_string") or isinstance(feature, ClassLabel):
-            kind = getattr(feature, "dtype", feature)
+        kind = getattr(rows.features[column], "dtype", rows.features[column])
+        if kind not in STRINGS:
             raise ValueError(f"column {column!r} of the {split} split holds {kind}, expected text: see --{argument}")
         for row, text in enumerate(rows[column]):
             if not (text or "").strip():
@@ -47,11 +34,11 @@ def check_texts(splits: DatasetDict, column: str, argument: str) -> None:
 
 
 def check_words(splits: DatasetDict, column: str, argument: str) -> None:
-    """Raises `ValueError` for a column that is missing, holds no lists of words, or an empty list or word in a row."""
+    """Raise `ValueError` for a column that is missing, holds no lists of words, or an empty list or word in a row."""
     require_column(splits, column, argument)
     for split, rows in splits.items():
         feature = rows.features[column]
-        if getattr(getattr(feature, "feature", None), "dtype", None) not in ("string", "large_string"):
+        if getattr(getattr(feature, "feature", None), "dtype", None) not in STRINGS:
             kind = getattr(feature, "dtype", feature)
             raise ValueError(f"column {column!r} of the {split} split holds {kind}, expected lists of words")
         for row, words in enumerate(rows[column]):
@@ -59,54 +46,37 @@ def check_words(splits: DatasetDict, column: str, argument: str) -> None:
                 raise ValueError(f"{cell(split, row, column)} is empty or holds an empty word: leave the row out")
 
 
-def check_choices(splits: DatasetDict, columns: Sequence[str]) -> int:
-    """The number of choices of each row, which stand in one column as lists, or in a column each.
+def labelled_splits(splits: DatasetDict, column: str, missing: Sequence[Any] = MISSING) -> DatasetDict:
+    """Return all splits but a test split whose labels are not published: it lacks the column, or all are `missing`."""
+
+    def is_missing(label: Any) -> bool:
+        if isinstance(label, dict):  # the answers to a question
+            return label.get("text") in (*MISSING, [])
+        return all(value in missing for value in _each(label))
+
+    return DatasetDict(
+        {
+            split: rows
+            for split, rows in splits.items()
+            if split != "test" or (column in rows.column_names and not all(map(is_missing, rows[column])))
+        }
+    )
+
+
+def class_names(
+    splits: DatasetDict, column: str, given: Sequence[str] | None = None, checkpoint: str | None = None, **source: Any
+) -> list[str]:
+    """Return the names of the classes in the order of their ids.
+
+    They are those given, or else those of the data set's own type or of the training rows, sorted (numbers by value);
+    in the order of the checkpoint if it has the same, so that its head keeps their meaning.
+
+    Args:
+        source: what `from_pretrained` is told beside the checkpoint.
 
     Raises:
-        ValueError: a row has another number of them than the first, one is empty, or fewer than two.
-    """
-    several = len(columns) > 1
-    for column in columns:
-        require_column(splits, column, "choice_column_names")
-    first, at = splits["train"][0][columns[0]], cell(next(iter(splits)), 0, columns[0])
-    if not several and not isinstance(first, list):
-        raise ValueError(f"{at} is {first!r}, expected a list of choices")
-    count = len(columns) if several else len(first)
-    if count < 2:
-        raise ValueError(f"{at} has {count} choices, expected two at least")
-    for split, rows in splits.items():
-        if several:
-            for column in columns:
-                check_texts(DatasetDict({split: rows}), column, "choice_column_names")
-            continue
-        for row, choices in enumerate(rows[columns[0]]):
-            if not isinstance(choices, list) or len(choices) != count:
-                found = len(choices) if isinstance(choices, list) else repr(choices)
-                raise ValueError(
-                    f"{cell(split, row, columns[0])} has {found} choices, {at} {count}: "
-                    "expected the same number in each row"
-                )
-            if not all(isinstance(choice, str) and choice.strip() for choice in choices):
-                raise ValueError(f"{cell(split, row, columns[0])} holds an empty choice: leave the row out")
-    return count
-
-
-def problem_type(train: Dataset, column: str) -> str:
-    """What labels of texts ask for, by its name in transformers: lists for several classes, floats for a value."""
-    feature = train.features[column]
-    if hasattr(feature, "feature"):
-        return "multi_label_classification"
-    floats = not isinstance(feature, ClassLabel) and str(getattr(feature, "dtype", "")).startswith("float")
-    return "regression" if floats else "single_label_classification"
-
-
-def class_names(splits: DatasetDict, column: str, given: Sequence[str] | None = None) -> list[str]:
-    """The names of the classes: those given, those of the data set's own type, or those that occur in training,
-    sorted (numbers by value).
-
-    Raises:
-        ValueError: labels are neither text nor numbers, there are fewer than two, some are given twice, or training
-            rows hold one only.
+        ValueError: labels are neither text nor numbers, a class is named twice, or there are fewer than two, by name
+            or in the training rows.
     """
     feature = splits["train"].features[column]
     feature = getattr(feature, "feature", feature)
@@ -118,59 +88,59 @@ def class_names(splits: DatasetDict, column: str, given: Sequence[str] | None = 
         names = list(feature.names)
         values = {names[value] if 0 <= value < len(names) else str(value) for value in values}
     elif not names:
-        names = [_name(value) for value in sorted(values)]
+        names = [name_of(value) for value in sorted(values)]
     if len(set(names)) != len(names):
         raise ValueError(f"classes are named twice: {', '.join(names)}")
     if len(values) < 2 or len(names) < 2:
         only = ", ".join(repr(value) for value in sorted(map(str, values)))
         raise ValueError(f"column {column!r} of the train split has one class only, {only}: nothing can be learned")
+    if not given and checkpoint is not None:
+        own = AutoConfig.from_pretrained(checkpoint, **source).id2label or {}
+        if sorted(own.values()) == sorted(names):
+            names = [own[i] for i in sorted(own)]
     return names
+
+
+def fields_of_classes(names: Sequence[str]) -> dict[str, dict[Any, Any]]:
+    """Return the fields of a configuration that name the classes."""
+    return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
 
 
 def encode_classes(
     splits: DatasetDict, column: str, names: Sequence[str], argument: str, beside: str | None = None
 ) -> dict[str, list[Any]]:
-    """The labels of each split as indices into `names`, in lists where the column has lists; of `beside`, if it is
-    given, as many as there are words in that column.
+    """Return the labels of each split as indices into `names`, in lists where the column has lists.
 
-    A test split whose labels are all -1 or missing, as benchmarks publish it, has none, and is left out.
+    A test split whose labels are all -1 or missing, as benchmarks publish it, is left out.
+
+    Args:
+        argument: the name of the argument that names `column`.
+        beside: a column of lists of words, for labels of words.
 
     Raises:
         ValueError: a label that is none of `names`, or is missing; a row with more labels than words, or fewer.
     """
     index = {name: position for position, name in enumerate(names)}
-    nothing = MISSING if "-1" in index else (*MISSING, -1)
     are_lists = hasattr(splits["train"].features[column], "feature")
+    labelled = labelled_splits(splits, column, MISSING if "-1" in index else (*MISSING, -1))
+    require_column(labelled, column, argument)
     encoded = {}
-    for split, rows in splits.items():
-        if column not in rows.column_names:
-            if split == "test":
-                continue
-            require_column(splits, column, argument)
-        if split == "test" and all(value in nothing for values in rows[column] for value in _each(values)):
-            continue
+    for split, rows in labelled.items():
         if hasattr(rows.features[column], "feature") != are_lists:
-            lists, single = ("the train split", f"the {split} split")[:: 1 if are_lists else -1]
-            raise ValueError(f"column {column!r} holds lists in {lists}, but not in {single}")
+            lists, single = ("train", split) if are_lists else (split, "train")
+            raise ValueError(f"column {column!r} holds lists in the {lists} split, but not in the {single} split")
         feature = getattr(rows.features[column], "feature", rows.features[column])
-        own = feature.names if isinstance(feature, ClassLabel) else None
-        if are_lists and beside is None and own is None and _are_flags(rows[column]):
+        own: list[str] = feature.names if isinstance(feature, ClassLabel) else []
+        if beside is not None:
+            _check_counts(split, rows, column, beside)
+        elif are_lists and not own and _are_flags(rows[column]):
             raise ValueError(
                 f"column {column!r} of the {split} split holds a 0 or 1 for each class, as in {rows[column][0]!r}: "
                 "expected the names of a text's classes"
             )
-        both = zip(rows[column], rows[beside], strict=True) if beside is not None else ()
-        for row, (labels, words) in enumerate(both):
-            if not isinstance(labels, list) or len(labels) != len(words):
-                found = len(labels) if isinstance(labels, list) else repr(labels)
-                raise ValueError(
-                    f"{cell(split, row, column)} has {found} labels for the {len(words)} words of {beside!r}: "
-                    "expected one each"
-                )
 
-        def class_of(value: Any, row: int, split: str = split, own: list[str] | None = own) -> int:
-            inside = own is not None and value is not None and 0 <= value < len(own)
-            name = own[value] if inside and own is not None else _name(value)
+        def class_of(value: Any, row: int, split: str = split, own: list[str] = own) -> int:
+            name = own[value] if own and value is not None and 0 <= value < len(own) else name_of(value)
             if value in MISSING or name not in index:
                 known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
                 raise ValueError(
@@ -186,45 +156,60 @@ def encode_classes(
     return encoded
 
 
+def _check_counts(split: str, rows: Dataset, column: str, beside: str) -> None:
+    for row, (labels, words) in enumerate(zip(rows[column], rows[beside], strict=True)):
+        if not isinstance(labels, list) or len(labels) != len(words):
+            found = len(labels) if isinstance(labels, list) else repr(labels)
+            raise ValueError(
+                f"{cell(split, row, column)} has {found} labels for the {len(words)} words of {beside!r}: "
+                "expected one each"
+            )
+
+
 def _are_flags(labels: Iterable[list[Any] | None]) -> bool:
-    """Whether lists are as long as each other, and hold 0 and 1 alone."""
+    """True if all lists have the same length, and hold 0 and 1 alone."""
     lists = [row or [] for row in labels]
     alike = len(set(map(len, lists))) == 1 and len(lists[0]) > 1
     return alike and all(not isinstance(value, str) and value in (0, 1) for row in lists for value in row)
 
 
-def _name(value: Any) -> str:
+def name_of(value: Any) -> str:
+    """Return a label as text; a whole number that became a float beside missing ones is still that number."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _each(values: Any) -> Iterable[Any]:
+def _each(values: Any) -> list[Any]:
     return values if isinstance(values, list) else [values]
 
 
-def check_lengths(
-    lengths: Iterable[int], split: str, column: str, limit: int | None, remedy: str = "give --max_seq_length"
-) -> None:
-    """Raises `ValueError` for the first row of more tokens than a model takes."""
-    for row, length in enumerate(lengths):
-        if limit is not None and length > limit:
-            raise ValueError(
-                f"{cell(split, row, column)} has {length} tokens, the model takes {limit}: shorten it, or {remedy}"
-            )
-
-
 def encode_values(splits: DatasetDict, column: str, argument: str) -> dict[str, list[float]]:
-    """The labels of each split as numbers.
+    """Return the labels of each split as numbers; a test split without labels is left out.
 
     Raises:
-        ValueError: one is missing, or is no finite number; or training rows have the same one always.
+        ValueError: one is missing or no finite number, or all training rows have the same one.
     """
-    encoded = {}
-    for split, rows in with_test_labels(splits, column).items():
-        require_column(splits, column, argument)
-        for row, value in enumerate(rows[column]):
-            if not isinstance(value, int | float) or not math.isfinite(value):
-                raise ValueError(f"{cell(split, row, column)} is {value!r}, expected a number: correct it")
-        encoded[split] = [float(value) for value in rows[column]]
+
+    def value_of(label: Any, at: str) -> float:
+        if not isinstance(label, int | float) or not math.isfinite(label):
+            raise ValueError(f"{at} is {label!r}, expected a number: correct it")
+        return float(label)
+
+    return convert_labels(labelled_splits(splits, column), column, argument, value_of)
+
+
+def convert_labels(
+    labelled: DatasetDict, column: str, argument: str, convert: Callable[[Any, str], Label]
+) -> dict[str, list[Label]]:
+    """Return what `convert` makes of each label; its second argument is what an error calls the label's cell.
+
+    Raises:
+        ValueError: the column, which `argument` names, is missing, or all training rows have the same label.
+    """
+    require_column(labelled, column, argument)
+    encoded = {
+        split: [convert(label, cell(split, row, column)) for row, label in enumerate(rows[column])]
+        for split, rows in labelled.items()
+    }
     if len(set(encoded["train"])) == 1:
         raise ValueError(
             f"column {column!r} of the train split is always {encoded['train'][0]}: nothing can be learned"
@@ -232,43 +217,64 @@ def encode_values(splits: DatasetDict, column: str, argument: str) -> dict[str, 
     return encoded
 
 
-def agree_with_checkpoint(names: list[str], checkpoint: str | None, **source: Any) -> list[str]:
-    """`names` in the order of the classes of a checkpoint that has the same, so that its head keeps their meaning;
-    `source` is told `from_pretrained`."""
-    if checkpoint is None:
-        return names
-    config = AutoConfig.from_pretrained(checkpoint, **source)
-    own = [config.id2label[i] for i in sorted(config.id2label)] if config.id2label else []
-    return own if sorted(own) == sorted(names) else names
+@dataclass
+class TextLabels:
+    """What is learned of texts.
+
+    Attributes:
+        problem_type: "single_label_classification", "multi_label_classification" or "regression".
+        names: those of the classes in the order of their ids; empty for regression.
+        encoded: for each split with labels, an id, a 0.0 or 1.0 for each class, or a value for each row.
+    """
+
+    problem_type: str
+    names: list[str]
+    encoded: dict[str, list[Any]]
+
+    @property
+    def config_fields(self) -> dict[str, Any]:
+        """The fields of the model's configuration that say what is learned."""
+        fields = fields_of_classes(self.names) if self.names else {"num_labels": 1}
+        return {"problem_type": self.problem_type, **fields}
+
+    def decide(self, scores: np.ndarray) -> np.ndarray:
+        """Return ids (n,), a 0 or 1 for each class (n, classes), or values (n,), for a head's scores (n, classes)."""
+        if self.problem_type == "regression":
+            return scores[:, 0]
+        return scores.argmax(-1) if self.problem_type == "single_label_classification" else (scores > 0).astype(int)
+
+    def answers(self, scores: np.ndarray) -> list[Any]:
+        """Return a name, a list of names or a value for each text."""
+        decided = self.decide(scores)
+        if self.problem_type == "multi_label_classification":
+            return [[self.names[i] for i in np.flatnonzero(row)] for row in decided]
+        return [self.names[i] for i in decided] if self.names else decided.tolist()
+
+
+def encode_text_labels(
+    splits: DatasetDict, column: str, given: list[str] | None, arguments: FineTuningArguments
+) -> TextLabels:
+    """Return the labels of texts; their type says what is learned.
+
+    Raises:
+        ValueError: as [`class_names`], [`encode_classes`] and [`encode_values`]; or there are names for values.
+    """
+    require_column(DatasetDict(train=splits["train"]), column, "label_column_name")
+    feature = splits["train"].features[column]
+    kind = "multi_label_classification" if hasattr(feature, "feature") else "single_label_classification"
+    if str(getattr(feature, "dtype", "")).startswith("float"):
+        if given:
+            raise ValueError(f"class_names are given, but {column!r} holds numbers")
+        return TextLabels("regression", [], encode_values(splits, column, "label_column_name"))
+    names = class_names(splits, column, given, arguments.model_name_or_path, **arguments.source)
+    encoded = encode_classes(splits, column, names, "label_column_name")
+    if kind == "multi_label_classification":
+        ids = range(len(names))
+        encoded = {split: [[float(i in row) for i in ids] for row in rows] for split, rows in encoded.items()}
+    return TextLabels(kind, names, encoded)
 
 
 def with_labels(encoded: DatasetDict, labels: Mapping[str, list[Any]]) -> DatasetDict:
-    """Encoded rows with the column `labels`, in the splits that have them."""
-    return DatasetDict(
-        {
-            split: rows.add_column("labels", labels[split]) if split in labels else rows
-            for split, rows in encoded.items()
-        }
-    )
-
-
-def encode_choice(splits: DatasetDict, column: str, count: int) -> dict[str, list[int]]:
-    """Which of `count` choices is right, in the splits that say so; numbers may be written as text.
-
-    Raises:
-        ValueError: a label is missing or no number of a choice, or training rows have the same one always.
-    """
-    encoded = {}
-    for split, rows in splits.items():
-        if split == "test" and (column not in rows.column_names or set(map(str, rows[column])) <= {"-1", "None", ""}):
-            continue
-        require_column(DatasetDict({split: rows}), column, "label_column_name")
-        for row, value in enumerate(rows[column]):
-            if _name(value) not in map(str, range(count)):
-                raise ValueError(f"{cell(split, row, column)} is {value!r}, expected 0 to {count - 1}: correct it")
-        encoded[split] = [int(_name(value)) for value in rows[column]]
-    if len(set(encoded["train"])) == 1:
-        raise ValueError(
-            f"column {column!r} of the train split is always {encoded['train'][0]}: nothing can be learned"
-        )
-    return encoded
+    """Return encoded rows with the column `labels` in the splits that have them."""
+    added = {split: encoded[split].add_column("labels", values) for split, values in labels.items()}
+    return DatasetDict({**encoded, **added})

@@ -1,69 +1,158 @@
-"""Scores of labels, spans and answers."""
+"""Scores of fine-tuned heads."""
 
+import math
 import re
 import string
 from collections import Counter
+from collections.abc import Sequence
+from itertools import compress
+from typing import Any
 
 import numpy as np
+from datasets import List, Value
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from hf_vanilla.translation.metrics import OfflineMetric
 
 
-def macro_f1(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """The mean, over the classes that occur in `labels`, of the F1 of each: 2 TP / (predicted + labelled).
+class ClassScores(OfflineMetric):
+    """Accuracy of classes, and macro F1: the mean F1 of the classes that occur in the references."""
 
-    Args:
-        predictions, labels: classes (n,).
-    """
-    scores = [
-        2
-        * ((predictions == label) & (labels == label)).sum()
-        / ((predictions == label).sum() + (labels == label).sum())
-        for label in np.unique(labels)
-    ]
-    return float(np.mean(scores))
+    PREDICTION = REFERENCE = Value("int64")
+
+    def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
+        own, right = np.array(predictions), np.array(references)
+        f1 = [
+            2 * ((own == label) & (right == label)).sum() / ((own == label).sum() + (right == label).sum())
+            for label in np.unique(right)
+        ]
+        return {"accuracy": float((own == right).mean()), "macro_f1": float(np.mean(f1))}
 
 
-def span_f1(predictions: list[list[str]], labels: list[list[str]]) -> float:
-    """F1 of the spans of sentences tagged B-TYPE, I-TYPE and O: a span counts with both its ends and its type.
+class LabelScores(OfflineMetric):
+    """Micro F1 of texts with several labels: a row is a 0 or 1 for each class."""
+
+    PREDICTION = REFERENCE = List(Value("int64"))
+
+    def _compute(self, predictions: list[list[int]], references: list[list[int]]) -> dict[str, float]:
+        own, right = np.array(predictions), np.array(references)
+        return {"f1": float(2 * (own & right).sum() / max(1, own.sum() + right.sum()))}
+
+
+class ValueScores(OfflineMetric):
+    """Mean squared error of values, and Pearson's correlation with the references."""
+
+    PREDICTION = REFERENCE = Value("float64")
+
+    def _compute(self, predictions: list[float], references: list[float]) -> dict[str, float]:
+        own, right = np.array(predictions), np.array(references)
+        return {"mse": float(((own - right) ** 2).mean()), "pearson": float(np.corrcoef(own, right)[0, 1])}
+
+
+# The metric of texts, by transformers' name for what their labels ask for.
+TEXT_SCORES = {
+    "single_label_classification": ClassScores,
+    "multi_label_classification": LabelScores,
+    "regression": ValueScores,
+}
+
+
+class SpanScores(OfflineMetric):
+    """F1 of the spans of sentences tagged B-TYPE, I-TYPE and O: a span counts if both its ends and its type are right.
 
     An I-TYPE that continues no span of its type starts one.
     """
 
-    def spans(tags: list[str]) -> set[tuple[int, int, str]]:
-        found, start, kind = set(), 0, ""
-        for position, tag in enumerate([*tags, "O"]):
-            prefix, _, name = tag.partition("-")
-            if kind and (prefix != "I" or name != kind):
-                found.add((start, position, kind))
-                kind = ""
-            if prefix in ("B", "I") and not kind:
-                start, kind = position, name
-        return found
+    PREDICTION = REFERENCE = List(Value("string"))
 
-    pairs = [(spans(own), spans(right)) for own, right in zip(predictions, labels, strict=True)]
-    found, expected = sum(len(own) for own, _ in pairs), sum(len(right) for _, right in pairs)
-    return 2 * sum(len(own & right) for own, right in pairs) / max(1, found + expected)
+    def _compute(self, predictions: list[list[str]], references: list[list[str]]) -> dict[str, float]:
+        pairs = [(spans_of(own), spans_of(right)) for own, right in zip(predictions, references, strict=True)]
+        total = sum(len(own) + len(right) for own, right in pairs)
+        return {"span_f1": 2 * sum(len(own & right) for own, right in pairs) / max(1, total)}
 
 
-def answer_scores(predictions: list[str], references: list[list[str]]) -> dict[str, float]:
-    """Exact match and F1 of words, in percent, as SQuAD has them (Rajpurkar et al., 2016, arXiv:1606.05250).
+def spans_of(tags: list[str]) -> set[tuple[int, int, str]]:
+    """Return the spans of a tagged sentence: first word, the word after the last, type."""
+    found, start, kind = set(), 0, ""
+    for position, tag in enumerate([*tags, "O"]):
+        prefix, _, name = tag.partition("-")
+        if kind and (prefix != "I" or name != kind):
+            found.add((start, position, kind))
+            kind = ""
+        if prefix in ("B", "I") and not kind:
+            start, kind = position, name
+    return found
+
+
+def score_tags(classes: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, float]:
+    """Return accuracy and macro F1 of tags, and the F1 of spans if tags such as B-PER are among their `names`.
 
     Args:
-        predictions: one answer a question; "" says that there is none.
-        references: the answers that are right; none where there is no answer.
+        classes, labels: of tokens (rows, length); the label -100 says that a token is not the first of a word.
+    """
+    first = labels != -100
+    scores = ClassScores().compute(predictions=classes[first], references=labels[first])
+    if any(name.startswith("B-") for name in names):
+        right = tags_of(labels, first, names)
+        scores |= SpanScores().compute(predictions=tags_of(classes, first, names), references=right)
+    return scores
+
+
+def tags_of(classes: np.ndarray, first: Sequence[Sequence[bool]], names: Sequence[str]) -> list[list[str]]:
+    """Return the tag of each word.
+
+    Args:
+        classes: of the tokens (rows, length).
+        first: which of the tokens of each row are the first of a word.
+    """
+    return [[names[i] for i in compress(row, of_row)] for row, of_row in zip(classes, first, strict=True)]
+
+
+class AnswerScores(OfflineMetric):
+    """Exact match and F1 of words, in percent, as SQuAD has them (Rajpurkar et al., 2016, arXiv:1606.05250).
+
+    A prediction is an answer, "" to say that there is none; a reference is a list of the answers that are right,
+    empty where there is none.
     """
 
-    def words(answer: str) -> list[str]:
-        return re.sub(r"\b(a|an|the)\b", " ", re.sub(f"[{re.escape(string.punctuation)}]", "", answer.lower())).split()
+    PREDICTION, REFERENCE = Value("string"), List(Value("string"))
 
-    def overlap(own: list[str], right: list[str]) -> float:
-        if not own or not right:
-            return float(own == right)
-        return 2 * (Counter(own) & Counter(right)).total() / (len(own) + len(right))
+    def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
+        exact, overlaps = [], []
+        for prediction, answers in zip(predictions, references, strict=True):
+            own, options = words_of(prediction), [words_of(answer) for answer in answers or [""]]
+            exact.append(own in options)
+            overlaps.append(max(overlap(own, option) for option in options))
+        return {"exact_match": 100 * float(np.mean(exact)), "f1": 100 * float(np.mean(overlaps))}
 
-    exact, overlaps = 0.0, 0.0
-    for prediction, answers in zip(predictions, references, strict=True):
-        options = [words(answer) for answer in answers or [""]]
-        exact += max(float(words(prediction) == option) for option in options)
-        overlaps += max(overlap(words(prediction), option) for option in options)
-    count = max(1, len(predictions))
-    return {"exact_match": 100 * exact / count, "f1": 100 * overlaps / count}
+
+def words_of(answer: str) -> list[str]:
+    """Return the words of an answer in small letters, without articles and punctuation."""
+    return re.sub(r"\b(a|an|the)\b", " ", re.sub(f"[{re.escape(string.punctuation)}]", "", answer.lower())).split()
+
+
+def overlap(own: list[str], right: list[str]) -> float:
+    """Return the F1 of the words of two answers, 0 to 1."""
+    if not own or not right:
+        return float(own == right)
+    return 2 * (Counter(own) & Counter(right)).total() / (len(own) + len(right))
+
+
+class Perplexity(TrainerCallback):
+    """Puts the exponential of each loss of an evaluation beside it, unless labels are smoothed."""
+
+    def on_evaluate(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """Add it to `metrics`, and to the line that was just logged of them."""
+        for name in [name for name in metrics if name.endswith("_loss") and not args.label_smoothing_factor]:
+            perplexity = math.exp(min(metrics[name], 700.0))  # e to the 710 is no float any more
+            metrics[name.removesuffix("loss") + "perplexity"] = perplexity
+            state.log_history[-1][name.removesuffix("loss") + "perplexity"] = perplexity
+
+    on_predict = on_evaluate

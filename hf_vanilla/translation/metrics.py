@@ -1,75 +1,100 @@
-"""BLEU and chrF by sacreBLEU, as an `evaluate.Metric` that works offline, and the scores of fine-tuned heads."""
+"""Scores of translations by sacreBLEU, with their uncertainty, and the base of all metrics of this package."""
 
+import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import datasets
 import evaluate
 from sacrebleu.metrics import BLEU, CHRF
+from sacrebleu.metrics.base import Metric
 from sacrebleu.significance import PairedTest
 
-# Resamples of a test set, as sacreBLEU takes them unless told otherwise.
+# Resamples of a test set, as many as sacreBLEU takes by default.
 RESAMPLES = 1000
 
 
-class TranslationQuality(evaluate.Metric):
-    """Corpus BLEU and chrF2 with the signatures without which neither can be compared.
+class OfflineMetric(evaluate.Metric):
+    """A metric that is part of this package; what `evaluate.load` loads has to be fetched from the Hub first.
 
-    Used as any metric of `evaluate`: `TranslationQuality().compute(predictions=[...], references=[[...], ...])`, each
-    prediction with one or more references, the same number for all. Returns `bleu`, `chrf` (0 to 100),
-    `bleu_signature`, `chrf_signature` and `sentences`.
+    A subclass has a docstring, the types of a single prediction and reference in `PREDICTION` and `REFERENCE`, and
+    `_compute(predictions, references)`.
     """
 
+    PREDICTION: datasets.Value
+    REFERENCE: datasets.Value | datasets.List
+    CITATION = ""
+
+    def __init__(self, **options: Any) -> None:
+        # In a file, each process that scores the same texts would wait a second for the lock of the first.
+        in_memory = options.get("num_process", 1) == 1
+        super().__init__(**{"keep_in_memory": in_memory} | options)
+
     def _info(self) -> evaluate.MetricInfo:
+        text = inspect.getdoc(type(self)) or ""
         return evaluate.MetricInfo(
-            description="Corpus BLEU (Papineni et al., 2002) and chrF2 (Popović, 2015), computed by sacreBLEU.",
-            citation="Matt Post. A Call for Clarity in Reporting BLEU Scores. WMT 2018.",
-            inputs_description=str(type(self).__doc__),
-            features=datasets.Features(
-                {"predictions": datasets.Value("string"), "references": datasets.Sequence(datasets.Value("string"))}
-            ),
+            description=text.partition("\n")[0],
+            citation=self.CITATION,
+            inputs_description=text,
+            features=datasets.Features({"predictions": self.PREDICTION, "references": self.REFERENCE}),
         )
 
-    def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, Any]:
+
+class TranslationQuality(OfflineMetric):
+    """Corpus BLEU (Papineni et al., 2002) and chrF2 (Popović, 2015), computed by sacreBLEU.
+
+    Used as any metric of `evaluate`: `TranslationQuality().compute(predictions=[...], references=[[...], ...])`, each
+    prediction with one or more references, the same number for all. Returns `bleu`, `chrf` (0 to 100), the signatures
+    without which neither can be compared, `bleu_signature` and `chrf_signature`, and the number of `sentences`.
+    """
+
+    PREDICTION = datasets.Value("string")
+    REFERENCE = datasets.List(datasets.Value("string"))
+    CITATION = "Matt Post. A Call for Clarity in Reporting BLEU Scores. WMT 2018."
+
+    def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float | int | str]:
         if len({len(options) for options in references}) != 1:
             raise ValueError("references differ in number; expected as many for each prediction")
-        streams = [list(stream) for stream in zip(*references, strict=True)]
         bleu, chrf = BLEU(), CHRF()
         return {
-            "bleu": bleu.corpus_score(predictions, streams).score,
-            "chrf": chrf.corpus_score(predictions, streams).score,
+            "bleu": bleu.corpus_score(predictions, transposed(references)).score,
+            "chrf": chrf.corpus_score(predictions, transposed(references)).score,
             "bleu_signature": str(bleu.get_signature()),
             "chrf_signature": str(chrf.get_signature()),
             "sentences": len(predictions),
         }
 
 
+def transposed(references: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return references as sacreBLEU wants them: for each of several references, a list of that of every sentence."""
+    return [list(stream) for stream in zip(*references, strict=True)]
+
+
 def confidence(predictions: list[str], references: list[list[str]]) -> dict[str, float]:
-    """Half of the width of the 95 % intervals of BLEU and chrF, by bootstrap (Koehn, 2004): `bleu` and `chrf`.
+    """Return half of the width of the 95 % intervals of BLEU and chrF, by bootstrap (Koehn, 2004): `bleu`, `chrf`.
 
     Args:
-        predictions: one translation a sentence.
-        references: one list of references a sentence, all as long.
+        predictions: one translation for each sentence.
+        references: a list of references for each sentence, all of the same length.
     """
-    streams = [list(stream) for stream in zip(*references, strict=True)]
-    scores = {"bleu": BLEU(), "chrf": CHRF()}
+    scores: dict[str, Metric] = {"bleu": BLEU(), "chrf": CHRF()}
     return {
-        name: float(metric.corpus_score(predictions, streams, n_bootstrap=RESAMPLES)._ci)
+        name: float(metric.corpus_score(predictions, transposed(references), n_bootstrap=RESAMPLES)._ci)
         for name, metric in scores.items()
     }
 
 
 def compare(predictions: list[str], others: list[str], references: list[list[str]]) -> dict[str, float]:
-    """The probability that `predictions` differ so much from `others` by chance, by paired bootstrap: `bleu`, `chrf`.
+    """Return the probability that two systems differ this much by chance, by paired bootstrap: `bleu`, `chrf`.
 
     Args:
-        predictions: one translation a sentence.
-        others: those of another system.
-        references: one list of references a sentence, all as long.
+        predictions, others: one translation for each sentence, by one system and by the other.
+        references: a list of references for each sentence, all of the same length.
     """
-    if predictions == others:  # sacreBLEU finds that significant
+    if predictions == others:  # sacreBLEU would find the difference significant
         return {"bleu": 1.0, "chrf": 1.0}
-    streams = [list(stream) for stream in zip(*references, strict=True)]
-    systems: Any = [("others", others), ("predictions", predictions)]
-    test = PairedTest(systems, {"bleu": BLEU(), "chrf": CHRF()}, streams, test_type="bs", n_samples=RESAMPLES)
+    systems: list[tuple[str, Sequence[str]]] = [("others", others), ("predictions", predictions)]
+    metrics = {"bleu": BLEU(), "chrf": CHRF()}
+    test = PairedTest(systems, metrics, transposed(references), test_type="bs", n_samples=RESAMPLES)
     results: Any = test()[1]
     return {"bleu": float(results["BLEU"][1].p_value), "chrf": float(results["chrF2"][1].p_value)}

@@ -43,6 +43,11 @@ def test_an_unequal_number_of_references_is_refused():
         TranslationQuality().compute(predictions=PREDICTIONS, references=[REFERENCES[0], REFERENCES[1][:1]])
 
 
+def test_scores_leave_no_file_that_another_process_would_wait_for(tmp_path):
+    TranslationQuality(cache_dir=str(tmp_path)).compute(predictions=PREDICTIONS, references=REFERENCES)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
 def test_intervals_and_chances():
     references = [[f"the number {n} is here and there"] for n in range(60)]
     good = [f"the number {n} is here or there" for n in range(60)]
