@@ -2,8 +2,7 @@
 
     python scripts/fetch_transformers_tests.py
 
-They are downloaded by pip, in the version of the installed transformers, into `.cache/`, once: where they are present,
-nothing happens, and no network is needed.
+pip downloads them into `.cache/`, in the version of the installed transformers, unless they are there already.
 """
 
 import os
@@ -18,10 +17,10 @@ CACHE = Path(__file__).resolve().parents[1] / ".cache"
 
 
 def fetch_tests(release: str, cache: Path = CACHE) -> Path:
-    """Return the folder `cache/transformers-{release}/tests`, downloading it where it is missing.
+    """Return the folder `cache/transformers-{release}/tests`, and download it if it is missing.
 
     Raises:
-        SystemExit: when pip cannot download the source distribution, with pip's own words.
+        SystemExit: pip cannot download the source distribution; the message has its output.
     """
     folder = cache / f"transformers-{release}"
     if folder.exists():
@@ -30,12 +29,8 @@ def fetch_tests(release: str, cache: Path = CACHE) -> Path:
     with tempfile.TemporaryDirectory(dir=cache) as scratch:
         # Without build isolation pip installs nothing; the sources are only unpacked, never built.
         pip = [sys.executable, "-m", "pip", "download", "--no-binary", ":all:", "--no-deps", "--no-build-isolation"]
-        download = subprocess.run(
-            [*pip, "--dest", scratch, f"transformers=={release}"],
-            text=True,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
+        command = [*pip, "--dest", scratch, f"transformers=={release}"]
+        download = subprocess.run(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         if download.returncode != 0:
             raise SystemExit(
                 f"pip could not download the source distribution of transformers {release}, whose tests the project's "

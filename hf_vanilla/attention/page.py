@@ -1,6 +1,7 @@
 """A self-contained page of attention maps: it opens from a file, and sends no request to any computer."""
 
 import base64
+import dataclasses
 import hashlib
 import html
 import json
@@ -13,7 +14,6 @@ import numpy as np
 import torch
 
 from hf_vanilla.attention.weights import STATISTICS, AttentionMap
-from hf_vanilla.attention.words import Tokens
 
 STEPS = 2**20
 """Weights are rounded to multiples of 1 / STEPS, that is by at most 5e-7."""
@@ -81,18 +81,13 @@ def _attention_data(attention: AttentionMap) -> dict[str, object]:
         "layers": layers,
         "heads": heads,
         "triangular": is_triangular(attention),
-        "queries": _token_data(attention.queries),
-        "keys": _token_data(attention.keys),
+        "queries": dataclasses.asdict(attention.queries),
+        "keys": dataclasses.asdict(attention.keys),
         "statistics": {
             name: [[round(value, 6) for value in row] for row in values.tolist()]
             for name, values in attention.statistics().items()
         },
     }
-
-
-def _token_data(tokens: Tokens) -> dict[str, object]:
-    special = [int(special) for special in tokens.special]
-    return {"labels": tokens.labels, "special": special, "words": tokens.words, "names": tokens.names}
 
 
 def is_triangular(attention: AttentionMap) -> bool:

@@ -130,7 +130,7 @@ def survey(
     counts = count_heads(reader, readings, gold, progress)
     score, effects, note = None, dict[tuple[str, int, int], float](), ""
     if metric != "none":
-        score, effects, note = measure_effects(reader, readings, targets, metric, counts, progress)
+        score, effects, note = measure_effects(reader, readings, metric, counts, progress)
     heads = [head for kind, own in counts.items() for head in own.heads_of(kind, effects)]
     errors = counts["cross"].errors() if "cross" in counts else None
     layer_errors = () if errors is None else tuple(errors[:, -1].tolist())
@@ -157,15 +157,10 @@ def count_heads(
 
 
 def measure_effects(
-    reader: Reader,
-    readings: Sequence[Reading],
-    targets: Sequence[str] | None,
-    metric: str,
-    counts: dict[str, HeadCounts],
-    progress: bool,
+    reader: Reader, readings: Sequence[Reading], metric: str, counts: dict[str, HeadCounts], progress: bool
 ) -> tuple[float | None, dict[tuple[str, int, int], float], str]:
     """Return the score of the whole model, the effect of each head, and, if there are none, the reason."""
-    measure, no_measure = choose_measure(reader, readings, targets, metric)
+    measure, no_measure = choose_measure(reader, readings, metric)
     switches, no_switches = find_switches(reader, {kind: own.layers for kind, own in counts.items()})
     if measure is None or not switches:
         return None, {}, no_measure or no_switches

@@ -24,12 +24,10 @@ AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
 """A function that `AttentionInterface` can call: it returns output (batch, length, heads, d_v) and weights, if any."""
 
 
-def choose_measure(
-    reader: Reader, readings: Sequence[Reading], targets: Sequence[str] | None, metric: str
-) -> tuple[Callable[[], float] | None, str]:
+def choose_measure(reader: Reader, readings: Sequence[Reading], metric: str) -> tuple[Callable[[], float] | None, str]:
     """Return a function that measures the model as it is, or None and the reason why there is no such function."""
     if metric == "bleu":
-        return lambda: bleu(reader, [reading.source for reading in readings], targets or []), ""
+        return lambda: bleu(reader, readings), ""
     if reader.model.get_output_embeddings() is None:
         return None, f"no effects: {type(reader.model).__name__} has no language model's head, so no perplexity"
     if not reader.is_seq2seq and not reader.is_decoder and reader.tokenizer.mask_token_id is None:
@@ -81,20 +79,20 @@ def predictions(reader: Reader, batch: Sequence[Reading]) -> tuple[dict[str, Ten
 
 
 @torch.no_grad()
-def bleu(reader: Reader, sources: Sequence[str], targets: Sequence[str]) -> float:
-    """Return the corpus BLEU of greedy translations."""
-    order = sorted(range(len(sources)), key=lambda row: len(sources[row]))
-    translations = [""] * len(sources)
+def bleu(reader: Reader, readings: Sequence[Reading]) -> float:
+    """Return the corpus BLEU of greedy translations against the targets of the readings."""
+    readings = sorted(readings, key=lambda reading: len(reading.source))
+    translations = []
     with evaluation_mode(reader.model):
-        for start in range(0, len(order), 32):
-            rows = order[start : start + 32]
-            inputs = pad_batch([reader.encode(sources[row], "source").ids for row in rows], reader.padding)
+        for start in range(0, len(readings), 32):
+            inputs = pad_batch([reading.ids for reading in readings[start : start + 32]], reader.padding)
             count = min(inputs["input_ids"].shape[1] + EXTRA_TOKENS, reader.max_length - 1)
             inputs = {name: tensor.to(reader.model.device) for name, tensor in inputs.items()}
             output = reader.model.generate(**inputs, num_beams=1, do_sample=False, max_new_tokens=count)
-            for row, text in zip(rows, reader.tokenizer.batch_decode(output, skip_special_tokens=True), strict=True):
-                translations[row] = " ".join(text.split())
-    return TranslationQuality().compute(predictions=translations, references=[[each] for each in targets])["bleu"]
+            texts = reader.tokenizer.batch_decode(output, skip_special_tokens=True)
+            translations += [" ".join(text.split()) for text in texts]
+    references = [[reading.target] for reading in readings]
+    return TranslationQuality().compute(predictions=translations, references=references)["bleu"]
 
 
 @contextlib.contextmanager
