@@ -117,7 +117,7 @@ def test_it_runs_as_a_module():
 
 def test_what_the_command_line_may_be_given_is_what_the_package_takes():
     assert choices.PRECISIONS == translator.PRECISIONS
-    assert choices.FIGURE_FORMATS == figures.FORMATS
+    assert choices.FIGURE_FORMATS == figures.FIGURE_FORMATS
     assert choices.EFFECTS == switching.EFFECTS
     assert choices.EXPORT_FORMATS == tuple(export.EXPORTS)
 
