@@ -20,7 +20,7 @@ from transformers.cache_utils import DynamicCache
 
 from hf_vanilla import IncrementalDecoder, VanillaDecoderForCausalLM, VanillaForConditionalGeneration, beam_search
 from hf_vanilla.models import generation_vanilla
-from hf_vanilla.models.generation_vanilla import LengthPenalty, NotServed, PackedLinear, best
+from hf_vanilla.models.generation_vanilla import NotServed, PackedLinear, fast_topk, length_penalty
 
 FAMILIES = [VanillaForConditionalGeneration, VanillaDecoderForCausalLM]
 THEIRS = {"custom_generate": beam_search, "length_penalty_form": "transformers"}
@@ -148,8 +148,8 @@ def test_with_beams_enough_it_is_an_exhaustive_search(alpha, seed):
 
 
 def test_the_paper_s_penalty_by_hand():
-    assert LengthPenalty(0.6, "paper")(7) == pytest.approx(2**0.6)
-    assert LengthPenalty(0.6, "transformers")(7) == pytest.approx(7**0.6)
+    assert length_penalty(7, 0.6, "paper") == pytest.approx(2**0.6)
+    assert length_penalty(7, 0.6, "transformers") == pytest.approx(7**0.6)
 
 
 @pytest.mark.parametrize("model_class", FAMILIES)
@@ -185,7 +185,7 @@ def test_a_long_search_forgets_what_nobody_descends_from(model_class, monkeypatc
         longest = max(longest, kept[0].shape[2])
         return kept
 
-    monkeypatch.setattr(generation_vanilla, "FORGET", 16)
+    monkeypatch.setattr(generation_vanilla, "PRUNE_FROM", 16)
     monkeypatch.setattr(generation_vanilla.GrowingCache, "update", watched)
     partly = model.generate(**asked)
     assert torch.equal(partly.sequences, whole.sequences)
@@ -329,7 +329,7 @@ def test_a_cache_and_the_length_of_no_source_are_refused():
 def test_the_best_are_the_best(count, many, rows, seed):
     scores = torch.randn(rows, many, generator=torch.Generator().manual_seed(seed))
     count = min(count, many)
-    values, indices = best(scores, count)
+    values, indices = fast_topk(scores, count)
     assert torch.equal(values, scores.topk(count)[0]) and torch.equal(scores.gather(1, indices), values)
 
 
