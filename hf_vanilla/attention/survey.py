@@ -81,7 +81,7 @@ class Survey:
 
     def plot(self, theme: str = "light") -> "Figure":
         """Return a matplotlib figure of the types of all heads, and of what is lost without each."""
-        return plot_survey(self.heads, self.sentences, self.effect_name, theme)
+        return plot_survey(self, theme)
 
 
 def survey(

@@ -1,7 +1,7 @@
 """The figure of a survey of heads."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -25,18 +25,28 @@ TYPE_COLOURS = {
 }
 
 
-def plot_survey(heads: Sequence[Head], texts: int, effect_name: str, theme: str = "light") -> "Figure":
+class SurveyResult(Protocol):
+    """What the figure needs of a `Survey`, whose module imports this one."""
+
+    @property
+    def heads(self) -> Sequence[Head]: ...
+    @property
+    def sentences(self) -> int: ...
+    @property
+    def effect_name(self) -> str: ...
+
+
+def plot_survey(survey: SurveyResult, theme: str = "light") -> "Figure":
     """Return a figure with a row for each kind of attention: types, effects and alignment error rates of its heads.
 
-    Args:
-        heads: all heads of a model, by kind, layer and head.
-        texts: from how many texts they are known.
-        effect_name: what the effect of a head measures, such as "rise of perplexity".
-        theme: "light" or "dark".
+    Raises:
+        ImportError: matplotlib is not installed.
+        ValueError: `theme` is neither "light" nor "dark".
     """
+    heads = survey.heads
     panels = {kind: [head for head in heads if head.kind == kind] for kind in dict.fromkeys(h.kind for h in heads)}
     shapes = {kind: (panel[-1].layer + 1, panel[-1].head + 1) for kind, panel in panels.items()}
-    titles = {"type": "type", "effect": f"{effect_name} without it", "alignment_error": "alignment error rate"}
+    titles = {"type": "type", "effect": f"{survey.effect_name} without it", "alignment_error": "alignment error rate"}
     shown = [name for name in titles if any(getattr(head, name) is not None for head in heads)]
     width = max(count for _, count in shapes.values()) * 0.55 + 0.9
     heights = [layers * 0.45 + 0.6 for layers, _ in shapes.values()]
@@ -70,5 +80,5 @@ def plot_survey(heads: Sequence[Head], texts: int, effect_name: str, theme: str 
                 is_dark = (float(weights[y, x]) ** 0.5 > 0.55) == (theme == "light")
                 ink = "#ffffff" if is_dark else "#111111"
             axes.text(x, y, text, ha="center", va="center", fontsize=6, color=ink)
-    figure.text(0.005, 0.005, f"{texts} texts", color=INK[theme], fontsize=7)
+    figure.text(0.005, 0.005, f"{survey.sentences} texts", color=INK[theme], fontsize=7)
     return figure

@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -111,8 +112,8 @@ def attention_function(model: PreTrainedModel, function: AttentionFunction) -> I
 def switched_off(model: PreTrainedModel, attention: nn.Module, head: int) -> Iterator[None]:
     """Let a model run, in evaluation mode, with 0 as the output of one head of the module `attention`."""
 
-    def attend(module: nn.Module, *arguments: object, **options: object) -> tuple[Tensor, Tensor | None]:
-        output, weights = sdpa_attention_forward(module, *arguments, **options)  # type: ignore[arg-type]
+    def attend(module: nn.Module, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+        output, weights = sdpa_attention_forward(module, *arguments, **options)
         if module is attention:
             output = output.clone()
             output[:, :, head] = 0
@@ -130,9 +131,9 @@ def find_switches(reader: Reader, layers: Mapping[str, int]) -> tuple[dict[tuple
     """
     called: list[nn.Module] = []
 
-    def record(module: nn.Module, *arguments: object, **options: object) -> tuple[Tensor, Tensor | None]:
+    def record(module: nn.Module, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
         called.append(module)
-        return sdpa_attention_forward(module, *arguments, **options)  # type: ignore[arg-type]
+        return sdpa_attention_forward(module, *arguments, **options)
 
     with attention_function(reader.model, record), torch.no_grad():
         ids = torch.tensor([[reader.config.vocab_size - 1] * 3], device=reader.model.device)

@@ -130,8 +130,8 @@ def load_hub_or_table(
 
     Raises:
         FileNotFoundError: there is neither such a file nor such a data set.
-        ValueError: the file is empty, cannot be parsed, or is none that `TABLE_BUILDERS` or the caller, by his
-            `alternative`, can read; a column is missing or holds no text.
+        ValueError: the file is empty, cannot be parsed, or its suffix is not in `TABLE_BUILDERS` (the message then
+            names `alternative`, too: what the caller can read); a column is missing or holds no text.
     """
     select = _select_columns_of_stream if streaming else _select_columns
     if path.suffix.lower() in TABLE_BUILDERS:

@@ -11,6 +11,7 @@ from hf_vanilla.attention.figures import COLOURS, plot_alignment, plot_grid, plo
 from hf_vanilla.attention.heads import Head
 from hf_vanilla.attention.maps import AttentionMaps
 from hf_vanilla.attention.survey import Survey
+from hf_vanilla.attention.survey_figure import plot_survey
 from hf_vanilla.attention.weights import AttentionMap
 from hf_vanilla.attention.words import Tokens
 
@@ -80,7 +81,7 @@ def test_formats_and_themes(suffix, theme, tmp_path):
         path = tmp_path / f"{name}{suffix}"
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", "Glyph .* missing")  # a machine without a font for Chinese
-            save_figure(plot(attention(), theme=theme), path)
+            save_figure(plot(attention(heads=2), theme=theme), path)
         assert path.read_bytes().startswith({".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[suffix])
 
 
@@ -93,7 +94,7 @@ def overlaps(figure, labels):
 
 
 def test_sixty_tokens_and_long_words_do_not_cover_each_other():
-    maps = attention(60, 60, heads=2)
+    maps = attention(60, 60, layers=1, heads=1)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Glyph .* missing")
         for figure in (plot_alignment(maps), plot_heads(maps)):
@@ -119,7 +120,7 @@ def test_a_survey_is_drawn():
         for layer in range(2)
         for head in range(3)
     ]
-    figure = Survey("model", 4, heads, "perplexity", 9.0).plot()
+    figure = plot_survey(Survey("model", 4, heads, "perplexity", 9.0))
     titles = {axes.get_title() for axes in figure.axes}
     names = {"encoder": ("type", "rise of perplexity without it"), "cross": ("type", "rise of perplexity without it")}
     expected = {f"{kind}: {name}" for kind, both in names.items() for name in both}
