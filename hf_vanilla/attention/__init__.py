@@ -1,1 +1,1 @@
-"""What the heads of a model look at."""
+"""Attention maps: what the heads of a model look at, as tensors, pages, figures and surveys of a corpus."""
