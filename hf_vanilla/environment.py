@@ -1,4 +1,4 @@
-"""What a process computes with, and what it can have for nothing."""
+"""What a process computes with, and settings that make it faster at no cost."""
 
 import ctypes
 import functools
@@ -14,14 +14,14 @@ PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "hu
 
 @functools.cache
 def use_onednn_for_float32() -> bool:
-    """Let oneDNN make the float32 matrix products of this process, if it is on an AMD CPU and they are as exact there.
+    """Let oneDNN compute float32 matrix products on an AMD CPU, if it computes them as exactly as MKL.
 
-    MKL is slow on AMD's CPUs; torch goes round it where "medium" precision of products is allowed. That is float32 all
-    the same unless the CPU multiplies bfloat16 matrices (AMX), so one product is made and looked at. A precision that
-    was set before stays, and so does one where there is a GPU, which it would change.
+    MKL is slow on CPUs of AMD, and torch avoids it only if products may have "medium" precision. These still are
+    float32, unless the CPU multiplies bfloat16 matrices (AMX), so the error of one product is measured. Nothing
+    changes if a precision was set before, or if there is a GPU, whose products would change as well.
 
     Returns:
-        Whether oneDNN makes them.
+        True if oneDNN computes them.
     """
     if float32_precision() != "highest" or torch.cuda.is_available():
         return False
@@ -39,22 +39,24 @@ def use_onednn_for_float32() -> bool:
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Let glibc keep what a step frees for the next one. By default it returns large tensors to the system after every
-    use, and a CPU step takes 1.0 to 1.9 times as long. What was set before by MALLOC_... or GLIBC_TUNABLES stays.
+    """Let glibc keep the memory that a step frees for the next step.
+
+    By default it returns large tensors to the system after every use, and a step on the CPU takes 1.0 to 1.9 times as
+    long. Nothing changes if the environment has MALLOC_... or GLIBC_TUNABLES.
 
     Returns:
-        Whether it does so now.
+        True if it keeps it.
     """
     chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
     if chosen or platform.libc_ver()[0] != "glibc":
         return False
-    m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3  # as in malloc.h
+    m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3  # the parameters' numbers in malloc.h
     mallopt = ctypes.CDLL(None).mallopt
     return all(mallopt(name, 2**30) for name in (m_trim_threshold, m_top_pad, m_mmap_threshold))
 
 
 def float32_precision() -> str:
-    """That of matrix products."""
+    """Return torch's setting for the precision of float32 matrix products."""
     try:
         return torch.get_float32_matmul_precision()
     except RuntimeError:  # torch does not mix two ways of setting it
@@ -62,20 +64,20 @@ def float32_precision() -> str:
 
 
 def is_amd() -> bool:
-    """Whether AMD made the processor, so far as Linux says."""
+    """True if Linux says that AMD made the processor."""
     return "AuthenticAMD" in read(Path("/proc/cpuinfo"))
 
 
 def read(path: Path) -> str:
-    """What Linux says there; nothing on other systems."""
+    """Return the text of a file of Linux, and an empty one on other systems."""
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
 
 
 def choose_precision(requested: str) -> str:
-    """`"auto"` is bf16 where the hardware computes faster in it, else float32.
+    """Return the precision to train in: for `"auto"`, `"bf16"` where the hardware is faster in it, else `"no"`.
 
-    CPUs do with AMX, and AMD's with AVX-512's bf16. Intel's without AMX take 1.5 times as long for a step in it,
-    others, which emulate it, up to 100 times.
+    CPUs with AMX are faster in it, and those of AMD with the bf16 of AVX-512. Those of Intel without AMX take 1.5
+    times as long for a step, and others, which emulate it, up to 100 times.
     """
     if requested != "auto":
         return requested
@@ -86,7 +88,7 @@ def choose_precision(requested: str) -> str:
 
 
 def allocator() -> str:
-    """What gives this process its memory, and what was set to keep it from returning what the next step needs."""
+    """Return the name of the memory allocator, and which settings keep it from returning memory to the system."""
     loaded = read(Path("/proc/self/maps"))
     for name in ("tcmalloc", "jemalloc", "mimalloc"):
         if name in loaded:
@@ -101,25 +103,25 @@ def allocator() -> str:
 
 
 def cpu() -> str:
-    """The processor's name."""
+    """Return the name of the processor."""
     names = [line.split(":")[1].strip() for line in read(Path("/proc/cpuinfo")).splitlines() if "model name" in line]
     return names[0] if names else platform.processor() or platform.machine()
 
 
 def hardware() -> str:
-    """What this process computes on, for a model card."""
+    """Return what this process computes on, for a model card."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{cpu()}, {torch.get_num_threads()} thread(s)"
 
 
 def describe() -> dict[str, str]:
-    """What is in force in this process, for a report of a defect or of a speed: names and values to print."""
+    """Return versions, hardware and settings of this process by name, for a report of a bug or of a speed."""
     # Not at the top: importing transformers registers the families, whose modules import this one.
     from transformers.utils.import_utils import is_flash_attn_2_available
 
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    # These two switches are for CPUs, too.
+    # These two switches hold for CPUs, too.
     kernels = {"flash": torch.backends.cuda.flash_sdp_enabled(), "math": torch.backends.cuda.math_sdp_enabled()}
     if devices:
         kernels["memory-efficient"] = torch.backends.cuda.mem_efficient_sdp_enabled()

@@ -1,8 +1,12 @@
-"""Training runs of seconds, for the tests of every room that needs one."""
+"""Training runs of seconds, for the tests of every room that needs one.
+
+The file is also the script of processes that train as each of the files says that they are given.
+"""
 
 import dataclasses
 import json
 import random
+import sys
 from pathlib import Path
 
 import pytest
@@ -53,3 +57,16 @@ def of_task(config, task, **changes):
         corpus = str(Path(config.corpus).with_name("documents.jsonl"))
         changes |= {"corpus": corpus, "target_path": None, "max_length": 32, "label_smoothing": 0.0}
     return dataclasses.replace(config, task=task, **changes)
+
+
+if __name__ == "__main__":
+    from accelerate import Accelerator
+
+    from hf_vanilla.training import loop
+
+    leave_together = loop.leave_together
+    # Processes can form a group only once, so it must outlast all runs but the last.
+    loop.leave_together = Accelerator.wait_for_everyone
+    for path in sys.argv[1:]:
+        loop.train(TrainingConfig.load(path))
+    leave_together(Accelerator())

@@ -67,57 +67,39 @@ class TrainingConfig:
     Beside the fields below, it has those of the models' configuration classes, but for what the tokenizer decides.
     """
 
-    task: Literal["translation", "masked_lm", "causal_lm"] = _option(
-        "translation", "what the model learns; this also chooses encoder-decoder, encoder or decoder"
-    )
+    task: Literal["translation", "masked_lm", "causal_lm"] = _option("translation", "what the model learns")
     output_dir: str = _option("runs/translation", "folder for model, tokenizer, checkpoints, log and curves")
 
     corpus: str = _option(
         "verses", "'verses' ('bible' for language models), a .txt, .jsonl, .csv, .tsv or .parquet file, or a Hub id"
     )
-    target_path: str | None = _option(
-        None, "file of the target side, if `corpus` is a text file of one sentence a line"
-    )
+    target_path: str | None = _option(None, "file of the target side, for a text file of one sentence a line")
     source_column: str = _option("source", "column to translate from, such as translation.en")
     target_column: str = _option("target", "column to translate to")
     text_column: str = _option("text", "column that a language model learns from")
     corpus_configuration: str | None = _option(None, "configuration of a data set on the Hub, such as de-en")
     streaming: bool = _option(False, "read the corpus while training, for one that does not fit on the disk")
-    max_length: int = _option(
-        256, "tokens; longer pairs are left out (and counted), longer documents cut into pieces of this length"
-    )
-    max_length_ratio: float | None = _option(
-        None, "leave out pairs one side of which has this many times the tokens of the other"
-    )
+    max_length: int = _option(256, "tokens; longer pairs are left out and counted, longer documents are cut")
+    max_length_ratio: float | None = _option(None, "leave out pairs if one side is this many times as long")
     preprocessing_workers: int = _option(1, "processes that clean and tokenise the corpus before training")
     loader_workers: int = _option(0, "processes that prepare batches for each training process")
 
     tokenizer: str | None = _option(None, "folder or Hub id of a tokenizer to use; by default one is trained")
     vocab_size: int = _option(37000, "tokens of the byte-level BPE to train; source and target share it")
-    initial_model: str | None = _option(
-        None, "folder or Hub id of a model to start from, with its tokenizer; by default weights are random"
-    )
-    architecture: Literal["transformer", "recurrent"] = _option(
-        "transformer", "the paper's model or, for translation, the recurrent one that it replaced"
-    )
+    initial_model: str | None = _option(None, "folder or Hub id of a model to start from, with its tokenizer")
+    architecture: Literal["transformer", "recurrent"] = _option("transformer", "recurrent: what the paper replaced")
 
     label_smoothing: float | None = _option(None, "epsilon_ls; by default 0.1 for translation, 0 for language models")
     whole_word_masking: bool = _option(False, "masked_lm: predict whole words")
 
-    batch_tokens: int = _option(
-        25000, "tokens a side in one update, counted over all processes and accumulation steps"
-    )
+    batch_tokens: int = _option(25000, "tokens a side in one update, over all processes and micro-batches")
     accumulation_steps: int = _option(1, "micro-batches that each process divides its share of an update into")
-    schedule: str = _option(
-        "noam", "equation 3, or one of transformers' schedules by name: linear, cosine, constant_with_warmup, ..."
-    )
+    schedule: str = _option("noam", "equation 3, or a schedule of transformers: linear, cosine, polynomial, ...")
     learning_rate: float = _option(1.0, "factor on equation 3, or the peak of another schedule")
     warmup_steps: int = _option(4000, "updates until the learning rate is at its peak")
     max_grad_norm: float | None = _option(None, "clip gradients to this norm; by default they are not clipped")
     max_steps: int | None = _option(None, "number of updates after which the run ends")
-    train_minutes: float | None = _option(
-        None, "minutes after which the run ends; the linear schedule then follows the clock"
-    )
+    train_minutes: float | None = _option(None, "minutes after which the run ends; linear then follows the clock")
     average_last: int = _option(5, "number of snapshots whose mean is saved; the last of them has the final weights")
     average_every: int = _option(1000, "updates between two snapshots")
     ema_decay: float | None = _option(None, "save an exponential moving average of the weights, instead of that mean")

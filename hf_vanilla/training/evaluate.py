@@ -1,18 +1,18 @@
-"""The validation loss and the scores of translations."""
+"""The validation loss, and scores of translations."""
 
 import itertools
 import math
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
 from torch import nn
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_vanilla.models.losses_vanilla import cross_entropy
 from hf_vanilla.training.distributed import is_sharded
-from hf_vanilla.training.tasks import Batches, Task
+from hf_vanilla.training.tasks import Batches, Corpus, Task
 from hf_vanilla.translation.metrics import TranslationQuality
 from hf_vanilla.translation.translator import Translator
 
@@ -23,10 +23,18 @@ def evaluate(
     model: nn.Module,
     tokenizer: PreTrainedTokenizerBase,
     batches: Batches,
-    corpus: Any,
+    corpus: Corpus,
     accelerator: Accelerator,
 ) -> dict[str, float]:
-    """Cross-entropy in nats per target token, without smoothing, over all processes; its perplexity; BLEU and chrF."""
+    """Measure a model on the validation split, all processes together.
+
+    Returns:
+        `validation_loss`, the cross-entropy in nats per target token, without smoothing; `validation_perplexity`; and
+        for translation `bleu` and `chrf`, where `bleu_sentences` is not 0 and the model is not sharded.
+
+    Raises:
+        ValueError: the split has no token to predict.
+    """
     model.eval()
     sums = torch.zeros(2, device=accelerator.device)
     for batch in batches.epoch(0):
@@ -37,7 +45,7 @@ def evaluate(
         raise ValueError("the validation split has nothing to predict; expected texts of at most max_length tokens")
     loss = loss_sum / token_sum
     scores = {"validation_loss": loss, "validation_perplexity": math.exp(min(loss, 700))}
-    # `generate` takes as many steps as its sentences need: processes that share a model would wait for each other.
+    # How many steps `generate` takes depends on the sentences: processes that share a model would wait for each other.
     if task.config.task == "translation" and task.config.bleu_sentences and not is_sharded(accelerator):
         scores |= translation_scores(
             task, accelerator.unwrap_model(model), tokenizer, corpus["validation"], accelerator
@@ -46,9 +54,13 @@ def evaluate(
 
 
 def translation_scores(
-    task: Task, model: Any, tokenizer: PreTrainedTokenizerBase, pairs: Any, accelerator: Accelerator
+    task: Task,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    pairs: Iterable[dict[str, str]],
+    accelerator: Accelerator,
 ) -> dict[str, float]:
-    """BLEU and chrF of the first sentences of a split, translated by all processes together."""
+    """Return BLEU and chrF of the first sentences of a split, translated by all processes together."""
     some = list(itertools.islice(pairs, task.config.bleu_sentences))
     own = some[accelerator.process_index :: accelerator.num_processes]
     translations = Translator(model, tokenizer)([pair["source"] for pair in own], num_beams=task.config.bleu_beams)

@@ -11,17 +11,17 @@ from transformers import get_scheduler
 
 
 def adam(parameters: Iterable[Tensor], learning_rate: float = 1.0) -> Adam:
-    """Adam with the paper's betas (0.9, 0.98) and epsilon 1e-9, fused: one kernel for all parameters."""
+    """Return Adam with the paper's betas (0.9, 0.98) and epsilon 1e-9, fused: one kernel for all parameters."""
     return Adam(parameters, lr=learning_rate, betas=(0.9, 0.98), eps=1e-9, fused=True)
 
 
 class Progress:
-    """How much of a run lies behind: of its updates or of its time, whichever is further on.
+    """The share of a run that is done: of its updates or of its time, whichever is larger.
 
     Args:
-        max_steps: updates; None for no limit.
-        train_minutes: None for no limit.
-        warmup_steps: updates after which `linear_schedule` goes down.
+        max_steps: number of updates of the run; None for no limit.
+        train_minutes: minutes that the run takes; None for no limit.
+        warmup_steps: number of updates after which `linear_schedule` goes down.
     """
 
     def __init__(self, max_steps: int | None, train_minutes: float | None, warmup_steps: int = 0) -> None:
@@ -29,11 +29,12 @@ class Progress:
         self.seconds = (train_minutes or float("inf")) * 60
         self.warmup_steps = warmup_steps
         self.done = 0.0
-        """In [0, 1]."""
+        """The share, in [0, 1]."""
         self.end_of_warmup = 0.0
+        """What `done` was when the warm-up ended."""
 
     def update(self, steps: int, elapsed: float) -> None:
-        """Note that `steps` updates are done, `elapsed` seconds after the start."""
+        """Take note that `steps` updates are done, `elapsed` seconds after the start."""
         self.done = min(1.0, max(steps / self.max_steps, elapsed / self.seconds))
         if steps < self.warmup_steps:
             self.end_of_warmup = self.done
@@ -42,7 +43,8 @@ class Progress:
 def make_schedule(
     name: str, optimizer: Optimizer, progress: Progress, hidden_size: int, warmup_steps: int, max_steps: int | None
 ) -> LambdaLR:
-    """Equation 3 (`"noam"`), or a schedule of transformers by name; limited by time, `"linear"` follows the clock."""
+    """Return a schedule: equation 3 (`"noam"`), one that follows the clock (`"linear"`, in a run that time limits), or
+    one of transformers by name."""
     if name == "noam":
         return noam_schedule(optimizer, hidden_size, warmup_steps)
     if name == "linear" and progress.seconds < float("inf"):
@@ -51,7 +53,7 @@ def make_schedule(
 
 
 def noam_schedule(optimizer: Optimizer, hidden_size: int, warmup_steps: int = 4000) -> LambdaLR:
-    """Equation 3: hidden_size^-0.5 * min(step^-0.5, step * warmup_steps^-1.5), times the optimiser's own rate.
+    """Return equation 3: hidden_size^-0.5 * min(step^-0.5, step * warmup_steps^-1.5), times the optimiser's own rate.
 
     Steps count from 1, and the first update uses the rate of step 1. Call `step()` once after each update.
     """
@@ -64,9 +66,9 @@ def noam_schedule(optimizer: Optimizer, hidden_size: int, warmup_steps: int = 40
 
 
 def linear_schedule(optimizer: Optimizer, warmup_steps: int, progress: Progress) -> LambdaLR:
-    """Up to the optimiser's own rate in `warmup_steps` updates, then down to 0 where `progress` is at its end.
+    """Return a rate that rises to the optimiser's own in `warmup_steps` updates, and falls to 0 at the end of the run.
 
-    A run which must end in ten minutes ends with a rate of 0 however fast the machine is.
+    A run that must end in ten minutes ends with a rate of 0 however fast the machine is.
     """
 
     def rate(updates: int) -> float:
@@ -78,12 +80,12 @@ def linear_schedule(optimizer: Optimizer, warmup_steps: int, progress: Progress)
 
 
 def average_weights(states: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The mean of several `state_dict`s of one model, tensor by tensor (the paper: the last 5 checkpoints).
+    """Return the mean of several `state_dict`s of one model, tensor by tensor (the paper: the last 5 checkpoints).
 
-    One state after the other is read, and the sums are held in float32.
+    Only one state is in memory at a time, beside the sums, which are float32.
 
     Raises:
-        ValueError: there is none, or they differ in their keys.
+        ValueError: there are no states, or they differ in their keys.
     """
     sums: dict[str, Tensor] = {}
     dtypes: dict[str, torch.dtype] = {}
@@ -101,9 +103,9 @@ def average_weights(states: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
 
 
 class ExponentialMovingAverage:
-    """The weights' average over the updates, each update counting `decay` times as much as the one after it.
+    """An average of the weights over the updates, in which an update counts `decay` times as much as the next one.
 
-    `decay` is less at first, (1 + n) / (10 + n) after n updates, so that the first weights are soon forgotten.
+    After n updates, `decay` is at most (1 + n) / (10 + n), so that the initial weights are soon forgotten.
     """
 
     def __init__(self, model: nn.Module, decay: float) -> None:
@@ -111,7 +113,7 @@ class ExponentialMovingAverage:
         self.weights = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
 
     def update(self, model: nn.Module, updates: int) -> None:
-        """Take in the model's weights after so many updates."""
+        """Add the model's weights after so many updates to the average."""
         decay = min(self.decay, (1 + updates) / (10 + updates))
         averages, parameters = list(self.weights.values()), [parameter.detach() for parameter in model.parameters()]
         get_ema_multi_avg_fn(decay)(averages, parameters, None)

@@ -1,4 +1,4 @@
-"""What a run leaves for its reader."""
+"""What a run writes for its user: the examples of a loss that is not finite, samples, and a summary."""
 
 import contextlib
 import dataclasses
@@ -6,14 +6,13 @@ import importlib.metadata
 import itertools
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_vanilla.environment import hardware
 from hf_vanilla.training.config import TrainingConfig
@@ -26,7 +25,11 @@ from hf_vanilla.translation.translator import Translator
 def describe_examples(
     micro_batches: Sequence[BatchEncoding], tokenizer: PreTrainedTokenizerBase, folder: Path, innocent: bool
 ) -> str:
-    """Name the examples of the processes whose loss is not finite, and write all of them to a file."""
+    """Return a description of the examples of the update, and write them to `bad_examples.json`.
+
+    Args:
+        innocent: true if the loss of this process is finite, and that of another is not: its examples are left out.
+    """
     texts = [
         tokenizer.decode(row, skip_special_tokens=True)
         for batch in micro_batches
@@ -39,9 +42,13 @@ def describe_examples(
     return f"a batch of {len(found)} examples (in {path}), the first of them {found[0][:80]!r}"
 
 
-def write_samples(model: Any, tokenizer: PreTrainedTokenizerBase, rows: Any, folder: Path) -> None:
-    """Keep five validation examples for the model's card: texts, or sentences and what the model makes of them now,
-    which is shown, too, and can be compared with what the saved model will make."""
+def write_samples(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: Iterable[dict[str, str]], folder: Path
+) -> None:
+    """Write five validation examples for the model's card into `samples.jsonl`: texts, or sentences and translations.
+
+    Translations are printed as well. Those of the saved model can be compared with them.
+    """
     rows = list(itertools.islice(rows, 1000))
     some = rows[:: math.ceil(len(rows) / 5)]
     samples = [{"text": row["text"][:500]} for row in some if "text" in row]
@@ -64,7 +71,7 @@ def write_summary(
     task: Task,
     accelerator: Accelerator,
 ) -> None:
-    """What a model card wants to know about a run, as `training_summary.json`."""
+    """Write what a model card says about a run into `training_summary.json`."""
     packages = ("torch", "transformers", "datasets", "tokenizers", "accelerate")
     summary = {
         "command": command,

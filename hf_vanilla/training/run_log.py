@@ -1,4 +1,4 @@
-"""A run as its user sees it: progress bar, log, trackers, curves, summary."""
+"""A run as its user sees it: progress bar, log, trackers and curves."""
 
 import contextlib
 import json
@@ -7,13 +7,15 @@ import resource
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
 from tqdm.auto import tqdm
 
 logger = logging.getLogger(__name__)
+
+Record = dict[str, float]
+"""A line of the log: `step`, and what was measured after that update."""
 
 SHOWN = {
     "step": "update {:,}",
@@ -25,25 +27,25 @@ SHOWN = {
     "validation_perplexity": "validation: perplexity {:.4g}",
     "bleu": "BLEU {:.1f}",
 }
-"""What the bar shows of a record, in this order."""
+"""What the bar shows of a record, in this order, and how."""
 
 
 class RunLog:
     """A progress bar with ETA on the main process, `log.jsonl`, and the trackers that the accelerator has.
 
     Args:
-        folder: where `log.jsonl` goes.
+        folder: the folder that `log.jsonl` is written into.
         accelerator: its trackers get every record; only the main process writes.
-        after: keep the lines of an interrupted run up to this update.
-        done: the share of the run that lies behind.
+        after: the update that the run was resumed at; lines of `log.jsonl` up to it are kept.
+        done: the share of the run that is done, in [0, 1].
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator, after: int = 0, done: float = 0.0) -> None:
         self.accelerator = accelerator
         self.enabled = accelerator.is_main_process
         self.path = folder / "log.jsonl"
-        self.records: list[dict[str, Any]] = []
-        self.shown: dict[str, Any] = {}
+        self.records: list[Record] = []
+        self.shown: Record = {}
         self.bar = tqdm(
             total=1.0,
             initial=done,
@@ -65,7 +67,7 @@ class RunLog:
 
     @contextlib.contextmanager
     def going_on_after(self, problem: type[Exception]) -> Iterator[None]:
-        """Say what went wrong, but let the run go on."""
+        """Print a warning if this problem is raised, and let the run go on."""
         try:
             yield
         except problem as error:
@@ -75,7 +77,7 @@ class RunLog:
         """Move the bar to the share `done` of the run."""
         self.bar.update(done - self.bar.n)
 
-    def write(self, **record: Any) -> None:
+    def write(self, **record: float) -> None:
         """Append a line to `log.jsonl`, show it beside the bar, and report it to the trackers."""
         self.accelerator.log({name: value for name, value in record.items() if name != "step"}, step=record["step"])
         if self.enabled:
@@ -87,22 +89,22 @@ class RunLog:
             self.bar.set_postfix_str(", ".join(shown), refresh=False)
 
     def close(self) -> None:
-        """End the bar and the file."""
+        """Close the bar and the file."""
         self.bar.close()
         if self.enabled:
             self.file.close()
 
 
 def memory_gib() -> float:
-    """The most memory that this process has had: on the GPU if there is one, else resident."""
+    """Return the peak memory of this process in GiB: that of the GPU if there is one, else its resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() / 2**30
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # in bytes on macOS, in KiB elsewhere
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
-def read_records(path: Path, last_step: int | None = None) -> list[dict[str, Any]]:
-    """The records of a `log.jsonl`, up to an update; a last line that was cut off is left out."""
+def read_records(path: Path, last_step: int | None = None) -> list[Record]:
+    """Return the records of a `log.jsonl`, up to an update if one is given. Lines that were cut off are left out."""
     records = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         try:
@@ -114,7 +116,7 @@ def read_records(path: Path, last_step: int | None = None) -> list[dict[str, Any
     return records
 
 
-def plot_curves(records: Sequence[dict[str, Any]], path: Path) -> None:
+def plot_curves(records: Sequence[Record], path: Path) -> None:
     """Draw losses, BLEU and learning rate of a log over its updates, if matplotlib is installed."""
     try:
         from matplotlib.figure import Figure

@@ -44,7 +44,7 @@ from hf_vanilla.data.tokenization import train_tokenizer
 from hf_vanilla.models.configuration_recurrent import RecurrentConfig
 from hf_vanilla.models.configuration_vanilla import VanillaConfig, VanillaDecoderConfig, VanillaEncoderConfig
 from hf_vanilla.models.losses_vanilla import cross_entropy
-from hf_vanilla.models.modeling_vanilla import VanillaBasePreTrainedModel
+from hf_vanilla.models.pretrained_vanilla import FamilyPreTrainedModel
 from hf_vanilla.training.config import TrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -166,7 +166,7 @@ class Task:
         """Return the label-smoothed cross-entropy, summed over the batch and divided by `num_items`: (), float32."""
         smoothing = self.config.label_smoothing or 0.0
         # Models of the package compute it without holding all logits at once; those of others get it from logits.
-        if isinstance(extract_model_from_parallel(model), VanillaBasePreTrainedModel):
+        if isinstance(extract_model_from_parallel(model), FamilyPreTrainedModel):
             return model(**batch, num_items_in_batch=num_items, label_smoothing=smoothing).loss
         return cross_entropy(*self.logits_and_labels(model, batch), num_items, smoothing)
 
