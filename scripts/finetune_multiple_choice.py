@@ -68,7 +68,7 @@ def main(args: list[str] | None = None) -> None:
         chosen = prediction.predictions.argmax(-1)
         return {"accuracy": ClassScores().compute(predictions=chosen, references=prediction.label_ids)["accuracy"]}
 
-    def answers(scores):
+    def answers(scores, split):
         return scores.argmax(-1).tolist()
 
     collator, encoded = ChoiceCollator(tokenizer), with_labels(encoded, labels)

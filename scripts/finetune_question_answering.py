@@ -56,19 +56,16 @@ def main(args: list[str] | None = None) -> None:
         splits, training, encode_questions, tokenizer=tokenizer, columns=columns, answered=answered, **how
     )
 
-    def read(logits, split):
+    def find_answers(logits, split):
         rule = {"longest": arguments.max_answer_length, "may_be_missing": arguments.version_2_with_negative}
         return best_answers(*logits[:2], windows[split], splits[split][context], **rule)
 
     def compute_metrics(prediction, split):
         right = [row["text"] for row in splits[split][answers]]
-        return AnswerScores().compute(predictions=read(prediction.predictions, split), references=right)
-
-    def answers_of_test(logits):
-        return read(logits, "test")
+        return AnswerScores().compute(predictions=find_answers(prediction.predictions, split), references=right)
 
     collator = DataCollatorWithPadding(tokenizer)
-    fine_tune(Trainer, model, tokenizer, collator, windows, arguments, training, compute_metrics, answers_of_test)
+    fine_tune(Trainer, model, tokenizer, collator, windows, arguments, training, compute_metrics, find_answers)
 
 
 if __name__ == "__main__":

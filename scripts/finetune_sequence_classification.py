@@ -48,7 +48,6 @@ def main(args: list[str] | None = None) -> None:
 
     texts = chain.from_iterable(splits["train"][column] for column in columns)
     tokenizer = get_tokenizer(arguments, training, texts, "encoder")
-
     model = get_model(AutoModelForSequenceClassification, arguments, tokenizer, **labels.config_fields)
     limit = sequence_limit(model, tokenizer, arguments.max_seq_length)
 
@@ -59,12 +58,14 @@ def main(args: list[str] | None = None) -> None:
         metric = TEXT_SCORES[labels.problem_type]()
         return metric.compute(predictions=labels.decide(prediction.predictions), references=prediction.label_ids)
 
+    def answers(scores, split):
+        return labels.answers(scores)
+
     encoded = encode(splits, training, tokenize)
     check_lengths(encoded, columns[0], limit)
-    collator = DataCollatorWithPadding(tokenizer)
+    collator, encoded = DataCollatorWithPadding(tokenizer), with_labels(encoded, labels.encoded)
     # BART and T5 give more than their scores.
     options = {"preprocess_logits_for_metrics": lambda scores, _: scores[0] if isinstance(scores, tuple) else scores}
-    encoded, answers = with_labels(encoded, labels.encoded), labels.answers
     fine_tune(Trainer, model, tokenizer, collator, encoded, arguments, training, compute_metrics, answers, **options)
 
 

@@ -55,15 +55,15 @@ def main(args: list[str] | None = None) -> None:
     tokenizer.padding_side = "right"  # the first tokens of words are counted from the left
     model = get_model(AutoModelForTokenClassification, arguments, tokenizer, **fields_of_classes(names))
     limit = sequence_limit(model, tokenizer, arguments.max_seq_length)
-    how = {"tokenizer": tokenizer, "truncation": arguments.truncation, "unspaced": arguments.unspaced}
+    how = {"tokenizer": tokenizer, "max_length": arguments.max_seq_length, "unspaced": arguments.unspaced}
     encoded = encode(splits, training, encode_words, column=words, labels=labels, **how)
     check_lengths(encoded, words, limit)
 
     def compute_metrics(prediction, split):
         return score_tags(prediction.predictions.argmax(-1), prediction.label_ids, names)
 
-    def answers(scores):
-        return tags_of(scores.argmax(-1), encoded["test"]["first"], names)
+    def answers(scores, split):
+        return tags_of(scores.argmax(-1), encoded[split]["first"], names)
 
     collator = DataCollatorForTokenClassification(tokenizer)
     fine_tune(Trainer, model, tokenizer, collator, encoded, arguments, training, compute_metrics, answers)

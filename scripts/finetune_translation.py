@@ -65,10 +65,7 @@ def main(args: list[str] | None = None) -> None:
         scores = TranslationQuality().compute(predictions=own, references=references)
         return {"bleu": scores["bleu"], "chrf": scores["chrf"]}
 
-    def answers(ids):
-        return translations_of(ids, "test")
-
-    collator, scored = TranslationCollator(tokenizer, model), (compute_metrics, answers)
+    collator, scored = TranslationCollator(tokenizer, model), (compute_metrics, translations_of)
     scored = scored if training.predict_with_generate else (None, None)
     fine_tune(Seq2SeqTrainer, model, tokenizer, collator, encoded, arguments, training, *scored)
 

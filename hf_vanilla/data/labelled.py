@@ -8,28 +8,18 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, DatasetDict, load_dataset
 
-from hf_vanilla.data.built_in import (
-    BIBLE,
-    BROWN,
-    GENRES,
-    REVIEWS,
-    TAGS,
-    VERSES,
-    load_genres,
-    load_reviews,
-    load_tags,
-)
+from hf_vanilla.data import built_in
 from hf_vanilla.data.corpora import load_corpus, load_texts
 from hf_vanilla.data.files import SPLITS, TABLE_BUILDERS, csv_format
 
 HELD_OUT_SHARE, HELD_OUT_SEED = 0.1, 42
 LOADERS: dict[str, Callable[[], Mapping[str, Dataset]]] = {
-    REVIEWS: load_reviews,
-    TAGS: load_tags,
-    GENRES: load_genres,
-    BROWN: lambda: load_texts(BROWN),
-    BIBLE: lambda: load_texts(BIBLE),
-    VERSES: lambda: load_corpus(VERSES),
+    built_in.REVIEWS: built_in.load_reviews,
+    built_in.TAGS: built_in.load_tags,
+    built_in.GENRES: built_in.load_genres,
+    built_in.BROWN: lambda: load_texts(built_in.BROWN),
+    built_in.BIBLE: lambda: load_texts(built_in.BIBLE),
+    built_in.VERSES: lambda: load_corpus(built_in.VERSES),
 }
 
 

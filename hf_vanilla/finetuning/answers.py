@@ -2,13 +2,13 @@
 
 from collections import defaultdict
 from collections.abc import Collection, Sequence
-from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from hf_vanilla.data.labelled import cell, require_column
+from hf_vanilla.finetuning.encoding import Batch
 from hf_vanilla.finetuning.labels import check_texts, labelled_splits
 
 
@@ -34,7 +34,7 @@ def check_questions(splits: DatasetDict, columns: tuple[str, str, str], may_be_m
     return list(answered)
 
 
-def _check_answer(given: Any, text: str, at: str, text_at: str, may_be_missing: bool) -> None:
+def _check_answer(given: object, text: str, at: str, text_at: str, may_be_missing: bool) -> None:
     if not isinstance(given, dict) or not isinstance(given.get("text"), list):
         expected = '{"text": [...], "answer_start": [...]}'
         raise ValueError(f"{at} is {given!r}, expected {expected}")
@@ -55,7 +55,7 @@ def _check_answer(given: Any, text: str, at: str, text_at: str, may_be_missing: 
 
 
 def encode_questions(
-    rows: dict[str, list[Any]],
+    rows: Batch,
     indices: Sequence[int],
     split: str,
     tokenizer: PreTrainedTokenizerBase,
@@ -69,8 +69,7 @@ def encode_questions(
     Args:
         columns: those of questions, texts and answers.
         answered: the splits with answers.
-        max_length: tokens of a window.
-        stride: tokens of a text that two windows share.
+        max_length, stride: tokens of a window, and of a text that two windows share.
 
     Returns:
         `input_ids` and what else the tokenizer gives; `row`, the number of the row; `offsets`, where each token stands
@@ -110,7 +109,7 @@ def encode_questions(
     return batch
 
 
-def span_of(answer: dict[str, list[Any]], offsets: Sequence[tuple[int, int]]) -> tuple[int, int]:
+def span_of(answer: Batch, offsets: Sequence[tuple[int, int]]) -> tuple[int, int]:
     """Return the first and the last token of the first answer, without the blanks around it.
 
     (0, 0) if there is no answer, or a window with these `offsets` does not hold all of it.

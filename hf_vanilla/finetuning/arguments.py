@@ -82,12 +82,12 @@ class FineTuningArguments:
         return splits
 
     @property
-    def source(self) -> dict[str, Any]:
+    def source(self) -> dict[str, str | bool]:
         """What every `from_pretrained` is told beside the name of the checkpoint."""
         return {"revision": self.model_revision, "trust_remote_code": self.trust_remote_code}
 
     @property
-    def truncation(self) -> dict[str, Any]:
+    def truncation(self) -> dict[str, int | None]:
         """What a tokenizer is told about texts that are too long."""
         return {"truncation": self.max_seq_length is not None, "max_length": self.max_seq_length}
 
@@ -100,7 +100,7 @@ def parse(
     own_class: type[OwnArguments],
     training_class: type[TrainerArguments],
     args: Sequence[str] | None = None,
-    **defaults: Any,
+    **defaults: object,
 ) -> tuple[OwnArguments, TrainerArguments]:
     """Return the arguments of a script and those of Trainer, and claim `output_dir` for the run.
 
@@ -196,11 +196,11 @@ def claim_folder(arguments: FineTuningArguments, training: TrainingArguments) ->
         replace_json(folder / SETTINGS_FILE, settings)
 
 
-def trains_further(training: TrainingArguments, ended: dict[str, Any]) -> bool:
+def trains_further(training: TrainingArguments, ended: dict[str, float]) -> bool:
     """True if more updates or epochs are asked for than those after which a run `ended`."""
     if training.max_steps > 0:
         return training.max_steps > max(ended["max_steps"], ended["global_step"])
-    return bool(ended["max_steps"] > 0 or training.num_train_epochs > ended["num_train_epochs"])
+    return ended["max_steps"] > 0 or training.num_train_epochs > ended["num_train_epochs"]
 
 
 def record_end(training: TrainingArguments, global_step: int) -> None:
@@ -211,7 +211,7 @@ def record_end(training: TrainingArguments, global_step: int) -> None:
     replace_json(path, json.loads(path.read_text(encoding="utf-8")) | {"finished": finished})
 
 
-def replace_json(path: Path, value: dict[str, Any]) -> None:
+def replace_json(path: Path, value: dict[str, object]) -> None:
     """Write a file that is complete, or as it was before, whenever the process ends."""
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")

@@ -9,6 +9,7 @@ from datasets import DatasetDict
 from transformers import DataCollatorForMultipleChoice, PreTrainedTokenizerBase
 
 from hf_vanilla.data.labelled import cell, require_column
+from hf_vanilla.finetuning.encoding import Batch
 from hf_vanilla.finetuning.labels import MISSING, check_texts, convert_labels, labelled_splits, name_of
 
 
@@ -50,7 +51,7 @@ def encode_right_choices(splits: DatasetDict, column: str, count: int) -> dict[s
     """
     numbers = {str(number): number for number in range(count)}
 
-    def number_of(label: Any, at: str) -> int:
+    def number_of(label: object, at: str) -> int:
         if (name := name_of(label)) not in numbers:
             raise ValueError(f"{at} is {label!r}, expected 0 to {count - 1}: correct it")
         return numbers[name]
@@ -70,7 +71,7 @@ def choices_of(row: Mapping[str, Any], columns: Sequence[str], question: str | N
 
 
 def encode_choices(
-    rows: dict[str, list[Any]],
+    rows: Batch,
     indices: Sequence[int],
     split: str,
     tokenizer: PreTrainedTokenizerBase,
@@ -78,15 +79,15 @@ def encode_choices(
     question: str | None,
     columns: Sequence[str],
     max_length: int | None,
-) -> dict[str, list[Any]]:
+) -> Batch:
     """Return each context with each of its choices, as a list of inputs, and `length`, the tokens of the longest.
 
     Raises:
         ValueError: a choice leaves no room for the context in `max_length` tokens.
     """
-    batch: dict[str, list[Any]] = defaultdict(list)
+    batch: Batch = defaultdict(list)
     # The context gives way, for a choice that is cut might be another one.
-    cut: dict[str, Any] = {"truncation": "only_first" if max_length else False, "max_length": max_length}
+    cut = {"truncation": "only_first" if max_length else False, "max_length": max_length}
     for number, index in enumerate(indices):
         row = {column: values[number] for column, values in rows.items()}
         choices = choices_of(row, columns, question)

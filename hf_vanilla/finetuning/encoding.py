@@ -11,9 +11,12 @@ from transformers import BatchEncoding, DataCollatorForSeq2Seq, PreTrainedTokeni
 
 from hf_vanilla.data.labelled import cell
 
+Batch = dict[str, list[Any]]
+"""Columns of rows."""
+
 
 def encode(
-    splits: DatasetDict, training: TrainingArguments, function: Callable[..., Any], **options: Any
+    splits: DatasetDict, training: TrainingArguments, function: Callable[..., Batch | BatchEncoding], **options: object
 ) -> DatasetDict:
     """Return what `function` makes of the rows. The first process does so first, and the others read its cache.
 
@@ -71,25 +74,24 @@ def check_lengths(encoded: DatasetDict, column: str, limit: int | None, ids: str
 
 
 def encode_words(
-    rows: dict[str, list[Any]],
+    rows: Batch,
     indices: Sequence[int],
     split: str,
     tokenizer: PreTrainedTokenizerBase,
     column: str,
     labels: Mapping[str, list[list[int]]],
-    truncation: dict[str, Any],
+    max_length: int | None,
     unspaced: bool,
 ) -> BatchEncoding:
     """Return texts of words as tokens, with the label of each word at its first token.
 
     Args:
-        column: the column of lists of words.
-        labels: for each split that has them, an id for each word.
+        labels: an id for each word of `column`, in the splits that have labels.
         unspaced: true if no spaces stand between the words.
 
     Returns:
-        What the tokenizer gives; `first`, which says of each token whether it is the first of a word; and, where there
-        are labels, `labels`, -100 for the other tokens.
+        What the tokenizer gives; `first`, true for the first token of a word; and, where there are labels, `labels`,
+        -100 for the other tokens.
 
     Raises:
         ValueError: the tokenizer makes no token of a word.
@@ -97,7 +99,7 @@ def encode_words(
     # A byte-level tokenizer takes a word without a space before it for the start of a text.
     space = "" if unspaced or "".join(tokenizer.tokenize(" a")) == "a" else " "
     texts = [[(space if i else "") + word for i, word in enumerate(words)] for words in rows[column]]
-    batch = tokenizer(texts, is_split_into_words=True, **truncation)
+    batch = tokenizer(texts, is_split_into_words=True, truncation=max_length is not None, max_length=max_length)
     batch["first"] = []
     if split in labels:
         batch["labels"] = []
@@ -107,7 +109,7 @@ def encode_words(
             word is not None and word != before for word, before in zip(word_ids, [None, *word_ids], strict=False)
         ]
         seen = list(compress(word_ids, first))
-        is_whole = not truncation["truncation"] or len(word_ids) < truncation["max_length"]
+        is_whole = max_length is None or len(word_ids) < max_length
         if seen != list(range(len(words) if is_whole else len(seen))):
             raise ValueError(f"{cell(split, index, column)} holds a word that is no token: leave the row out")
         batch["first"].append(first)

@@ -46,10 +46,10 @@ def check_words(splits: DatasetDict, column: str, argument: str) -> None:
                 raise ValueError(f"{cell(split, row, column)} is empty or holds an empty word: leave the row out")
 
 
-def labelled_splits(splits: DatasetDict, column: str, missing: Sequence[Any] = MISSING) -> DatasetDict:
+def labelled_splits(splits: DatasetDict, column: str, missing: Sequence[object] = MISSING) -> DatasetDict:
     """Return all splits but a test split whose labels are not published: it lacks the column, or all are `missing`."""
 
-    def is_missing(label: Any) -> bool:
+    def is_missing(label: object) -> bool:
         if isinstance(label, dict):  # the answers to a question
             return label.get("text") in (*MISSING, [])
         return all(value in missing for value in _each(label))
@@ -64,7 +64,11 @@ def labelled_splits(splits: DatasetDict, column: str, missing: Sequence[Any] = M
 
 
 def class_names(
-    splits: DatasetDict, column: str, given: Sequence[str] | None = None, checkpoint: str | None = None, **source: Any
+    splits: DatasetDict,
+    column: str,
+    given: Sequence[str] | None = None,
+    checkpoint: str | None = None,
+    **source: str | bool,
 ) -> list[str]:
     """Return the names of the classes in the order of their ids.
 
@@ -101,7 +105,7 @@ def class_names(
     return names
 
 
-def fields_of_classes(names: Sequence[str]) -> dict[str, dict[Any, Any]]:
+def fields_of_classes(names: Sequence[str]) -> dict[str, dict[int, str] | dict[str, int]]:
     """Return the fields of a configuration that name the classes."""
     return {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
 
@@ -139,8 +143,8 @@ def encode_classes(
                 "expected the names of a text's classes"
             )
 
-        def class_of(value: Any, row: int, split: str = split, own: list[str] = own) -> int:
-            name = own[value] if own and value is not None and 0 <= value < len(own) else name_of(value)
+        def class_of(value: object, row: int, split: str = split, own: list[str] = own) -> int:
+            name = own[value] if isinstance(value, int) and 0 <= value < len(own) else name_of(value)
             if value in MISSING or name not in index:
                 known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
                 raise ValueError(
@@ -166,19 +170,19 @@ def _check_counts(split: str, rows: Dataset, column: str, beside: str) -> None:
             )
 
 
-def _are_flags(labels: Iterable[list[Any] | None]) -> bool:
+def _are_flags(labels: Iterable[list[object] | None]) -> bool:
     """True if all lists have the same length, and hold 0 and 1 alone."""
     lists = [row or [] for row in labels]
     alike = len(set(map(len, lists))) == 1 and len(lists[0]) > 1
     return alike and all(not isinstance(value, str) and value in (0, 1) for row in lists for value in row)
 
 
-def name_of(value: Any) -> str:
+def name_of(value: object) -> str:
     """Return a label as text; a whole number that became a float beside missing ones is still that number."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def _each(values: Any) -> list[Any]:
+def _each(values: object) -> list[Any]:
     return values if isinstance(values, list) else [values]
 
 
@@ -189,7 +193,7 @@ def encode_values(splits: DatasetDict, column: str, argument: str) -> dict[str, 
         ValueError: one is missing or no finite number, or all training rows have the same one.
     """
 
-    def value_of(label: Any, at: str) -> float:
+    def value_of(label: object, at: str) -> float:
         if not isinstance(label, int | float) or not math.isfinite(label):
             raise ValueError(f"{at} is {label!r}, expected a number: correct it")
         return float(label)
@@ -198,7 +202,7 @@ def encode_values(splits: DatasetDict, column: str, argument: str) -> dict[str, 
 
 
 def convert_labels(
-    labelled: DatasetDict, column: str, argument: str, convert: Callable[[Any, str], Label]
+    labelled: DatasetDict, column: str, argument: str, convert: Callable[[object, str], Label]
 ) -> dict[str, list[Label]]:
     """Return what `convert` makes of each label; its second argument is what an error calls the label's cell.
 
@@ -229,12 +233,12 @@ class TextLabels:
 
     problem_type: str
     names: list[str]
-    encoded: dict[str, list[Any]]
+    encoded: Mapping[str, Sequence[object]]
 
     @property
-    def config_fields(self) -> dict[str, Any]:
+    def config_fields(self) -> dict[str, object]:
         """The fields of the model's configuration that say what is learned."""
-        fields = fields_of_classes(self.names) if self.names else {"num_labels": 1}
+        fields: Mapping[str, object] = fields_of_classes(self.names) if self.names else {"num_labels": 1}
         return {"problem_type": self.problem_type, **fields}
 
     def decide(self, scores: np.ndarray) -> np.ndarray:
@@ -243,7 +247,7 @@ class TextLabels:
             return scores[:, 0]
         return scores.argmax(-1) if self.problem_type == "single_label_classification" else (scores > 0).astype(int)
 
-    def answers(self, scores: np.ndarray) -> list[Any]:
+    def answers(self, scores: np.ndarray) -> list[object]:
         """Return a name, a list of names or a value for each text."""
         decided = self.decide(scores)
         if self.problem_type == "multi_label_classification":
@@ -274,7 +278,7 @@ def encode_text_labels(
     return TextLabels(kind, names, encoded)
 
 
-def with_labels(encoded: DatasetDict, labels: Mapping[str, list[Any]]) -> DatasetDict:
+def with_labels(encoded: DatasetDict, labels: Mapping[str, Sequence[object]]) -> DatasetDict:
     """Return encoded rows with the column `labels` in the splits that have them."""
     added = {split: encoded[split].add_column("labels", values) for split, values in labels.items()}
     return DatasetDict({**encoded, **added})

@@ -142,12 +142,7 @@ class Perplexity(TrainerCallback):
     """Puts the exponential of each loss of an evaluation beside it, unless labels are smoothed."""
 
     def on_evaluate(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        metrics: Any = None,
-        **kwargs: Any,
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **_: object
     ) -> None:
         """Add it to `metrics`, and to the line that was just logged of them."""
         for name in [name for name in metrics if name.endswith("_loss") and not args.label_smoothing_factor]:

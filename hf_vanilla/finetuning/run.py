@@ -159,7 +159,7 @@ def fine_tune(
     arguments: FineTuningArguments,
     training: TrainingArguments,
     compute_metrics: Callable[..., dict[str, float]] | None = None,
-    answers: Callable[[Any], Iterable[Any]] | None = None,
+    answers: Callable[[Any, str], Iterable[object]] | None = None,
     **options: Any,
 ) -> None:
     """Train, save, evaluate, predict the test split if there is one (`predictions.jsonl`), and write the card.
@@ -168,17 +168,16 @@ def fine_tune(
     in, and its folder `adapter` holds these alone.
 
     Args:
-        compute_metrics: returns the scores of an `EvalPrediction` and of `split`, "validation" or "test".
-        answers: turns what the model predicts for the test split into a JSON value for each row, to be written.
-        options: told Trainer, too.
+        compute_metrics: called with an `EvalPrediction` and `split=`, "validation" or "test"; returns scores.
+        answers: called with what the model predicts and the name of the split; returns a JSON value for each row.
+        options: for Trainer.
 
     Raises:
         ValueError: training ended with a loss that is not a number.
     """
-    options |= {"args": training, "train_dataset": encoded["train"], "eval_dataset": encoded["validation"]}
-    options |= {"processing_class": tokenizer, "data_collator": collator}
     score = {split: compute_metrics and functools.partial(compute_metrics, split=split) for split in encoded}
-    options["compute_metrics"] = score["validation"]
+    options |= {"args": training, "train_dataset": encoded["train"], "eval_dataset": encoded["validation"]}
+    options |= {"processing_class": tokenizer, "data_collator": collator, "compute_metrics": score["validation"]}
     if arguments.early_stopping_patience is not None:
         stopping = EarlyStoppingCallback(early_stopping_patience=arguments.early_stopping_patience)
         options["callbacks"] = [*options.get("callbacks", []), stopping]
@@ -202,8 +201,8 @@ def fine_tune(
         prediction = trainer.predict(encoded["test"], metric_key_prefix="test")
         metrics["test"] = prediction.metrics or {}
         if answers and trainer.is_world_process_zero():
-            lines = [json.dumps(answer, ensure_ascii=False) + "\n" for answer in answers(prediction.predictions)]
-            (folder / "predictions.jsonl").write_text("".join(lines), encoding="utf-8")
+            lines = [json.dumps(answer, ensure_ascii=False) for answer in answers(prediction.predictions, "test")]
+            (folder / "predictions.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     for split in metrics:
         trainer.log_metrics(split, metrics[split])
         trainer.save_metrics(split, metrics[split])
@@ -246,7 +245,7 @@ def search(trainer: Trainer, trials: int) -> None:
 
     metric = "eval_" + (trainer.args.metric_for_best_model or "loss").removeprefix("eval_")
 
-    def space(trial: Trial) -> dict[str, Any]:
+    def space(trial: Trial) -> dict[str, float]:
         return {
             "learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True),
             "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", [8, 16, 32]),
