@@ -93,7 +93,7 @@ def _add_generate_options(parser: argparse.ArgumentParser) -> None:
     add("--top_k", type=int, default=50, help="number of most probable tokens to sample from, 0 for all (default: 50)")
     top_p_help = "sample from the fewest tokens that have this probability together (default: 1)"
     add("--top_p", type=float, default=1.0, help=top_p_help)
-    add("--num_beams", type=int, default=1, help="above 1: search with so many beams, do not sample (default: 1)")
+    add("--num_beams", type=int, default=1, help="above 1: beam search with this many, no sampling (default: 1)")
     add("--seed", type=int, default=0, help="seed of the sampling (default: 0)")
 
 

@@ -1,3 +1,4 @@
 """Translating texts with a trained model."""
 
-import transformers  # noqa: F401  before any module of this room, for it registers the pipeline: see `_registration`
+# First, because importing transformers registers the pipeline, which is in this room: see `_registration`.
+import transformers  # noqa: F401
