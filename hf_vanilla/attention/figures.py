@@ -84,16 +84,10 @@ def plot_heads(attention: AttentionMap, layer: int = -1, theme: str = "light") -
 def plot_alignment(
     attention: AttentionMap, layer: int | None = None, head: int | None = None, theme: str = "light"
 ) -> "Figure":
-    """Return a figure of one matrix: which word, a row, looks at which, a column.
+    """Return a figure of one matrix: which word, a row, looks at which, a column; that of two texts is an alignment.
 
-    Args:
-        attention: the map to draw; cross-attention shows an alignment of two texts.
-        layer: from 0 (default: the last but one, as in `Translator.align`).
-        head: from 0 (default: the mean of the layer's heads).
-        theme: "light" or "dark".
-
-    Raises:
-        ImportError, ValueError: as for `plot_grid`; or there is no such layer or head.
+    `layer` counts from 0, and is by default the last but one, as in `Translator.align`; `head` counts from 0, and
+    without it the mean of the layer's heads is drawn. Errors are those of `plot_heads`.
     """
     layers, heads = attention.weights.shape[:2]
     layer = max(0, layers - 2) if layer is None else resolve_index(layer, layers, "layer")
@@ -123,15 +117,10 @@ def plot_lines(
     These are the paper's figures 3 to 5, turned by a quarter.
 
     Args:
-        attention: the map to draw.
-        layer: from 0, or below 0 from the last.
+        attention, layer, theme: as for `plot_heads`, and so are the errors.
         heads: from 0 (default: all).
         word: the only word whose lines are drawn, as in figure 3: its number from 0, or its characters. By default,
             the lines of all words are drawn, except those of weights below 0.1.
-        theme: "light" or "dark".
-
-    Raises:
-        ImportError, ValueError: as for `plot_grid`; or there is no such layer, head or word.
     """
     layers, count = attention.weights.shape[:2]
     layer = resolve_index(layer, layers, "layer")

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
+from hf_vanilla.attention.maps import AttentionMaps
 from hf_vanilla.attention.weights import AttentionMap
 from hf_vanilla.translation.loading import words_of_tokens
 
@@ -104,13 +105,7 @@ class HeadCounts:
         self.most_covered += max(1, min(len(rows), len(words)))
 
     def align(
-        self,
-        attention: AttentionMap,
-        tokenizer: PreTrainedTokenizerBase,
-        source: str,
-        target: str,
-        gold: tuple[Links, Links],
-        number: int,
+        self, maps: AttentionMaps, tokenizer: PreTrainedTokenizerBase, gold: tuple[Links, Links], number: int
     ) -> None:
         """Count which of the links of each head, and of each layer's mean, are gold: sure and possible ones.
 
@@ -120,14 +115,15 @@ class HeadCounts:
             ValueError: the gold alignment, which errors call `number`, has words that the texts do not have; the
                 tokenizer is not a fast one.
         """
-        sources, targets = tokens_of_words(tokenizer, text=source), tokens_of_words(tokenizer, text_target=target)
+        sources = tokens_of_words(tokenizer, text=maps.source)
+        targets = tokens_of_words(tokenizer, text_target=maps.target)
         sure, possible = gold
         for i, j in sorted(sure | possible):
             if i >= len(sources) or j >= len(targets):
                 sizes = f"the source has {len(sources)} words, the target {len(targets)}"
                 raise ValueError(f"gold alignment {number} has {i}-{j}, but {sizes}")
         rows, columns = ([word for word, tokens in enumerate(side) if tokens] for side in (targets, sources))
-        weights = attention.grouped([targets[row] for row in rows], [sources[column] for column in columns])
+        weights = maps["cross"].grouped([targets[row] for row in rows], [sources[column] for column in columns])
         best = torch.cat([weights, weights.mean(1, keepdim=True)], 1).argmax(-1)  # (layers, heads + 1, rows)
         if self.links is None:
             self.links = torch.zeros(self.layers, self.heads + 1, 3)

@@ -101,24 +101,15 @@ def stream_attention_maps(
 
 @dataclass(frozen=True)
 class Reading:
-    """A text as a model reads it.
-
-    Attributes:
-        source, target: the text.
-        ids: the token ids that the model, or its encoder, reads.
-        sides: for each kind of attention, its queries and its keys.
-        types: the token types, if the tokenizer gives any.
-        decoder_ids: the token ids that the decoder of an encoder-decoder reads.
-        written_ids: the token ids that it writes: the same, one position later.
-    """
+    """A text as a model reads it."""
 
     source: str
     target: str
-    ids: list[int]
-    sides: dict[str, tuple[Tokens, Tokens]]
-    types: list[int] | None = None
-    decoder_ids: Sequence[int] = ()
-    written_ids: Sequence[int] = ()
+    ids: list[int]  # read by the model, or by its encoder
+    sides: dict[str, tuple[Tokens, Tokens]]  # for each kind of attention, its queries and its keys
+    types: list[int] | None = None  # token types, if the tokenizer gives any
+    decoder_ids: Sequence[int] = ()  # read by the decoder of an encoder-decoder
+    written_ids: Sequence[int] = ()  # what it writes: the same, one position later
 
 
 def batch_readings(readings: Iterable[Reading], max_pairs: int) -> Iterator[list[Reading]]:
@@ -161,11 +152,9 @@ class Reader:
         self.padding = getattr(self.config, "pad_token_id", None) or 0
 
     def read(self, source: str, target: str | None, number: str = "") -> Reading:
-        """Return the token ids of a text and its target. If there is no target, the model may write it.
+        """Return the token ids of a text and of its target, which is that of [`attention_maps`].
 
-        Args:
-            source, target: see [`attention_maps`].
-            number: what errors append to "source" and "target", such as " 7" for the seventh text.
+        Errors call the text "source" and "target" with `number` appended, such as " 7" for the seventh one.
         """
         source = check_text(source, "source" + number)
         target = None if target is None else check_text(target, "target" + number)

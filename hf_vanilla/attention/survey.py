@@ -152,7 +152,7 @@ def count_heads(
             own = counts.setdefault(kind, HeadCounts(attention))
             own.add(attention, frequencies)
             if gold is not None and kind == "cross":
-                own.align(attention, reader.tokenizer, maps.source, maps.target, gold[row], row + 1)
+                own.align(maps, reader.tokenizer, gold[row], row + 1)
     return counts
 
 

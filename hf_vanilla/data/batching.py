@@ -161,12 +161,8 @@ def cut_batches(
 ) -> list[np.ndarray]:
     """Return all examples, by number, in batches of at least `parts` examples and at most `batch_tokens` a side.
 
-    Args:
-        lengths: (sides, examples), in tokens.
-        batch_tokens: of one side of a batch, padding included.
-        pool_size: how many examples are sorted together.
-        parts: into how many parts each batch will be dealt out.
-        random: shuffles examples and batches.
+    `lengths` are (sides, examples), in tokens; `pool_size` examples are sorted together; `random` shuffles the
+    examples and the batches.
     """
     order = sort_in_pools(lengths, random.permutation(lengths.shape[1]), pool_size)
     longest_side = lengths.max(axis=0)[order]
