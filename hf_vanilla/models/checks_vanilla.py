@@ -1,16 +1,59 @@
 """Checks of what goes into a model."""
 
 import torch
+from torch import nn
 
-# Checks, masks, and one family from another
+
+def embed_inputs(
+    embed_tokens: nn.Embedding,
+    prefix: str,
+    input_ids: torch.Tensor | None,
+    inputs_embeds: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    position_ids: torch.Tensor | None,
+    past_length: torch.Tensor | int | None = None,
+) -> torch.Tensor:
+    """Return the embeddings (batch, length, hidden_size) of `input_ids` (batch, length), or those that were given.
+
+    `prefix` is what the names of the arguments begin with where they come from a user: "decoder_" or nothing.
+
+    Raises:
+        ValueError: for neither or both, for ids outside of the vocabulary, and for what does not fit in shape.
+    """
+    width = embed_tokens.embedding_dim
+    if input_ids is not None and inputs_embeds is None:
+        if input_ids.ndim != 2 or input_ids.shape[1] == 0:
+            raise ValueError(f"`{prefix}input_ids` must be (batch, length >= 1), got {tuple(input_ids.shape)}.")
+        check_ids(input_ids, embed_tokens.num_embeddings, f"{prefix}input_ids", "vocab_size")
+        inputs_embeds = embed_tokens(input_ids)
+    elif inputs_embeds is None or input_ids is not None:
+        raise ValueError(f"Give exactly one of `{prefix}input_ids` and `{prefix}inputs_embeds`.")
+    elif inputs_embeds.ndim != 3 or inputs_embeds.shape[1] == 0 or inputs_embeds.shape[2] != width:
+        got = tuple(inputs_embeds.shape)
+        raise ValueError(f"`{prefix}inputs_embeds` must be (batch, length >= 1, {width}), got {got}.")
+    check_mask(attention_mask, inputs_embeds, f"{prefix}attention_mask", past_length)
+    batch, length = inputs_embeds.shape[:2]
+    if position_ids is not None and position_ids.shape not in ((length,), (1, length), (batch, length)):
+        got = tuple(position_ids.shape)
+        raise ValueError(f"`{prefix}position_ids` must be ({batch} or 1, {length}), got {got}.")
+    return inputs_embeds
+
+
+def check_source(states: torch.Tensor, mask: torch.Tensor | None, inputs_embeds: torch.Tensor) -> None:
+    """Raise `ValueError` for encoder states (batch, source, hidden_size) of another batch than the target's
+    `inputs_embeds`, and for a mask of another shape."""
+    if states.shape[0] != inputs_embeds.shape[0]:
+        batches = f"{states.shape[0]} sources and {inputs_embeds.shape[0]} targets"
+        raise ValueError(f"`input_ids` and `decoder_input_ids` must be of one batch, got {batches}.")
+    check_mask(mask, states, "attention_mask")
 
 
 def check_mask(
     mask: torch.Tensor | None, embeds: torch.Tensor, name: str, past_length: torch.Tensor | int | None = None
 ) -> None:
-    """Raises `ValueError` for a mask that is neither 4D nor (batch, length) like `embeds` (batch, length, ...).
+    """Raise `ValueError` for a mask that is neither 4D nor (batch, length) like `embeds` (batch, length, ...).
 
-    With a cache, `past_length` tokens and those of `embeds` are the least that the mask must cover.
+    With a cache, it must cover at least its `past_length` tokens and those of `embeds`.
     """
     if not isinstance(mask, torch.Tensor) or mask.ndim == 4 or torch.compiler.is_compiling():
         return
@@ -22,15 +65,15 @@ def check_mask(
 
 
 def check_smoothing(label_smoothing: float) -> None:
-    """Raises `ValueError` outside of [0, 1]."""
+    """Raise `ValueError` outside of [0, 1]."""
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"`label_smoothing` must lie in [0, 1], got {label_smoothing}.")
 
 
 def check_ids(ids: torch.Tensor, size: int, name: str, field: str, ignored: int | None = None) -> None:
-    """Raises `ValueError` for ids outside [0, size), other than `ignored`.
+    """Raise `ValueError` for ids outside [0, size), other than `ignored`.
 
-    Values are looked at on CPU alone, where that costs nothing; elsewhere it would wait for the device.
+    Values are checked on CPU alone, where that costs nothing; elsewhere the host would have to wait for the device.
     """
     if ids.is_floating_point():
         raise ValueError(f"`{name}` must be integers, got {ids.dtype}.")

@@ -90,15 +90,12 @@ class RecurrentConfig(FamilyConfig):
     use_cache: bool = True
 
     def __post_init__(self, **kwargs: Any) -> None:
-        if (layers := kwargs.pop("N", None)) is not None:
-            self.encoder_layers = self.decoder_layers = layers
         if self.attention_type == "local":
             self.local_alignment = self.local_alignment or "predictive"
             self.attention_window = 10 if self.attention_window is None else self.attention_window
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
-        """Part of the validation that `@strict` runs: sizes, choices and how they fit together."""
         for name in ("vocab_size", "hidden_size", "encoder_layers", "decoder_layers", "attention_window"):
             value = getattr(self, name)
             if value is not None and value < 1:

@@ -1,10 +1,10 @@
 """Configurations of the three Transformer families: encoder-decoder (the paper), encoder-only and decoder-only."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2FN
-from transformers.configuration_utils import PreTrainedConfig
+from transformers.configuration_utils import PreTrainedConfig, SpecificPreTrainedConfigType
 
 # The paper's names, understood wherever a field is read or given.
 PAPER_NAMES = {
@@ -24,19 +24,40 @@ STACK_TP_PLAN = {
     "layers.*.feed_forward.linear1": "colwise",
     "layers.*.feed_forward.linear2": "rowwise",
 }
-STACK_FSDP_PLAN = {"embed_tokens": "free_full_weight", "layers.*": "free_full_weight"}
+# What a [`VanillaConfig`] has, or has another value for, than the configurations of its stacks.
+SEQ2SEQ_FIELDS = (
+    "model_type",
+    "is_encoder_decoder",
+    "architectures",
+    "auto_map",
+    "decoder_start_token_id",
+    "logits_bias",
+    "encoder_layers",
+    "decoder_layers",
+)
 
 
 @strict
 class FamilyConfig(PreTrainedConfig):
-    """A configuration that knows the Auto classes of its family, and reads no other model type's."""
+    """A configuration that knows the Auto classes of its family, and refuses those of other model types."""
 
-    # For each Auto class of the family, the module and class that serve it: what `save_pretrained` writes.
+    # The module and class for each Auto class of the family, which `save_pretrained` writes into a checkpoint.
     family_auto_map: ClassVar[dict[str, str]] = {}
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Take the paper's N, where it is the depth of two stacks, for both."""
+        if self.is_encoder_decoder and (layers := kwargs.pop("N", None)) is not None:
+            self.encoder_layers = self.decoder_layers = layers
+        super().__post_init__(**kwargs)
+
+    def validate_architecture(self) -> None:
+        """Raise `ValueError` for fields that do not fit together: a part of the validation that `@strict` runs."""
+
     @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Builds the configuration from a dictionary; raises `ValueError` if that is of another model type."""
+    def from_dict(
+        cls: type[SpecificPreTrainedConfigType], config_dict: dict[str, Any], **kwargs: Any
+    ) -> SpecificPreTrainedConfigType:
+        """Build the configuration from a dictionary; raise `ValueError` if that is of another model type."""
         model_type = config_dict.get("model_type") or cls.model_type
         if model_type != cls.model_type:
             raise ValueError(
@@ -131,7 +152,6 @@ class VanillaBaseConfig(FamilyConfig):
     eos_token_id: int | list[int] | None = 2
 
     def validate_architecture(self) -> None:
-        """Part of the validation that `@strict` runs: sizes, choices and how they fit together."""
         layers = ("encoder_layers", "decoder_layers") if self.is_encoder_decoder else ("num_hidden_layers",)
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings")
         for name in (*sizes, "qk_head_dim", "v_head_dim", *layers):
@@ -209,57 +229,64 @@ class VanillaConfig(VanillaBaseConfig):
     logits_bias: bool = False
     use_cache: bool = True
 
-    def __post_init__(self, **kwargs: Any) -> None:
-        if (layers := kwargs.pop("N", None)) is not None:
-            self.encoder_layers = self.decoder_layers = layers
-        super().__post_init__(**kwargs)
 
-
-def read_as_stack(config_dict: dict[str, Any], layers: str) -> dict[str, Any]:
-    """Turns the dictionary of a [`VanillaConfig`] into one for the stack whose depth is called `layers`.
-
-    Dictionaries of other model types are returned as they are.
-    """
-    if config_dict.get("model_type") != VanillaConfig.model_type:
-        return config_dict
-    of_both = (
-        "model_type",
-        "is_encoder_decoder",
-        "architectures",
-        "auto_map",
-        "decoder_start_token_id",
-        "logits_bias",
-    )
-    shared = {k: v for k, v in config_dict.items() if k not in (*of_both, "encoder_layers", "decoder_layers")}
-    return {**shared, "num_hidden_layers": config_dict.get(layers, getattr(VanillaConfig, layers))}
+StackConfigType = TypeVar("StackConfigType", bound="StackConfig")
 
 
 @strict
-class VanillaEncoderConfig(VanillaBaseConfig):
+class StackConfig(VanillaBaseConfig):
     r"""
-    Configuration of the encoder stack alone, the way to BERT. See [`VanillaBaseConfig`] for the shared fields.
+    The fields that the families of one stack share.
 
     Args:
         num_hidden_layers (`int`, defaults to 6):
             N, the layers of the stack (section 3.1).
+        classifier_dropout (`float`, defaults to 0.1):
+            Dropout before the output layer of the classification heads.
+    """
+
+    base_model_tp_plan: ClassVar[dict[str, str]] = STACK_TP_PLAN
+    base_model_fsdp_plan: ClassVar[dict[str, str]] = {
+        "embed_tokens": "free_full_weight",
+        "layers.*": "free_full_weight",
+    }
+    # The field in which a [`VanillaConfig`] holds the depth of this stack.
+    depth_in_seq2seq: ClassVar[str]
+
+    num_hidden_layers: int = 6
+    classifier_dropout: float | int = 0.1
+
+    @classmethod
+    def from_dict(cls: type[StackConfigType], config_dict: dict[str, Any], **kwargs: Any) -> StackConfigType:
+        """Build the configuration from a dictionary, which may be that of an encoder-decoder ([`VanillaConfig`])."""
+        if config_dict.get("model_type") == VanillaConfig.model_type:
+            depth = config_dict.get(cls.depth_in_seq2seq, getattr(VanillaConfig, cls.depth_in_seq2seq))
+            config_dict = {name: value for name, value in config_dict.items() if name not in SEQ2SEQ_FIELDS}
+            config_dict["num_hidden_layers"] = depth
+        return super().from_dict(config_dict, **kwargs)
+
+
+@strict
+class VanillaEncoderConfig(StackConfig):
+    r"""
+    Configuration of the encoder stack alone, the way to BERT. See [`StackConfig`] for the shared fields.
+
+    Args:
         type_vocab_size (`int`, defaults to 0):
             Token types, whose embeddings are added to those of the tokens; none for 0. BERT has 2, RoBERTa 1.
         add_pooling_layer (`bool`, defaults to `False`):
             Whether the model without a head returns a `pooler_output`, as BERT's and RoBERTa's do.
         classifier_activation (`str`, defaults to `"tanh"`):
             Activation inside the heads that classify a text: BERT and RoBERTa `tanh`, DistilBERT `relu`.
-        classifier_dropout (`float`, defaults to 0.1):
-            Dropout before the output layer of the classification heads.
     """
 
     model_type = "vanilla_encoder"
+    depth_in_seq2seq: ClassVar[str] = "encoder_layers"
     attribute_map: ClassVar[dict[str, str]] = {
         **PAPER_NAMES,
         "N": "num_hidden_layers",
         "encoder_layers": "num_hidden_layers",
     }
-    base_model_tp_plan: ClassVar[dict[str, str]] = STACK_TP_PLAN
-    base_model_fsdp_plan: ClassVar[dict[str, str]] = STACK_FSDP_PLAN
     family_auto_map: ClassVar[dict[str, str]] = {
         "AutoConfig": "configuration_vanilla.VanillaEncoderConfig",
         "AutoModel": "modeling_vanilla_encoder.VanillaEncoderModel",
@@ -270,41 +297,29 @@ class VanillaEncoderConfig(VanillaBaseConfig):
         "AutoModelForMultipleChoice": "modeling_vanilla_encoder.VanillaEncoderForMultipleChoice",
     }
 
-    num_hidden_layers: int = 6
     type_vocab_size: int = 0
     add_pooling_layer: bool = False
     classifier_activation: str = "tanh"
-    classifier_dropout: float | int = 0.1
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Builds the configuration from a dictionary, which may be that of an encoder-decoder ([`VanillaConfig`])."""
-        return super().from_dict(read_as_stack(config_dict, "encoder_layers"), **kwargs)
 
 
 @strict
-class VanillaDecoderConfig(VanillaBaseConfig):
+class VanillaDecoderConfig(StackConfig):
     r"""
-    Configuration of the decoder stack alone, the way to GPT. See [`VanillaBaseConfig`] for the shared fields.
+    Configuration of the decoder stack alone, the way to GPT. See [`StackConfig`] for the shared fields.
 
     Args:
-        num_hidden_layers (`int`, defaults to 6):
-            N, the layers of the stack (section 3.1).
         use_cache (`bool`, defaults to `True`):
             Whether the model returns its keys and values for the next step.
-        classifier_dropout (`float`, defaults to 0.1):
-            Dropout before the output layer of the classification heads.
     """
 
     model_type = "vanilla_decoder"
+    depth_in_seq2seq: ClassVar[str] = "decoder_layers"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     attribute_map: ClassVar[dict[str, str]] = {
         **PAPER_NAMES,
         "N": "num_hidden_layers",
         "decoder_layers": "num_hidden_layers",
     }
-    base_model_tp_plan: ClassVar[dict[str, str]] = STACK_TP_PLAN
-    base_model_fsdp_plan: ClassVar[dict[str, str]] = STACK_FSDP_PLAN
     family_auto_map: ClassVar[dict[str, str]] = {
         "AutoConfig": "configuration_vanilla.VanillaDecoderConfig",
         "AutoModel": "modeling_vanilla_decoder.VanillaDecoderModel",
@@ -313,14 +328,7 @@ class VanillaDecoderConfig(VanillaBaseConfig):
         "AutoModelForTokenClassification": "modeling_vanilla_decoder.VanillaDecoderForTokenClassification",
     }
 
-    num_hidden_layers: int = 6
     use_cache: bool = True
-    classifier_dropout: float | int = 0.1
-
-    @classmethod
-    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
-        """Builds the configuration from a dictionary, which may be that of an encoder-decoder ([`VanillaConfig`])."""
-        return super().from_dict(read_as_stack(config_dict, "decoder_layers"), **kwargs)
 
 
 __all__ = ["VanillaConfig", "VanillaDecoderConfig", "VanillaEncoderConfig"]

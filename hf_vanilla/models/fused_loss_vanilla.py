@@ -1,23 +1,23 @@
-"""The output projection and its cross-entropy in one, without all logits at once."""
+"""The output projection and its cross-entropy as one function, which never holds all logits at once."""
 
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
-# Where a loss is computed from hidden states: bytes of logits that are held at a time; and on CPU, for these fit into
-# its cache, rows of them whose softmax is taken at a time, and classes whose gradient becomes float32 at a time.
+# Bytes of logits that are held at a time.
 CHUNK = 2**25
+# On CPU, what fits into its cache: rows whose softmax is taken, and classes whose gradient becomes float32, at a time.
 ROWS = 8
 CLASSES = 2048
 
 
 class LinearCrossEntropy(torch.autograd.Function):
-    """The sum of the cross-entropies, smoothed, of x W^T + b, over a count; a chunk of rows at a time.
+    """The sum of the smoothed cross-entropies of x W^T + b, divided by a count.
 
-    With p the softmax of a row of logits, and q its smoothed label, 1 - epsilon there and epsilon / V everywhere: the
-    loss is -q log p, and its derivative by the logits p - q. Forward computes both from one look at a chunk, so that
-    nothing of its size is kept for the way back.
+    Let p be the softmax of a row of logits, and q its smoothed label: epsilon / V for each of V classes, and 1 -
+    epsilon more for the label. The loss is -q log p, and its derivative with respect to the logits is p - q. The
+    forward pass computes both for one chunk of rows after the other, so that no chunk is kept for the backward pass.
     """
 
     @staticmethod
@@ -31,7 +31,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         epsilon: float,
         differentiate: bool,
     ) -> torch.Tensor:
-        """The loss, float32, of `hidden_states` (rows, hidden_size) and `labels` (rows)."""
+        """Return the float32 loss of `hidden_states` (rows, hidden_size) and `labels` (rows,)."""
         device = hidden_states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
         needs_x, needs_w, needs_b = (differentiate and needed for needed in ctx.needs_input_grad[:3])
@@ -67,7 +67,7 @@ class LinearCrossEntropy(torch.autograd.Function):
                         grad += part.t() @ chunk
                 if grad_b is not None:
                     grad_b += p_minus_q.sum(0)
-                del logits, p_minus_q, part  # or the next chunk's come beside them
+                del logits, p_minus_q, part  # so that their memory is free for those of the next chunk
         means = (grad if grad is None else grad.div_(count) for grad in (grad_w, grad_b))
         ctx.save_for_backward(grad_x, *means)
         ctx.count, ctx.dtypes = count, (hidden_states.dtype, weight.dtype)
@@ -75,7 +75,7 @@ class LinearCrossEntropy(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Scales what forward has prepared."""
+        """Return the gradients that `forward` prepared, times `grad`."""
         if torch.is_grad_enabled():
             raise RuntimeError(
                 "This loss can be differentiated once; for more, call the model with output_logits=True."
@@ -84,7 +84,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         of_x, of_w = ctx.dtypes
         if grad_x is not None:
             grad_x = (grad_x.float() * (grad / ctx.count)).to(of_x)
-        if grad.device.type != "cpu" or grad != 1:  # if it is, no second copy of the largest matrix is made
+        if grad.device.type != "cpu" or grad != 1:  # times 1, the largest matrix would be copied for nothing
             grad_w, grad_b = (of if of is None else of * grad for of in (grad_w, grad_b))
         grad_w, grad_b = (of if of is None else of.to(of_w) for of in (grad_w, grad_b))
         return grad_x, grad_w, grad_b, None, None, None, None

@@ -1,17 +1,21 @@
-"""The heads' losses, and the checks of what goes into them."""
+"""The losses of the heads."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.modules.module import _has_any_global_hook
 from transformers.configuration_utils import PreTrainedConfig
+from transformers.utils import ModelOutput
 
 from .checks_vanilla import check_ids, check_smoothing
 from .fused_loss_vanilla import LinearCrossEntropy
 from .unpadding_vanilla import is_transformed
+
+OutputType = TypeVar("OutputType", bound=ModelOutput)
+TensorMap: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
 
 
 def cross_entropy(
@@ -22,8 +26,9 @@ def cross_entropy(
     name: str = "labels",
     **kwargs: Any,
 ) -> torch.Tensor:
-    """Cross-entropy in float32: its mean over all labels but -100, or its sum over `num_items_in_batch`, the number of
-    labels in the global batch, so that micro-batches add up to one batch. Without any label it is 0.
+    """Return the cross-entropy in float32: its mean over all labels but -100, or its sum divided by
+    `num_items_in_batch`, the number of labels in the global batch, so that micro-batches add up to one batch. Without
+    any label it is 0.
 
     Args:
         logits: (..., classes).
@@ -47,41 +52,59 @@ def cross_entropy(
     return total / count_of(labels != -100, num_items_in_batch)
 
 
+def has_label(labels: torch.Tensor | None, logits_to_keep: int | torch.Tensor = 0) -> torch.Tensor | None:
+    """Return a mask of the positions (batch, length) that have a label; None without labels, and where they are not
+    those of all positions, but of the last `logits_to_keep` or of those that it lists."""
+    all_kept = isinstance(logits_to_keep, int) and logits_to_keep == 0
+    return labels != -100 if labels is not None and all_kept else None
+
+
 def logits_and_loss(
-    model: Any,
+    projection: nn.Module,
     hidden_states: torch.Tensor,
     labels: torch.Tensor | None,
     output_logits: bool | None,
-    transform: Callable[[torch.Tensor], torch.Tensor] = torch.Tensor.contiguous,
+    logits_to_keep: int | torch.Tensor = 0,
+    transform: TensorMap = torch.Tensor.contiguous,
     **kwargs: Any,
 ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The logits (batch, length, vocab_size) that `model.lm_head` makes of (batch, length, hidden_size), after
-    `transform`, and the cross-entropy of `labels` (batch, length) if there are any.
+    """Return the logits (batch, length, vocab_size), `projection(transform(hidden_states))`, and the cross-entropy of
+    `labels` (batch, length) if there are any; for the last `logits_to_keep` positions, all for 0, or those it lists.
 
     In training, where only the loss is used, the logits of a batch (3.7 GB for the paper's 25,000 tokens and 37,000
-    words) are made and used in parts, and not returned unless `output_logits` says so.
+    words) are computed and used in parts, and not returned unless `output_logits` says so.
     """
-    if labels is not None and not (output_logits or (output_logits is None and not model.training)):
-        return None, projected_cross_entropy(model.lm_head, transform, hidden_states, labels, **kwargs)
-    logits = model.lm_head(transform(hidden_states))
+    kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
+    hidden_states = hidden_states[:, kept]
+    if labels is not None and not (output_logits or (output_logits is None and not projection.training)):
+        return None, projected_cross_entropy(projection, transform, hidden_states, labels, **kwargs)
+    logits = projection(transform(hidden_states))
     return logits, None if labels is None else cross_entropy(logits, labels, **kwargs)
+
+
+def make_output(
+    output_class: type[OutputType], outputs: ModelOutput, loss: torch.Tensor | None, logits: torch.Tensor | None
+) -> OutputType:
+    """Return the output of a head: its loss, its logits, and what its class has in common with the base model's."""
+    shared = {name: value for name, value in outputs.items() if hasattr(output_class, name)}
+    return output_class(loss=loss, logits=logits, **shared)
 
 
 def projected_cross_entropy(
     projection: nn.Module,
-    transform: Callable[[torch.Tensor], torch.Tensor],
+    transform: TensorMap,
     hidden_states: torch.Tensor,
     labels: torch.Tensor,
     num_items_in_batch: torch.Tensor | int | None = None,
     label_smoothing: float = 0.0,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """`cross_entropy(projection(transform(hidden_states)), labels, ...)`, computed only where there is a label, and
-    with no more than `CHUNK` bytes of logits at a time.
+    """Return `cross_entropy(projection(transform(hidden_states)), labels, ...)`, computed only where there is a label,
+    and with no more than `CHUNK` bytes of logits at a time.
 
     Args:
-        projection: gives logits. Those of one that is more than a linear layer, such as an adapter's, are held whole.
-        transform: of each position by itself.
+        projection: gives logits; if it is more than a linear layer, as an adapter is, all of them are held at once.
+        transform: a function of each position by itself.
         hidden_states: (..., hidden_size).
     """
     if is_transformed():
@@ -110,7 +133,7 @@ def sequence_classification_loss(
     label_smoothing: float = 0.0,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """The loss of `config.problem_type`, which is told from the labels if it is not set, and then kept.
+    """Return the loss of `config.problem_type`, which is set by the kind of the labels if it is None.
 
     Args:
         logits: (batch, num_labels).
@@ -140,7 +163,7 @@ def sequence_classification_loss(
 
 
 def count_of(counted: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | int:
-    """`num_items_in_batch`, or else how many are `counted`, but at least 1: without labels, a loss is 0."""
+    """Return `num_items_in_batch`, or else how many are `counted`; at least 1, so that without labels a loss is 0."""
     if num_items_in_batch is None:
         return counted.sum().clamp(min=1)
     if isinstance(num_items_in_batch, torch.Tensor):
@@ -149,6 +172,6 @@ def count_of(counted: torch.Tensor, num_items_in_batch: torch.Tensor | int | Non
 
 
 def is_watched(module: nn.Module) -> bool:
-    """Whether more happens in a call of `module` than its class says."""
+    """True if hooks or a patched `forward` change what calling `module` does."""
     own = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
     return any(getattr(module, name) for name in own) or "forward" in vars(module) or _has_any_global_hook()

@@ -7,14 +7,14 @@
 Shapes: batch, source and target are sizes of a batch, its sources and its targets; length is either of the latter.
 """
 
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from transformers import initialization as init
 from transformers.cache_utils import Cache
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
@@ -22,22 +22,25 @@ from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 
-from .checks_vanilla import check_mask
+from .checks_vanilla import check_source, embed_inputs
 from .configuration_recurrent import RecurrentConfig
 from .generation_vanilla import packed
-from .modeling_vanilla import VanillaBasePreTrainedModel, VanillaForConditionalGeneration, VanillaModel, VanillaStack
-from .unpadding_vanilla import dropout
+from .losses_vanilla import TensorMap
+from .modeling_vanilla import EncoderDecoderForConditionalGeneration, EncoderDecoderModel
+from .pretrained_vanilla import FamilyPreTrainedModel
+from .unpadding_vanilla import dropout, up_to_last
 
 LAYERS: dict[str, Any] = {"lstm": nn.LSTM, "gru": nn.GRU}
-Map = Callable[[torch.Tensor], torch.Tensor]
+# What a recurrent layer starts from or ends with, each (1, batch, width): h of a GRU, h and c of an LSTM.
+LayerState: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]
 
 # Rows without their padding
 
 
 class Rows:
-    """The tokens of a batch as recurrent layers read them: without padding, wherever it stands, and back.
+    """Where the tokens of a batch are, so that recurrent layers can read them without padding, wherever it stands.
 
-    A row of nothing but padding is read as if it had one token, the result of which is left out again.
+    A row of nothing but padding is read as if it had one token, whose result becomes 0 again.
 
     Args:
         kept: true for tokens (batch, length).
@@ -54,67 +57,60 @@ class Rows:
             self.lengths = self.counts.clamp(min=1)
 
     def to_front(self, states: torch.Tensor) -> torch.Tensor:
-        """(batch, length, width) with the tokens of each row before its padding."""
+        """Return `states` (batch, length, width) with the tokens of each row before its padding."""
         return states if self.whole or self.in_front else along(states, self.order)
 
     def back(self, states: torch.Tensor) -> torch.Tensor:
-        """The way back, with zeros for padding."""
+        """Return `states` (batch, length, width) with tokens where they were, and zeros for padding."""
         if self.whole:
             return states
         states = states if self.in_front else along(states, self.order.argsort(1))
         return states.masked_fill(~self.kept[..., None], 0)
 
-    def pack(self, states: torch.Tensor) -> Any:
-        """(batch, length, width) with its tokens in front, packed; or as it is, where there is no padding."""
-        if self.whole:
-            return states
+    def pack(self, states: torch.Tensor) -> PackedSequence:
+        """Return `states` (batch, length, width), which have their tokens in front, as torch packs them."""
         return pack_padded_sequence(states, self.lengths.cpu(), batch_first=True, enforce_sorted=False)
 
-    def unpack(self, states: Any) -> torch.Tensor:
-        """The way back."""
-        return (
-            states if self.whole else pad_packed_sequence(states, batch_first=True, total_length=len(self.places))[0]
-        )
+    def unpack(self, states: PackedSequence) -> torch.Tensor:
+        """Return what was packed, with zeros for padding (batch, length, width)."""
+        return pad_packed_sequence(states, batch_first=True, total_length=len(self.places))[0]
 
-    def run(self, layer: Any, states: torch.Tensor, before: Any = None, keeps_state: bool = False) -> Any:
-        """The outputs of a layer for inputs with their tokens in front, and its state after them if `keeps_state`.
+    def run(
+        self, layer: Any, states: torch.Tensor, before: LayerState | None = None, keeps_state: bool = False
+    ) -> tuple[torch.Tensor, LayerState | None]:
+        """Return the outputs (batch, length, width) of a layer for `states` with their tokens in front, and the
+        layer's state after them if `keeps_state`.
 
         On CPU, the gradient of a packed layer takes time by the square of the length. There, padding is read behind
         the tokens instead, which changes nothing that is read of the outputs.
         """
-        # FSDP puts weights in their place unseen by torch's layers, which keep a list of them.
+        # FSDP replaces the weights, of which torch's layers keep a list that does not notice.
         layer._flat_weights = [weight for weights in layer.all_weights for weight in weights]
         if self.whole or keeps_state or states.device.type != "cpu" or not torch.is_grad_enabled():
-            outputs, after = layer(self.pack(states), before)
-            return self.unpack(outputs), after
+            outputs, after = layer(states if self.whole else self.pack(states), before)
+            return outputs if self.whole else self.unpack(outputs), after
         if not layer.bidirectional:
             return layer(states, before)[0], None
         # From the right, each row begins with its own last token.
-        mirrored = torch.where(
-            self.places < self.lengths[:, None], self.lengths[:, None] - 1 - self.places, self.places
-        )
-        weights = layer.all_weights
-        return torch.cat(
-            (
-                run_direction(layer, weights[0], states),
-                along(run_direction(layer, weights[1], along(states, mirrored)), mirrored),
-            ),
-            dim=2,
-        ), None
+        lengths = self.lengths[:, None]
+        mirrored = torch.where(self.places < lengths, lengths - 1 - self.places, self.places)
+        forward = run_direction(layer, layer.all_weights[0], states)
+        backward = run_direction(layer, layer.all_weights[1], along(states, mirrored))
+        return torch.cat((forward, along(backward, mirrored)), dim=2), None
 
 
-def run_direction(layer: Any, weights: list[torch.Tensor], states: torch.Tensor) -> torch.Tensor:
-    """The outputs of one direction of a bidirectional layer, read from the left."""
+def run_direction(layer: nn.RNNBase, weights: list[torch.Tensor], states: torch.Tensor) -> torch.Tensor:
+    """Return the outputs (batch, length, width / 2) of one direction of a bidirectional layer, read from the left."""
     zeros = states.new_zeros(1, len(states), layer.hidden_size)
     # Biases, layers, dropout, training, bidirectional, batch first
-    options: Any = (True, 1, 0.0, layer.training, False, True)
+    options = (True, 1, 0.0, layer.training, False, True)
     if isinstance(layer, nn.LSTM):
         return torch.lstm(states, (zeros, zeros), weights, *options)[0]
     return torch.gru(states, zeros, weights, *options)[0]
 
 
 def along(states: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
-    """(batch, length, width) with the positions of each row in another order (batch, length)."""
+    """Return `states` (batch, length, width) with the positions of each row in another order (batch, length)."""
     return states.gather(1, order[..., None].expand_as(states))
 
 
@@ -127,7 +123,7 @@ class Source:
 
     Attributes:
         values: the encoder's states h_j (batch, source, hidden_size), 0 for padding.
-        keys: what queries are scored with, made of them once (batch, source, hidden_size).
+        keys: those states as they are compared with queries (batch, source, hidden_size), computed once.
         hidden: true for padding (batch, 1, source), or None without any.
     """
 
@@ -136,14 +132,11 @@ class Source:
     hidden: torch.Tensor | None
 
     def first(self, count: int) -> "Source":
-        """Of so many rows."""
         return self.map(lambda each: each[:count])
 
-    def map(self, function: Map) -> "Source":
-        """The same of each tensor."""
-        return Source(
-            function(self.values), function(self.keys), None if self.hidden is None else function(self.hidden)
-        )
+    def map(self, function: TensorMap) -> "Source":
+        hidden = None if self.hidden is None else function(self.hidden)
+        return Source(function(self.values), function(self.keys), hidden)
 
 
 class Attention(nn.Module):
@@ -176,7 +169,8 @@ class Attention(nn.Module):
             self.position_energy = nn.Linear(width, 1, bias=False)
 
     def look_at(self, values: torch.Tensor, mask: torch.Tensor | None) -> Source:
-        """Encoder states (batch, source, hidden_size), and 1 for tokens, 0 for padding (batch, source)."""
+        """Return what queries are compared with, made of encoder states (batch, source, hidden_size) and a mask that
+        is 1 for tokens, 0 for padding (batch, source)."""
         hidden = None if mask is None or mask.all() else ~mask.bool()[:, None]
         keys = values if self.attention_type == "dot" else self.key_proj(values)
         return Source(values.to(keys), keys, hidden)  # once, not in each step, where autocast makes them shorter
@@ -184,8 +178,13 @@ class Attention(nn.Module):
     def forward(
         self, query: torch.Tensor, source: Source, positions: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Contexts (batch, queries, hidden_size) and weights (batch, queries, source), 0 or tiny for padding, of
-        queries (batch, queries, hidden_size), those of the target's tokens at `positions` (batch or 1, queries)."""
+        """Return contexts (batch, queries, hidden_size) and weights (batch, queries, source), 0 or tiny for padding.
+
+        Args:
+            query: states of the decoder (batch, queries, hidden_size).
+            source: what they look at.
+            positions: where in the target they stand (batch or 1, queries).
+        """
         if self.attention_type in ("additive", "concat"):
             scores = self.energy(torch.tanh(self.query_proj(query)[:, :, None] + source.keys[:, None])).squeeze(-1)
         else:
@@ -204,7 +203,8 @@ class Attention(nn.Module):
     def locate(
         self, query: torch.Tensor, source: Source, positions: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """What is outside of each query's window, bool (batch, queries, source), and its Gaussian, if it has one."""
+        """Return where a source is outside of each query's window, bool (batch, queries, source), and with predictive
+        alignment the Gaussian that weighs the window, of the same shape."""
         is_token = torch.ones_like(source.values[..., 0], dtype=at_least_float32(query))
         is_token = is_token if source.hidden is None else is_token.masked_fill(source.hidden[:, 0], 0)
         length = is_token.sum(1, keepdim=True).clamp(min=1)
@@ -223,7 +223,7 @@ class Attention(nn.Module):
 
 
 def at_least_float32(states: torch.Tensor) -> torch.dtype:
-    """What to take a softmax in, or to count in."""
+    """Return the type in which to take the softmax of `states`, or to count: its own, but float32 instead of less."""
     return torch.promote_types(states.dtype, torch.float32)
 
 
@@ -231,11 +231,11 @@ def at_least_float32(states: torch.Tensor) -> torch.dtype:
 
 
 class RecurrentCache(Cache):
-    """What a recurrent decoder goes on from: its size does not depend on how much it has read.
+    """The state of a recurrent decoder after some tokens: its size does not depend on how many.
 
     Attributes:
-        states: of each layer, first to last, h and with LSTMs c (batch, hidden_size); with input feeding also the last
-            attentional vector. Empty before the first token.
+        states: for each layer, first to last, h and with LSTMs c (batch, hidden_size); with input feeding also the
+            last attentional vector. Empty before the first token.
         source: what it looks at, or None without attention.
         counts: tokens read, padding not among them (batch,).
         length: tokens read, padding among them.
@@ -247,58 +247,49 @@ class RecurrentCache(Cache):
         super().__init__(layers=[])
         self.states: list[torch.Tensor] = []
         self.source: Any = None
-        self.counts: Any = None
+        self.counts = torch.zeros(0, dtype=torch.long)
         self.length = 0
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Tokens read, as in transformers' caches."""
         return self.length
 
-    def map(self, function: Map) -> None:
-        """Replaces each tensor by the same of it."""
+    def map(self, function: TensorMap) -> None:
+        """Replace each tensor by what `function` returns for it."""
         self.states = [function(state) for state in self.states]
         self.source = None if self.source is None else self.source.map(function)
-        self.counts = None if self.counts is None else function(self.counts)
+        self.counts = function(self.counts) if self.states else self.counts
 
     def go_on(self, states: list[torch.Tensor], rows: Rows) -> None:
-        """Takes the states after some tokens; a row without a token stays as it was."""
+        """Take over the states after some tokens; those of a row without a token stay as they were."""
         if not rows.whole:
             still = (rows.counts == 0)[:, None]
             states = [torch.where(still, old, new) for old, new in zip(self.states, states, strict=True)]
         self.states = states
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Takes the rows `beam_idx`: those of the hypotheses that a beam search goes on with."""
+        """Take the rows `beam_idx`: those of the hypotheses that a beam search continues."""
         self.map(lambda state: state.index_select(0, beam_idx.to(state.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
-        """Each row so many times."""
         self.map(lambda state: state.repeat_interleave(repeats, dim=0))
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
-        """Some rows."""
         self.map(lambda state: state[indices])
 
     def crop(self, max_length: int) -> None:
-        """A state does not say what it was: raises `ValueError`."""
+        """Raise `ValueError`: a state does not tell what it was before."""
         raise ValueError("A recurrent state cannot go back to an earlier token.")
 
 
 # Encoder and decoder
 
 
-# trf-ignore: TRF013 (each model calls `post_init` once its modules are there)
-class RecurrentPreTrainedModel(VanillaBasePreTrainedModel):
-    """Initialisation, loading and saving, for the recurrent family."""
+class RecurrentPreTrainedModel(FamilyPreTrainedModel):
+    """What the models of the recurrent family share: initial weights."""
 
     config: RecurrentConfig
-    supports_gradient_checkpointing = False
     _no_split_modules = ["RecurrentEncoder", "RecurrentDecoder"]
-    _supports_sdpa = False
-    _supports_flash_attn = False
-    _supports_flex_attn = False
-    _supports_attention_backend = False
-    _can_compile_fullgraph = False
 
     # trf-ignore: TRF018 (the Transformer's has other modules, and other distributions)
     @torch.no_grad()
@@ -309,50 +300,45 @@ class RecurrentPreTrainedModel(VanillaBasePreTrainedModel):
             for parameter in module.parameters(recurse=False):
                 init.uniform_(parameter, -bound, bound)
 
-    @classmethod
-    def from_encoder_decoder_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """There are no recurrent checkpoints of one stack to start from: raises `ValueError`."""
-        raise ValueError(f"{cls.__name__} has no families of one stack to start from: use `from_pretrained`.")
-
 
 class RecurrentStack(RecurrentPreTrainedModel):
     """What encoder and decoder share."""
 
-    reads_target = False
-    look_up = VanillaStack.look_up
+    embed_tokens: nn.Embedding
 
     def read(
         self,
+        prefix: str,
         input_ids: torch.Tensor | None,
         inputs_embeds: torch.Tensor | None,
         mask: torch.Tensor | None,
-        **past: Any,
+        past_length: int | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Embeddings (batch, length, hidden_size), and where there are tokens, bool (batch, length).
+        """Return embeddings (batch, length, hidden_size), and where there are tokens, bool (batch, length).
 
         Raises:
-            ValueError: see [`VanillaStack.look_up`]; and for masks that are not (batch, length).
+            ValueError: see [`embed_inputs`]; and for masks that are not (batch, length).
         """
-        embeds = self.scale(self.look_up(input_ids, inputs_embeds, mask, None, **past))
+        embeds = embed_inputs(self.embed_tokens, prefix, input_ids, inputs_embeds, mask, None, past_length)
+        embeds = self.scale(embeds)
         if mask is None:
             return embeds, torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
         if mask.ndim != 2:
-            name = "decoder_attention_mask" if self.reads_target else "attention_mask"
-            raise ValueError(f"`{name}` must be (batch, length) in a recurrent model, got {tuple(mask.shape)}.")
+            got = tuple(mask.shape)
+            raise ValueError(f"`{prefix}attention_mask` must be (batch, length) in a recurrent model, got {got}.")
         return embeds, mask[:, -embeds.shape[1] :].to(embeds.device).bool()
 
     def scale(self, embeds: torch.Tensor) -> torch.Tensor:
-        """Embeddings times sqrt(hidden_size): as large as cells want their inputs, where the projection to the
+        """Return embeddings times sqrt(hidden_size): as large as cells want their inputs, where the projection to the
         vocabulary, which is the same matrix, wants small ones (Vaswani et al., 2017, section 3.4)."""
         return embeds * self.config.hidden_size**0.5
 
-    def wants(self, name: str, options: Any) -> bool:
-        """Whether `name` is asked for, in a call's `options` or by the configuration."""
+    def wants(self, name: str, options: Mapping[str, Any]) -> bool:
+        """True if `name` is asked for, in a call's `options` or by the configuration."""
         asked = options.get(name)
         return bool(getattr(self.config, name) if asked is None else asked)
 
     def drop(self, states: torch.Tensor) -> torch.Tensor:
-        """With some of them dropped, in training."""
         return dropout(states, self.config.dropout, self.training)
 
 
@@ -377,14 +363,16 @@ class RecurrentEncoder(RecurrentStack):
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
+        label_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
-        """Encodes a batch.
+        """Encode a batch.
 
         Args:
             input_ids: token ids (batch, source); or else `inputs_embeds` (batch, source, hidden_size), unscaled.
             attention_mask: 1 for tokens, 0 for padding, wherever it stands (batch, source).
             position_ids: not taken: these models read tokens in their order.
+            label_mask: not used: padding is left out anyway.
             kwargs: `output_hidden_states`, `return_dict`.
 
         Returns:
@@ -395,7 +383,7 @@ class RecurrentEncoder(RecurrentStack):
                 kinds of input, and for positions.
         """
         check_no_positions(position_ids, "position_ids")
-        embeds, kept = self.read(input_ids, inputs_embeds, attention_mask)
+        embeds, kept = self.read("", input_ids, inputs_embeds, attention_mask)
         rows = Rows(kept)
         states = rows.to_front(embeds)
         hidden_states = []
@@ -425,8 +413,6 @@ class RecurrentDecoder(RecurrentStack):
 
     Where no input waits for an output, layers and attention take a target as a whole; else one token after the other.
     """
-
-    reads_target = True
 
     def __init__(self, config: RecurrentConfig):
         super().__init__(config)
@@ -460,23 +446,15 @@ class RecurrentDecoder(RecurrentStack):
         past_key_values: RecurrentCache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        label_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """Decodes a batch, or its next tokens where `past_key_values` hold the state after those before.
-
-        Args:
-            input_ids: token ids (batch, target); or else `inputs_embeds` (batch, target, hidden_size), unscaled.
-            attention_mask: 1 for tokens, 0 for padding, which is passed over (batch, cached + target).
-            position_ids: not taken: these models read tokens in their order.
-            encoder_hidden_states: the encoder's output (batch, source, hidden_size).
-            encoder_attention_mask: 1 for tokens, 0 for padding (batch, source).
-            past_key_values: the state after the tokens before; it is brought up to date.
-            use_cache: whether to return `past_key_values`.
-            kwargs: `output_hidden_states` (embeddings, then each layer's states), `output_attentions`, `return_dict`.
+        """Decode a batch, or its next tokens after those of `past_key_values`; see [`EncoderDecoderModel.forward`] for
+        the arguments. `position_ids` are not taken: these models read tokens in their order.
 
         Returns:
-            `last_hidden_state` (batch, target, hidden_size), the output, 0 for padding; `cross_attentions`, a tuple of
-            one tensor (batch, 1, target, source).
+            `last_hidden_state` (batch, target, hidden_size), the output, 0 for padding; `hidden_states`, the
+            embeddings and then each layer's states; `cross_attentions`, a tuple of one (batch, 1, target, source).
 
         Raises:
             ValueError: for ids outside of the vocabulary, an empty target, masks of another shape, neither or both
@@ -489,37 +467,31 @@ class RecurrentDecoder(RecurrentStack):
             kind = type(past_key_values).__name__
             raise ValueError(f"`past_key_values` must be a RecurrentCache that this model returned, got a {kind}.")
         cache = RecurrentCache() if past_key_values is None else past_key_values
-        embeds, kept = self.read(input_ids, inputs_embeds, attention_mask, past_length=cache.length)
-        if encoder_hidden_states.shape[0] != embeds.shape[0]:
-            batches = f"{encoder_hidden_states.shape[0]} sources and {embeds.shape[0]} targets"
-            raise ValueError(f"`input_ids` and `decoder_input_ids` must be of one batch, got {batches}.")
+        embeds, kept = self.read("decoder_", input_ids, inputs_embeds, attention_mask, cache.length)
+        check_source(encoder_hidden_states, encoder_attention_mask, embeds)
         if not cache.states:
             self.begin(cache, encoder_hidden_states, encoder_attention_mask)
-        needed = kwargs.pop("needed", None)
-        if needed is not None and self.training and needed.shape == kept.shape:
-            kept = kept & needed.flip(1).cummax(1).values.flip(1)  # what no label comes after
-
+        if label_mask is not None and self.training and label_mask.shape == kept.shape:
+            kept = kept & up_to_last(label_mask)
         rows = Rows(kept)
         positions = cache.counts[:, None] + torch.arange(embeds.shape[1], device=embeds.device)
         run = self.run_by_step if self.input_feeding or self.feeds_context else self.run_as_a_whole
-        output, weights, hidden_states = run(self.drop(rows.to_front(embeds)), rows, cache, positions, bool(use_cache))
+        output, weights, states = run(self.drop(rows.to_front(embeds)), rows, cache, positions, bool(use_cache))
         cache.counts, cache.length = cache.counts + rows.counts, cache.length + embeds.shape[1]
-        looks = None
+        hidden_states = (embeds, *map(rows.back, states)) if self.wants("output_hidden_states", kwargs) else None
+        cross_attentions = None
         if weights is not None and self.wants("output_attentions", kwargs):
-            looks = (rows.back(weights)[:, None],)
+            cross_attentions = (rows.back(weights)[:, None],)
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=rows.back(output),
             past_key_values=cache if use_cache else None,
-            hidden_states=(
-                (embeds, *map(rows.back, hidden_states)) if self.wants("output_hidden_states", kwargs) else None
-            ),
-            cross_attentions=looks,
+            hidden_states=hidden_states,
+            cross_attentions=cross_attentions,
         )
 
     def begin(self, cache: RecurrentCache, encoder_states: torch.Tensor, mask: torch.Tensor | None) -> None:
-        """What a decoder knows before the first token of each target, from encoder states (batch, source, hidden_size)
-        and the mask of their tokens (batch, source)."""
-        check_mask(mask, encoder_states, "attention_mask")
+        """Set `cache` to what a decoder knows before the first token of each target, from encoder states (batch,
+        source, hidden_size) and the mask of their tokens (batch, source)."""
         batch, length, width = encoder_states.shape
         rows = torch.arange(batch, device=encoder_states.device)
         first, last = torch.zeros_like(rows), torch.full_like(rows, length - 1)
@@ -539,13 +511,13 @@ class RecurrentDecoder(RecurrentStack):
     def run_as_a_whole(
         self, inputs: torch.Tensor, rows: Rows, cache: RecurrentCache, positions: torch.Tensor, keeps_state: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]:
-        """From inputs (batch, target, hidden_size), their tokens in front, to the output, the weights (batch, target,
-        source), and the states h of each layer. The cache gets the state after it if `keeps_state`."""
+        """Return the output, the weights (batch, target, source), and the states h of each layer for `inputs` (batch,
+        target, hidden_size), which have their tokens in front. The cache gets the state after it if `keeps_state`."""
         hidden_states, after = [], []
-        states_of_layer = zip(*[iter(cache.states)] * self.states_per_layer, strict=True)
-        for number, (layer, before) in enumerate(zip(self.layers, states_of_layer, strict=True)):
+        for number, layer in enumerate(self.layers):
             inputs = self.drop(inputs) if number else inputs
-            initial = tuple(state[None] for state in before)
+            start = number * self.states_per_layer
+            initial = tuple(state[None] for state in cache.states[start : start + self.states_per_layer])
             inputs, final = rows.run(layer, inputs, initial if len(initial) > 1 else initial[0], keeps_state)
             hidden_states.append(inputs)
             after += [state[0] for state in (final if isinstance(final, tuple) else (final,)) if state is not None]
@@ -559,11 +531,13 @@ class RecurrentDecoder(RecurrentStack):
     def run_by_step(
         self, inputs: torch.Tensor, rows: Rows, cache: RecurrentCache, positions: torch.Tensor, keeps_state: bool
     ) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]:
-        """The same, one step after the other, each of those rows only that are not at their end."""
-        states, source, packed_inputs = cache.states, cache.source, rows.pack(inputs)
+        """Return what `run_as_a_whole` does, computed one step after the other, each for those rows only that have not
+        ended."""
+        states, source = cache.states, cache.source
         if rows.whole:
             steps, positions = inputs.unbind(1), positions[:, :1]
         else:
+            packed_inputs = rows.pack(inputs)
             steps, order = packed_inputs.data.split(packed_inputs.batch_sizes.tolist()), packed_inputs.sorted_indices
             states, source = [state[order] for state in states], source.map(lambda x: x[order])
             positions = positions[order, :1]
@@ -594,7 +568,7 @@ class RecurrentDecoder(RecurrentStack):
     def step(
         self, x: torch.Tensor, states: list[torch.Tensor], source: Source | None, positions: torch.Tensor
     ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor | None]:
-        """One token each of one or several hypotheses for each source, in one row after the other.
+        """Read one token of each hypothesis. Those of one source, one or several, stand in consecutive rows.
 
         Args:
             x: embeddings (hypotheses, hidden_size).
@@ -603,8 +577,8 @@ class RecurrentDecoder(RecurrentStack):
             positions: of the tokens (sources or 1, 1).
 
         Returns:
-            What [`finish`] makes the output of, or with input feeding the output; the states after it; the weights
-            (hypotheses, source).
+            What [`finish`] turns into the output, or with input feeding the output itself; the states after it; the
+            weights (hypotheses, source).
         """
         weights = None
         if self.feeds_context:
@@ -630,18 +604,21 @@ class RecurrentDecoder(RecurrentStack):
         return output, after, weights
 
     def look(self, query: torch.Tensor, source: Any, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Contexts and weights, a row each for those of `query` (hypotheses, hidden_size)."""
+        """Return contexts (hypotheses, hidden_size) and weights (hypotheses, source) for queries (hypotheses,
+        hidden_size)."""
         queries = query.unflatten(0, (len(source.values), -1))
         context, weights = self.attention(queries, source, positions)
         return context.flatten(0, 1), weights.flatten(0, 1)
 
     def finish(self, states: torch.Tensor) -> torch.Tensor:
-        """The output (..., hidden_size), after dropout, of the last layer's state or of it and what goes with it."""
+        """Return the output (..., hidden_size), after dropout, for the last layer's `states`, or with attention for
+        these and their contexts."""
         return self.drop(states if self.attention is None else torch.tanh(self.output_proj(states)))
 
 
 def run_cell(layer: Any, x: torch.Tensor, before: list[torch.Tensor]) -> list[torch.Tensor]:
-    """One step of a layer from its states before, each (rows, hidden_size), as `nn.LSTMCell` or `nn.GRUCell`."""
+    """Return the states of a layer, each (rows, hidden_size), after one step from those before it, as `nn.LSTMCell` or
+    `nn.GRUCell` does."""
     weights = (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0)
     if isinstance(layer, nn.LSTM):
         return list(torch.lstm_cell(x, before, *weights))
@@ -649,7 +626,7 @@ def run_cell(layer: Any, x: torch.Tensor, before: list[torch.Tensor]) -> list[to
 
 
 def check_no_positions(position_ids: torch.Tensor | None, name: str) -> None:
-    """Raises `ValueError` for positions."""
+    """Raise `ValueError` for positions."""
     if position_ids is not None:
         raise ValueError(f"A recurrent model reads tokens in their order and takes no `{name}`: leave them out.")
 
@@ -658,7 +635,7 @@ def check_no_positions(position_ids: torch.Tensor | None, name: str) -> None:
 
 
 class RecurrentIncrementalDecoder:
-    """The decoder of a model, made ready for many steps: what [`beam_search`] goes through a target with.
+    """The decoder of a model, prepared for the many steps of [`beam_search`].
 
     Args:
         model: of the recurrent family.
@@ -672,7 +649,7 @@ class RecurrentIncrementalDecoder:
         self.head = packed([model.lm_head], precision)
 
     def begin(self, prompts: torch.Tensor, beams: int, most: int, inputs: dict[str, Any]) -> "RecurrentBeams":
-        """The hypotheses of a search: see [`RecurrentBeams`]."""
+        """Return the hypotheses of a search; a recurrent state needs no room for `beams` or for `most` tokens."""
         return RecurrentBeams(self, prompts, inputs)
 
 
@@ -698,14 +675,14 @@ class RecurrentBeams:
             use_cache=True,
             return_dict=True,
         )
-        cache: Any = outputs.past_key_values
+        cache = outputs.past_key_values
         self.source, self.next_position = cache.source, cache.counts[:, None]
         self.states = [state[:, None] for state in cache.states]  # (batch, hypotheses, hidden_size)
         self.logits = self.head(outputs.last_hidden_state[:, -1:]).float()
 
     def step(self, tokens: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
-        """The logits (batch, beams, vocab_size) after `tokens` (batch, beams), each of which continues the hypothesis
-        `parents` (batch, beams) of its sentence."""
+        """Return the logits (batch, beams, vocab_size) after `tokens` (batch, beams), each of which continues the
+        hypothesis `parents` (batch, beams) of its sentence."""
         decoder = self.decoder
         # After the prompt there is but one.
         parents = parents.clamp(max=self.states[0].shape[1] - 1)[..., None]
@@ -719,7 +696,7 @@ class RecurrentBeams:
         return self.head(output).float().unflatten(0, tokens.shape)
 
     def keep(self, rows: torch.Tensor) -> None:
-        """Drops all sentences but those at `rows`."""
+        """Drop all sentences but those at `rows`."""
         self.states = [state[rows] for state in self.states]
         self.source = None if self.source is None else self.source.map(lambda x: x[rows])
         self.next_position = self.next_position[rows]
@@ -728,23 +705,22 @@ class RecurrentBeams:
 # Models
 
 
-class RecurrentModel(RecurrentPreTrainedModel, VanillaModel):
+class RecurrentModel(RecurrentPreTrainedModel, EncoderDecoderModel):
     """The encoder-decoder without its output projection: `AutoModel` of the recurrent family.
 
-    Arguments are those of [`VanillaModel.forward`], but for positions; `past_key_values` is a [`RecurrentCache`].
+    Arguments are those of [`EncoderDecoderModel.forward`], but for positions; `past_key_values` is a
+    [`RecurrentCache`].
     """
 
     def __init__(self, config: RecurrentConfig):
-        VanillaBasePreTrainedModel.__init__(self, config)  # `VanillaModel` would build a Transformer's stacks
-        self.encoder = RecurrentEncoder(config)
-        self.decoder = RecurrentDecoder(config)
+        super().__init__(config, RecurrentEncoder(config), RecurrentDecoder(config))
         self.post_init()
 
 
-class RecurrentForConditionalGeneration(RecurrentPreTrainedModel, VanillaForConditionalGeneration):
+class RecurrentForConditionalGeneration(RecurrentPreTrainedModel, EncoderDecoderForConditionalGeneration):
     """The encoder-decoder and the projection of its output to the vocabulary.
 
-    Arguments are those of [`VanillaForConditionalGeneration.forward`], but for positions.
+    Arguments are those of [`EncoderDecoderForConditionalGeneration.forward`], but for positions.
     """
 
     incremental_decoder_class = RecurrentIncrementalDecoder
@@ -752,14 +728,12 @@ class RecurrentForConditionalGeneration(RecurrentPreTrainedModel, VanillaForCond
     _is_stateful = True
 
     def __init__(self, config: RecurrentConfig):
-        VanillaBasePreTrainedModel.__init__(self, config)
-        self.model = RecurrentModel(config)
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        super().__init__(config, RecurrentModel(config))
         self.post_init()
 
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
-        """Keys and values of the past are what these models do without: they bring their own cache."""
+        """False: these models have no keys and values of the past, but a cache of their own."""
         return False
 
 

@@ -4,12 +4,8 @@ positions, attention, feed-forward, layers, stacks, models, heads. Sections and 
 Shapes: batch, source and target are sizes of a batch, its sources and its targets; length is either of the latter.
 """
 
-import copy
-import dataclasses
-import inspect
-import shutil
 from collections.abc import Callable
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import torch
@@ -25,6 +21,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BaseModelOutput,
     BaseModelOutputWithPastAndCrossAttentions,
+    BaseModelOutputWithPooling,
     Seq2SeqLMOutput,
     Seq2SeqModelOutput,
 )
@@ -34,18 +31,23 @@ from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
-from .checks_vanilla import check_ids, check_mask
-from .configuration_vanilla import VanillaBaseConfig, VanillaConfig, VanillaDecoderConfig, VanillaEncoderConfig
-from .generation_vanilla import beam_search
-from .losses_vanilla import logits_and_loss
-from .unpadding_vanilla import Packing, dropout, packed_attention, packed_mask, packing_of, trains_faster_plain
+from .checks_vanilla import check_ids, check_source, embed_inputs
+from .configuration_vanilla import FamilyConfig, VanillaBaseConfig, VanillaConfig
+from .losses_vanilla import has_label, logits_and_loss, make_output
+from .pretrained_vanilla import FamilyPreTrainedModel, ModelType, warm_start
+from .unpadding_vanilla import (
+    AttentionMask,
+    attend,
+    config_of_masks,
+    dropout,
+    find_unpadding,
+    unpad_mask,
+    widest_float,
+)
 
-# The arguments of `from_pretrained` that say where a checkpoint is found.
-HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
-# Where transformers asks for the field that holds the depth of a decoder, as versions after 5.17 do.
+# The field that holds the depth of a decoder, which versions of transformers after 5.17 ask for.
 DEPTH: Any = {"num_hidden_layers_key": "decoder_layers"}
 DEPTH = DEPTH if "num_hidden_layers_key" in OutputRecorder.__dataclass_fields__ else {}
-STACK_CONFIGS: dict[str, type[VanillaBaseConfig]] = {"encoder": VanillaEncoderConfig, "decoder": VanillaDecoderConfig}
 
 # Positions (section 3.5)
 
@@ -63,9 +65,8 @@ class SinusoidalPositionalEmbedding(nn.Module):
         self.halves = config.position_embedding_type == "sinusoidal_halves"
 
     def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
-        """Maps positions (batch or 1, length) to float32 encodings (batch or 1, length, hidden_size)."""
-        # In float32 the angle of position 10,000 would be off by 0.0005; MPS has no float64.
-        dtype = torch.float32 if position_ids.device.type == "mps" else torch.float64
+        """Return float32 encodings (batch or 1, length, hidden_size) of positions (batch or 1, length)."""
+        dtype = widest_float(position_ids.device)  # in float32 the angle of position 10,000 would be off by 0.0005
         two_i = torch.arange(0, self.hidden_size, 2, dtype=dtype, device=position_ids.device)
         angles = position_ids[..., None].to(dtype) * 10000.0 ** (-two_i / self.hidden_size)
         waves = (angles.sin(), angles.cos())
@@ -80,7 +81,7 @@ class LearnedPositionalEmbedding(nn.Embedding):
         self.offset = config.position_offset
 
     def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
-        """Maps positions (batch or 1, length) to vectors (batch or 1, length, hidden_size).
+        """Return the vectors (batch or 1, length, hidden_size) of positions (batch or 1, length).
 
         Raises:
             ValueError: for positions beyond the table (checked on CPU).
@@ -161,42 +162,29 @@ class MultiHeadAttention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, heads * self.qk_head_dim)
         self.v_proj = nn.Linear(config.hidden_size, heads * self.v_head_dim)
         self.o_proj = nn.Linear(heads * self.v_head_dim, config.hidden_size)
-        self.o_proj.ends_sublayer = True  # type: ignore[assignment]
 
     def forward(
         self,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: AttentionMask = None,
         past_key_values: Cache | None = None,
-        packing: Packing | None = None,
-        encoder_packing: Packing | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attends from `hidden_states` (batch, length, hidden_size) to `encoder_hidden_states` (batch, source,
-        hidden_size) where these are given, or else to themselves and what is cached of their past.
-
-        Either is (1, tokens, hidden_size) where its padding was left out by `packing` or `encoder_packing`.
+        """Attend from `hidden_states` (batch, length, hidden_size) to `encoder_hidden_states` (batch, source,
+        hidden_size) if these are given, or else to themselves and what is cached of their past.
 
         Returns:
-            The output, of the shape of `hidden_states`, and the weights (batch, heads, length, key length) where the
-            implementation gives them: always with `output_attentions=True`.
+            The output, of the shape of `hidden_states`, and the weights (batch, heads, length, key length) if the
+            implementation gives them, as it always does with `output_attentions=True`.
         """
         shape = hidden_states.shape[:-1]
         query = self.q_proj(hidden_states).view(*shape, -1, self.qk_head_dim).transpose(1, 2)
         key, value = self.keys_and_values(hidden_states, encoder_hidden_states, past_key_values)
         attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        if encoder_hidden_states is None:
-            encoder_packing = packing
-        if packing or encoder_packing:
-            attention = packed_attention(packing, encoder_packing, eager_attention_forward)
-        elif kwargs.get("output_attentions"):
-            attention = eager_attention_forward
-        elif "is_causal" not in kwargs and trains_faster_plain(self, query, key, attention_mask):
-            attention = eager_attention_forward
-            if attention_mask is None and self.is_causal:
-                attention_mask = query.new_ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
-        output, weights = attention(
+        output, weights = attend(
+            attention,
+            eager_attention_forward,
             self,
             query,
             key,
@@ -211,10 +199,8 @@ class MultiHeadAttention(nn.Module):
     def keys_and_values(
         self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor | None, past_key_values: Cache | None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Keys (batch, heads, key length, d_k) and values (batch, heads, key length, d_v), through the cache if any.
-
-        Those of the encoder are projected once and then read from the cache.
-        """
+        """Return keys (batch, heads, key length, d_k) and values (batch, heads, key length, d_v), through the cache if
+        there is one: those of the encoder are projected once and then read from it."""
         cache: Any = past_key_values
         source = hidden_states if encoder_hidden_states is None else encoder_hidden_states
         if isinstance(past_key_values, EncoderDecoderCache):
@@ -237,11 +223,9 @@ class FeedForward(nn.Module):
         self.linear1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.activation = ACT2FN[config.activation_function]
         self.linear2 = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.linear2.ends_sublayer = True  # type: ignore[assignment]
         self.dropout = config.activation_dropout
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(batch, length, hidden_size) to the same."""
         inner = self.activation(self.linear1(hidden_states))
         return self.linear2(dropout(inner, self.dropout, self.training))
 
@@ -257,8 +241,10 @@ class AddNorm(nn.LayerNorm):
         self.norm_position = config.norm_position
         self.dropout = config.dropout
 
-    def forward(self, hidden_states: torch.Tensor, sublayer: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
-        """(batch, length, hidden_size) to the same, which is what `sublayer` does, too."""
+    def forward(  # type: ignore[override]
+        self, hidden_states: torch.Tensor, sublayer: Callable[[torch.Tensor], torch.Tensor]
+    ) -> torch.Tensor:
+        """Return `hidden_states` (batch, length, hidden_size) after `sublayer`, which keeps their shape, too."""
         normalize = super().forward
         # CODEPATH: GPT-2 is pre-norm; the paper, BERT, Marian and BART are post-norm.
         if self.norm_position == "pre":
@@ -279,10 +265,10 @@ class EncoderLayer(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: AttentionMask = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        """(batch, source, hidden_size) to the same."""
+        """Return the states (batch, source, hidden_size) after this layer."""
         hidden_states = self.self_attention_norm(
             hidden_states, lambda x: self.self_attention(x, attention_mask=attention_mask, **kwargs)[0]
         )
@@ -309,25 +295,20 @@ class DecoderLayer(GradientCheckpointingLayer):
     def forward(
         self,
         hidden_states: torch.Tensor,
-        attention_mask: torch.Tensor | None = None,
+        attention_mask: AttentionMask = None,
         encoder_hidden_states: torch.Tensor | None = None,
-        encoder_attention_mask: torch.Tensor | None = None,
+        encoder_attention_mask: AttentionMask = None,
         past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> torch.Tensor:
-        """(batch, target, hidden_size) to the same."""
+        """Return the states (batch, target, hidden_size) after this layer."""
         hidden_states = self.self_attention_norm(
-            hidden_states,
-            lambda x: self.self_attention(x, attention_mask=attention_mask, past_key_values=past_key_values, **kwargs)[
-                0
-            ],
+            hidden_states, lambda x: self.self_attention(x, None, attention_mask, past_key_values, **kwargs)[0]
         )
         if encoder_hidden_states is not None:
+            cross = (encoder_hidden_states, encoder_attention_mask, past_key_values)
             hidden_states = self.cross_attention_norm(
-                hidden_states,
-                lambda x: self.cross_attention(
-                    x, encoder_hidden_states, encoder_attention_mask, past_key_values, **kwargs
-                )[0],
+                hidden_states, lambda x: self.cross_attention(x, *cross, **kwargs)[0]
             )
         return self.feed_forward_norm(hidden_states, self.feed_forward)
 
@@ -335,101 +316,51 @@ class DecoderLayer(GradientCheckpointingLayer):
 # Stacks (sections 3.1, 3.4 and 3.5)
 
 
-# trf-ignore: TRF013 (each model calls `post_init` once its modules are there)
-class VanillaBasePreTrainedModel(PreTrainedModel):
-    """Initialisation, loading and saving, for all families."""
+class VanillaBasePreTrainedModel(FamilyPreTrainedModel):
+    """What the Transformer's models share: initial weights, and what transformers asks of its attention."""
 
     config: VanillaBaseConfig
-    base_model_prefix = "model"
     supports_gradient_checkpointing = True
     _no_split_modules = ["EncoderLayer", "DecoderLayer"]
-    _skip_keys_device_placement = ["past_key_values"]
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
     _can_compile_fullgraph = True
-    # What has the weights of the pooler where this is a head.
-    _pooler: str | None = None
-
-    def __init__(self, config: PreTrainedConfig, *args: Any, **kwargs: Any):
-        # Fields may have been set since the configuration was made, by `from_pretrained(..., field=value)` for one.
-        config.validate_architecture()
-        super().__init__(config, *args, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         """Weights from N(0, initializer_range^2), as in BERT, GPT-2, Marian and BART; biases 0; norms the identity.
 
-        In pre-norm stacks, what ends one of n sub-layers starts smaller by sqrt(n), as in GPT-2: no norm keeps the sum
-        of so many from drowning the embeddings. The paper does not say.
+        In pre-norm stacks, the matrix that ends each of n sub-layers starts smaller by sqrt(n), as in GPT-2: no norm
+        keeps the sum of so many from drowning the embeddings. The paper does not say.
         """
         super()._init_weights(module)
         # CODEPATH: GPT-2 is pre-norm; the paper, BERT, Marian and BART are post-norm.
-        if self.config.norm_position == "pre" and isinstance(module, nn.Linear) and hasattr(module, "ends_sublayer"):
-            sublayers = sum(hasattr(other, "ends_sublayer") for other in self.modules())  # `self` is the stack here
-            init.normal_(module.weight, std=self.config.initializer_range / sublayers**0.5)
+        if self.config.norm_position == "pre" and isinstance(module, nn.Linear):
+            # transformers calls this with the stack as `self`, for each of its modules.
+            last = [each.o_proj for each in self.modules() if isinstance(each, MultiHeadAttention)]
+            last += [each.linear2 for each in self.modules() if isinstance(each, FeedForward)]
+            if module in last:
+                init.normal_(module.weight, std=self.config.initializer_range / len(last) ** 0.5)
         if isinstance(module, AddNorm):
             init.ones_(module.weight)
             init.zeros_(module.bias)
 
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> PreTrainedModel:
-        """As in transformers, but from a pickle, which may run code, only where `use_safetensors=False` asks for it;
-        and a single-stack model also takes its stack out of a seq2seq checkpoint, a head that classifies texts the
-        pooler of a checkpoint without a head."""
-        folder = Path(str(pretrained_model_name_or_path))
-        if kwargs.setdefault("use_safetensors", True) and not any(folder.glob("*.safetensors")):
-            if any(folder.glob("pytorch_model*.bin")):
-                raise OSError(
-                    f"{folder}: its weights are a pickle, which may run code; use_safetensors=False loads it"
-                )
-        stack = cls.base_model_prefix
-        if stack not in STACK_CONFIGS or pretrained_model_name_or_path is None:
-            return super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-        hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
-        checkpoint = PreTrainedConfig.get_config_dict(pretrained_model_name_or_path, **hub_kwargs)[0]
-        if checkpoint.get("model_type") != VanillaConfig.model_type:
-            if checkpoint.get("add_pooling_layer") and cls._pooler is not None:
-                kwargs.setdefault("key_mapping", {r"^pooler\.": f"{cls._pooler}."})
-            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
-            if "key_mapping" in kwargs:
-                (loaded[0] if isinstance(loaded, tuple) else loaded)._weight_conversions = []
-            return loaded
-        if "config" not in kwargs:
-            dtypes: dict[str, Any] = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
-            config, kwargs = STACK_CONFIGS[stack].from_dict(checkpoint, return_unused_kwargs=True, **kwargs)
-            kwargs |= {"config": config, **dtypes}
-        key_mapping = {rf"^model\.{stack}\.": f"{stack}."}
-        if stack == "encoder":
-            # What projects to the target's vocabulary belongs to the decoder, which is left behind.
-            key_mapping["^lm_head"] = "decoder.lm_head"
-        elif checkpoint.get("tie_word_embeddings", True):
-            # The shared matrix is stored once, under the encoder's name.
-            names = (r"model\.encoder\.embed_tokens", r"encoder\.embed_tokens")
-            key_mapping |= {f"^{name}": "decoder.embed_tokens" for name in names}
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, key_mapping=key_mapping, **kwargs)
-        # transformers would rename back what it saves; this model is one of its own family from now on.
-        (loaded[0] if isinstance(loaded, tuple) else loaded)._weight_conversions = []
-        return loaded
-
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """As in transformers, with the Auto classes of the whole family, and the paper's beam search, beside the
-        weights."""
-        self.config.auto_map = dict(self.config.family_auto_map)
-        if self.can_generate() and kwargs.get("is_main_process", True):
-            code = Path(save_directory, "custom_generate", "generate.py")
-            code.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(inspect.getfile(inspect.unwrap(beam_search)), code)
-        super().save_pretrained(save_directory, *args, **kwargs)
-
 
 class VanillaStack(VanillaBasePreTrainedModel):
-    """What encoder and decoder share: embeddings and positions, N layers, and a final norm if they are pre-norm."""
+    """What encoder and decoder share: embeddings and positions, N layers, and a final norm if they are pre-norm.
 
-    reads_target = False
+    Arguments of `forward`:
+        input_ids: token ids (batch, length); or else `inputs_embeds` (batch, length, hidden_size), not yet scaled.
+        attention_mask: 1 for tokens, 0 for padding (batch, length), in a decoder (batch, cached + length).
+        position_ids: absolute positions (batch or 1, length); if not given 0, 1, 2, ... after the cached ones.
+        label_mask: true at positions whose output is read (batch, length). With it, a training step may leave others
+            out, whose output is then 0: padding, and in a decoder what comes after the last of a row.
+        kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, arguments of attention implementations.
+    """
 
-    def __init__(self, config: PreTrainedConfig, layers: list[nn.Module]):
+    def __init__(self, config: VanillaBaseConfig, layers: list[nn.Module]):
         super().__init__(config)
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         # CODEPATH: BERT and RoBERTa have token types; the paper, DistilBERT and the other families have none.
@@ -460,10 +391,8 @@ class VanillaStack(VanillaBasePreTrainedModel):
     def embed(
         self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None
     ) -> torch.Tensor:
-        """Embeddings (batch, length, hidden_size) scaled (section 3.4), plus positions (3.5), after dropout (5.4).
-
-        Token types (batch or 1, length) are all 0 if not given; theirs are added where there are any.
-        """
+        """Return embeddings (batch, length, hidden_size) scaled (section 3.4), plus positions (3.5), after dropout
+        (5.4). In models that have token types (batch or 1, length), which are 0 if not given, theirs are added."""
         hidden_states = inputs_embeds * self.embedding_scale
         if token_type_ids is not None:
             if token_type_ids.shape not in ((1, inputs_embeds.shape[1]), inputs_embeds.shape[:2]):
@@ -477,47 +406,17 @@ class VanillaStack(VanillaBasePreTrainedModel):
         hidden_states = self.embedding_norm(hidden_states + self.embed_positions(position_ids).to(inputs_embeds))
         return dropout(hidden_states, self.config.dropout, self.training)
 
-    def look_up(
-        self,
-        input_ids: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-        position_ids: torch.Tensor | None,
-        past_length: torch.Tensor | int | None = None,
-    ) -> torch.Tensor:
-        """The embeddings (batch, length, hidden_size) of `input_ids` (batch, length), or those that were given.
-
-        Raises:
-            ValueError: for neither or both, for ids outside of the vocabulary, and for what does not fit in shape.
-        """
-        # The decoder's arguments have another name where they come from a user of an encoder-decoder.
-        prefix = "decoder_" if self.config.is_encoder_decoder and self.reads_target else ""
-        if input_ids is not None and inputs_embeds is None:
-            if input_ids.ndim != 2 or input_ids.shape[1] == 0:
-                raise ValueError(f"`{prefix}input_ids` must be (batch, length >= 1), got {tuple(input_ids.shape)}.")
-            check_ids(input_ids, self.embed_tokens.num_embeddings, f"{prefix}input_ids", "vocab_size")
-            inputs_embeds = self.embed_tokens(input_ids)
-        elif inputs_embeds is None or input_ids is not None:
-            raise ValueError(f"Give exactly one of `{prefix}input_ids` and `{prefix}inputs_embeds`.")
-        elif (
-            inputs_embeds.ndim != 3 or inputs_embeds.shape[1] == 0 or inputs_embeds.shape[2] != self.config.hidden_size
-        ):
-            expected = f"(batch, length >= 1, {self.config.hidden_size})"
-            raise ValueError(f"`{prefix}inputs_embeds` must be {expected}, got {tuple(inputs_embeds.shape)}.")
-        check_mask(attention_mask, inputs_embeds, f"{prefix}attention_mask", past_length)
-        batch, length = inputs_embeds.shape[:2]
-        if position_ids is not None and position_ids.shape not in ((length,), (1, length), (batch, length)):
-            expected = f"({batch} or 1, {length})"
-            raise ValueError(f"`{prefix}position_ids` must be {expected}, got {tuple(position_ids.shape)}.")
-        return inputs_embeds
-
 
 class VanillaEncoder(VanillaStack):
-    """The encoder stack (section 3.1)."""
+    """The encoder stack (section 3.1).
+
+    Its `forward` takes, beside the arguments of [`VanillaStack`], `token_type_ids` (batch or 1, length): such as the
+    sentence of a pair, 0 or 1, that a token is of; 0 if not given.
+    """
 
     _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": OutputRecorder(MultiHeadAttention, index=1)}
 
-    def __init__(self, config: PreTrainedConfig):
+    def __init__(self, config: VanillaBaseConfig):
         super().__init__(config, [EncoderLayer(config, i) for i in range(config.encoder_layers)])
 
     @merge_with_config_defaults
@@ -529,49 +428,50 @@ class VanillaEncoder(VanillaStack):
         position_ids: torch.Tensor | None = None,
         inputs_embeds: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
+        label_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutput:
-        """Encodes a batch.
-
-        Args:
-            input_ids: token ids (batch, source); or else `inputs_embeds` (batch, source, hidden_size), not yet scaled.
-            attention_mask: 1 for tokens, 0 for padding (batch, source).
-            position_ids: absolute positions (batch or 1, source); 0, 1, 2, ... if not given.
-            token_type_ids: such as the sentence of a pair, 0 or 1, that a token is of (batch or 1, source); 0 if not
-                given.
-            kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, arguments of attention implementations.
+    ) -> BaseModelOutput | BaseModelOutputWithPooling:
+        """Encode a batch; see [`VanillaStack`] for the arguments.
 
         Raises:
             ValueError: for ids outside of the vocabulary, a mask of another shape, neither or both kinds of input,
                 and token types that there are not.
         """
-        inputs_embeds = self.look_up(input_ids, inputs_embeds, attention_mask, position_ids)
+        inputs_embeds = embed_inputs(self.embed_tokens, "", input_ids, inputs_embeds, attention_mask, position_ids)
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
-        mask: Any = create_bidirectional_mask(
-            config=mask_config(self.config, kwargs), inputs_embeds=inputs_embeds, attention_mask=attention_mask
+        mask: AttentionMask = create_bidirectional_mask(
+            config=config_of_masks(self.config, kwargs), inputs_embeds=inputs_embeds, attention_mask=attention_mask
         )
         hidden_states = self.embed(inputs_embeds, position_ids, token_type_ids)
-        packing = packing_of(self, hidden_states, attention_mask, kwargs.pop("needed", None), kwargs)
-        if packing:
-            hidden_states, mask = packing.pack(hidden_states), packed_mask(mask, packing, packing)
+        unpadding = find_unpadding(self, hidden_states, attention_mask, label_mask, kwargs)
+        hidden_states, mask = unpadding.remove(hidden_states), unpad_mask(mask, unpadding, unpadding)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, mask, packing=packing, **kwargs)
-        hidden_states = self.norm(hidden_states)
-        return BaseModelOutput(last_hidden_state=packing.unpack(hidden_states) if packing else hidden_states)
+            hidden_states = layer(hidden_states, mask, **kwargs)
+        return self.output(unpadding.restore(self.norm(hidden_states)))
+
+    def output(self, hidden_states: torch.Tensor) -> BaseModelOutput | BaseModelOutputWithPooling:
+        """Return what `forward` does, made of the last layer's states (batch, source, hidden_size)."""
+        return BaseModelOutput(last_hidden_state=hidden_states)
 
 
 class VanillaDecoder(VanillaStack):
-    """The decoder stack (section 3.1); without its attention to an encoder in the decoder-only family."""
+    """The decoder stack (section 3.1); without its attention to an encoder in the decoder-only family.
 
-    reads_target = True
+    Its `forward` takes, beside the arguments of [`VanillaStack`]:
+        encoder_hidden_states: the encoder's output (batch, source, hidden_size).
+        encoder_attention_mask: 1 for tokens, 0 for padding (batch, source).
+        past_key_values: keys and values of the tokens before.
+        use_cache: whether to return `past_key_values`.
+    """
+
     _can_record_outputs = {
         "hidden_states": OutputRecorder(DecoderLayer, **DEPTH),
         "attentions": OutputRecorder(MultiHeadAttention, index=1, layer_name="self_attention"),
         "cross_attentions": OutputRecorder(MultiHeadAttention, index=1, layer_name="cross_attention"),
     }
 
-    def __init__(self, config: PreTrainedConfig):
+    def __init__(self, config: VanillaBaseConfig):
         super().__init__(config, [DecoderLayer(config, i) for i in range(config.decoder_layers)])
 
     @merge_with_config_defaults
@@ -586,88 +486,62 @@ class VanillaDecoder(VanillaStack):
         past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        label_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """Decodes a batch, or its next tokens where `past_key_values` hold those before.
-
-        Args:
-            input_ids: token ids (batch, target); or else `inputs_embeds` (batch, target, hidden_size), not yet scaled.
-            attention_mask: 1 for tokens, 0 for padding (batch, cached + target).
-            position_ids: absolute positions (batch or 1, target); those after the cached ones if not given.
-            encoder_hidden_states: the encoder's output (batch, source, hidden_size).
-            encoder_attention_mask: 1 for tokens, 0 for padding (batch, source).
-            past_key_values: keys and values of the tokens before.
-            use_cache: whether to return `past_key_values`.
-            kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, arguments of attention implementations.
+        """Decode a batch, or its next tokens after those of `past_key_values`; see [`VanillaStack`] for the arguments.
 
         Raises:
             ValueError: for ids outside of the vocabulary, a mask of another shape, neither or both kinds of input,
                 and without the encoder's output, or with one that this family does not look at.
         """
-        if (encoder_hidden_states is not None) != self.config.is_encoder_decoder:
-            needs = "needs" if self.config.is_encoder_decoder else "has no cross-attention and takes no"
+        has_source = encoder_hidden_states is not None
+        if has_source != self.config.is_encoder_decoder:
+            needs = "has no cross-attention and takes no" if has_source else "needs"
             raise ValueError(f"{type(self).__name__} {needs} `encoder_hidden_states`.")
         past_length = None if past_key_values is None else past_key_values.get_seq_length()
-        inputs_embeds = self.look_up(input_ids, inputs_embeds, attention_mask, position_ids, past_length)
+        inputs = (input_ids, inputs_embeds, attention_mask, position_ids, past_length)
+        # What the target's arguments are called depends on whether there are those of a source, too.
+        inputs_embeds = embed_inputs(self.embed_tokens, "decoder_" if has_source else "", *inputs)
         past_key_values = self.prepare_cache(past_key_values, use_cache)
-        self_cache = getattr(past_key_values, "self_attention_cache", past_key_values)
-        causal_mask: Any = create_causal_mask(
-            config=mask_config(self.config, kwargs),
+        mask: AttentionMask = create_causal_mask(
+            config=config_of_masks(self.config, kwargs),
             inputs_embeds=inputs_embeds,
             attention_mask=attention_mask,
-            past_key_values=self_cache,
+            past_key_values=getattr(past_key_values, "self_attention_cache", past_key_values),
             position_ids=position_ids,
         )
-        source_mask: Any = None
-        if encoder_hidden_states is not None:
-            if encoder_hidden_states.shape[0] != inputs_embeds.shape[0]:
-                batches = f"{encoder_hidden_states.shape[0]} sources and {inputs_embeds.shape[0]} targets"
-                raise ValueError(f"`input_ids` and `decoder_input_ids` must be of one batch, got {batches}.")
-            check_mask(encoder_attention_mask, encoder_hidden_states, "attention_mask")
-            source_mask = create_bidirectional_mask(
-                config=mask_config(self.config, kwargs),
-                inputs_embeds=inputs_embeds,
-                attention_mask=encoder_attention_mask,
-                encoder_hidden_states=encoder_hidden_states,
-            )
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
             position_ids = position_ids if past_length is None else position_ids + past_length
         hidden_states = self.embed(inputs_embeds, position_ids)
-        needed = kwargs.pop("needed", None)
-        packing = encoder_packing = None
-        if needed is not None and past_key_values is None:
-            packing = packing_of(self, hidden_states, attention_mask, needed, kwargs, is_causal=True)
-            if encoder_hidden_states is not None:
-                encoder_packing = packing_of(
-                    self, encoder_hidden_states, encoder_attention_mask, encoder_attention_mask, kwargs
-                )
-        if packing:
-            hidden_states = packing.pack(hidden_states)
-            causal_mask = packed_mask(causal_mask, packing, packing, is_causal=True)
-        if encoder_hidden_states is not None and (packing or encoder_packing):
-            source_mask = packed_mask(source_mask, packing, encoder_packing)
-        if encoder_hidden_states is not None and encoder_packing:
-            encoder_hidden_states = encoder_packing.pack(encoder_hidden_states)
+        label_mask = label_mask if past_key_values is None else None  # every position is cached
+        unpadding = find_unpadding(self, hidden_states, attention_mask, label_mask, kwargs, is_causal=True)
+        hidden_states, mask = unpadding.remove(hidden_states), unpad_mask(mask, unpadding, unpadding, is_causal=True)
+        source_mask: AttentionMask = None
+        if encoder_hidden_states is not None:
+            check_source(encoder_hidden_states, encoder_attention_mask, inputs_embeds)
+            source_mask = create_bidirectional_mask(
+                config=config_of_masks(self.config, kwargs),
+                inputs_embeds=inputs_embeds,
+                attention_mask=encoder_attention_mask,
+                encoder_hidden_states=encoder_hidden_states,
+            )
+            tokens = None if label_mask is None else encoder_attention_mask
+            source_unpadding = find_unpadding(self, encoder_hidden_states, encoder_attention_mask, tokens, kwargs)
+            source_mask = unpad_mask(source_mask, unpadding, source_unpadding)
+            encoder_hidden_states = source_unpadding.remove(encoder_hidden_states)
         for layer in self.layers:
             hidden_states = layer(
-                hidden_states,
-                causal_mask,
-                encoder_hidden_states,
-                source_mask,
-                past_key_values=past_key_values,
-                packing=packing,
-                encoder_packing=encoder_packing,
-                **kwargs,
+                hidden_states, mask, encoder_hidden_states, source_mask, past_key_values=past_key_values, **kwargs
             )
-        hidden_states = self.norm(hidden_states)
         return BaseModelOutputWithPastAndCrossAttentions(
-            last_hidden_state=packing.unpack(hidden_states) if packing else hidden_states,
+            last_hidden_state=unpadding.restore(self.norm(hidden_states)),
             past_key_values=past_key_values if use_cache else None,
         )
 
     def prepare_cache(self, past_key_values: Cache | None, use_cache: bool | None) -> Cache | None:
-        """The cache that was given, or a new one where one is wanted; a pair of caches where there is an encoder."""
+        """Return the given cache, or a new one if `use_cache`; with an encoder, a pair of caches."""
         if past_key_values is None and use_cache:
             past_key_values = DynamicCache(config=self.config)
         if (
@@ -679,44 +553,42 @@ class VanillaDecoder(VanillaStack):
         return past_key_values
 
 
-# Models (section 3)
+# Models (section 3, figure 1)
 
 
-class VanillaPreTrainedModel(VanillaBasePreTrainedModel):
-    """The seq2seq family."""
+class EncoderDecoderPreTrainedModel(FamilyPreTrainedModel):
+    """What models of an encoder and a decoder share, whatever these are made of."""
 
-    config: VanillaConfig
+    def _resize_token_embeddings(self, new_num_tokens: int, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Resize the decoder's embeddings, too, if they are its own."""
+        if not self.config.tie_word_embeddings:
+            decoder = self.get_decoder()
+            resized = decoder._get_resized_embeddings(decoder.embed_tokens, new_num_tokens, *args, **kwargs)
+            resized.requires_grad_(decoder.embed_tokens.weight.requires_grad)
+            decoder.set_input_embeddings(resized)
+        return super()._resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
 
-class VanillaModel(VanillaPreTrainedModel):
-    """The encoder-decoder (section 3, figure 1) without its output projection: `AutoModel` of the seq2seq family."""
+# trf-ignore: TRF013 (each family's model calls `post_init`)
+class EncoderDecoderModel(EncoderDecoderPreTrainedModel):
+    """An encoder and a decoder, which looks at the encoder's output, without the projection to the vocabulary."""
 
     _tied_weights_keys = {"decoder.embed_tokens.weight": "encoder.embed_tokens.weight"}
 
-    def __init__(self, config: VanillaConfig):
+    def __init__(self, config: FamilyConfig, encoder: PreTrainedModel, decoder: PreTrainedModel):
         super().__init__(config)
-        self.encoder = VanillaEncoder(config)
-        self.decoder = VanillaDecoder(config)
-        self.post_init()
+        self.encoder = encoder
+        self.decoder = decoder
 
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The source's embeddings; with `tie_word_embeddings` also the target's."""
-        return self.encoder.embed_tokens
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the source's embeddings; with `tie_word_embeddings` also the target's."""
+        return self.encoder.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replaces the source's embeddings; with `tie_word_embeddings` also the target's."""
+        """Replace the source's embeddings; with `tie_word_embeddings` also the target's."""
         self.encoder.set_input_embeddings(value)
         if self.config.tie_word_embeddings:
             self.decoder.set_input_embeddings(value)
-
-    def _resize_token_embeddings(self, new_num_tokens: int, *args: Any, **kwargs: Any) -> nn.Embedding:
-        resize_target_embeddings(self.decoder, new_num_tokens, *args, **kwargs)
-        return super()._resize_token_embeddings(new_num_tokens, *args, **kwargs)
-
-    @classmethod
-    def from_encoder_decoder_pretrained(cls, encoder: Any, decoder: Any = None, **kwargs: Any) -> "VanillaModel":
-        """See [`warm_start`]."""
-        return warm_start(cls, encoder, decoder, **kwargs)
 
     @can_return_tuple
     def forward(
@@ -732,9 +604,10 @@ class VanillaModel(VanillaPreTrainedModel):
         position_ids: torch.Tensor | None = None,
         decoder_position_ids: torch.Tensor | None = None,
         use_cache: bool | None = None,
+        label_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqModelOutput:
-        """Encodes a source, unless `encoder_outputs` are given, and decodes a target.
+        """Encode a source, unless `encoder_outputs` are given, and decode a target.
 
         Args:
             input_ids: source ids (batch, source), or else `inputs_embeds` (batch, source, hidden_size), unscaled.
@@ -743,22 +616,23 @@ class VanillaModel(VanillaPreTrainedModel):
                 ids shifted right, as in BART, so that features of a text can be had from the text alone.
             decoder_attention_mask: 1 for target tokens, 0 for padding (batch, cached + target).
             encoder_outputs: what the encoder returned for this source.
-            past_key_values: keys and values of the target's tokens before.
+            past_key_values: what the decoder keeps of the target's tokens before.
             position_ids, decoder_position_ids: absolute positions; 0, 1, 2, ... if not given.
             use_cache: whether to return `past_key_values`.
+            label_mask: true at positions of the target whose output is read (batch, target). With it, a training step
+                may leave others out, whose output is then 0.
             kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, arguments of attention implementations.
 
         Raises:
             ValueError: for ids outside of the vocabulary, masks of another shape, neither or both kinds of an input.
         """
-        needed = kwargs.pop("needed", None)
         if encoder_outputs is None:
             encoder_outputs = self.encoder(
                 input_ids=input_ids,
                 attention_mask=attention_mask,
                 position_ids=position_ids,
                 inputs_embeds=inputs_embeds,
-                needed=None if needed is None else attention_mask,
+                label_mask=None if label_mask is None else attention_mask,
                 **kwargs,
             )
         encoded = BaseModelOutput(*encoder_outputs) if isinstance(encoder_outputs, tuple) else encoder_outputs
@@ -773,7 +647,7 @@ class VanillaModel(VanillaPreTrainedModel):
             past_key_values=past_key_values,
             inputs_embeds=decoder_inputs_embeds,
             use_cache=use_cache,
-            needed=needed,
+            label_mask=label_mask,
             **kwargs,
         )
         return Seq2SeqModelOutput(
@@ -788,36 +662,21 @@ class VanillaModel(VanillaPreTrainedModel):
         )
 
 
-# The head
-
-
-class VanillaForConditionalGeneration(VanillaPreTrainedModel, GenerationMixin):
-    """The paper's model: the encoder-decoder and the linear projection to the vocabulary (section 3.4)."""
+# trf-ignore: TRF013 (each family's model calls `post_init`)
+class EncoderDecoderForConditionalGeneration(EncoderDecoderPreTrainedModel, GenerationMixin):
+    """An encoder-decoder and the linear projection of its output to the vocabulary (section 3.4)."""
 
     _tied_weights_keys = {"lm_head.weight": "model.encoder.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
     _fsdp_plan = {"lm_head": "keep_full_weight"}
 
-    def __init__(self, config: VanillaConfig):
+    def __init__(self, config: FamilyConfig, model: EncoderDecoderModel, logits_bias: bool = False):
         super().__init__(config)
-        self.model = VanillaModel(config)
-        # CODEPATH: Marian and BART add a bias to the logits; the paper does not.
-        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=config.logits_bias)
-        self.post_init()
-
-    def _resize_token_embeddings(self, new_num_tokens: int, *args: Any, **kwargs: Any) -> nn.Embedding:
-        resize_target_embeddings(self.model.decoder, new_num_tokens, *args, **kwargs)
-        return super()._resize_token_embeddings(new_num_tokens, *args, **kwargs)
-
-    @classmethod
-    def from_encoder_decoder_pretrained(
-        cls, encoder: Any, decoder: Any = None, **kwargs: Any
-    ) -> "VanillaForConditionalGeneration":
-        """See [`warm_start`]."""
-        return warm_start(cls, encoder, decoder, **kwargs)
+        self.model = model
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=logits_bias)
 
     def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
-        """Shifts the target (batch, target) right, so that each position predicts its label (figure 1)."""
+        """Return the target (batch, target) shifted right, so that each position predicts its label (figure 1)."""
         return shift_right(labels, self.config)
 
     @can_return_tuple
@@ -839,7 +698,7 @@ class VanillaForConditionalGeneration(VanillaPreTrainedModel, GenerationMixin):
         output_logits: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
-        """See [`VanillaModel.forward`] for the other arguments.
+        """See [`EncoderDecoderModel.forward`] for the other arguments, and for what it raises.
 
         Args:
             labels: target ids (batch, target), -100 where there is no loss; shifted right for `decoder_input_ids`.
@@ -853,8 +712,7 @@ class VanillaForConditionalGeneration(VanillaPreTrainedModel, GenerationMixin):
             `num_items_in_batch`.
 
         Raises:
-            ValueError: as [`VanillaModel.forward`]; for labels that do not fit the target; and where nothing says
-                what to decode.
+            ValueError: for labels that do not fit the target, and where nothing says what to decode.
         """
         if labels is not None:
             use_cache = False if use_cache is None else use_cache
@@ -875,28 +733,17 @@ class VanillaForConditionalGeneration(VanillaPreTrainedModel, GenerationMixin):
             position_ids=position_ids,
             decoder_position_ids=decoder_position_ids,
             use_cache=use_cache,
-            needed=None if labels is None or not keeps_all(logits_to_keep) else labels != -100,
+            label_mask=has_label(labels, logits_to_keep),
             **kwargs,
         )
-        hidden_states = keep_positions(outputs.last_hidden_state, logits_to_keep)
-        logits, loss = logits_and_loss(self, hidden_states, labels, output_logits, **kwargs)
-        return Seq2SeqLMOutput(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            decoder_hidden_states=outputs.decoder_hidden_states,
-            decoder_attentions=outputs.decoder_attentions,
-            cross_attentions=outputs.cross_attentions,
-            encoder_last_hidden_state=outputs.encoder_last_hidden_state,
-            encoder_hidden_states=outputs.encoder_hidden_states,
-            encoder_attentions=outputs.encoder_attentions,
-        )
+        hidden_states = outputs.last_hidden_state
+        logits, loss = logits_and_loss(self.lm_head, hidden_states, labels, output_logits, logits_to_keep, **kwargs)
+        return make_output(Seq2SeqLMOutput, outputs, loss=loss, logits=logits)
 
 
-def shift_right(ids: torch.Tensor, config: VanillaConfig) -> torch.Tensor:
-    """Puts the start token first and drops the last ("shifted right" in figure 1); -100 becomes padding.
-
-    (batch, target) to the same.
+def shift_right(ids: torch.Tensor, config: FamilyConfig) -> torch.Tensor:
+    """Return `ids` (batch, target) with the start token put first and the last dropped ("shifted right" in figure 1);
+    -100 becomes padding.
 
     Raises:
         ValueError: for ids of another shape, and where the configuration has no start token, or no padding token.
@@ -910,76 +757,51 @@ def shift_right(ids: torch.Tensor, config: VanillaConfig) -> torch.Tensor:
     return shifted.masked_fill(shifted == -100, padding)
 
 
-def keep_positions(hidden_states: torch.Tensor, logits_to_keep: int | torch.Tensor) -> torch.Tensor:
-    """The last `logits_to_keep` positions of (batch, length, hidden_size), all for 0; or those of a 1D tensor."""
-    kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
-    return hidden_states[:, kept]
+class VanillaPreTrainedModel(VanillaBasePreTrainedModel):
+    """The paper's family, the encoder-decoder Transformer."""
+
+    config: VanillaConfig
+
+    @classmethod
+    def from_encoder_decoder_pretrained(
+        cls: type[ModelType],
+        encoder: str | PathLike[str],
+        decoder: str | PathLike[str] | None = None,
+        trust_remote_code: bool | None = None,
+        **kwargs: Any,
+    ) -> ModelType:
+        """Return a model whose stacks start from an encoder-only and a decoder-only checkpoint.
+
+        The cross-attention is new. The two embeddings and the output projection, which is the decoder's, stay apart
+        (`tie_word_embeddings=False`). Of an encoder's token types, the first becomes part of its embeddings.
+
+        Args:
+            encoder: folder or Hub id of a checkpoint of the encoder family.
+            decoder: folder or Hub id of one of the decoder family; a new stack, as deep as the encoder, if not given.
+            trust_remote_code: whether to run the checkpoints' own code where `hf_vanilla` is not installed.
+            kwargs: fields of [`VanillaConfig`] to set, such as `decoder_start_token_id`.
+
+        Raises:
+            ValueError: where the two differ in a field that a seq2seq model has but once, unless `kwargs` set it.
+        """
+        return warm_start(cls, encoder, decoder, trust_remote_code, **kwargs)
 
 
-def keeps_all(logits_to_keep: int | torch.Tensor) -> bool:
-    """Whether labels and positions are those of each other."""
-    return isinstance(logits_to_keep, int) and logits_to_keep == 0
+class VanillaModel(VanillaPreTrainedModel, EncoderDecoderModel):
+    """The paper's encoder-decoder without its output projection: `AutoModel` of the seq2seq family."""
+
+    def __init__(self, config: VanillaConfig):
+        super().__init__(config, VanillaEncoder(config), VanillaDecoder(config))
+        self.post_init()
 
 
-def mask_config(config: PreTrainedConfig, kwargs: Any) -> PreTrainedConfig:
-    """The configuration to make masks for: that of eager attention where weights are asked for; it alone has them."""
-    if kwargs.get("output_attentions"):
-        config = copy.copy(config)
-        config._attn_implementation = "eager"
-    return config
+class VanillaForConditionalGeneration(VanillaPreTrainedModel, EncoderDecoderForConditionalGeneration):
+    """The paper's model: the encoder-decoder and the linear projection to the vocabulary (section 3.4)."""
 
-
-def resize_target_embeddings(decoder: VanillaDecoder, new_num_tokens: int, *args: Any, **kwargs: Any) -> None:
-    """Resizes the decoder's own embeddings; tied ones follow the encoder's."""
-    if not decoder.config.tie_word_embeddings:
-        resized = decoder._get_resized_embeddings(decoder.embed_tokens, new_num_tokens, *args, **kwargs)
-        resized.requires_grad_(decoder.embed_tokens.weight.requires_grad)
-        decoder.set_input_embeddings(resized)
-
-
-def warm_start(cls: type, encoder: Any, decoder: Any = None, **kwargs: Any) -> Any:
-    """A seq2seq model whose stacks start from an encoder-only and a decoder-only checkpoint.
-
-    The cross-attention is new. The two embeddings and the output projection, which is the decoder's, stay apart
-    (`tie_word_embeddings=False`). Of an encoder's token types, the first becomes part of its embeddings.
-
-    Args:
-        cls: [`VanillaModel`] or [`VanillaForConditionalGeneration`].
-        encoder: folder or Hub id of a checkpoint of the encoder family.
-        decoder: folder or Hub id of one of the decoder family; a new stack, as deep as the encoder, if not given.
-        kwargs: fields of [`VanillaConfig`] to set, such as `decoder_start_token_id`.
-
-    Raises:
-        ValueError: where the two differ in a field that a seq2seq model has but once, unless `kwargs` set it.
-    """
-    # Those modules import this one.
-    from .modeling_vanilla_decoder import VanillaDecoderForCausalLM
-    from .modeling_vanilla_encoder import VanillaEncoderModel
-
-    source: Any = VanillaEncoderModel.from_pretrained(encoder)
-    target: Any = source if decoder is None else VanillaDecoderForCausalLM.from_pretrained(decoder)
-    fields = {field.name for field in dataclasses.fields(VanillaBaseConfig)}
-    fields -= {field.name for field in dataclasses.fields(PreTrainedConfig)} | {"tie_word_embeddings"} | set(kwargs)
-    for name in sorted(fields):
-        ours, theirs = getattr(source.config, name), getattr(target.config, name)
-        if ours != theirs:
-            raise ValueError(
-                f"`{name}` is {ours!r} in the encoder's checkpoint and {theirs!r} in the decoder's, but a seq2seq "
-                f"model has one: give `{name}`, or checkpoints that agree."
-            )
-    depths = {"encoder_layers": source.config.num_hidden_layers, "decoder_layers": target.config.num_hidden_layers}
-    shared = {name: getattr(target.config, name) for name in fields}
-    config = VanillaConfig(**{**shared, **depths, "tie_word_embeddings": False, **kwargs})
-    model: Any = cls(config)
-    weights = {name: weight for name, weight in source.state_dict().items() if not name.startswith("pooler.")}
-    if (types := weights.pop("embed_token_types.weight", None)) is not None:
-        weights["embed_tokens.weight"] = weights["embed_tokens.weight"] + types[0] / source.embedding_scale
-    model.base_model.encoder.load_state_dict(weights)
-    if decoder is not None:
-        model.base_model.decoder.load_state_dict(target.decoder.state_dict(), strict=False)
-        if model.get_output_embeddings() is not None:
-            model.lm_head.load_state_dict(target.lm_head.state_dict(), strict=not config.logits_bias)
-    return model.eval()
+    def __init__(self, config: VanillaConfig):
+        # CODEPATH: Marian and BART add a bias to the logits; the paper does not.
+        super().__init__(config, VanillaModel(config), config.logits_bias)
+        self.post_init()
 
 
 __all__ = ["VanillaForConditionalGeneration", "VanillaModel", "VanillaPreTrainedModel"]

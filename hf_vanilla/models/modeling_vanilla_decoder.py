@@ -12,21 +12,14 @@ from transformers.modeling_outputs import (
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
+from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
 from .checks_vanilla import check_ids
 from .configuration_vanilla import VanillaDecoderConfig
-from .losses_vanilla import cross_entropy, logits_and_loss, sequence_classification_loss
-from .modeling_vanilla import (
-    DecoderLayer,
-    MultiHeadAttention,
-    VanillaBasePreTrainedModel,
-    VanillaDecoder,
-    keep_positions,
-    keeps_all,
-)
+from .losses_vanilla import cross_entropy, has_label, logits_and_loss, make_output, sequence_classification_loss
+from .modeling_vanilla import DecoderLayer, MultiHeadAttention, VanillaBasePreTrainedModel, VanillaDecoder
 from .unpadding_vanilla import first_token
 
 
@@ -74,7 +67,7 @@ class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
         output_logits: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
-        """See [`VanillaDecoder.forward`] for the other arguments.
+        """See [`VanillaDecoder`] for the other arguments.
 
         Args:
             labels: the same ids as `input_ids` (batch, target), -100 where there is no loss; they are shifted here, so
@@ -103,142 +96,128 @@ class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
-            needed=None if next_tokens is None or not keeps_all(logits_to_keep) else next_tokens != -100,
+            label_mask=has_label(next_tokens, logits_to_keep),
             **kwargs,
         )
-        hidden_states = keep_positions(outputs.last_hidden_state, logits_to_keep)
-        logits, loss = logits_and_loss(self, hidden_states, next_tokens, output_logits, **kwargs)
-        return CausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        states = outputs.last_hidden_state
+        logits, loss = logits_and_loss(self.lm_head, states, next_tokens, output_logits, logits_to_keep, **kwargs)
+        return make_output(CausalLMOutputWithPast, outputs, loss=loss, logits=logits)
 
 
-# By the names in this table, and by nothing else, `Trainer` knows that smoothed labels are to be shifted.
+# `Trainer` shifts smoothed labels for the classes that this table names, and for no others.
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[VanillaDecoderConfig.model_type] = VanillaDecoderForCausalLM.__name__
 
 
-class VanillaDecoderForSequenceClassification(VanillaDecoderPreTrainedModel):
-    """Classes, labels or a value for a text, from its last token, the only one that has seen all of it."""
+# trf-ignore: TRF013 (each head calls `post_init`)
+class DecoderClassifier(VanillaDecoderPreTrainedModel):
+    """What the heads that classify share: a head classifies each token, or a text by its last token, the only one that
+    has seen all of it. That is the last that is not padding, by `attention_mask`, or else by `pad_token_id`."""
+
+    output_class: type[ModelOutput]
+    each_token: bool
 
     def __init__(self, config: VanillaDecoderConfig):
         super().__init__(config)
         self.decoder = VanillaDecoderModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
+
+    def classify(self, states: torch.Tensor) -> torch.Tensor:
+        """Return logits (..., num_labels) of states (..., hidden_size)."""
+        raise NotImplementedError
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        past_key_values: Cache | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        use_cache: bool | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ModelOutput:
+        """See [`VanillaDecoder`] for the other arguments. Positions count tokens, not padding, unless given.
+
+        Args:
+            labels: of tokens (batch, target), -100 where there is no loss; or see [`sequence_classification_loss`].
+
+        Returns:
+            `logits` (batch, target, num_labels) of tokens or (batch, num_labels) of texts, and with `labels` the loss.
+        """
+        if self.training and labels is not None and use_cache is None:
+            use_cache = False
+        if position_ids is None and past_key_values is None:
+            position_ids = token_positions(attention_mask)
+        outputs = self.decoder(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            label_mask=has_label(labels) if self.each_token else first_token(attention_mask),
+            **kwargs,
+        )
+        states, loss = outputs.last_hidden_state, None
+        if not self.each_token:
+            states = last_token(states, input_ids, attention_mask, self.config.pad_token_id)
+        logits = self.classify(self.dropout(states))
+        if labels is not None and self.each_token:
+            loss = cross_entropy(logits, labels, **kwargs)
+        elif labels is not None:
+            loss = sequence_classification_loss(logits, labels, self.config, **kwargs)
+        return make_output(self.output_class, outputs, loss=loss, logits=logits)
+
+
+class VanillaDecoderForSequenceClassification(DecoderClassifier):
+    """Classes, labels or a value for a text, from its last token."""
+
+    output_class = SequenceClassifierOutputWithPast
+    each_token = False
+
+    def __init__(self, config: VanillaDecoderConfig):
+        super().__init__(config)
         self.score = nn.Linear(config.hidden_size, config.num_labels or 2, bias=False)
         self.post_init()
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> SequenceClassifierOutputWithPast:
-        """See [`VanillaDecoder.forward`] for the other arguments, and [`sequence_classification_loss`] for `labels`.
-
-        The last token of a text is the last that is not padding: by `attention_mask`, or else by `pad_token_id`.
-        Positions count tokens, not padding, unless given.
-
-        Returns:
-            `logits` (batch, num_labels), and the loss with `labels`.
-        """
-        if self.training and labels is not None and use_cache is None:
-            use_cache = False
-        if position_ids is None and past_key_values is None:
-            position_ids = token_positions(attention_mask)
-        outputs = self.decoder(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            needed=first_token(attention_mask),
-            **kwargs,
-        )
-        hidden_states = outputs.last_hidden_state
-        length = hidden_states.shape[1]
-        is_token = torch.ones(hidden_states.shape[:2], dtype=torch.long, device=hidden_states.device)
-        if attention_mask is not None and attention_mask.ndim == 2:
-            is_token = attention_mask[:, -length:].long()
-        elif input_ids is not None and self.config.pad_token_id is not None:
-            is_token = (input_ids != self.config.pad_token_id).long()
-        last = (is_token * torch.arange(length, device=is_token.device)).argmax(-1).to(hidden_states.device)
-        pooled = hidden_states[torch.arange(hidden_states.shape[0], device=last.device), last]
-        logits = self.score(self.dropout(pooled))
-        return SequenceClassifierOutputWithPast(
-            loss=None if labels is None else sequence_classification_loss(logits, labels, self.config, **kwargs),
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+    def classify(self, states: torch.Tensor) -> torch.Tensor:
+        return self.score(states)
 
 
-class VanillaDecoderForTokenClassification(VanillaDecoderPreTrainedModel):
+class VanillaDecoderForTokenClassification(DecoderClassifier):
     """A class for each token, from it and the tokens before it."""
+
+    output_class = TokenClassifierOutput
+    each_token = True
 
     def __init__(self, config: VanillaDecoderConfig):
         super().__init__(config)
-        self.decoder = VanillaDecoderModel(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels or 2)
         self.post_init()
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        use_cache: bool | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> TokenClassifierOutput:
-        """See [`VanillaDecoder.forward`] for the other arguments. Positions count tokens, not padding, unless given.
+    def classify(self, states: torch.Tensor) -> torch.Tensor:
+        return self.classifier(states)
 
-        Args:
-            labels: classes (batch, target), -100 where there is no loss.
 
-        Returns:
-            `logits` (batch, target, num_labels), and the loss with `labels`.
-        """
-        if self.training and labels is not None and use_cache is None:
-            use_cache = False
-        if position_ids is None and past_key_values is None:
-            position_ids = token_positions(attention_mask)
-        outputs = self.decoder(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            needed=None if labels is None else labels != -100,
-            **kwargs,
-        )
-        logits = self.classifier(self.dropout(outputs.last_hidden_state))
-        return TokenClassifierOutput(
-            loss=None if labels is None else cross_entropy(logits, labels, **kwargs),
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+def last_token(
+    states: torch.Tensor, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, padding: int | None
+) -> torch.Tensor:
+    """Return the states (batch, hidden_size) of each row's last token, from those of all (batch, length, hidden_size):
+    the last that is not padding, by the mask (batch, cached + length), or else by the id of padding."""
+    length = states.shape[1]
+    is_token = torch.ones(states.shape[:2], dtype=torch.long, device=states.device)
+    if attention_mask is not None and attention_mask.ndim == 2:
+        is_token = attention_mask[:, -length:].long()
+    elif input_ids is not None and padding is not None:
+        is_token = (input_ids != padding).long()
+    last = (is_token * torch.arange(length, device=is_token.device)).argmax(-1).to(states.device)
+    return states[torch.arange(states.shape[0], device=last.device), last]
 
 
 def token_positions(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-    """Positions (batch, length) that count the tokens of a mask (batch, length): padding on the left moves none."""
+    """Return positions (batch, length) that count the tokens of a mask (batch, length), so that padding on the left
+    moves none; None without a mask of that shape."""
     if attention_mask is None or attention_mask.ndim != 2:
         return None
     return (attention_mask.long().cumsum(-1) - 1).clamp(min=0)

@@ -1,5 +1,7 @@
 """The encoder alone, the way to BERT (Devlin et al., 2019, arXiv:1810.04805), and its heads."""
 
+from typing import Any, TypeAlias
+
 import torch
 from torch import nn
 from transformers.activations import ACT2FN
@@ -12,13 +14,15 @@ from transformers.modeling_outputs import (
     TokenClassifierOutput,
 )
 from transformers.processing_utils import Unpack
-from transformers.utils import TransformersKwargs
+from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_vanilla import VanillaEncoderConfig
-from .losses_vanilla import cross_entropy, logits_and_loss, sequence_classification_loss
+from .losses_vanilla import cross_entropy, has_label, logits_and_loss, make_output, sequence_classification_loss
 from .modeling_vanilla import VanillaBasePreTrainedModel, VanillaEncoder
 from .unpadding_vanilla import first_token
+
+EncoderInputs: TypeAlias = tuple[torch.Tensor | None, ...]
 
 
 class VanillaEncoderPreTrainedModel(VanillaBasePreTrainedModel):
@@ -38,7 +42,7 @@ class Pooler(nn.Module):
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(batch, length, hidden_size) to (batch, hidden_size)."""
+        """Return vectors (batch, hidden_size) for texts with states (batch, length, hidden_size)."""
         return torch.tanh(self.dense(hidden_states[:, 0]))
 
 
@@ -59,25 +63,10 @@ class VanillaEncoderModel(VanillaEncoder, VanillaEncoderPreTrainedModel):
         self.pooler = Pooler(config) if has_pooler else None
         self.post_init()
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> BaseModelOutputWithPooling:
-        """See [`VanillaEncoder.forward`]; with a pooler, its output (batch, hidden_size) comes as `pooler_output`."""
-        inputs = (input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
-        outputs = super().forward(*inputs, **kwargs)
-        return BaseModelOutputWithPooling(
-            last_hidden_state=outputs.last_hidden_state,
-            pooler_output=None if self.pooler is None else self.pooler(outputs.last_hidden_state),
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+    def output(self, hidden_states: torch.Tensor) -> BaseModelOutputWithPooling:
+        """Return states (batch, length, hidden_size) and, with a pooler, `pooler_output` (batch, hidden_size)."""
+        pooled = None if self.pooler is None else self.pooler(hidden_states)
+        return BaseModelOutputWithPooling(last_hidden_state=hidden_states, pooler_output=pooled)
 
 
 class MaskedLMTransform(nn.Module):
@@ -90,7 +79,6 @@ class MaskedLMTransform(nn.Module):
         self.norm = nn.LayerNorm(config.hidden_size, config.layer_norm_eps)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(batch, length, hidden_size) to the same."""
         return self.norm(self.activation(self.dense(hidden_states)))
 
 
@@ -120,7 +108,7 @@ class VanillaEncoderForMaskedLM(VanillaEncoderPreTrainedModel):
         output_logits: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> MaskedLMOutput:
-        """See [`VanillaEncoder.forward`] for the other arguments.
+        """See [`VanillaEncoder`] for the other arguments.
 
         Args:
             labels: the tokens that were masked (batch, source), -100 elsewhere.
@@ -132,18 +120,11 @@ class VanillaEncoderForMaskedLM(VanillaEncoderPreTrainedModel):
             `logits` (batch, source, vocab_size), and with `labels` the mean cross-entropy per label, or their sum over
             `num_items_in_batch`.
         """
-        needed = None if labels is None else labels != -100
         inputs = (input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
-        outputs = self.encoder(*inputs, needed=needed, **kwargs)
-        logits, loss = logits_and_loss(
-            self, outputs.last_hidden_state, labels, output_logits, self.transform, **kwargs
-        )
-        return MaskedLMOutput(
-            loss=loss,
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        outputs = self.encoder(*inputs, has_label(labels), **kwargs)
+        states = outputs.last_hidden_state
+        logits, loss = logits_and_loss(self.lm_head, states, labels, output_logits, transform=self.transform, **kwargs)
+        return make_output(MaskedLMOutput, outputs, loss=loss, logits=logits)
 
 
 class ClassificationHead(nn.Module):
@@ -157,88 +138,134 @@ class ClassificationHead(nn.Module):
         self.out_proj = nn.Linear(config.hidden_size, num_labels or config.num_labels or 2)
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """(batch, length, hidden_size) to (batch, labels)."""
-        pooled = self.activation(self.dense(self.dropout(hidden_states[:, 0])))
+        """Return logits (..., labels) of states (..., length, hidden_size)."""
+        pooled = self.activation(self.dense(self.dropout(hidden_states[..., 0, :])))
         return self.out_proj(self.dropout(pooled))
 
 
-class VanillaEncoderForSequenceClassification(VanillaEncoderPreTrainedModel):
-    """Classes, labels or a value for a text, from its first token."""
+# trf-ignore: TRF013 (each head calls `post_init`)
+class EncoderClassifier(VanillaEncoderPreTrainedModel):
+    """What the heads that classify share: a head classifies each token, or a text by its first token."""
+
+    output_class: type[ModelOutput] = SequenceClassifierOutput
+    each_token = False
+
+    def __init__(self, config: VanillaEncoderConfig):
+        super().__init__(config)
+        self.encoder = VanillaEncoderModel(config, add_pooling_layer=False)
+
+    @can_return_tuple
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        position_ids: torch.Tensor | None = None,
+        inputs_embeds: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        **kwargs: Unpack[TransformersKwargs],
+    ) -> ModelOutput:
+        """See [`VanillaEncoder`] for the inputs, and the class for `labels`.
+
+        Returns:
+            `logits`, of the shape that the class says, and the loss with `labels`.
+        """
+        inputs = (input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
+        outputs = self.encode(inputs, labels, **kwargs)
+        logits = self.classify(outputs.last_hidden_state)
+        loss = None if labels is None else self.classification_loss(logits, labels, **kwargs)
+        return make_output(self.output_class, outputs, loss=loss, logits=logits)
+
+    def encode(self, inputs: EncoderInputs, labels: torch.Tensor | None, **kwargs: Any) -> Any:
+        """Return what the encoder does for its first arguments, in their order."""
+        label_mask = has_label(labels) if self.each_token else first_token(inputs[1])
+        return self.encoder(*inputs, label_mask, **kwargs)
+
+    def classify(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """Return logits (batch, num_labels) or (batch, source, num_labels) of states (batch, source, hidden_size)."""
+        raise NotImplementedError
+
+    def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        """Return the loss of `labels`, one for each row of `logits`, or -100."""
+        return cross_entropy(logits, labels, **kwargs)
+
+
+class VanillaEncoderForSequenceClassification(EncoderClassifier):
+    """Classes, labels or a value for a text, from its first token.
+
+    `logits` are (batch, num_labels); for `labels`, see [`sequence_classification_loss`].
+    """
 
     _pooler = "classifier"
 
     def __init__(self, config: VanillaEncoderConfig):
         super().__init__(config)
-        self.encoder = VanillaEncoderModel(config, add_pooling_layer=False)
         self.classifier = ClassificationHead(config)
         self.post_init()
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> SequenceClassifierOutput:
-        """See [`VanillaEncoder.forward`] for the other arguments, and [`sequence_classification_loss`] for `labels`.
+    def classify(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.classifier(hidden_states)
 
-        Returns:
-            `logits` (batch, num_labels), and the loss with `labels`.
-        """
-        inputs = (input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
-        outputs = self.encoder(*inputs, needed=first_token(attention_mask), **kwargs)
-        logits = self.classifier(outputs.last_hidden_state)
-        return SequenceClassifierOutput(
-            loss=None if labels is None else sequence_classification_loss(logits, labels, self.config, **kwargs),
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+    def classification_loss(self, logits: torch.Tensor, labels: torch.Tensor, **kwargs: Any) -> torch.Tensor:
+        return sequence_classification_loss(logits, labels, self.config, **kwargs)
 
 
-class VanillaEncoderForTokenClassification(VanillaEncoderPreTrainedModel):
-    """A class for each token."""
+class VanillaEncoderForTokenClassification(EncoderClassifier):
+    """A class for each token.
+
+    `logits` are (batch, source, num_labels), `labels` classes (batch, source), -100 where there is no loss.
+    """
+
+    output_class = TokenClassifierOutput
+    each_token = True
 
     def __init__(self, config: VanillaEncoderConfig):
         super().__init__(config)
-        self.encoder = VanillaEncoderModel(config, add_pooling_layer=False)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels or 2)
         self.post_init()
 
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> TokenClassifierOutput:
-        """See [`VanillaEncoder.forward`] for the other arguments.
+    def classify(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.dropout(hidden_states))
 
-        Args:
-            labels: classes (batch, source), -100 where there is no loss.
 
-        Returns:
-            `logits` (batch, source, num_labels), and the loss with `labels`.
+class VanillaEncoderForMultipleChoice(EncoderClassifier):
+    """Which of several texts is right.
+
+    Inputs have one dimension more than those of [`VanillaEncoder`]: `input_ids` are (batch, choices, source), others
+    alike. `logits` are (batch, choices), `labels` the right choices (batch,).
+    """
+
+    output_class = MultipleChoiceModelOutput
+    _pooler = "score"
+
+    def __init__(self, config: VanillaEncoderConfig):
+        super().__init__(config)
+        self.score = ClassificationHead(config, num_labels=1)
+        self.post_init()
+
+    def encode(self, inputs: EncoderInputs, labels: torch.Tensor | None, **kwargs: Any) -> Any:
+        """Return the states of all texts (batch, choices, source, hidden_size).
+
+        Raises:
+            ValueError: for inputs that have no dimension of choices.
         """
-        needed = None if labels is None else labels != -100
-        inputs = (input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
-        outputs = self.encoder(*inputs, needed=needed, **kwargs)
-        logits = self.classifier(self.dropout(outputs.last_hidden_state))
-        return TokenClassifierOutput(
-            loss=None if labels is None else cross_entropy(logits, labels, **kwargs),
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
+        input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids = inputs
+        given = inputs_embeds if input_ids is None else input_ids
+        if given is None or given.ndim != (3 if input_ids is not None else 4):
+            got = "none" if given is None else tuple(given.shape)
+            raise ValueError(f"`input_ids` must be (batch, choices, length), got {got}.")
+        others = {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
+        for name, other in others.items():
+            if other is not None and other.ndim != 3:
+                raise ValueError(f"`{name}` must be (batch, choices, length), got {tuple(other.shape)}.")
+        flat = tuple(None if x is None else x.flatten(0, 1) for x in inputs)
+        outputs = super().encode(flat, labels, **kwargs)
+        outputs.last_hidden_state = outputs.last_hidden_state.unflatten(0, given.shape[:2])
+        return outputs
+
+    def classify(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        return self.score(hidden_states).squeeze(-1)
 
 
 class VanillaEncoderForQuestionAnswering(VanillaEncoderPreTrainedModel):
@@ -262,7 +289,7 @@ class VanillaEncoderForQuestionAnswering(VanillaEncoderPreTrainedModel):
         end_positions: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> QuestionAnsweringModelOutput:
-        """See [`VanillaEncoder.forward`] for the other arguments.
+        """See [`VanillaEncoder`] for the other arguments.
 
         Args:
             start_positions, end_positions: the answer's first and last token (batch,); positions outside of the input
@@ -299,67 +326,12 @@ class VanillaEncoderForQuestionAnswering(VanillaEncoderPreTrainedModel):
 
 
 def inside(positions: torch.Tensor, is_text: torch.Tensor) -> torch.Tensor:
-    """Positions (batch,) at which `is_text` (batch, length) is true, and -100 for the others."""
+    """Return positions (batch,) with -100 for those at which `is_text` (batch, length) is not true."""
     if positions.shape[0] != is_text.shape[0]:
         return positions  # for the error, which names the argument
     last = is_text.shape[1] - 1
     within = (positions >= 0) & (positions <= last) & is_text.gather(1, positions.clamp(0, last)[:, None])[:, 0]
     return positions.masked_fill(~within, -100)
-
-
-class VanillaEncoderForMultipleChoice(VanillaEncoderPreTrainedModel):
-    """Which of several texts is right."""
-
-    _pooler = "score"
-
-    def __init__(self, config: VanillaEncoderConfig):
-        super().__init__(config)
-        self.encoder = VanillaEncoderModel(config, add_pooling_layer=False)
-        self.score = ClassificationHead(config, num_labels=1)
-        self.post_init()
-
-    @can_return_tuple
-    def forward(
-        self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> MultipleChoiceModelOutput:
-        """See [`VanillaEncoder.forward`] for the other arguments, which have one dimension more here.
-
-        Args:
-            input_ids: token ids (batch, choices, source); `attention_mask`, `position_ids`, `token_type_ids` and
-                `inputs_embeds` alike.
-            labels: the right choice (batch,).
-
-        Returns:
-            `logits` (batch, choices), and the loss with `labels`.
-
-        Raises:
-            ValueError: for inputs that have no dimension of choices.
-        """
-        given = inputs_embeds if input_ids is None else input_ids
-        if given is None or given.ndim != (3 if input_ids is not None else 4):
-            got = "none" if given is None else tuple(given.shape)
-            raise ValueError(f"`input_ids` must be (batch, choices, length), got {got}.")
-        others = {"attention_mask": attention_mask, "position_ids": position_ids, "token_type_ids": token_type_ids}
-        for name, other in others.items():
-            if other is not None and other.ndim != 3:
-                raise ValueError(f"`{name}` must be (batch, choices, length), got {tuple(other.shape)}.")
-        inputs = (input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
-        flat = [None if x is None else x.flatten(0, 1) for x in inputs]
-        outputs = self.encoder(*flat, needed=first_token(flat[1]), **kwargs)
-        logits = self.score(outputs.last_hidden_state).view(*given.shape[:2])
-        return MultipleChoiceModelOutput(
-            loss=None if labels is None else cross_entropy(logits, labels, **kwargs),
-            logits=logits,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-        )
 
 
 __all__ = [

@@ -1,193 +1,272 @@
-"""Leaving padding out of a training step: everything but attention treats each position alike, and need not see it."""
+"""What makes a training step faster on a given device, and gives the results of the plain step.
 
+Padding is left out of everything but attention, which alone looks at more than one position. The models themselves do
+not know which device they are on: what depends on it is decided here.
+"""
+
+import copy
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
+from torch import nn
+from torch.autograd.function import FunctionCtx
+from torch.nn.attention.flex_attention import BlockMask
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.modeling_utils import PreTrainedModel
 
-# Feed-forward (section 3.3), and dropout (section 5.4)
+# Leave padding out where it is at least this share of a batch: less does not pay for what leaving it out costs.
+WORTH_IT = 0.05
+
+# Up to this length, attention over all rows at once, with their padding, is faster than over one row after the other.
+SHORT = 64
+
+# Up to this length, plain products are faster than the kernel of sdpa if oneDNN computes both.
+SHORT_IN_ONEDNN = 128
 
 
 def dropout(hidden_states: torch.Tensor, p: float, training: bool) -> torch.Tensor:
-    """As `F.dropout`, which on CPU takes twice the time, and keeps four bytes an element for the way back, not one."""
+    """Return what `F.dropout` returns. On CPU that takes twice the time of this, and for the backward pass it keeps
+    four bytes for each element, where this keeps one."""
     if not training or p == 0 or hidden_states.device.type != "cpu":
         return F.dropout(hidden_states, p, training)
     return hidden_states * (torch.rand_like(hidden_states, dtype=torch.float32) >= p) / (1 - p)
 
 
+def widest_float(device: torch.device) -> torch.dtype:
+    """Return the most precise floating-point type that a device computes in: MPS has no float64."""
+    return torch.float32 if device.type == "mps" else torch.float64
+
+
 def is_transformed() -> bool:
-    """Whether this is compiled, or differentiated by `torch.func`: to these, operations must be plain ones."""
+    """True while code is compiled or differentiated by `torch.func`, neither of which can follow shapes that depend on
+    data or a custom backward pass."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
-# The share of padding from which on it is faster to leave it out.
-WORTH_IT = 0.05
-
-# Up to this length, attention over all rows at once, padding and all, is faster than one row after the other.
-SHORT = 64
-
-# Up to this length, plain products are faster than sdpa's kernel where oneDNN makes both.
-SHORT_IN_ONEDNN = 128
-
-
-class Packing:
-    """The tokens of a batch in one row, without its padding, and back into rows, where attention needs them.
+class Unpadding:
+    """Takes the padding out of a batch, so that its tokens stand in one row, and puts them back into their places.
 
     Args:
-        kept: positions to keep, bool (batch, length).
+        kept: true at the positions to keep (batch, length); without it, nothing is taken out.
     """
 
-    def __init__(self, kept: torch.Tensor):
-        self.shape = kept.shape
-        self.kept = kept.flatten().nonzero().squeeze(1)
-        self.lengths = kept.sum(1).tolist()
+    def __init__(self, kept: torch.Tensor | None = None):
+        self.is_active = kept is not None
+        if kept is not None:
+            self.shape = kept.shape
+            self.places = kept.flatten().nonzero().squeeze(1)
+            self.lengths = kept.sum(1).tolist()
 
-    def pack(self, rows: torch.Tensor) -> torch.Tensor:
-        """(batch, length, ...) to (1, tokens, ...)."""
-        return rows.flatten(0, 1).index_select(0, self.kept)[None]
+    def remove(self, rows: torch.Tensor) -> torch.Tensor:
+        """Return the tokens (1, tokens, ...) of `rows` (batch, length, ...)."""
+        return rows.flatten(0, 1).index_select(0, self.places)[None] if self.is_active else rows
 
-    def unpack(self, packed: torch.Tensor) -> torch.Tensor:
-        """(1, tokens, ...) to (batch, length, ...), with zeros for padding."""
-        return Unpack.apply(packed[0], self.kept, self.shape.numel()).unflatten(0, self.shape)
+    def restore(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Return rows (batch, length, ...) with `tokens` (1, tokens, ...) in their places, and zeros for padding."""
+        if not self.is_active:
+            return tokens
+        return PutInPlace.apply(tokens[0], self.places, self.shape.numel()).unflatten(0, self.shape)
 
     def columns(self) -> tuple[torch.Tensor, ...]:
-        """The positions kept of each row, (tokens of it)."""
-        return (self.kept % self.shape[1]).split(self.lengths)
+        """Return the positions kept of each row, (tokens of the row,)."""
+        return (self.places % self.shape[1]).split(self.lengths)
+
+    def split(self, states: torch.Tensor) -> list[torch.Tensor]:
+        """Return each row of `states` (1, heads, tokens, width) by itself, (1, heads, tokens of the row, width)."""
+        return list(states.split(self.lengths, dim=2) if self.is_active else states.split(1))
 
 
-class Unpack(torch.autograd.Function):
-    """Rows to their places among zeros, as `index_copy` does, which would keep the rows for its way back."""
+class PutInPlace(torch.autograd.Function):
+    """`index_copy` into zeros, without keeping what it copies for the backward pass, which needs only the places."""
 
     @staticmethod
-    def forward(ctx: Any, rows: torch.Tensor, places: torch.Tensor, count: int) -> torch.Tensor:
-        """`count` rows, of which those at `places` are the given ones."""
+    def forward(ctx: FunctionCtx, tokens: torch.Tensor, places: torch.Tensor, count: int) -> torch.Tensor:
+        """Return `count` rows of zeros, with `tokens` (tokens, ...) at `places` (tokens,)."""
         ctx.save_for_backward(places)
-        return rows.new_zeros(count, *rows.shape[1:]).index_copy_(0, places, rows)
+        return tokens.new_zeros(count, *tokens.shape[1:]).index_copy_(0, places, tokens)
 
     @staticmethod
     def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """The gradients of these places."""
+        """Return the gradients at the places."""
         return grad.index_select(0, *ctx.saved_tensors), None, None
 
 
-def packing_of(
-    stack: Any,
-    states: torch.Tensor,
+@dataclass
+class UnpaddedMask:
+    """The mask of attention between queries and keys that come without padding, made by [`unpad_mask`].
+
+    Attributes:
+        queries, keys: what took their padding out.
+        mask: for short rows, which get their padding back for attention, one mask (batch, 1, length, key length). For
+            long rows a list of masks (1, 1, tokens of the row, keys of the row), None where a query may look at every
+            key or, in causal attention, at every key up to its own position.
+    """
+
+    queries: Unpadding
+    keys: Unpadding
+    mask: torch.Tensor | list[torch.Tensor | None] | None
+
+
+AttentionMask: TypeAlias = torch.Tensor | BlockMask | UnpaddedMask | None
+AttentionFunction: TypeAlias = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+
+
+def find_unpadding(
+    stack: PreTrainedModel,
+    states: torch.Tensor | None,
     mask: torch.Tensor | None,
-    needed: torch.Tensor | None,
-    options: dict[str, Any],
+    label_mask: torch.Tensor | None,
+    options: Any,
     is_causal: bool = False,
-) -> Packing | None:
-    """What leaves out the padding of `states` (batch, length, hidden_size) in `stack`, but for positions that are
-    `needed` (batch, length) even so.
+) -> Unpadding:
+    """Return what takes the padding out of `states` (batch, length, hidden_size) in `stack`. It keeps the tokens of
+    `mask` and the positions of `label_mask` (batch, length); causal attention without a mask, all up to the latter.
 
-    None without `needed`, by which a head says that it can do without the others; where leaving out is not worth its
-    cost; outside of training; where `options` ask for the states inside of the stack; and where attention is not by
-    sdpa, for then a position that may see nothing sees padding.
+    It takes nothing out without `label_mask`, for the caller may then read every position; outside of training; where
+    little is padding; where `options` ask for the states inside of the stack; and with attention other than sdpa's,
+    in which a position that may see nothing sees padding.
     """
+    nothing = Unpadding()
     asked = (options.get(name, getattr(stack.config, name)) for name in ("output_attentions", "output_hidden_states"))
-    # To count padding elsewhere than on CPU would wait for the device.
-    if needed is None or not stack.training or states.device.type != "cpu" or any(asked):
-        return None
+    # On other devices the host would have to wait until padding is counted.
+    if states is None or label_mask is None or not stack.training or states.device.type != "cpu" or any(asked):
+        return nothing
     shape = states.shape[:2]
-    if stack.config._attn_implementation != "sdpa" or is_transformed() or needed.shape != shape:
-        return None
+    if stack.config._attn_implementation != "sdpa" or is_transformed() or label_mask.shape != shape:
+        return nothing
     if isinstance(mask, torch.Tensor) and mask.shape == shape:
-        kept = mask.bool() | needed.bool()
+        kept = mask.bool() | label_mask.bool()
     elif mask is None and is_causal:
-        kept = needed.flip(1).cummax(1).values.flip(1)  # and all that comes before it
+        kept = up_to_last(label_mask)
     else:
-        return None
+        return nothing
     worth_it = kept.count_nonzero() <= (1 - WORTH_IT) * kept.numel() and kept.any(1).all()
-    return Packing(kept) if worth_it else None
+    return Unpadding(kept) if worth_it else nothing
 
 
-def packed_mask(
-    mask: torch.Tensor | None, packing: Packing | None, encoder_packing: Packing | None, is_causal: bool = False
-) -> torch.Tensor | list[torch.Tensor | None] | None:
-    """`mask` (batch, 1, length, key length), true where a query may look, as [`packed_attention`] wants it: whole, if
-    rows are short, else for each row without its padding, and None for a row that needs none: every query sees every
-    key, or, if `is_causal`, every key up to its own position.
-    """
-    lengths = [each.shape[1] for each in (packing, encoder_packing) if each]
+def up_to_last(label_mask: torch.Tensor) -> torch.Tensor:
+    """Return a mask (batch, length) that is true up to the last true position of each row of `label_mask`."""
+    return label_mask.flip(1).cummax(1).values.flip(1)
+
+
+def first_token(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+    """Return a mask (batch, length) that is true at the first position of each row, which a head may read even if it
+    is padding; None without a mask of that shape."""
+    if attention_mask is None or attention_mask.ndim != 2:
+        return None
+    first = torch.zeros_like(attention_mask, dtype=torch.bool)
+    first[:, 0] = True
+    return first
+
+
+def unpad_mask(mask: AttentionMask, queries: Unpadding, keys: Unpadding, is_causal: bool = False) -> AttentionMask:
+    """Return `mask` (batch, 1, length, key length), true where a query may look, for queries and keys without their
+    padding; `mask` as it is if neither had any taken out."""
+    if not (queries.is_active or keys.is_active):
+        return mask
+    assert mask is None or isinstance(mask, torch.Tensor)  # sdpa has no others
+    lengths = [each.shape[1] for each in (queries, keys) if each.is_active]
     if mask is not None:
         lengths += mask.shape[-2:]
     if max(lengths) <= SHORT:
         if mask is None and is_causal:
-            return torch.ones(1, 1, lengths[0], lengths[0], dtype=torch.bool).tril()
-        if mask is None or mask.any(-1).all():  # to a query that sees nothing, sdpa alone gives zeros
-            return mask
-    either = packing or encoder_packing
-    assert either is not None
-    every: tuple[Any, ...] = (slice(None),) * either.shape[0]
-    queries, keys = (each.columns() if each else every for each in (packing, encoder_packing))
-    masks: list[torch.Tensor | None] = [None] * either.shape[0]
-    if mask is None:
-        return masks
-    for row in range(len(masks)):
-        kept = mask[row : row + 1, :, queries[row]][..., keys[row]]
-        full = torch.ones_like(kept)
-        masks[row] = None if kept.equal(full.tril() if is_causal else full) else kept
-    return masks
+            mask = torch.ones(1, 1, lengths[0], lengths[0], dtype=torch.bool).tril()
+        if mask is None or mask.any(-1).all():  # a query that sees nothing gets zeros from sdpa alone
+            return UnpaddedMask(queries, keys, mask)
+    batch = (queries if queries.is_active else keys).shape[0]
+    masks: list[torch.Tensor | None] = [None] * batch
+    if mask is not None:
+        every = (slice(None),) * batch
+        columns = (each.columns() if each.is_active else every for each in (queries, keys))
+        for row, (rows, places) in enumerate(zip(*columns, strict=True)):
+            kept = mask[row : row + 1, :, rows][..., places]
+            full = torch.ones_like(kept)
+            masks[row] = None if kept.equal(full.tril() if is_causal else full) else kept
+    return UnpaddedMask(queries, keys, masks)
 
 
-def packed_attention(
-    packing: Packing | None, encoder_packing: Packing | None, plain: Callable[..., Any]
-) -> Callable[..., Any]:
-    """Attention where queries come without padding by `packing`, keys and values by `encoder_packing`, all
-    (1, heads, tokens, d_k), and masks as [`packed_mask`] makes them: `plain` over short rows with their padding, which
-    they get back for it, or sdpa, one long row after the other, none of it padding."""
-
-    def rows(packing: Packing | None, states: torch.Tensor) -> list[torch.Tensor]:
-        each = states.transpose(1, 2)
-        return [row.transpose(1, 2) for row in (each.split(packing.lengths, dim=1) if packing else each.split(1))]
-
-    def padded(packing: Packing | None, states: torch.Tensor) -> torch.Tensor:
-        return packing.unpack(states.transpose(1, 2)).transpose(1, 2) if packing else states
-
-    def attend(
-        module: Any,
-        query: torch.Tensor,
-        key: torch.Tensor,
-        value: torch.Tensor,
-        masks: torch.Tensor | list[torch.Tensor | None] | None,
-        dropout: float,
-        scaling: float,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, None]:
-        if not isinstance(masks, list):
-            query, key, value = (
-                padded(packing, query),
-                padded(encoder_packing, key),
-                padded(encoder_packing, value),
-            )
-            output = plain(module, query, key, value, masks, dropout=dropout, scaling=scaling)[0]
-            return packing.pack(output) if packing else output, None
-        outputs = [
-            F.scaled_dot_product_attention(
-                q, k, v, mask, dropout, is_causal=mask is None and module.is_causal, scale=scaling
-            ).transpose(1, 2)
-            for q, k, v, mask in zip(
-                rows(packing, query), rows(encoder_packing, key), rows(encoder_packing, value), masks, strict=True
-            )
-        ]
-        return torch.cat(outputs, dim=1 if packing else 0), None
-
-    return attend
+def config_of_masks(config: PreTrainedConfig, options: Any) -> PreTrainedConfig:
+    """Return the configuration to make attention masks for: where `options` ask for attention weights that of eager
+    attention, which alone gives them."""
+    if options.get("output_attentions"):
+        config = copy.copy(config)
+        config._attn_implementation = "eager"
+    return config
 
 
-def trains_faster_plain(module: Any, query: torch.Tensor, key: torch.Tensor, mask: torch.Tensor | None) -> bool:
-    """Whether attention by plain products of all rows and heads trains faster than by sdpa, which it is asked for:
-    `query` (batch, heads, length, d_k), `key` (batch, heads, key length, d_k), `mask` as for sdpa.
+def attend(
+    function: AttentionFunction,
+    plain: AttentionFunction,
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: AttentionMask,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return the output (batch, length, heads, d_v) of an attention function, and its weights if it gives any.
 
-    On CPU, sdpa's kernel makes a product for each row and head. Through oneDNN, which gets those of bfloat16, and of
-    float32 where less than the "highest" precision is allowed, a small one takes longer to set up than to make. Plain
-    products round scores to the type of the query; sdpa's kernel keeps them in float32.
+    That is `function`, which the configuration names, but for three cases: rows without padding (see
+    [`unpadded_attention`]); `plain`, equation 1 as it is written, where weights are asked for; and where it trains
+    faster. Arguments are those of attention functions in transformers.
     """
-    if not module.training or query.device.type != "cpu" or module.config._attn_implementation != "sdpa":
+    if isinstance(attention_mask, UnpaddedMask):
+        return unpadded_attention(plain, module, query, key, value, attention_mask, **kwargs)
+    if kwargs.get("output_attentions"):
+        function = plain
+    elif function is sdpa_attention_forward and "is_causal" not in kwargs:
+        if trains_faster_plain(module, query, key, attention_mask):
+            function = plain
+            if attention_mask is None and module.is_causal:
+                attention_mask = query.new_ones(query.shape[-2], key.shape[-2], dtype=torch.bool).tril()
+    return function(module, query, key, value, attention_mask, **kwargs)
+
+
+def unpadded_attention(
+    plain: AttentionFunction,
+    module: nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: UnpaddedMask,
+    dropout: float,
+    scaling: float,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """Return the output of attention (1, tokens, heads, d_v) for queries, keys and values (1, heads, tokens, width)
+    without padding: by `plain` for short rows, which get their padding back for it; by sdpa for one long row after the
+    other."""
+    queries, keys, mask = attention_mask.queries, attention_mask.keys, attention_mask.mask
+    if not isinstance(mask, list):
+        query, key, value = (
+            unpadding.restore(states.transpose(1, 2)).transpose(1, 2)
+            for unpadding, states in ((queries, query), (keys, key), (keys, value))
+        )
+        return queries.remove(plain(module, query, key, value, mask, dropout=dropout, scaling=scaling)[0]), None
+    outputs = [
+        F.scaled_dot_product_attention(
+            q, k, v, row_mask, dropout, is_causal=row_mask is None and bool(module.is_causal), scale=scaling
+        ).transpose(1, 2)
+        for q, k, v, row_mask in zip(queries.split(query), keys.split(key), keys.split(value), mask, strict=True)
+    ]
+    return torch.cat(outputs, dim=1 if queries.is_active else 0), None
+
+
+def trains_faster_plain(module: nn.Module, query: torch.Tensor, key: torch.Tensor, mask: AttentionMask) -> bool:
+    """True if attention in `module` by plain products of all rows and heads trains faster than by sdpa: `query`
+    (batch, heads, length, d_k), `key` (batch, heads, key length, d_k), `mask` as for sdpa.
+
+    On CPU, the kernel of sdpa makes a product for each row and head. Through oneDNN, which computes those of bfloat16,
+    and those of float32 if less than the "highest" precision is allowed, setting up a small product takes longer than
+    computing it. Plain products round scores to the type of the query; sdpa keeps them in float32.
+    """
+    if not module.training or query.device.type != "cpu" or is_transformed():
         return False
-    if is_transformed() or query.shape[-2] == 1 or key.shape[-2] > SHORT_IN_ONEDNN:
+    if query.shape[-2] == 1 or key.shape[-2] > SHORT_IN_ONEDNN:
         return False
     if query.dtype == torch.float32:
         onednn: Any = torch.backends.mkldnn
@@ -195,14 +274,5 @@ def trains_faster_plain(module: Any, query: torch.Tensor, key: torch.Tensor, mas
             return False
     elif query.dtype != torch.bfloat16:
         return False
-    # To a query that sees nothing, sdpa alone gives zeros.
-    return mask is None or (mask.dtype == torch.bool and bool(mask.any(-1).all()))
-
-
-def first_token(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
-    """True at the first position of each row of (batch, length), which a head may read even if it is padding."""
-    if attention_mask is None or attention_mask.ndim != 2:
-        return None
-    first = torch.zeros_like(attention_mask, dtype=torch.bool)
-    first[:, 0] = True
-    return first
+    # A query that sees nothing gets zeros from sdpa alone.
+    return mask is None or (isinstance(mask, torch.Tensor) and mask.dtype == torch.bool and bool(mask.any(-1).all()))

@@ -20,33 +20,33 @@ from hf_vanilla import (
     VanillaEncoderModel,
     VanillaForConditionalGeneration,
 )
-from hf_vanilla.models import losses_vanilla
-from hf_vanilla.models import unpadding_vanilla as padding_vanilla
+from hf_vanilla.models import fused_loss_vanilla, unpadding_vanilla
 from hf_vanilla.models.losses_vanilla import cross_entropy, projected_cross_entropy
 from hf_vanilla.models.modeling_vanilla import eager_attention_forward
 
 
 @pytest.fixture
-def packed(monkeypatch):
-    """How many times something was packed, and a switch."""
+def unpadded(monkeypatch):
+    """The shapes (batch, length) of what had its padding taken out."""
     shapes = []
-    pack = padding_vanilla.Packing.pack
+    remove = unpadding_vanilla.Unpadding.remove
 
     def note(self, rows):
-        shapes.append(tuple(self.shape))
-        return pack(self, rows)
+        if self.is_active:
+            shapes.append(tuple(self.shape))
+        return remove(self, rows)
 
-    monkeypatch.setattr(padding_vanilla.Packing, "pack", note)
+    monkeypatch.setattr(unpadding_vanilla.Unpadding, "remove", note)
     return shapes
 
 
-def loss_and_gradients(model, batch, packing=True, **options) -> tuple[Tensor, list[Tensor | None]]:
-    worth = padding_vanilla.WORTH_IT
+def loss_and_gradients(model, batch, unpadding=True, **options) -> tuple[Tensor, list[Tensor | None]]:
+    worth = unpadding_vanilla.WORTH_IT
     try:
-        padding_vanilla.WORTH_IT = worth if packing else 2
+        unpadding_vanilla.WORTH_IT = worth if unpadding else 2
         loss = model(**batch, **options).loss
     finally:
-        padding_vanilla.WORTH_IT = worth
+        unpadding_vanilla.WORTH_IT = worth
     return loss, list(torch.autograd.grad(loss, list(model.parameters()), allow_unused=True))
 
 
@@ -54,7 +54,7 @@ def assert_same(model, batch, **options):
     """The fast step's loss and gradients are those of the plain one, which keeps padding and whole logits."""
     whole = {"output_logits": True} if type(model) in LANGUAGE_MODELS else {}
     loss, gradients = loss_and_gradients(model, batch, **options)
-    expected_loss, expected = loss_and_gradients(model, batch, packing=False, **whole, **options)
+    expected_loss, expected = loss_and_gradients(model, batch, unpadding=False, **whole, **options)
     torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-6)
     for gradient, other in zip(gradients, expected, strict=True):
         if other is None:
@@ -116,11 +116,11 @@ def test_short_rows_attend_by_plain_products_where_onednn_makes_them(model_class
     model, batch = small_model(model_class).train(), batch_for(model_class, batch=4)
     if padding:
         batch = with_padding(batch, torch.Generator().manual_seed(0), left=False)
-    loss, gradients = loss_and_gradients(model, batch, packing=False)
+    loss, gradients = loss_and_gradients(model, batch, unpadding=False)
     assert plain_masks and all(mask is None or mask.any(-1).all() for mask in plain_masks)
     plain_masks.clear()
-    monkeypatch.setattr(padding_vanilla, "SHORT_IN_ONEDNN", 4)
-    expected_loss, expected = loss_and_gradients(model, batch, packing=False)
+    monkeypatch.setattr(unpadding_vanilla, "SHORT_IN_ONEDNN", 4)
+    expected_loss, expected = loss_and_gradients(model, batch, unpadding=False)
     assert not plain_masks
     torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-6)
     for gradient, other in zip(gradients, expected, strict=True):
@@ -180,22 +180,22 @@ def test_targets_without_a_mask_end_with_their_last_label(seed, smoothing, tied)
 
 
 @pytest.mark.parametrize("model_class", [head for head in HEADS if head is not VanillaEncoderForQuestionAnswering])
-def test_padding_is_left_out(model_class, packed):
+def test_padding_is_left_out(model_class, unpadded):
     model = small_model(model_class).train()
     batch = batch_for(model_class, batch=4)
     model(**batch)
-    assert not packed
+    assert not unpadded
     model(**with_padding(batch, torch.Generator().manual_seed(0), left=False))
-    assert packed
+    assert unpadded
 
 
 @pytest.mark.parametrize("asked", [{"output_hidden_states": True}, {"output_attentions": True}, {"use_cache": True}])
-def test_what_is_asked_for_comes_with_its_padding(asked, packed):
+def test_what_is_asked_for_comes_with_its_padding(asked, unpadded):
     model = small_model(VanillaForConditionalGeneration)
     batch = with_padding(batch_for(VanillaForConditionalGeneration), torch.Generator().manual_seed(0), left=False)
     expected = model(**batch, **asked)
     output = model.train()(**batch, **asked, output_logits=True)
-    assert ("use_cache" in asked) == bool(packed)  # the encoder's
+    assert ("use_cache" in asked) == bool(unpadded)  # the encoder's
     assert output.keys() == expected.keys()
     for name in ("logits", "encoder_last_hidden_state"):
         real = batch["decoder_attention_mask" if name == "logits" else "attention_mask"].bool()
@@ -205,13 +205,13 @@ def test_what_is_asked_for_comes_with_its_padding(asked, packed):
             torch.testing.assert_close(state, other, rtol=1e-5, atol=1e-6)
 
 
-def test_states_of_padding_are_those_of_the_plain_step_where_a_user_takes_them(packed):
+def test_states_of_padding_are_those_of_the_plain_step_where_a_user_takes_them(unpadded):
     """A base model does not know what is made of its states."""
     batch = with_padding(batch_for(VanillaEncoderModel), torch.Generator().manual_seed(0), left=False)
     model = small_model(VanillaEncoderModel)
     expected = model(**batch).last_hidden_state
     torch.testing.assert_close(model.train()(**batch).last_hidden_state, expected)
-    assert not packed
+    assert not unpadded
 
 
 @pytest.mark.parametrize("model_class", LANGUAGE_MODELS)
@@ -253,7 +253,7 @@ class Largest(TorchDispatchMode):
 
 @pytest.mark.parametrize("output_logits", [True, False])
 def test_logits_are_never_held_whole(output_logits, monkeypatch):
-    monkeypatch.setattr(losses_vanilla, "CHUNK", 16000)
+    monkeypatch.setattr(fused_loss_vanilla, "CHUNK", 16000)
     model = VanillaForConditionalGeneration(small_config(VanillaConfig, vocab_size=1000)).train()
     with Largest() as largest:
         model(input_ids=words(4, 30), labels=words(4, 30), output_logits=output_logits).loss.backward()
@@ -273,7 +273,7 @@ def head():
 @pytest.mark.parametrize("smoothing", [0.0, 0.1, 0.9])
 @pytest.mark.parametrize("bias", [True, False])
 def test_the_chunked_loss_equals_torch(head, rows, smoothing, bias, monkeypatch):
-    monkeypatch.setattr(losses_vanilla, "CHUNK", 4 * 50 * rows)
+    monkeypatch.setattr(fused_loss_vanilla, "CHUNK", 4 * 50 * rows)
     linear, states, labels = head
     if not bias:
         linear.bias = None

@@ -1,0 +1,151 @@
+"""Loading and saving, alike for the models of all families: nothing here belongs to one architecture."""
+
+import dataclasses
+import inspect
+import shutil
+from os import PathLike
+from pathlib import Path
+from typing import Any, TypeVar
+
+from transformers import AutoModel, AutoModelForCausalLM
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.core_model_loading import WeightTransform
+from transformers.modeling_utils import PreTrainedModel
+
+from .configuration_vanilla import (
+    FamilyConfig,
+    VanillaBaseConfig,
+    VanillaConfig,
+    VanillaDecoderConfig,
+    VanillaEncoderConfig,
+)
+from .generation_vanilla import beam_search
+
+# The arguments of `from_pretrained` that say where a checkpoint is found.
+HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+# The families of one stack, by the name that a head's attribute and its checkpoint have for the stack.
+STACK_CONFIGS: dict[str, type[VanillaBaseConfig]] = {"encoder": VanillaEncoderConfig, "decoder": VanillaDecoderConfig}
+
+ModelType = TypeVar("ModelType", bound="FamilyPreTrainedModel")
+
+
+# trf-ignore: TRF013 (each model calls `post_init` once its modules are there)
+class FamilyPreTrainedModel(PreTrainedModel):
+    """Loads and saves models of all families."""
+
+    config: FamilyConfig
+    base_model_prefix = "model"
+    _skip_keys_device_placement = ["past_key_values"]
+    _weight_conversions: list[WeightTransform]
+    # The module of this head that takes the weights of a pooler.
+    _pooler: str | None = None
+
+    def __init__(self, config: FamilyConfig, *args: Any, **kwargs: Any):
+        # Fields may have been set since the configuration was made, by `from_pretrained(..., field=value)` for one.
+        config.validate_architecture()
+        super().__init__(config, *args, **kwargs)
+
+    @classmethod
+    def from_pretrained(
+        cls: type[ModelType],
+        pretrained_model_name_or_path: str | PathLike[str] | None,
+        *args: Any,
+        **kwargs: Any,
+    ) -> ModelType:
+        """As in transformers, but from a pickle, which may run code, only where `use_safetensors=False` asks for it;
+        and a single-stack model also takes its stack out of a seq2seq checkpoint, a head that classifies texts the
+        pooler of a checkpoint without a head.
+
+        Raises:
+            OSError: for a folder that holds nothing but a pickle, unless it is asked for.
+        """
+        folder = Path(str(pretrained_model_name_or_path))
+        if kwargs.setdefault("use_safetensors", True) and not any(folder.glob("*.safetensors")):
+            if any(folder.glob("pytorch_model*.bin")):
+                raise OSError(
+                    f"{folder}: its weights are a pickle, which may run code; use_safetensors=False loads it"
+                )
+        is_stack = cls.base_model_prefix in STACK_CONFIGS
+        if is_stack and pretrained_model_name_or_path is not None:
+            kwargs = arguments_for_stack(cls, pretrained_model_name_or_path, kwargs)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+        if is_stack and "key_mapping" in kwargs:
+            # transformers would rename back what it saves; this model is one of its own family from now on.
+            (loaded[0] if isinstance(loaded, tuple) else loaded)._weight_conversions = []
+        return loaded
+
+    def save_pretrained(self, save_directory: str | PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As in transformers, with the Auto classes of the whole family, and the paper's beam search, beside the
+        weights."""
+        self.config.auto_map = dict(self.config.family_auto_map)
+        if self.can_generate() and kwargs.get("is_main_process", True):
+            code = Path(save_directory, "custom_generate", "generate.py")
+            code.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(inspect.getfile(inspect.unwrap(beam_search)), code)
+        super().save_pretrained(save_directory, *args, **kwargs)
+
+
+def arguments_for_stack(
+    cls: type[FamilyPreTrainedModel], checkpoint: str | PathLike[str], kwargs: dict[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments with which transformers' `from_pretrained` loads a single-stack model from `checkpoint`,
+    which may be of the seq2seq family, and may have a pooler."""
+    hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
+    fields = PreTrainedConfig.get_config_dict(checkpoint, **hub_kwargs)[0]
+    if fields.get("model_type") != VanillaConfig.model_type:
+        if fields.get("add_pooling_layer") and cls._pooler is not None:
+            kwargs.setdefault("key_mapping", {r"^pooler\.": f"{cls._pooler}."})
+        return kwargs
+    stack = cls.base_model_prefix
+    if "config" not in kwargs:
+        dtypes: dict[str, Any] = {name: kwargs.pop(name) for name in ("dtype", "torch_dtype") if name in kwargs}
+        config, kwargs = STACK_CONFIGS[stack].from_dict(fields, return_unused_kwargs=True, **kwargs)
+        kwargs |= {"config": config, **dtypes}
+    key_mapping = {rf"^model\.{stack}\.": f"{stack}."}
+    if stack == "encoder":
+        # What projects to the target's vocabulary belongs to the decoder, which is left behind.
+        key_mapping["^lm_head"] = "decoder.lm_head"
+    elif fields.get("tie_word_embeddings", True):
+        # The shared matrix is stored once, under the encoder's name.
+        names = (r"model\.encoder\.embed_tokens", r"encoder\.embed_tokens")
+        key_mapping |= {f"^{name}": "decoder.embed_tokens" for name in names}
+    return {**kwargs, "key_mapping": key_mapping}
+
+
+def warm_start(
+    cls: type[ModelType],
+    encoder: str | PathLike[str],
+    decoder: str | PathLike[str] | None,
+    trust_remote_code: bool | None,
+    **fields: Any,
+) -> ModelType:
+    """Return a seq2seq model whose stacks start from single-stack checkpoints: see
+    [`VanillaPreTrainedModel.from_encoder_decoder_pretrained`]."""
+    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
+    # Each with the configuration of its own family, for a checkpoint may also be of the seq2seq family.
+    source = AutoModel.from_pretrained(encoder, config=VanillaEncoderConfig.from_pretrained(encoder), **options)
+    target = source
+    if decoder is not None:
+        config = VanillaDecoderConfig.from_pretrained(decoder)
+        target = AutoModelForCausalLM.from_pretrained(decoder, config=config, **options)
+    names = {field.name for field in dataclasses.fields(VanillaBaseConfig)}
+    names -= {field.name for field in dataclasses.fields(PreTrainedConfig)} | {"tie_word_embeddings"} | set(fields)
+    for name in sorted(names):
+        ours, theirs = getattr(source.config, name), getattr(target.config, name)
+        if ours != theirs:
+            raise ValueError(
+                f"`{name}` is {ours!r} in the encoder's checkpoint and {theirs!r} in the decoder's, but a seq2seq "
+                f"model has one: give `{name}`, or checkpoints that agree."
+            )
+    depths = {"encoder_layers": source.config.num_hidden_layers, "decoder_layers": target.config.num_hidden_layers}
+    shared = {name: getattr(target.config, name) for name in names}
+    model = cls(VanillaConfig(**{**shared, **depths, "tie_word_embeddings": False, **fields}))
+    weights = {name: weight for name, weight in source.state_dict().items() if not name.startswith("pooler.")}
+    if (types := weights.pop("embed_token_types.weight", None)) is not None:
+        weights["embed_tokens.weight"] = weights["embed_tokens.weight"] + types[0] / source.embedding_scale
+    model.get_encoder().load_state_dict(weights)
+    if decoder is not None:
+        model.get_decoder().load_state_dict(target.decoder.state_dict(), strict=False)
+        if (projection := model.get_output_embeddings()) is not None:
+            projection.load_state_dict(target.lm_head.state_dict(), strict=not model.config.logits_bias)
+    return model.eval()
