@@ -3,6 +3,7 @@
 import itertools
 import json
 import runpy
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import yaml
 from safetensors.torch import load_file
 from transformers import AutoModelForMaskedLM
 
+from hf_vanilla import cli
 from hf_vanilla.data.tokenization import train_tokenizer
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -131,6 +133,18 @@ def test_pretraining_goes_on_from_short_pieces_with_long_ones(tmp_path, monkeypa
     (tmp_path / "prose.txt").write_text("\n\n".join(texts))
     train_tokenizer(texts, 300, "encoder").save_pretrained(tmp_path / "encoder")
     monkeypatch.setitem(script["pretrain"].__globals__, "PRETRAINING", {16: 4, 32: 2})
+
+    def run_here(command, **_):
+        """The same commands, without a process each that imports torch again."""
+        _, first, *rest = command
+        if first == "-m":
+            cli.main(rest[1:])
+        else:
+            monkeypatch.setattr("sys.argv", [first, *rest])
+            runpy.run_path(first, run_name="__main__")
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run_here)
     for model in ("ours", "peer"):
         script["pretrain"](tmp_path, model)
         short, long = (load_file(tmp_path / name / "model.safetensors") for name in (f"{model}-16", model))
