@@ -61,7 +61,7 @@ class Recurrent(nn.Module):
 
     def __init__(self, width: int, by_step: bool = False) -> None:
         super().__init__()
-        self.layer: Any = nn.LSTMCell(width, width) if by_step else nn.LSTM(width, width)
+        self.layer = nn.LSTMCell(width, width) if by_step else nn.LSTM(width, width)
         self.by_step = by_step
 
     def forward(self, x: Tensor) -> Tensor:
@@ -116,7 +116,7 @@ def measure(
 
 def chain(output: Tensor) -> int:
     """Return the number of operations on the longest path through autograd's graph to a tensor."""
-    longest: dict[Any, int] = {}
+    longest: dict[torch.autograd.graph.Node, int] = {}
     stack = [(output.grad_fn, False)]
     while stack:
         node, ready = stack.pop()
@@ -193,7 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("figure", type=Path, help="where the PNG goes")
     parser.add_argument("--rounds", type=int, default=5, help="timed steps at each point (default: 5)")
-    parser.add_argument("--threads", type=int, default=1, help="(default: 1)")
+    parser.add_argument("--threads", type=int, default=1, help="threads of torch (default: 1)")
     options = parser.parse_args()
     if options.rounds < 1 or options.threads < 1:
         parser.error("--rounds and --threads must be at least 1")

@@ -26,14 +26,14 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import Any
+from contextlib import AbstractContextManager
 from unittest import mock
 
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
 from peers import measuring
-from peers.measuring import DEVICE, TWO_SIDES, Runner
+from peers.measuring import CHOICES, DEVICE, TWO_SIDES, Runner
 from peers.models import FAMILIES, SIZES, Batch, Shape
 
 from hf_vanilla.environment import keep_freed_memory, use_onednn_for_float32
@@ -44,7 +44,7 @@ from hf_vanilla.training.tasks import TASKS, Task
 
 def verses(vocabulary: int, tokens: int, count: int) -> list[Batch]:
     """Return `count` batches of so many tokens from the built-in corpus, as `hf-vanilla train` makes them."""
-    sizes: dict[str, Any] = {"hidden_size": 64, "encoder_layers": 1, "decoder_layers": 1, "max_length": 100}
+    sizes = {"hidden_size": 64, "encoder_layers": 1, "decoder_layers": 1, "max_length": 100}
     config = TrainingConfig(vocab_size=min(vocabulary, 8000), batch_tokens=tokens, max_steps=1, **sizes)
     task = TASKS["translation"](config)
     corpus = task.load_corpus()
@@ -60,10 +60,10 @@ def loop_overhead(config: TrainingConfig, updates: int) -> float:
     """
     spent, times = 0.0, []
 
-    def timed(owner: type, name: str) -> Any:
+    def timed(owner: type, name: str) -> AbstractContextManager[object]:
         original = getattr(owner, name)
 
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: object, **kwargs: object) -> object:
             nonlocal spent
             times.append(time.perf_counter())
             result = original(*args, **kwargs)
@@ -82,7 +82,7 @@ def loop_overhead(config: TrainingConfig, updates: int) -> float:
         timed(AcceleratedOptimizer, "step"),
     ):
         # Without validation, checkpoints and snapshots, which a run makes at intervals.
-        own: dict[str, Any] = {"output_dir": folder, "max_steps": updates, "train_minutes": None, "average_last": 1}
+        own = {"output_dir": folder, "max_steps": updates, "train_minutes": None, "average_last": 1}
         own |= {"schedule": "noam", "learning_rate": 1.0, "evaluations": 1, "bleu_sentences": 0}
         train(dataclasses.replace(config, **own, average_every=10**6, checkpoint_every=10**6))
     return (times[-1] - times[0]) / spent
@@ -147,18 +147,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--family", choices=FAMILIES, default="seq2seq")
     parser.add_argument("--size", choices=SIZES, default="base")
-    parser.add_argument("--batch", nargs="+", default=["32x32"], help="rows x length, or verses (default: 32x32)")
+    parser.add_argument("--batch", nargs="+", default=["32x32"], help="ROWSxLENGTH, or verses (default: 32x32)")
     parser.add_argument("--padding", type=float, default=0.2, help="share of padding on each side (default: 0.2)")
     parser.add_argument("--precision", choices=("float32", "bf16"), default="float32")
-    parser.add_argument("--peers", nargs="+", help="(default: all)")
+    parser.add_argument("--peers", nargs="+", help="models beside ours (default: all)")
     parser.add_argument("--rounds", type=int, default=7, help="timed steps of each model (default: 7)")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("--compile", action="store_true", help="also each model compiled (a minute or more each)")
-    parser.add_argument("--checkpointing", action="store_true", help="activation checkpointing, where a model has it")
-    parser.add_argument("--as_it_comes", action="store_true", help="leave allocator and float32 products alone")
-    parser.add_argument("--parts", action="store_true", help="also the shares of the parts of a step")
     parser.add_argument(
-        "--loop", metavar="CONFIG", help="instead: what the training loop costs, for this configuration"
+        "--compile", action="store_true", help="measure each model compiled, too (a minute or more each)"
+    )
+    parser.add_argument("--checkpointing", action="store_true", help="use activation checkpointing if a model has it")
+    parser.add_argument(
+        "--as_it_comes", action="store_true", help="leave allocator and float32 products as torch has them"
+    )
+    parser.add_argument("--parts", action="store_true", help="print what share of a step each part takes, too")
+    parser.add_argument(
+        "--loop", metavar="CONFIG", help="instead, measure what the training loop costs with this configuration"
     )
     options = parser.parse_args()
     if options.loop:
@@ -168,10 +172,8 @@ def main() -> None:
         return
     if "verses" in options.batch and options.family not in TWO_SIDES:
         parser.error(f"--batch verses is for --family {', '.join(TWO_SIDES)}")
-    if options.family == "multiple_choice" and any(
-        int(name.split("x")[0]) % measuring.CHOICES for name in options.batch
-    ):
-        parser.error(f"--batch: the rows of multiple_choice must be a multiple of {measuring.CHOICES}")
+    if options.family == "multiple_choice" and any(int(name.split("x")[0]) % CHOICES for name in options.batch):
+        parser.error(f"--batch: the rows of multiple_choice must be a multiple of {CHOICES}")
     if not options.as_it_comes:
         keep_freed_memory()
         use_onednn_for_float32()

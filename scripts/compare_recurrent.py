@@ -22,7 +22,6 @@ import json
 import statistics
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import yaml
@@ -115,7 +114,7 @@ def make_examples(task: str, length: int, rows: int) -> tuple[Tensor, Tensor]:
 def run_symbols(task: str, system: str, seed: int, minutes: float, folder: Path) -> Result:
     """Train one system on a task with a known answer, and count what it gets right."""
     torch.manual_seed(seed)
-    shape: dict[str, Any] = {"vocab_size": FIRST + SYMBOLS, "hidden_size": 128, "dropout": 0.0, "N": 1}
+    shape = {"vocab_size": FIRST + SYMBOLS, "hidden_size": 128, "dropout": 0.0, "N": 1}
     model: VanillaForConditionalGeneration | RecurrentForConditionalGeneration
     if system == "transformer":
         shape |= {"intermediate_size": 256, "num_attention_heads": 4}
@@ -142,7 +141,7 @@ def run_symbols(task: str, system: str, seed: int, minutes: float, folder: Path)
     for length in LENGTHS[task]:
         sources, targets = make_examples(task, length, 50)
         count = targets.shape[1] - 1
-        options: dict[str, Any] = {"min_new_tokens": count, "max_new_tokens": count, "do_sample": False}
+        options = {"min_new_tokens": count, "max_new_tokens": count, "do_sample": False}
         found = model.generate(sources, attention_mask=torch.ones_like(sources), **options)[:, 1:]
         scores[str(length)] = {"accuracy": float((found == targets[:, :-1]).float().mean())}
     return {
@@ -189,7 +188,7 @@ def draw(path: Path, done: dict[str, list[Result]], metrics: tuple[str, ...], co
             values = [[result["scores"][column][metric] for result in results] for column in columns]
             means = [statistics.mean(each) for each in values]
             spreads = [statistics.stdev(each) if len(each) > 1 else 0.0 for each in values]
-            style: dict[str, Any] = {"color": COLOURS[system], "label": SYSTEMS[system]}
+            style = {"color": COLOURS[system], "label": SYSTEMS[system]}
             axis.errorbar(range(len(columns)), means, spreads, fmt="o-", capsize=3, markersize=4, **style)
         axis.set_xticks(range(len(columns)), columns)
         axis.set_xlabel(label)
@@ -204,9 +203,11 @@ def main() -> None:
     """Do the runs that are missing, then report all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("task", choices=("verses", *LENGTHS))
-    parser.add_argument("folder", type=Path, help="where runs, table and figure go")
-    parser.add_argument("--minutes", type=float, default=10, help="of training, each run (default: 10)")
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="(default: all)")
+    parser.add_argument("folder", type=Path, help="folder for runs, table and figure")
+    parser.add_argument("--minutes", type=float, default=10, help="minutes to train each run (default: 10)")
+    parser.add_argument(
+        "--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="systems to train (default: all)"
+    )
     add_run_options(parser, seeds=(1, 2, 3), side_by_side=False)
     options, given = parser.parse_known_args()
     runs = options.folder / options.task

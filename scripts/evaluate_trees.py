@@ -4,7 +4,7 @@
 
 Both files hold trees in the Penn Treebank's notation, in the same order. Precision, recall and F1 are of all brackets
 together (Collins, 1997): label, first word and last word must be right, and each bracket of the gold tree serves once.
-What is left out, and which labels are one, is told in scripts/paper/trees.py.
+scripts/paper/trees.py lists the words and brackets that are left out, and the labels that count as one.
 
 One thing is stricter: evalb leaves a sentence out where the predicted tree has other words. Here none of its brackets
 is right. The number of such sentences, and F1 without them, are printed beside.

@@ -15,13 +15,13 @@ import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 PEOPLE = "Ann Ben Clara David Emma Frank Grace Henry Iris Jack Kate Leo Mary Noah Olive Paul Rose Sam Tom Vera".split()
 THINGS = "ball bell book box chair clock coat cup flag hat key lamp map pen ring rope shoe stone table watch".split()
 COLOURS = "black blue brown green grey orange pink purple red white yellow".split()
 PLACES = "attic barn cellar church forest garden hall harbour kitchen library market mill museum office park".split()
 Fact = tuple[str, str, str, str]
+Row = dict[str, object]
 FACT = re.compile(r"([A-Z][a-z]+) has a ([a-z]+) ([a-z]+) in the ([a-z]+)\.")
 QUESTION = re.compile(r"Where is the ([a-z]+) of ([A-Z][a-z]+)\?")
 CHOICES = 4
@@ -44,7 +44,7 @@ def true_choices(context: str, choices: list[str]) -> list[int]:
     return [i for i, choice in enumerate(choices) if FACT.findall(choice)[0] in FACT.findall(context)]
 
 
-def rows(count: int, people: int, seed: int) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+def rows(count: int, people: int, seed: int) -> Iterator[tuple[Row, Row]]:
     """Yield a question and a choice for each of `count` different texts about so many people.
 
     Raises:
@@ -82,8 +82,13 @@ def main() -> None:
     """Write the six files, and print their sizes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--rows", type=int, default=12_000, help="of all splits; a twelfth each is held out")
-    parser.add_argument("--people", type=int, default=4, help=f"in a text, 1 to {len(PEOPLE)}")
+    parser.add_argument(
+        "--rows",
+        type=int,
+        default=12_000,
+        help="rows of all splits; test and validation have a twelfth each (default: 12000)",
+    )
+    parser.add_argument("--people", type=int, default=4, help=f"people in a text, 1 to {len(PEOPLE)} (default: 4)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     if not 1 <= arguments.people <= len(PEOPLE) or arguments.rows < 3:

@@ -17,8 +17,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--train", type=int, default=20_000, help="trees to learn from (default: 20000)")
-    parser.add_argument("--test", type=int, default=500, help="trees to be tested with (default: 500)")
-    parser.add_argument("--seed", type=int, default=0, help="(default: 0)")
+    parser.add_argument("--test", type=int, default=500, help="trees to test with (default: 500)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of what is drawn (default: 0)")
     options = parser.parse_args()
     if min(options.train, options.test) < 1:
         parser.error("--train and --test must be at least 1")

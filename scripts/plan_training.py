@@ -266,10 +266,10 @@ def read_options() -> tuple[argparse.ArgumentParser, argparse.Namespace, list[st
     """Return the parser, the options that it has read and checked, and those that are left for the configuration."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="a YAML file of scripts/configs, or one like it")
-    parser.add_argument("--gpus", type=int, default=8, help="(default: 8)")
+    parser.add_argument("--gpus", type=int, default=8, help="number of GPUs (default: 8)")
     for name, default, what in (
         ("gpu-memory", 80, "GiB of a GPU"),
-        ("peak-tflops", 990, "of a GPU in the precision of training"),
+        ("peak-tflops", 990, "TFLOPS of a GPU in the precision of training"),
         ("bandwidth", 400, "GB/s that a GPU sends to others"),
         ("memory-bandwidth", 3350, "GB/s within a GPU"),
         ("utilisation", 0.45, "share of the peak that products reach"),
@@ -279,9 +279,9 @@ def read_options() -> tuple[argparse.ArgumentParser, argparse.Namespace, list[st
         parser.add_argument(*spellings, type=float, default=default, help=f"{what} (default: {default})")
     length_help = "tokens a row (default: 30 a sentence, max_length a language model)"
     parser.add_argument("--length", type=int, help=length_help)
-    parser.add_argument("--steps", type=int, help="(default: max_steps of the configuration)")
-    parser.add_argument("--price", type=float, help="of a GPU for an hour")
-    measure_help = "instead: a GPU's share of a step on this CPU, its memory"
+    parser.add_argument("--steps", type=int, help="updates of the run (default: max_steps of the configuration)")
+    parser.add_argument("--price", type=float, help="price of a GPU for an hour")
+    measure_help = "instead, run a GPU's share of a step on this CPU, and compare its memory"
     parser.add_argument("--measure", action="store_true", help=measure_help)
     options, given = parser.parse_known_args()
     for name, value in vars(options).items():
@@ -317,10 +317,10 @@ def main() -> None:
     except (ValueError, OSError) as error:
         parser.error(str(error))
     itemsize = 4 if config.mixed_precision == "no" else 2
-    told = {"passes": PASSES[itemsize], "weights": PASSES_OF_WEIGHTS[itemsize], "logits": PASSES_OF_LOGITS}
-    told |= {"adam": PASSES_OF_ADAM, "usable": USABLE, "length": length}
-    told["precision"] = "float32" if itemsize == 4 else "half"
-    print(ASSUMPTIONS.format(**vars(machine), **told))
+    assumed = {"passes": PASSES[itemsize], "weights": PASSES_OF_WEIGHTS[itemsize], "logits": PASSES_OF_LOGITS}
+    assumed |= {"adam": PASSES_OF_ADAM, "usable": USABLE, "length": length}
+    assumed["precision"] = "float32" if itemsize == 4 else "half"
+    print(ASSUMPTIONS.format(**vars(machine), **assumed))
 
 
 if __name__ == "__main__":

@@ -99,7 +99,7 @@ def without_normalisation(model: nn.Module) -> None:
 def without_causal_mask(model: nn.Module) -> None:
     """Let each position of the target see all of it: the decoder takes a mask of four dimensions as it is."""
 
-    def show_all(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def show_all(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
         batch, length = kwargs["input_ids" if kwargs.get("input_ids") is not None else "inputs_embeds"].shape[:2]
         return args, kwargs | {"attention_mask": torch.ones(batch, 1, length, length, dtype=torch.bool)}
 
@@ -108,7 +108,7 @@ def without_causal_mask(model: nn.Module) -> None:
 
 Patch = Callable[[VanillaForConditionalGeneration], None]
 WIDE = {"qk_head_dim": 256}
-VARIANTS: dict[str, tuple[dict[str, Any], Patch | None]] = {
+VARIANTS: dict[str, tuple[dict[str, int], Patch | None]] = {
     "the paper's": ({}, None),
     "without positions": ({}, without_positions),
     "without residuals": ({}, without_residuals),
@@ -122,7 +122,7 @@ VARIANTS: dict[str, tuple[dict[str, Any], Patch | None]] = {
 }
 
 
-def make_model(seed: int, patch: Patch | None = None, **changes: Any) -> VanillaForConditionalGeneration:
+def make_model(seed: int, patch: Patch | None = None, **changes: int) -> VanillaForConditionalGeneration:
     """Make a small model with new weights; `changes` are fields of its configuration."""
     torch.manual_seed(seed)
     fields = {"vocab_size": FIRST + SYMBOLS, "d_model": WIDTH, "d_ff": 2 * WIDTH, "h": 4, "N": 2, "dropout": 0.0}
@@ -230,7 +230,7 @@ def accuracy(model: VanillaForConditionalGeneration) -> tuple[float, float]:
     targets = sources.flip(1)
     forced = model(input_ids=sources, labels=targets).logits.argmax(-1)
     # Without a cache, so that what a position sees is what it saw in training.
-    options: dict[str, Any] = {"min_new_tokens": LENGTH, "max_new_tokens": LENGTH, "do_sample": False}
+    options = {"min_new_tokens": LENGTH, "max_new_tokens": LENGTH, "do_sample": False}
     generated = model.generate(sources, attention_mask=torch.ones_like(sources), use_cache=False, **options)[:, 1:]
     return float((forced == targets).float().mean()), float((generated == targets).float().mean())
 
@@ -329,8 +329,8 @@ def main() -> None:
     """Print the claims, do the runs that are missing, and print their table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_run_options(parser, seeds=(1, 2, 3))
-    parser.add_argument("--updates", type=int, default=500, help="of each run (default: 500)")
-    parser.add_argument("--output", type=Path, help="a JSON file for what each run measured")
+    parser.add_argument("--updates", type=int, default=500, help="updates of each run (default: 500)")
+    parser.add_argument("--output", type=Path, help="JSON file for what each run measures")
     options = parser.parse_args()
     for name in ("updates", "workers"):
         if getattr(options, name) < 1:

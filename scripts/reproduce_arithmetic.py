@@ -10,7 +10,6 @@ says; draws `paper_schedule.png` and `paper_positions.png` into the folder. Seco
 import argparse
 import math
 from pathlib import Path
-from typing import Any
 
 import torch
 from paper.arithmetic import Work, forward_flops, training_flops
@@ -22,9 +21,10 @@ from hf_vanilla.models.modeling_vanilla import SinusoidalPositionalEmbedding
 from hf_vanilla.training.optim import noam_schedule
 
 COLOURS = ("#1f5fa8", "#d98c00", "#2a9d4a")
-BIG = {"d_model": 1024, "d_ff": 4096, "h": 16, "dropout": 0.3}
+Fields = dict[str, float | str]
+BIG: Fields = {"d_model": 1024, "d_ff": 4096, "h": 16, "dropout": 0.3}
 # Rows of Table 3: what differs from the base model, and the paper's millions of parameters where it gives them.
-TABLE_3: list[tuple[str, dict[str, Any], int | None]] = [
+TABLE_3: list[tuple[str, Fields, int | None]] = [
     ("base", {}, 65),
     ("A: h 1, d_k 512", {"h": 1}, None),
     ("A: h 4, d_k 128", {"h": 4}, None),
@@ -56,7 +56,7 @@ PARTS = {
 
 # Table 2: the paper's FLOPs, and the GPUs, days and TFLOPS by which they come about. The paper gives TFLOPS, and days
 # of its own runs; those of the others are from Wu et al. (2016), Gehring et al. (2017) and Shazeer et al. (2017).
-# Deep-Att and ensembles are left out: what they ran on is not told in a way that gives the paper's numbers.
+# Deep-Att and ensembles are left out: what is known of their hardware does not give the paper's numbers.
 TABLE_2 = [
     ("GNMT + RL, EN-DE", 2.3e19, 96, "K80", 1.0, 2.8),
     ("GNMT + RL, EN-FR", 1.4e20, 96, "K80", 6.0, 2.8),
@@ -84,13 +84,13 @@ def heading(*columns: str) -> None:
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
 
 
-def meta_model(**fields: Any) -> VanillaForConditionalGeneration:
+def meta_model(**fields: float | str) -> VanillaForConditionalGeneration:
     """Make our model on the meta device, without the values of its weights."""
     with torch.device("meta"):
         return VanillaForConditionalGeneration(VanillaConfig(**fields))
 
 
-def count(fields: dict[str, Any]) -> tuple[int, int, int]:
+def count(fields: Fields) -> tuple[int, int, int]:
     """Return the number of parameters, of those outside the vocabulary's matrix, and the width of that matrix."""
     model = meta_model(**fields)
     total, table = model.num_parameters(), model.get_input_embeddings().weight
@@ -224,7 +224,7 @@ def positions(figure: Path) -> None:
     print(f"drawn in {figure}")
 
 
-def counted_flops(fields: dict[str, Any], rows: int, length: int) -> int:
+def counted_flops(fields: Fields, rows: int, length: int) -> int:
     """Return the FLOPs of a training step that torch counts, on tensors without values."""
     model = meta_model(**fields, attn_implementation="eager").train()
     ids = torch.ones(rows, length, dtype=torch.long, device="meta")

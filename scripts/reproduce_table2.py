@@ -175,7 +175,7 @@ def probe(options: argparse.Namespace, given: list[str]) -> None:
     if whole.task != "translation" or whole.architecture != "transformer" or not whole.max_steps:
         raise ValueError(f"{options.config}: expected a Transformer that learns translation for max_steps updates")
     config = probe_config(options.config, options.steps, given)
-    status: Any = 0
+    status: int | str | None = 0
     try:
         train(config, shlex.join(sys.argv))
     except SystemExit as stopped:  # what was measured is shown all the same
@@ -287,16 +287,23 @@ def main() -> None:
     """Read the options, and do one of the two jobs."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     jobs = parser.add_subparsers(dest="job", required=True)
-    job = jobs.add_parser("probe", help="what a run takes here", allow_abbrev=False)
-    job.add_argument("config", help="of scripts/configs/paper; its fields may follow as --field value")
-    job.add_argument("--steps", type=int, default=20, help="updates (default: 20)")
+    job = jobs.add_parser("probe", help="measure what a run takes here", allow_abbrev=False)
+    job.add_argument("config", help="file of scripts/configs/paper; its fields may follow as --field value")
+    job.add_argument("--steps", type=int, default=20, help="updates to make (default: 20)")
     job.set_defaults(do=probe)
-    job = jobs.add_parser("score", help="the BLEU of a run", allow_abbrev=False)
-    job.add_argument("run", type=Path, help="its output_dir")
-    job.add_argument("--split", choices=SETS, default="test", help="newstest2014, or validation: newstest2013")
-    job.add_argument("--source", type=Path, help="instead of the Hub's: a file with one sentence a line")
-    job.add_argument("--reference", type=Path, help="its translation, as many lines")
-    job.add_argument("--language", help="of the target (default: as target_column of the run ends)")
+    job = jobs.add_parser("score", help="measure the BLEU of a run", allow_abbrev=False)
+    job.add_argument("run", type=Path, help="output_dir of the run")
+    job.add_argument(
+        "--split",
+        choices=SETS,
+        default="test",
+        help="test for newstest2014 (the default), or validation for newstest2013",
+    )
+    job.add_argument("--source", type=Path, help="file to translate instead of the Hub's, one sentence a line")
+    job.add_argument("--reference", type=Path, help="file with its translation, one sentence a line")
+    job.add_argument(
+        "--language", help="language of the target, such as de (default: the end of the run's target_column)"
+    )
     job.set_defaults(do=score)
     options, given = parser.parse_known_args()
     keep_freed_memory()

@@ -264,13 +264,13 @@ def report(folder: Path) -> str:
 def main() -> None:
     """Do the runs that are missing, then report all."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where runs and table go")
+    parser.add_argument("folder", type=Path, help="folder for runs and table")
     groups = sorted({group for group, *_ in PAPER.values()} - {""})
     names = f"{' '.join(PAPER)}, or groups of them, {' '.join(groups)}"
-    rows_help = f"of {names}; the base is always among them (default: {' '.join(QUICK)})"
+    rows_help = f"rows to run, of {names}; the base is always among them (default: {' '.join(QUICK)})"
     parser.add_argument("--rows", nargs="+", choices=[*PAPER, *groups], default=QUICK, metavar="ROW", help=rows_help)
     add_run_options(parser, seeds=(1, 2))
-    parser.add_argument("--updates", type=int, help="of each run (default: those of table3_base.yaml)")
+    parser.add_argument("--updates", type=int, help="updates of each run (default: those of table3_base.yaml)")
     options, given = parser.parse_known_args()
     if options.workers < 1:
         parser.error(f"--workers must be at least 1, got {options.workers}")

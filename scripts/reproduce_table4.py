@@ -313,13 +313,17 @@ def reproduce(folder: Path, options: argparse.Namespace, given: list[str], parse
 def main() -> None:
     """Read the options, and do the runs while no other process is at the folder."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="where treebank, runs and table go")
+    parser.add_argument("folder", type=Path, help="folder for treebank, runs and table")
     parser.add_argument("--treebank", type=Path, help="folder with train.mrg and test.mrg (default: generate them)")
     chosen = ["recurrent", "transformer"]
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=chosen, help=f"(default: {' '.join(chosen)})")
+    parser.add_argument(
+        "--systems", nargs="+", choices=SYSTEMS, default=chosen, help=f"models to train (default: {' '.join(chosen)})"
+    )
     add_run_options(parser, seeds=(1, 2, 3), side_by_side=False)
-    parser.add_argument("--test_trees", type=int, help="parse only the first so many of the test trees")
-    parser.add_argument("--one_step", action="store_true", help="make one update of the paper's model, and no table")
+    parser.add_argument("--test_trees", type=int, help="number of test trees to parse (default: all)")
+    parser.add_argument(
+        "--one_step", action="store_true", help="only make one update of the paper's model, without a table"
+    )
     options, given = parser.parse_known_args()
     if options.test_trees is not None and options.test_trees < 1:
         parser.error(f"--test_trees must be at least 1, got {options.test_trees}")

@@ -26,7 +26,9 @@ from transformers import (
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     TrainerCallback,
+    TrainerControl,
     TrainerState,
+    TrainingArguments,
 )
 
 from hf_vanilla.environment import choose_precision
@@ -50,7 +52,7 @@ def build_peer(config: TrainingConfig, tokenizer: PreTrainedTokenizerBase) -> Pr
     depth = config.decoder_layers if config.task == "causal_lm" else config.encoder_layers
     shape = Shape(depth, width, heads, config.intermediate_size, len(tokenizer), positions)
     activation, dropout = config.activation_function, config.dropout
-    own: dict[str, Any] = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    own = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
     if config.task == "translation":
         model_type = "marian"
         own |= {"decoder_layers": config.decoder_layers, "decoder_start_token_id": tokenizer.bos_token_id}
@@ -85,9 +87,11 @@ class Snapshots(TrainerCallback):
         self.config = config
         self.states: list[dict[str, torch.Tensor]] = []
 
-    def on_step_end(self, args: Any, state: TrainerState, control: Any, model: Any = None, **kwargs: Any) -> None:
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         if state.global_step % self.config.average_every == 0 or state.global_step == state.max_steps:
-            copied = {name: weight.clone() for name, weight in model.state_dict().items()}
+            copied = {name: weight.clone() for name, weight in kwargs["model"].state_dict().items()}
             self.states = [*self.states, copied][-self.config.average_last :]
 
 

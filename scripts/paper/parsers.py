@@ -7,10 +7,12 @@ words with their parts of speech.
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 from .trees import DELETED_TAGS, Tree, brackets, delinearise, linearise, plain_label
 
+Cell = dict[str, tuple[float, tuple[int, str, str] | str | None]]
+"""For each symbol of a span its log-probability, and what it is made of: two symbols and where they meet, or one."""
+Chart = dict[tuple[int, int], Cell]
 UNLIKELY = 12.0
 """A symbol that is so much (in nats) less probable than the best of its span is dropped."""
 
@@ -104,11 +106,11 @@ class TreebankGrammar:
 
     def parse(self, leaves: Sequence[Tree]) -> Tree:
         n = len(leaves)
-        chart: dict[tuple[int, int], dict[str, tuple[float, Any]]] = {}
+        chart: Chart = {}
         for width in range(1, n + 1):
             for start in range(n - width + 1):
                 end = start + width
-                cell: dict[str, tuple[float, Any]] = {leaves[start].label: (0.0, None)} if width == 1 else {}
+                cell: Cell = {leaves[start].label: (0.0, None)} if width == 1 else {}
                 for middle in range(start + 1, end):
                     right_cell = chart[middle, end]
                     for left, (left_value, _) in chart[start, middle].items():
@@ -131,7 +133,7 @@ class TreebankGrammar:
             return self.otherwise.parse(leaves)
         return Tree("TOP", tuple(self.build(chart, leaves, 0, n, "TOP")))
 
-    def build(self, chart: Any, leaves: Sequence[Tree], start: int, end: int, symbol: str) -> list[Tree]:
+    def build(self, chart: Chart, leaves: Sequence[Tree], start: int, end: int, symbol: str) -> list[Tree]:
         """Return the tree of a symbol, or the trees within TOP and within a symbol that begins with "@"."""
         origin = chart[start, end][symbol][1]
         if origin is None:

@@ -12,23 +12,21 @@ from contextlib import contextmanager
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-from accelerate.state import AcceleratorState
-
-from hf_vanilla.training.config import TrainingConfig
-from hf_vanilla.training.loop import train
-from hf_vanilla.training.state import SUMMARY
+if TYPE_CHECKING:
+    from hf_vanilla.training.config import TrainingConfig
 
 Result = dict[str, Any]
-Run = TypeVar("Run", bound=tuple[Any, ...])
+Run = TypeVar("Run", bound=tuple)
 
 
 def add_run_options(parser: ArgumentParser, seeds: Sequence[int], side_by_side: bool = True) -> None:
     """Add `--seeds` and, for runs `side_by_side`, `--workers`, by default as many as this process has cores."""
     shown = " ".join(map(str, seeds))
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds), help=f"(default: {shown})")
+    parser.add_argument(
+        "--seeds", nargs="+", type=int, default=list(seeds), help=f"seeds of the runs (default: {shown})"
+    )
     if side_by_side:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         said = "runs side by side, a thread each (default: cores)"
@@ -36,12 +34,12 @@ def add_run_options(parser: ArgumentParser, seeds: Sequence[int], side_by_side: 
 
 
 @contextmanager
-def saying_how_to_go_on(where: str = "there") -> Iterator[None]:
-    """Turn Ctrl+C into the end of the program, with a message that says that the same command goes on."""
+def saying_how_to_go_on() -> Iterator[None]:
+    """End the program on Ctrl+C with a message that says that the same command goes on."""
     try:
         yield
     except KeyboardInterrupt:
-        sys.exit(f"stopped; the same command goes on from {where}")
+        sys.exit("stopped; the same command goes on from there")
 
 
 def side_by_side(
@@ -56,7 +54,7 @@ def side_by_side(
     stops this function stops the processes: they are sent SIGTERM, on which a training saves itself, and waited for.
     """
     todo, ended, start = list(runs), 0, time.monotonic()
-    running: dict[Any, tuple[BaseProcess, Run]] = {}
+    running: dict[Connection, tuple[BaseProcess, Run]] = {}
     spawn = multiprocessing.get_context("spawn")
     try:
         while todo or running:
@@ -82,18 +80,25 @@ def side_by_side(
             process.join()
 
 
-def _send_measured(sender: Connection, measure: Callable[..., Result], run: tuple[Any, ...]) -> None:
+def _send_measured(sender: Connection, measure: Callable[..., Result], run: tuple) -> None:
+    import torch
+
     torch.set_num_threads(1)
     sender.send(measure(*run))
 
 
-def as_options(fields: dict[str, Any]) -> list[str]:
+def as_options(fields: dict[str, object]) -> list[str]:
     """Return the fields of a configuration as the options of a command line."""
     return [text for name, value in fields.items() for text in (f"--{name}", str(value))]
 
 
-def train_here(config: TrainingConfig) -> Result:
+def train_here(config: "TrainingConfig") -> Result:
     """Train in this process, whatever it trained before, and return what is in the run's `training_summary.json`."""
+    from accelerate.state import AcceleratorState
+
+    from hf_vanilla.training.loop import train  # here, since processes that do without it start sooner
+    from hf_vanilla.training.state import SUMMARY
+
     AcceleratorState._reset_state(reset_partial_state=True)
     return json.loads((train(config) / SUMMARY).read_text(encoding="utf-8"))
 
@@ -120,7 +125,7 @@ def read_results(folder: Path, separator: str = "-seed") -> dict[tuple[str, int]
     return results
 
 
-def changes_since(earlier: Result, config: TrainingConfig) -> list[str]:
+def changes_since(earlier: Result, config: "TrainingConfig") -> list[str]:
     """Return a line for each field by which a run would differ from one with the fields `earlier`."""
     changes = config.changes(earlier)
     if earlier["max_steps"] != config.max_steps and not any(line.startswith("max_steps ") for line in changes):

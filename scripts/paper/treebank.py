@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from .files import write_whole
 from .trees import Tree
@@ -85,7 +84,7 @@ class Phrase:
     """A part of a tree, and what decides whether it can take a modifier."""
 
     label: str
-    children: list[Any]
+    children: "list[Phrase | str]"
     kind: str = ""  # of its noun
     takes: str = ""
     number: str = ""

@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 DELETED_TAGS = {",", ":", "``", "''", ".", "-NONE-"}
 DELETED_LABELS = {"TOP", "S1", "ROOT", ""} | DELETED_TAGS
@@ -24,7 +23,7 @@ class Tree:
     """A bracket: its label, and what is in it, brackets or (alone, below its part of speech) a word."""
 
     label: str
-    children: tuple[Any, ...]
+    children: "tuple[Tree | str, ...]"
 
     @property
     def is_word(self) -> bool:
@@ -48,7 +47,7 @@ def read_trees(text: str, name: str = "the text") -> Iterator[Tree]:
     Raises:
         ValueError: brackets do not match, or a word stands beside others in one bracket.
     """
-    stack: list[tuple[str, list[Any]]] = []
+    stack: list[tuple[str, list[Tree | str]]] = []
 
     def problem(what: str, match: re.Match[str]) -> ValueError:
         return ValueError(f"{name}, line {text.count(chr(10), 0, match.start()) + 1}: {what}")

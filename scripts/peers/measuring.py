@@ -139,7 +139,7 @@ class Runner:
         return {part: time / shares.total() for part, time in shares.most_common()}
 
 
-def part_of(operation: str, shapes: Sequence[Any], shape: Shape) -> str:
+def part_of(operation: str, shapes: Sequence[Sequence[object]], shape: Shape) -> str:
     """Return the part of a step that an operation belongs to, by its name and the sizes of its inputs."""
     sizes = {size for dimensions in shapes for size in dimensions if isinstance(size, int)}
     if "adam" in operation:

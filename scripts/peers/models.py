@@ -38,7 +38,7 @@ Builder = Callable[[Shape], Peer]
 SIZES = {"base": Shape(6, 512, 8, 2048, 37_000), "small": Shape(3, 256, 4, 1024, 8000)}
 
 
-def configure(model_type: str, shape: Shape, **changes: Any) -> transformers.PreTrainedConfig:
+def configure(model_type: str, shape: Shape, **changes: object) -> transformers.PreTrainedConfig:
     """Return the configuration of a model of transformers, or of a single stack of ours; `changes` replace its fields.
 
     Encoder-decoders have the paper's activation and scaled embeddings, if their type has a choice.
@@ -65,12 +65,12 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1).float(), labels.flatten(), label_smoothing=SMOOTHING)
 
 
-def with_own_loss(model: nn.Module, **options: Any) -> Peer:
+def with_own_loss(model: nn.Module, **options: object) -> Peer:
     """Pair a model with the loss that it computes from labels itself."""
     return model, lambda batch: model(**batch, **options).loss
 
 
-def single_stack(auto_class: Any, model_type: str, **changes: Any) -> Builder:
+def single_stack(auto_class: Any, model_type: str, **changes: object) -> Builder:
     """Return what builds an encoder or a decoder with its own loss, by an Auto class."""
     return lambda shape: with_own_loss(auto_class.from_config(configure(model_type, shape, **changes)))
 
@@ -99,7 +99,7 @@ def vanilla(shape: Shape) -> Peer:
 
 def recurrent(shape: Shape, attention_type: str) -> Peer:
     """Build this package's recurrent model, of LSTMs."""
-    sizes: dict[str, Any] = {"vocab_size": shape.vocabulary, "hidden_size": shape.width, "N": shape.layers}
+    sizes = {"vocab_size": shape.vocabulary, "hidden_size": shape.width, "N": shape.layers}
     config = hf_vanilla.RecurrentConfig(**sizes, attention_type=attention_type)
     return with_own_loss(hf_vanilla.RecurrentForConditionalGeneration(config), label_smoothing=SMOOTHING)
 
@@ -176,7 +176,7 @@ class JoeyNMT(nn.Module):
         from joeynmt.encoders import TransformerEncoder
 
         super().__init__()
-        sizes: dict[str, Any] = {"num_layers": shape.layers, "num_heads": shape.heads, "hidden_size": shape.width}
+        sizes = {"num_layers": shape.layers, "num_heads": shape.heads, "hidden_size": shape.width}
         sizes |= {"ff_size": shape.inner, "layer_norm": "post"}
         self.embedding = nn.Embedding(shape.vocabulary, shape.width)
         self.encoder = TransformerEncoder(**sizes)
@@ -204,7 +204,7 @@ class JoeyNMTRecurrent(nn.Module):
         from joeynmt.encoders import RecurrentEncoder
 
         super().__init__()
-        sizes: dict[str, Any] = {"rnn_type": "lstm", "emb_size": shape.width, "num_layers": shape.layers}
+        sizes = {"rnn_type": "lstm", "emb_size": shape.width, "num_layers": shape.layers}
         sizes |= {"dropout": 0.1, "emb_dropout": 0.1}
         self.embedding = nn.Embedding(shape.vocabulary, shape.width)
         self.encoder = RecurrentEncoder(hidden_size=shape.width // 2, **sizes)
