@@ -21,7 +21,7 @@ def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("model", help="folder or Hub id of a sequence-to-sequence model")
     add_corpus_options(parser)
-    add("--short", type=int, metavar="TOKENS", help="also score the pairs with at most so many tokens a side")
+    add("--short", type=int, metavar="TOKENS", help="also score the pairs of at most this many tokens a side alone")
     add("--source", type=Path, help="text file instead of a corpus, one sentence a line")
     add("--reference", type=Path, action="append", help="translation of --source, line by line; may be repeated")
     compare_help = "another model; also print how probable so large a difference of scores is by chance"
@@ -160,15 +160,14 @@ def print_scores(scores: Scores, compared: str | None) -> None:
 
 def record_evaluation(folder: Path, results: list[Scores]) -> None:
     """Add scores to the records of a run, for its model's card; they replace what was measured in the same way."""
-    from hf_vanilla.hub.model_card import EVALUATION, SUMMARY, current_evaluations, weights_digest
-    from hf_vanilla.hub.staging import write_json
+    from hf_vanilla.hub.model_card import EVALUATION, SUMMARY, current_evaluations, weights_digest, write_record
 
     weights = weights_digest(folder)
     if not (folder / SUMMARY).is_file() or weights is None:
         return
     way = itemgetter("set", "split", "references", "num_beams", "precision")
     known = [scores for scores in current_evaluations(folder) if way(scores) not in map(way, results)]
-    write_json(folder / EVALUATION, [*known, *({**scores, "weights": weights} for scores in results)])
+    write_record(folder / EVALUATION, [*known, *({**scores, "weights": weights} for scores in results)])
     print(f"recorded in {folder / EVALUATION}, for the model's card", file=sys.stderr)
 
 

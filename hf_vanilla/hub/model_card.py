@@ -1,4 +1,4 @@
-"""A model's card, rendered from what its training recorded, and from nothing else."""
+"""Model cards, rendered from what training and evaluation recorded in a folder, and from nothing else."""
 
 import hashlib
 import html
@@ -8,6 +8,7 @@ import logging
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import validate_repo_id
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, Trainer
 
 import hf_vanilla
 from hf_vanilla.data.built_in import BUILT_IN
@@ -28,7 +29,7 @@ logger = logging.getLogger(__name__)
 SUMMARY, EVALUATION, SAMPLES = "training_summary.json", "evaluation.json", "samples.jsonl"
 CURVES, ATTENTION, CARD, CONFIG = "curves.png", "attention.png", "README.md", "training_config.yaml"
 RECORDS = ("config.json", CONFIG, SUMMARY, EVALUATION, SAMPLES, CURVES, ATTENTION)
-"""What a card is made of, or speaks of. A folder of these is enough; weights are not needed."""
+"""The files that a card is made of, or shows. Weights are not needed."""
 
 PIPELINES = {
     "AutoModelForSeq2SeqLM": "translation",
@@ -40,7 +41,7 @@ PIPELINES = {
     "AutoModelForMultipleChoice": "multiple-choice",
     "AutoModel": "feature-extraction",
 }
-FAMILIES = {
+FAMILY_NAMES = {
     "vanilla": "encoder-decoder",
     "vanilla_encoder": "encoder",
     "vanilla_decoder": "decoder",
@@ -62,36 +63,69 @@ SETTINGS = {
     "seed": "seed",
 }
 TRAINER_SETTINGS = (
-    "num_train_epochs",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "learning_rate",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "weight_decay",
-    "optim",
-    "label_smoothing_factor",
-    "seed",
-)
-LIMITS = {
-    "translation": "It is for study, for further training, and for single sentences of the kind that it learned from. "
-    "Of other text it makes fluent nonsense, and says nothing of its doubts: do not act on a translation that nobody "
-    "has checked.",
-    "fill-mask": "It is a start for fine-tuning on text like that which it learned from, and a subject of study.",
-    "text-generation": "What it writes sounds like what it learned from and states no facts: it is a start for "
-    "fine-tuning and a subject of study.",
-}
-OTHER_LIMITS = "Its answers hold for input like that which it learned from; try it on your own before you rely on it."
+    "num_train_epochs per_device_train_batch_size gradient_accumulation_steps learning_rate lr_scheduler_type "
+    "warmup_steps weight_decay optim label_smoothing_factor seed"
+).split()
 
 
-def render(
+@dataclass
+class Score:
+    """One measured value, and how it was measured."""
+
+    test_set: str
+    split: str | None
+    metric: str
+    value: float
+    measured_on: str
+    confidence: float | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def metric_name(self) -> str:
+        """The metric as people write it."""
+        return METRICS.get(self.metric, self.metric)
+
+    @property
+    def shown(self) -> str:
+        """The value to four digits, or to one decimal place if it has an interval of confidence."""
+        return f"{self.value:.4g}" if self.confidence is None else f"{self.value:.1f} ± {self.confidence:.1f}"
+
+
+class Records:
+    """What a folder records of a model and of its training.
+
+    Attributes:
+        config, auto_class: the model's configuration, and the Auto class of its head.
+        pipeline_tag: the task, as the Hub calls it.
+        summary: `training_summary.json`; empty if there is none.
+        configuration: in the summary of `hf-vanilla train`, the fields of its configuration; empty for a Trainer.
+        scores: of test sets and of the validation split.
+        samples: texts of the validation split, with translations if the model translates.
+        corpus, built_in: Hub id or name of what it learned from, never a path, and the facts of a built-in corpus.
+        base_model: Hub id or name of the model whose weights it started from.
+    """
+
+    def __init__(self, folder: Path):
+        self.config = load_config(folder)
+        self.auto_class = auto_class_of(self.config)
+        self.pipeline_tag = PIPELINES[self.auto_class]
+        self.summary: dict[str, Any] = read_json(folder / SUMMARY) or {}
+        self.configuration: dict[str, Any] = self.summary.get("configuration", {})
+        self.scores = scores_of(self.summary, current_evaluations(folder))
+        self.samples = read_samples(folder)
+        corpus = self.configuration.get("corpus") or self.summary.get("dataset") or ""
+        self.corpus = public(corpus)
+        self.built_in = BUILT_IN.get(corpus, {})
+        self.base_model = public(self.summary.get("base_model") or self.configuration.get("initial_model"))
+
+
+def render_card(
     folder: Path, repo_id: str, languages: Sequence[str] | None = None, license: str | None = None
 ) -> ModelCard:
-    """The card, for `repo_id`, of the model in a folder that `hf-vanilla train`, or a Trainer with [`use_model_card`],
-    wrote.
+    """Return the card of the model in a folder that `hf-vanilla train`, or a Trainer with [`use_model_card`], wrote.
 
     Args:
-        folder: holds the [`RECORDS`]; of these only `config.json` must be there. What is missing is not told.
+        folder: holds the [`RECORDS`]; of these only `config.json` must be there. The card is silent about the others.
         repo_id: `user/name`, in the code of the card.
         languages: ISO 639-1 codes (default: those of a built-in corpus, if it learned from one).
         license: of the weights, by the Hub's identifier (default: apache-2.0 if a run of `hf-vanilla train` began with
@@ -101,104 +135,96 @@ def render(
         FileNotFoundError, ValueError: there is no `config.json`, or it is no model's of this package.
     """
     validate_repo_id(repo_id)
-    config = load_config(folder)
-    summary = read_json(folder / SUMMARY) or {}
-    evaluations = current_evaluations(folder)
-    samples = [json.loads(line) for line in read_lines(folder / SAMPLES)] if (folder / SAMPLES).exists() else []
-    auto_class = auto_class_of(config)
-    pipeline_tag = PIPELINES[auto_class]
-    corpus, built_in = corpus_of(summary)
-    base = public(summary.get("base_model") or summary.get("configuration", {}).get("initial_model"))
-    scores = score_rows(summary, evaluations)
-    data = ModelCardData(
-        language=list(languages or built_in.get("languages", [])) or None,
-        license=license or ("apache-2.0" if "configuration" in summary and not base else None),
-        library_name="transformers",
-        pipeline_tag=pipeline_tag,
-        tags=["hf_vanilla", "attention-is-all-you-need", FAMILIES[config.model_type]],
-        datasets=[corpus] if corpus and is_hub_id(corpus, built_in) else None,
-        metrics=sorted({row["metric"] for row in scores}) or None,
-        base_model=base if base and is_hub_id(base) else None,
-        model_name=repo_id.split("/")[-1],
-        eval_results=[
-            EvalResult(
-                task_type=pipeline_tag,
-                dataset_type=oneline(corpus or "unknown"),
-                dataset_name=oneline(row["set"]),
-                dataset_split=row["split"],
-                metric_type=row["metric"],
-                metric_name=METRICS.get(row["metric"], row["metric"]),
-                metric_value=round(row["value"], 4),
-                metric_args=row["arguments"] or None,
-            )
-            for row in scores
-        ]
-        or None,
-    )
-    source = next((sample["source"] for sample in samples if "source" in sample), None)
-    text = source or next((sample["text"] for sample in samples if "text" in sample), EXAMPLE)
+    records = Records(folder)
+    run, samples, auto_class = records.summary, records.samples, records.auto_class
+    texts = [sample[side] for side in ("source", "text") for sample in samples if side in sample]
     template = files("hf_vanilla") / "templates" / "model_card.md"
     return ModelCard.from_template(
-        data,
+        metadata_of(records, repo_id, languages, license),
         template_str=template.read_text(encoding="utf-8"),
         name=repo_id.split("/")[-1],
         repo_id=repo_id,
-        summary=describe(config, auto_class, base, trained=bool(summary)),
+        summary=describe_model(records),
+        config=records.config,
         auto_class=auto_class,
-        pipeline_tag=pipeline_tag,
-        is_encoder_decoder=config.is_encoder_decoder,
-        is_recurrent=config.model_type == "vanilla_recurrent",
+        pipeline_tag=records.pipeline_tag,
+        has_pipeline=auto_class.endswith(("MaskedLM", "SequenceClassification", "TokenClassification")),
         length_penalty=(read_json(folder / "generation_config.json") or {}).get("length_penalty_form", "paper"),
-        example=literal(example_of(text, pipeline_tag)),
-        data=describe_data(summary, corpus, built_in),
-        hyperparameters=settings_of(summary),
-        procedure=describe_procedure(summary),
-        command=oneline(summary.get("command") or "").replace("`", "'"),
+        example=literal(example_of(texts[0] if texts else EXAMPLE, records.pipeline_tag)),
+        corpus=records.corpus,
+        built_in=records.built_in,
+        run=run,
+        precision=run.get("mixed_precision", "no").replace("no", "float32"),
+        hyperparameters=settings_of(records),
+        scores=records.scores,
+        signatures=sorted({score.arguments["signature"] for score in records.scores if score.arguments}),
+        samples=[sample for sample in samples[:3] if "source" in sample],
         curves=(folder / CURVES).exists(),
-        results=result_table(scores),
-        results_note=results_note(scores),
-        samples=[
-            [plain(s["source"]), plain(s["translation"]), plain(s["target"])] for s in samples[:3] if "source" in s
-        ],
-        attention=plain(attention_note(config)) if (folder / ATTENTION).exists() else None,
-        limits=LIMITS.get(pipeline_tag, OTHER_LIMITS)
-        + " It was not examined for bias, nor for what it may repeat of its training text.",
+        attention=(folder / ATTENTION).exists(),
+        plain=plain,
+        oneline=oneline,
     )
 
 
-def load_config(folder: Path) -> Any:
-    """The configuration of a model of this package.
+def metadata_of(records: Records, repo_id: str, languages: Sequence[str] | None, license: str | None) -> ModelCardData:
+    """Return the metadata by which the Hub lists a model; see [`render_card`]."""
+    corpus, base, scores = records.corpus, records.base_model, records.scores
+    results = [
+        EvalResult(
+            task_type=records.pipeline_tag,
+            dataset_type=oneline(corpus or "unknown"),
+            dataset_name=oneline(score.test_set),
+            dataset_split=score.split,
+            metric_type=score.metric,
+            metric_name=score.metric_name,
+            metric_value=round(score.value, 4),
+            metric_args=score.arguments or None,
+        )
+        for score in scores
+    ]
+    return ModelCardData(
+        language=list(languages or records.built_in.get("languages", [])) or None,
+        license=license or ("apache-2.0" if "configuration" in records.summary and not base else None),
+        library_name="transformers",
+        pipeline_tag=records.pipeline_tag,
+        tags=["hf_vanilla", "attention-is-all-you-need", FAMILY_NAMES[records.config.model_type]],
+        datasets=[corpus] if corpus and not records.built_in and is_hub_id(corpus) else None,
+        metrics=sorted({score.metric for score in scores}) or None,
+        base_model=base if base and is_hub_id(base) else None,
+        model_name=repo_id.split("/")[-1],
+        eval_results=results or None,
+    )
 
-    Raises:
-        FileNotFoundError, ValueError: there is none.
-    """
+
+def load_config(folder: Path) -> PreTrainedConfig:
+    """Return the configuration of a model of this package, or raise `FileNotFoundError` or `ValueError`."""
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"{folder} holds no model: it has no config.json")
     kind = (read_json(folder / "config.json") or {}).get("model_type")
-    if kind not in FAMILIES:
-        raise ValueError(f"{folder}: model_type is {kind!r}; expected one of {', '.join(FAMILIES)}")
+    if kind not in FAMILY_NAMES:
+        raise ValueError(f"{folder}: model_type is {kind!r}; expected one of {', '.join(FAMILY_NAMES)}")
     try:
         return AutoConfig.from_pretrained(folder)
     except Exception as error:  # of huggingface_hub's checks, too
         raise ValueError(f"{folder / 'config.json'}: {oneline(error)}") from None
 
 
-def auto_class_of(config: Any) -> str:
-    """The Auto class of the head that was saved."""
-    name = (config.architectures or [None])[0]
-    for auto_class, reference in config.family_auto_map.items():
-        if reference.split(".")[1] == name:
-            return auto_class
-    expected = ", ".join(reference.split(".")[1] for reference in config.family_auto_map.values())
-    raise ValueError(f"config.json: architectures names {name!r}; expected one of {expected}")
+def class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
+    """Return the class of this package that a configuration names as its architecture."""
+    return getattr(hf_vanilla, (config.architectures or [""])[0])
+
+
+def auto_class_of(config: PreTrainedConfig) -> str:
+    """Return the name of the Auto class that loads a configuration's architecture, or raise `ValueError`."""
+    name = next(iter(config.architectures or ()), None)
+    classes = {reference.split(".")[1]: auto_class for auto_class, reference in config.family_auto_map.items()}
+    if name not in classes:
+        raise ValueError(f"config.json: architectures names {name!r}; expected one of {', '.join(classes)}")
+    return classes[name]
 
 
 def read_json(path: Path) -> Any:
-    """What a file holds; None if there is none.
-
-    Raises:
-        ValueError: it is no JSON.
-    """
+    """Return what a file holds, or None if there is none; raise `ValueError` if it is no JSON."""
     if not path.exists():
         return None
     try:
@@ -207,17 +233,25 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path} is not JSON: {error}") from None
 
 
+def read_samples(folder: Path) -> list[dict[str, str]]:
+    """Return the samples that a run has left: `text`, or `source`, `target` and `translation`; none without a file."""
+    return [json.loads(line) for line in read_lines(folder / SAMPLES)] if (folder / SAMPLES).is_file() else []
+
+
+def write_record(path: Path, value: object) -> None:
+    """Write a record as indented JSON, in the form in which `hf-vanilla train` writes it."""
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
 def weights_digest(folder: Path) -> str | None:
-    """The SHA-256 of the weights in a folder, of whose files there may be several; None if there are none."""
+    """Return a SHA-256, in hexadecimal, of all safetensors files in a folder; None if there are none."""
     digests = [digest(file) for file in sorted(folder.glob("*.safetensors"))]
-    return (
-        digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest() if digests else None
-    )
+    return hashlib.sha256("".join(digests).encode()).hexdigest() if len(digests) > 1 else next(iter(digests), None)
 
 
 def current_evaluations(folder: Path) -> list[dict[str, Any]]:
-    """What `hf-vanilla evaluate` recorded of these weights; scores of others that lay here before are left out."""
-    evaluations = read_json(folder / EVALUATION) or []
+    """Return what `hf-vanilla evaluate` recorded of the weights in a folder; scores of others are left out."""
+    evaluations: list[dict[str, Any]] = read_json(folder / EVALUATION) or []
     weights = weights_digest(folder) if evaluations else None
     if weights is None:
         return evaluations
@@ -227,16 +261,8 @@ def current_evaluations(folder: Path) -> list[dict[str, Any]]:
     return current
 
 
-def corpus_of(summary: dict[str, Any]) -> tuple[str | None, dict[str, Any]]:
-    """What a model learned from: the Hub id or name of it, never a path; and what is known of it if it is built in."""
-    corpus = summary.get("configuration", {}).get("corpus") or summary.get("dataset")
-    if not corpus:
-        return None, {}
-    return public(corpus), BUILT_IN.get(corpus, {})
-
-
 def public(value: Any) -> Any:
-    """A value of a configuration as others may see it: of a path on this machine its last part alone."""
+    """Return a value of a configuration as others may see it: of a path on this machine its last part alone."""
     if isinstance(value, list):
         return [public(each) for each in value]
     if isinstance(value, str) and (Path(value).exists() or re.match(r"[/.~]|file:|[A-Za-z]:[/\\]", value)):
@@ -244,164 +270,81 @@ def public(value: Any) -> Any:
     return value
 
 
-def is_hub_id(name: str, built_in: dict[str, Any] | None = None) -> bool:
-    """Whether a name could be that of a repository: neither a built-in corpus nor a file."""
-    return not built_in and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).suffix
+def is_hub_id(name: str) -> bool:
+    """True if a name could be that of a repository on the Hub rather than that of a file."""
+    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).suffix
 
 
-def score_rows(summary: dict[str, Any], evaluations: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Each score by itself: of test sets as they were evaluated, and of the validation split as training ended."""
-    rows = []
-    for scores in evaluations:
+def scores_of(summary: dict[str, Any], evaluations: Sequence[dict[str, Any]]) -> list[Score]:
+    """Return the scores of evaluated test sets, then those of the validation split at the end of training."""
+    scores = []
+    for row in evaluations:
+        search = "greedy" if row["num_beams"] == 1 else f"beam {row['num_beams']}"
+        details = f"{row['sentences']:,} sentences, {row['references']} reference(s), {search}, {row['precision']}"
         for metric in ("bleu", "chrf"):
-            search = "greedy" if scores["num_beams"] == 1 else f"beam {scores['num_beams']}"
-            rows.append(
-                {
-                    "set": scores["set"],
-                    "split": scores["split"],
-                    "metric": metric,
-                    "value": scores[metric],
-                    "confidence": scores[f"{metric}_confidence"],
-                    "details": f"{scores['sentences']:,} sentences, {scores['references']} reference(s), {search}, "
-                    f"{scores['precision']}",
-                    "arguments": {
-                        "signature": scores[f"{metric}_signature"],
-                        "num_beams": scores["num_beams"],
-                        "references": scores["references"],
-                    },
-                }
-            )
+            arguments = {"signature": row[f"{metric}_signature"]}
+            arguments |= {name: row[name] for name in ("num_beams", "references")}
+            confidence = row[f"{metric}_confidence"]
+            scores.append(Score(row["set"], row["split"], metric, row[metric], details, confidence, arguments))
     for name, value in summary.get("final", {}).items():
         metric = name.removeprefix("validation_").removeprefix("eval_")
-        if (
-            isinstance(value, int | float)
-            and math.isfinite(value)
-            and (metric == "perplexity" or name.startswith("eval_"))
-        ):
-            rows.append(
-                {
-                    "set": "validation split",
-                    "split": "validation",
-                    "metric": metric,
-                    "value": value,
-                    "confidence": None,
-                    "details": "as training ended",
-                    "arguments": {},
-                }
-            )
-    return rows
+        is_score = metric == "perplexity" or name.startswith("eval_")
+        if is_score and isinstance(value, int | float) and math.isfinite(value):
+            scores.append(Score("validation split", "validation", metric, value, "as training ended"))
+    return scores
 
 
-def result_table(scores: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """Header and rows of Markdown; nothing if there is no score."""
-    rows = [
-        [
-            plain(row["set"]),
-            plain(METRICS.get(row["metric"], row["metric"])),
-            f"{row['value']:.4g}" if row["confidence"] is None else f"{row['value']:.1f} ± {row['confidence']:.1f}",
-            plain(row["details"]),
-        ]
-        for row in scores
-    ]
-    return rows and [["set", "metric", "score", "measured on"], *rows]
-
-
-def results_note(scores: Sequence[dict[str, Any]]) -> str:
-    """What goes with the scores: the signatures without which they cannot be compared."""
-    signatures = sorted({row["arguments"]["signature"] for row in scores if row["arguments"]})
-    if not signatures:
-        return "Measured by the training loop, once; the spread among seeds is not known."
-    return "± is half of a 95 % interval by bootstrap. sacreBLEU signatures: " + ", ".join(
-        f"`{signature}`" for signature in signatures
-    )
-
-
-def describe(config: Any, auto_class: str, base: str | None, trained: bool) -> str:
-    """The first paragraph."""
+def describe_model(records: Records) -> str:
+    """Return the first paragraph: what the model is, does, and started from, and its sizes."""
+    config, auto_class = records.config, records.auto_class
     with torch.device("meta"):
-        model = getattr(hf_vanilla, config.architectures[0])(config)
+        model = class_of(config)(config)
     parameters = sum(weight.numel() for weight in model.parameters())
-    family = FAMILIES[config.model_type]
-    if config.is_encoder_decoder:
-        depth = f"{config.encoder_layers} + {config.decoder_layers} layers"
-    else:
-        depth = f"{config.num_hidden_layers} layers"
-    if base:
-        origin = f", fine-tuned from {plain(base)}"
-    else:
-        origin = ", trained from scratch" if trained else ""
-    labels = ""
-    if auto_class in ("AutoModelForSequenceClassification", "AutoModelForTokenClassification"):
-        names = ", ".join(plain(name) for name in dict(config.id2label).values())
-        labels = f" It answers with one of {config.num_labels} labels: {names}." if config.num_labels > 1 else ""
-    task = {"Seq2SeqLM": " that translates", "MaskedLM": " that fills in masked tokens"}
-    does = task.get(auto_class.removeprefix("AutoModelFor"), "")
-    if auto_class == "AutoModelForCausalLM":
-        does = " that continues text"
-    elif not does:
-        does = f" for {PIPELINES[auto_class].replace('-', ' ')}"
-    if config.model_type == "vanilla_recurrent":
-        attention = {"none": "without attention"}.get(config.attention_type, f"with {config.attention_type} attention")
-        kind = f"A recurrent encoder-decoder{does}, of {config.cell_type.upper()} cells, {attention}"
-        heads = ""
-    else:
-        kind = (
-            f"{'An' if family[0] == 'e' else 'A'} {family} Transformer{does}, as in [Attention Is All You Need]"
-            "(https://arxiv.org/abs/1706.03762)"
+    task = f" for {records.pipeline_tag.replace('-', ' ')}"
+    does = {
+        "AutoModelForSeq2SeqLM": " that translates",
+        "AutoModelForMaskedLM": " that fills in masked tokens",
+        "AutoModelForCausalLM": " that continues text",
+    }.get(auto_class, task)
+    family = FAMILY_NAMES[config.model_type]
+    heads = ""
+    if family == "recurrent":
+        attention = (
+            "without attention" if config.attention_type == "none" else f"with {config.attention_type} attention"
         )
+        kind = f"A recurrent encoder-decoder{does}, of {config.cell_type.upper()} cells, {attention}"
+    else:
+        paper = "[Attention Is All You Need](https://arxiv.org/abs/1706.03762)"
+        kind = f"{'An' if family[0] == 'e' else 'A'} {family} Transformer{does}, as in {paper}"
         heads = f"{config.num_attention_heads} heads, "
+    if records.base_model:
+        kind += f", fine-tuned from {plain(records.base_model)}"
+    elif records.summary:
+        kind += ", trained from scratch"
+    is_seq2seq = config.is_encoder_decoder
+    depth = f"{config.encoder_layers} + {config.decoder_layers}" if is_seq2seq else config.num_hidden_layers
+    labels = ""
+    names = list((config.id2label or {}).values())
+    if auto_class.endswith(("SequenceClassification", "TokenClassification")) and len(names) > 1:
+        labels = f" It answers with one of {len(names)} labels: {', '.join(map(plain, names))}."
     return (
-        f"{kind}{origin}: {depth}, {config.hidden_size} wide, {heads}{config.vocab_size:,} tokens, "
+        f"{kind}: {depth} layers, {config.hidden_size} wide, {heads}{config.vocab_size:,} tokens, "
         f"{parameters / 1e6:,.1f} million parameters.{labels}"
     )
 
 
-def describe_data(summary: dict[str, Any], corpus: str | None, built_in: dict[str, Any]) -> str:
-    """What a model learned from."""
-    if not corpus:
-        return "That is not recorded."
-    text = f"{built_in['description']} (`{corpus}`)" if built_in else plain(corpus)
-    if examples := summary.get("training_examples"):
-        text += f", {examples:,} training examples"
-    text += "."
-    dropped = {reason: count for reason, count in summary.get("dropped_examples", {}).items() if count}
-    if dropped:
-        text += " Left out: " + ", ".join(f"{count:,} ({plain(reason)})" for reason, count in dropped.items()) + "."
-    return text
-
-
-def describe_procedure(summary: dict[str, Any]) -> str:
-    """How long it trained, on what, by what."""
-    if not summary:
-        return ""
-    hardware = plain(summary.get("hardware") or summary.get("device") or "unknown hardware")
-    processes = summary.get("processes", 1)
-    text = f"{summary.get('updates', 0):,} updates"
-    if summary.get("target_tokens"):
-        text += f" of {summary['target_tokens']:,} target tokens in all"
-    text += f", {summary.get('epochs', 0):g} epoch(s), in {summary.get('seconds', 0) / 60:,.1f} minutes on {hardware}"
-    text += f", {processes} processes" if processes > 1 else ""
-    precision = {"no": "float32"}.get(summary.get("mixed_precision", "no"), summary.get("mixed_precision"))
-    versions = ", ".join(f"{name} {version}" for name, version in summary.get("versions", {}).items())
-    text += f", in {precision}, by {versions}. The energy that it took is not known."
-    if "configuration" in summary:
-        text += " `hf-vanilla train training_config.yaml`, with the file here, trains by the same settings again"
-        if summary["configuration"].get("train_minutes"):
-            text += ": how far it comes in that time depends on the machine"
-        text += ". What was typed:" if summary.get("command") else "."
-    return text
-
-
-def settings_of(summary: dict[str, Any]) -> list[list[str]]:
-    """Rows of the table of hyperparameters."""
-    configuration = summary.get("configuration") or summary.get("arguments") or {}
-    names = SETTINGS if "configuration" in summary else dict.fromkeys(configuration)
-    rows = [[names[name] or name.replace("_", " "), configuration.get(name)] for name in names]
-    return [[plain(name), plain(str(public(value)))] for name, value in rows if value is not None]
+def settings_of(records: Records) -> list[list[str]]:
+    """Return rows of the table of hyperparameters: those of `hf-vanilla train`, or those of a Trainer."""
+    configuration = records.configuration or records.summary.get("arguments") or {}
+    names = (
+        SETTINGS if "configuration" in records.summary else {name: name.replace("_", " ") for name in configuration}
+    )
+    values = {shown: configuration.get(name) for name, shown in names.items()}
+    return [[plain(shown), plain(public(value))] for shown, value in values.items() if value is not None]
 
 
 def example_of(text: str, pipeline_tag: str) -> str:
-    """A text for the code of the card: of one sentence, short, and with a mask where one is to be filled in."""
+    """Return a short text for the card's code: one sentence, with a mask where one is to be filled in."""
     words = re.split(r"(?<=[.!?]) ", oneline(text))[0].split()[:12] or EXAMPLE.split()
     if pipeline_tag == "fill-mask":
         words[len(words) // 2] = "<mask>"
@@ -410,14 +353,7 @@ def example_of(text: str, pipeline_tag: str) -> str:
     return " ".join(words)
 
 
-def attention_note(config: Any) -> str:
-    """What the picture shows."""
-    columns = "each token of the source (columns)" if config.is_encoder_decoder else "each token (columns)"
-    rows = "each token of the translation (rows)" if config.is_encoder_decoder else "each token (rows)"
-    return f"One picture for each head of the last layer: how much {rows} looks at {columns}."
-
-
-def use_model_card(trainer: Any) -> None:
+def use_model_card(trainer: Trainer) -> None:
     """Let a Trainer write this card where it would write its own: with each push, and by `create_model_card`.
 
     Beside the card in `output_dir` it leaves `training_summary.json`, of which `hf-vanilla push` makes the card anew.
@@ -427,35 +363,35 @@ def use_model_card(trainer: Any) -> None:
     def create_model_card(
         language: str | Sequence[str] | None = None,
         license: str | None = None,
-        dataset: Any = None,
+        dataset: str | Sequence[str] | None = None,
         finetuned_from: str | None = None,
-        **unused: Any,
+        **unused: object,
     ) -> None:
         if not trainer.is_world_process_zero():
             return
-        folder = Path(trainer.args.output_dir)
+        folder = Path(str(trainer.args.output_dir))
         if not (folder / "config.json").exists():
             trainer.save_model(_internal_call=True)
-        dataset = dataset if isinstance(dataset, str) or not dataset else dataset[0]
-        summary = summarise_trainer(trainer, dataset, finetuned_from)
-        (folder / SUMMARY).write_text(json.dumps(summary, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        datasets = [dataset] if isinstance(dataset, str) else [*(dataset or ()), None]
+        write_record(folder / SUMMARY, summarise_trainer(trainer, datasets[0], finetuned_from))
         repo_id = trainer.hub_model_id or trainer.args.hub_model_id or folder.resolve().name
         languages = [language] if isinstance(language, str) else language
-        render(folder, repo_id, languages, license).save(folder / CARD)
+        render_card(folder, repo_id, languages, license).save(folder / CARD)
 
-    trainer.create_model_card = create_model_card
+    setattr(trainer, "create_model_card", create_model_card)  # noqa: B010  its place is a method, to a type checker
 
 
-def summarise_trainer(trainer: Any, dataset: str | None, base_model: str | None) -> dict[str, Any]:
-    """What a Trainer knows of its run, as [`render`] wants it."""
+def summarise_trainer(trainer: Trainer, dataset: str | None, base_model: str | None) -> dict[str, Any]:
+    """Return what a Trainer knows of its run, as `hf-vanilla train` would record it."""
     arguments, log = trainer.args, trainer.state.log_history
     evaluations = [record for record in log if any(name.startswith("eval_") for name in record)]
     speed = ("runtime", "per_second", "_time")
-    examples = trainer.train_dataset
+    examples: Any = trainer.train_dataset
+    model: Any = trainer.model
     precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no"
     packages = ("torch", "transformers", "datasets", "tokenizers", "accelerate")
     return {
-        "base_model": public(base_model or trainer.model.config._name_or_path or None),
+        "base_model": public(base_model or model.config._name_or_path or None),
         "dataset": public(dataset or getattr(getattr(examples, "info", None), "dataset_name", None)),
         "training_examples": len(examples) if hasattr(examples, "__len__") else None,
         "arguments": {name: str(getattr(arguments, name)) for name in TRAINER_SETTINGS},
@@ -474,16 +410,16 @@ def summarise_trainer(trainer: Any, dataset: str | None, base_model: str | None)
     }
 
 
-def oneline(text: Any) -> str:
-    """Without line breaks and control characters, by which YAML and Markdown could be left."""
+def oneline(text: object) -> str:
+    """Return text without line breaks and control characters, which could break out of YAML or Markdown."""
     return " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
 
 
-def plain(text: Any) -> str:
-    """Text of data, configurations and files as Markdown shows it: no markup, no HTML, no second line."""
+def plain(text: object) -> str:
+    """Return text from data, configurations or files escaped for Markdown: no markup, no HTML, no second line."""
     return re.sub(r"([\\`*_\[\]|#~$!])", r"\\\1", html.escape(oneline(text), quote=False))
 
 
-def literal(text: Any) -> str:
-    """The same as a string of Python in a block of code."""
+def literal(text: object) -> str:
+    """Return text as a string of Python for a block of code."""
     return json.dumps(oneline(text).replace("`", "'"), ensure_ascii=False)

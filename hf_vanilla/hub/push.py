@@ -1,20 +1,41 @@
 """To the Hub: a folder that loads without this package, checked before any of it is sent, and sent in one commit."""
 
-import hashlib
+import contextlib
+import re
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import HFValidationError, LocalTokenNotFoundError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import (
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    LocalTokenNotFoundError,
+    OfflineModeIsEnabled,
+)
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
+from huggingface_hub.utils.sha import git_hash
 
-from hf_vanilla.hub.model_card import ATTENTION, CARD, RECORDS, auto_class_of, read_json, render
-from hf_vanilla.hub.staging import KINDS, STALE, check, explained, stage, write_space
+from hf_vanilla.hub.model_card import ATTENTION, CARD, RECORDS, auto_class_of, oneline, read_json, render_card
+from hf_vanilla.hub.staging import check_stands_alone, stage, write_space
 from hf_vanilla.training.checkpointing import digest
+
+CODE = r"(checks|configuration|fused_loss|generation|losses|modeling|pretrained|(un)?padding)_(vanilla|recurrent)(_\w+)?\.py"
+STALE = re.compile(rf"[^/]*\.safetensors(\.index\.json)?|{CODE}|hf_vanilla/.*\.py")
+"""What a push removes from a repository if it is not among what it sends: weights and code of an earlier one."""
+KINDS = {
+    "weights": (".safetensors", ".index.json"),
+    "code": (".py",),
+    "card": (".md", ".png"),
+    "tokenizer": ("tokenizer.json", "tokenizer_config.json"),
+    "configuration": ("config.json",),
+    "records": ("",),
+}
+"""How a commit's message calls a file, by the first of these endings that its name has."""
 
 
 def push(
@@ -45,7 +66,7 @@ def push(
         revision: branch; made if it is not there.
         tag: a name for this state, such as `"v1.0"`.
         message: of the commit (default: what changed).
-        languages, license: see [`render`].
+        languages, license: see [`render_card`].
         space: also make a Space of the same name, which translates and shows attention.
         max_shard_size: weights beyond this are split.
         dry_run: print what would be sent, and send nothing.
@@ -62,12 +83,11 @@ def push(
     source, api = Path(source), api or HfApi()
     check_repo_id(repo_id)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary, "model")
+        folder, app = Path(temporary, "model"), Path(temporary, "space")
         model, tokenizer = stage(source, folder, repo_id, languages, license, max_shard_size)
         if space and auto_class_of(model.config) != "AutoModelForSeq2SeqLM":
             raise ValueError("the Space translates: it is for models of AutoModelForSeq2SeqLM")
-        check(folder, model, tokenizer)
-        app = Path(temporary, "space")
+        check_stands_alone(folder, model, tokenizer)
         if dry_run:
             show(folder, repo_id)
             if space:
@@ -78,17 +98,17 @@ def push(
                 commit = send(api, repo_id, "model", folder, private, revision, tag, message)
                 if space:
                     write_space(app, folder, repo_id, commit, license)
-                    send(api, repo_id, "space", app, private, "main", None, f"Show {repo_id} at {commit[:8]}")
+                    send(api, repo_id, "space", app, private, message=f"Show {repo_id} at {commit[:8]}")
     return f"{api.endpoint}/{repo_id}"
 
 
 def files_in(folder: Path) -> dict[str, Path]:
-    """The files of a folder by the names that they will have in a repository."""
+    """Return the files of a folder by the names that they will have in a repository."""
     return {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
 def show(folder: Path, destination: str) -> None:
-    """Print what would be sent, and its size."""
+    """Print what would be sent, and its size in bytes."""
     sizes = {name: path.stat().st_size for name, path in files_in(folder).items()}
     for name, size in sizes.items():
         print(f"{size:>13,}  {name}")
@@ -96,13 +116,13 @@ def show(folder: Path, destination: str) -> None:
 
 
 def check_repo_id(repo_id: str) -> None:
-    """Raises `ValueError` for what is not `user/name`."""
+    """Raise `ValueError` for what is not `user/name`."""
     try:
         validate_repo_id(repo_id)
+        if repo_id.count("/") != 1:
+            raise HFValidationError("expected user/name")
     except HFValidationError as error:
         raise ValueError(f"{repo_id!r} is no name of a repository: {error}") from None
-    if repo_id.count("/") != 1:
-        raise ValueError(f"{repo_id!r} is no name of a repository: expected user/name")
 
 
 def write_card(
@@ -114,21 +134,17 @@ def write_card(
     """
     check_repo_id(repo_id)
     with tempfile.TemporaryDirectory() as temporary:
-        staged = Path(temporary)
+        records = source
         if any(source.glob("*.safetensors")):
-            stage(source, staged, repo_id, languages, license)
-        else:
-            card = render(source, repo_id, languages, license)
-            for name in RECORDS:
-                if (source / name).is_file():
-                    shutil.copyfile(source / name, staged / name)
-            card.save(staged / CARD)
+            records = Path(temporary)
+            stage(source, records, repo_id, languages, license)
+        card = render_card(records, repo_id, languages, license)
         folder.mkdir(parents=True, exist_ok=True)
         # A run's own records stay as they are: those of a card tell less.
-        names = (CARD, ATTENTION) if folder.resolve() == source.resolve() else (CARD, *RECORDS)
-        for name in names:
-            if (staged / name).is_file():
-                shutil.copyfile(staged / name, folder / name)
+        for name in (ATTENTION,) if folder.resolve() == source.resolve() else RECORDS:
+            if (records / name).is_file() and (records / name).resolve() != (folder / name).resolve():
+                shutil.copyfile(records / name, folder / name)
+        card.save(folder / CARD)
 
 
 def send(
@@ -137,17 +153,18 @@ def send(
     kind: str,
     folder: Path,
     private: bool | None,
-    revision: str,
-    tag: str | None,
-    message: str | None,
+    revision: str = "main",
+    tag: str | None = None,
+    message: str | None = None,
 ) -> str:
-    """Make of a repository's branch what a folder holds, in one commit; what is there already is not sent again.
+    """Make the files of a folder those of a repository's branch, in one commit that holds only what changed.
 
     Returns:
-        The commit's hash.
+        The hash of the commit, or of the branch's newest one if nothing changed.
+
+    Raises:
+        ValueError: the repository holds another type of model, or has the tag at another state.
     """
-    if not api.token and not get_token():
-        raise LocalTokenNotFoundError
     api.whoami()
     sdk = "gradio" if kind == "space" else None
     api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, space_sdk=sdk)
@@ -164,23 +181,25 @@ def send(
         own = read_json(staged["config.json"])["model_type"]
         if other != own:
             raise ValueError(f"{repo_id} is taken by a model of type {other!r}, this is {own!r}: choose another name")
-    changed = {name: path for name, path in staged.items() if name not in there or not is_same(path, there[name])}
+    # `upload_folder` does not serve here: with hf_xet it may make several commits, and it does not say beforehand what
+    # changes, which decides whether the tag may be set, and makes the message.
+    changed = [name for name, path in staged.items() if name not in there or not is_same(path, there[name])]
     removed = [name for name in there if name not in staged and STALE.fullmatch(name)]
     tags = {known.name: known.target_commit for known in api.list_repo_refs(repo_id, repo_type=kind).tags}
     if tag in tags and (changed or removed or tags[tag] != head):
         raise ValueError(f"{repo_id} has a tag {tag} already; tags stay what they are: choose another")
     if changed or removed:
-        operations: list[Any] = [CommitOperationAdd(name, path) for name, path in changed.items()]
-        operations += [CommitOperationDelete(name) for name in removed]
         details = [f"{'change' if name in there else 'add'} {name}" for name in changed]
-        details += [f"remove {name}" for name in removed]
         head = api.create_commit(
             repo_id,
-            operations,
+            [
+                *(CommitOperationAdd(name, staged[name]) for name in changed),
+                *(CommitOperationDelete(name) for name in removed),
+            ],
             repo_type=kind,
             revision=revision,
             commit_message=message or message_of([*changed, *removed], first="config.json" not in there),
-            commit_description="\n".join(details),
+            commit_description="\n".join([*details, *(f"remove {name}" for name in removed)]),
             parent_commit=head,
         ).oid
     if tag and tag not in tags:
@@ -189,16 +208,43 @@ def send(
 
 
 def is_same(path: Path, there: RepoFile) -> bool:
-    """Whether a file is what a repository holds, by the hash that it is kept under there."""
-    if there.lfs:
-        return digest(path) == there.lfs.sha256
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() == there.blob_id
+    """True if a file has the hash under which the repository keeps it."""
+    return digest(path) == there.lfs.sha256 if there.lfs else git_hash(path.read_bytes()) == there.blob_id
 
 
 def message_of(names: Sequence[str], first: bool) -> str:
-    """What a commit changes, in a line."""
+    """Return the title of a commit that changes these files; `first` if there was no model before it."""
     if first:
         return "Add model, tokenizer, code and card"
-    kinds = {next((kind for kind, endings in KINDS.items() if name.endswith(endings)), "records") for name in names}
-    return f"Change {' and '.join(filter(None, [', '.join(sorted(kinds)[:-1]), sorted(kinds)[-1]]))}"
+    *others, last = sorted({next(kind for kind in KINDS if name.endswith(KINDS[kind])) for name in names})
+    return f"Change {', '.join(others)} and {last}" if others else f"Change {last}"
+
+
+@contextlib.contextmanager
+def explained(repo_id: str) -> Iterator[None]:
+    """Raise, in place of huggingface_hub's errors, `ValueError` or `ConnectionError` with one line and a remedy."""
+    try:
+        yield
+    except LocalTokenNotFoundError:
+        raise ValueError("there is no token: run `hf auth login`, or set HF_TOKEN to one that may write") from None
+    except OfflineModeIsEnabled:
+        raise ConnectionError("HF_HUB_OFFLINE is set: unset it to push") from None
+    except (HfHubHTTPError, HTTPError, RuntimeError, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
+        # Where an upload or a download fails, huggingface_hub raises one of these two from the true cause.
+        wraps = isinstance(error, RuntimeError | LocalEntryNotFoundError)
+        cause = error.__cause__ if wraps and error.__cause__ else error
+        status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
+        refusals = {
+            401: "the Hub does not take the token; is it expired? `hf auth login` asks for another",
+            403: f"the token may not write to {repo_id}: the name is another's, or the token may only read",
+            404: f"{repo_id}, or a part of it, is not there for this token",
+        }
+        if status in refusals:
+            raise ValueError(refusals[status]) from None
+        if status == 412:
+            reason = f"{repo_id} changed meanwhile"
+        elif isinstance(cause, HfHubHTTPError):
+            reason = f"the Hub answered {status}: {oneline(cause.server_message or '')}"
+        else:
+            reason = f"the Hub cannot be reached, or broke off ({type(cause).__name__})"
+        raise ConnectionError(f"{reason}. Nothing there is left half-written; the same command completes it") from None

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.metadata import requires
 from importlib.resources import files
 from pathlib import Path
@@ -19,20 +19,11 @@ from typing import Any
 import torch
 import yaml
 from huggingface_hub import SpaceCard, SpaceCardData
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-)
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-import hf_vanilla
 from hf_vanilla.attention.figures import plot_heads, save_figure
 from hf_vanilla.attention.reader import attention_maps
-from hf_vanilla.data.files import read_lines
 from hf_vanilla.hub.model_card import (
     ATTENTION,
     CARD,
@@ -42,42 +33,33 @@ from hf_vanilla.hub.model_card import (
     SAMPLES,
     SUMMARY,
     auto_class_of,
+    class_of,
     current_evaluations,
     load_config,
     oneline,
     public,
     read_json,
-    render,
+    read_samples,
+    render_card,
     weights_digest,
+    write_record,
 )
 from hf_vanilla.models.generation_vanilla import beam_search
 
 logger = logging.getLogger(__name__)
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-CODE = r"(configuration|generation|losses|modeling|padding)_(vanilla|recurrent)(_\w+)?\.py"
-STALE = re.compile(rf"[^/]*\.safetensors(\.index\.json)?|{CODE}|hf_vanilla/.*\.py")
-"""What a push removes from a repository if it is not among what it sends: weights and code of an earlier one."""
 MOST_WORDS = 16
-"""Words of a text in the card's picture."""
+"""At most this many words of a text are drawn in the card's picture of attention."""
 GRADIO = "6.31.0"
-"""What the Space was driven with."""
+"""The version of gradio that the Space was tested with."""
 STAND_ALONE = re.compile(r"(torch|transformers|tokenizers|safetensors)[<>=~!]")
 """The packages that a checkpoint needs where `hf_vanilla` is not installed."""
-KINDS = {
-    "weights": (".safetensors", ".index.json"),
-    "code": (".py",),
-    "card": (".md", ".png"),
-    "tokenizer": ("tokenizer.json", "tokenizer_config.json"),
-    "configuration": ("config.json",),
-}
-"""What a commit's message calls files that end so; the others are records."""
-
-# Loads a folder as a stranger to this package would, through every Auto class that its configuration names, and
-# compares what the model and its search give. Only what `push` has just written is given to it.
 SEARCH: dict[str, Any] = {"num_beams": 2, "max_new_tokens": 5, "do_sample": False, "num_return_sequences": 1}
 SEARCH |= dict.fromkeys(("return_dict_in_generate", "output_attentions", "output_hidden_states"), False)
-"""Whatever a model's own generation config says, by this its tokens are compared."""
+"""The search by which tokens are compared, whatever a model's own generation config says."""
+# This program loads a folder as a stranger to this package would, through every Auto class that its configuration
+# names, and compares what the model and its search give. It is given nothing but what `push` has just written.
 CHECK = """
 import json, sys
 from pathlib import Path
@@ -105,8 +87,8 @@ for name in json.loads((folder / "config.json").read_text())["auto_map"]:
 """
 
 
-def load(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """A model of this package and its tokenizer, from a folder.
+def load_model_and_tokenizer(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Return a model of this package and its tokenizer, from a folder.
 
     Raises:
         FileNotFoundError, ValueError: something is missing, is a pickle, or does not fit together.
@@ -115,24 +97,15 @@ def load(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         raise ValueError(f"{source} holds an adapter: push that by PEFT, `model.push_to_hub(...)`")
     config = load_config(source)
     auto_class_of(config)
-    for index in source.glob("*.index.json"):
-        for name in set((read_json(index) or {}).get("weight_map", {}).values()):
-            if Path(name).name != name:
-                raise ValueError(f"{index}: {name!r} is not in this folder; weights must lie beside their index")
-    if not list(source.glob("*.safetensors")):
-        pickles = [
-            path.name for path in source.iterdir() if path.suffix in PICKLES and path.name != "training_args.bin"
-        ]
-        if pickles:
-            raise ValueError(
-                f"{source} has its weights in {pickles[0]}, a pickle, which may run code when it is loaded: save them "
-                "as safetensors, `model.save_pretrained(...)`, where you trust it"
-            )
-        raise FileNotFoundError(f"{source} has no weights: expected model.safetensors")
-    model_class = getattr(hf_vanilla, config.architectures[0])
-    local: dict[str, Any] = {"local_files_only": True}
+    check_weight_files(source)
+    model_class = class_of(config)
+    model: PreTrainedModel
+    loading: dict[str, set[str]]
     try:
-        model, loading = model_class.from_pretrained(source, dtype="auto", output_loading_info=True, **local)
+        loaded: Any = model_class.from_pretrained(
+            source, dtype="auto", output_loading_info=True, local_files_only=True
+        )
+        model, loading = loaded
     except Exception as error:  # of many libraries
         raise ValueError(f"{source}: its weights do not load: {oneline(error)}") from None
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -143,7 +116,7 @@ def load(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
         if not weight.isfinite().all():
             raise ValueError(f"{source}: {name} holds values that are not finite numbers")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, **local)
+        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
     except Exception as error:
         raise ValueError(f"{source} has no tokenizer that loads; save it there: {oneline(error)}") from None
     for name in tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else ():
@@ -151,15 +124,29 @@ def load(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
             raise ValueError(f"{source}: the tokenizer has a chat template named {name!r}, which is no name of a file")
     last = max(tokenizer.get_vocab().values(), default=-1)
     if last >= config.vocab_size:
-        raise ValueError(
-            f"{source}: the tokenizer has ids up to {last}, the model {config.vocab_size} embeddings: one of them is "
-            "of another model"
-        )
+        sizes = f"the tokenizer has ids up to {last}, the model {config.vocab_size} embeddings"
+        raise ValueError(f"{source}: {sizes}: one of them is of another model")
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
         own, theirs = getattr(config, name, None), getattr(tokenizer, name)
         if own is not None and theirs is not None and own != theirs:
             raise ValueError(f"{source}: {name} is {own} in config.json, and {theirs} in the tokenizer")
     return model.eval(), tokenizer
+
+
+def check_weight_files(source: Path) -> None:
+    """Raise `FileNotFoundError` or `ValueError` if a folder's weights are not safetensors files directly in it."""
+    for index in source.glob("*.index.json"):
+        for name in set((read_json(index) or {}).get("weight_map", {}).values()):
+            if Path(name).name != name:
+                raise ValueError(f"{index}: {name!r} is not in this folder; weights must lie beside their index")
+    if not any(source.glob("*.safetensors")):
+        for path in source.iterdir():
+            if path.suffix in PICKLES and path.name != "training_args.bin":
+                raise ValueError(
+                    f"{source} has its weights in {path.name}, a pickle, which may run code when it is loaded: save "
+                    "them as safetensors, `model.save_pretrained(...)`, where you trust it"
+                )
+        raise FileNotFoundError(f"{source} has no weights: expected model.safetensors")
 
 
 def stage(
@@ -170,22 +157,20 @@ def stage(
     license: str | None = None,
     max_shard_size: str = "5GB",
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Write all that a repository will hold into a new `folder`; what came to lie in `source` otherwise stays there.
+    """Write all that a repository will hold into a new `folder`, and return model and tokenizer.
 
-    Returns:
-        Model and tokenizer.
+    Files that `source` holds besides a model, its tokenizer and the records of its training are left out.
     """
-    model, tokenizer = load(source)
+    model, tokenizer = load_model_and_tokenizer(source)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     tokenizer.save_pretrained(folder)
-    if (source / CURVES).is_file():
-        shutil.copyfile(source / CURVES, folder / CURVES)
+    for name in (CURVES, SAMPLES):
+        if (source / name).is_file():
+            shutil.copyfile(source / name, folder / name)
     if evaluations := current_evaluations(source):
         # Saved anew, the same weights may lie in other files.
         own = {"weights": weights_digest(folder)}
-        write_json(folder / EVALUATION, [scores | {"set": public(scores["set"])} | own for scores in evaluations])
-    if (source / SAMPLES).is_file():
-        shutil.copyfile(source / SAMPLES, folder / SAMPLES)
+        write_record(folder / EVALUATION, [scores | {"set": public(scores["set"])} | own for scores in evaluations])
     if summary := read_json(source / SUMMARY):
         for part in ("configuration", "arguments"):
             if part in summary:
@@ -193,28 +178,27 @@ def stage(
         if command := summary.get("command"):
             # Of an absolute path its last part alone is for others.
             outside = r"(^|=)(?:[~/]|\.\.?[/\\]|file:|[A-Za-z]:[/\\]).*[/\\]"
-            words = (re.sub(outside, r"\1", word) for word in shlex.split(command))
-            summary["command"] = shlex.join(words)
-        write_json(folder / SUMMARY, summary)
+            summary["command"] = shlex.join(re.sub(outside, r"\1", word) for word in shlex.split(command))
+        write_record(folder / SUMMARY, summary)
         if "configuration" in summary:
             text = yaml.safe_dump(summary["configuration"], sort_keys=False)
             (folder / CONFIG).write_text(text, encoding="utf-8")
     with contextlib.suppress(ValueError):  # a text that cannot be drawn is no reason not to push
-        draw_attention(model, tokenizer, source / SAMPLES, folder / ATTENTION)
+        draw_attention(model, tokenizer, source, folder / ATTENTION)
     write_requirements(folder)
-    render(folder, repo_id, languages, license).save(folder / CARD)
+    render_card(folder, repo_id, languages, license).save(folder / CARD)
     return model, tokenizer
 
 
 def write_requirements(folder: Path, *others: str) -> None:
-    """What pip must install for the code in a folder, with the lower bounds of this package."""
+    """Write what pip must install for the code in a folder, with the lower bounds of this package."""
     needed = [line for line in requires("hf_vanilla") or [] if STAND_ALONE.match(line)]
     (folder / "requirements.txt").write_text("".join(f"{line}\n" for line in (*needed, *others)), encoding="utf-8")
 
 
-def draw_attention(model: Any, tokenizer: PreTrainedTokenizerBase, samples: Path, picture: Path) -> None:
-    """The heads of the last layer on a run's shortest sample, or its first words; nothing where there is no sample."""
-    rows = [json.loads(line) for line in read_lines(samples)] if samples.is_file() else []
+def draw_attention(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run: Path, picture: Path) -> None:
+    """Draw the heads of the last layer on the shortest sample of a run, or on its first words, if it has samples."""
+    rows = read_samples(run)
     if rows and getattr(model.config, "attention_type", None) != "none":
         row = min(rows, key=lambda row: len(row.get("source") or row["text"]))
         text = row.get("source") or " ".join(row["text"].split()[:MOST_WORDS])
@@ -225,16 +209,10 @@ def draw_attention(model: Any, tokenizer: PreTrainedTokenizerBase, samples: Path
             logger.warning("no %s: %s", picture.name, error)
 
 
-def write_json(path: Path, value: Any) -> None:
-    """As the run writes its records."""
-    path.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+def check_stands_alone(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
+    """Load a staged folder in a process that cannot import `hf_vanilla`; raise `ValueError` if it does not work there.
 
-
-def check(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Load a staged folder in a process that cannot import `hf_vanilla`, and compare what the model gives there.
-
-    Raises:
-        ValueError: it does not load, or gives something else.
+    It must load through every Auto class, and give the same outputs and tokens.
     """
     auto_class = auto_class_of(model.config)
     torch.manual_seed(0)
@@ -249,7 +227,8 @@ def check(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
             if isinstance(value, torch.Tensor):
                 expected[f"output.{name}"] = value.float().contiguous()
         if model.can_generate():
-            expected["tokens"] = model.generate(words, custom_generate=beam_search, **SEARCH)
+            generate: Any = model.generate
+            expected["tokens"] = generate(words, custom_generate=beam_search, **SEARCH)
     with tempfile.TemporaryDirectory() as temporary:
         tensors = Path(temporary, "expected.safetensors")
         save_file(expected, tensors)
@@ -272,15 +251,14 @@ def check(folder: Path, model: Any, tokenizer: PreTrainedTokenizerBase) -> None:
 def write_space(app: Path, model: Path, repo_id: str, commit: str, license: str | None) -> None:
     """Write a Space that shows the staged `model` at one commit into a new folder `app`.
 
-    The package goes with it: the Space then needs to trust no code but its own.
+    The package is part of the Space, so that it needs to trust no code but its own.
     """
     shutil.copytree(
         str(files("hf_vanilla")), app / "hf_vanilla", ignore=shutil.ignore_patterns("templates", "__pycache__")
     )
     shutil.copyfile(str(files("hf_vanilla") / "templates" / "space" / "app.py"), app / "app.py")
-    rows = [json.loads(line) for line in read_lines(model / SAMPLES)] if (model / SAMPLES).is_file() else []
-    examples = sorted((row["source"] for row in rows), key=len)[:3]
-    write_json(app / "model.json", {"model": repo_id, "revision": commit, "examples": examples})
+    examples = sorted((row["source"] for row in read_samples(model)), key=len)[:3]
+    write_record(app / "model.json", {"model": repo_id, "revision": commit, "examples": examples})
     write_requirements(app, "matplotlib")
     data = SpaceCardData(
         title=repo_id.split("/")[-1],
@@ -291,37 +269,3 @@ def write_space(app: Path, model: Path, repo_id: str, commit: str, license: str 
         models=[repo_id],
     )
     SpaceCard(f"---\n{data}\n---\nTranslates with [{repo_id}](https://huggingface.co/{repo_id}).\n").save(app / CARD)
-
-
-@contextlib.contextmanager
-def explained(repo_id: str) -> Iterator[None]:
-    """What the Hub, or the way to it, refuses, said in one line with what to do about it.
-
-    Raises:
-        ValueError, ConnectionError: in place of huggingface_hub's errors.
-    """
-    try:
-        yield
-    except LocalTokenNotFoundError:
-        raise ValueError("there is no token: run `hf auth login`, or set HF_TOKEN to one that may write") from None
-    except OfflineModeIsEnabled:
-        raise ConnectionError("HF_HUB_OFFLINE is set: unset it to push") from None
-    except (HfHubHTTPError, HTTPError, RuntimeError, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
-        # huggingface_hub raises these two from what it was: where an upload fails, and a download.
-        wraps = isinstance(error, RuntimeError | LocalEntryNotFoundError)
-        cause = error.__cause__ if wraps and error.__cause__ else error
-        status = cause.response.status_code if isinstance(cause, HfHubHTTPError) else None
-        refusals = {
-            401: "the Hub does not take the token; is it expired? `hf auth login` asks for another",
-            403: f"the token may not write to {repo_id}: the name is another's, or the token may only read",
-            404: f"{repo_id}, or a part of it, is not there for this token",
-        }
-        if status in refusals:
-            raise ValueError(refusals[status]) from None
-        if status == 412:
-            reason = f"{repo_id} changed meanwhile"
-        elif isinstance(cause, HfHubHTTPError):
-            reason = f"the Hub answered {status}: {oneline(cause.server_message or '')}"
-        else:
-            reason = f"the Hub cannot be reached, or broke off ({type(cause).__name__})"
-        raise ConnectionError(f"{reason}. Nothing there is left half-written; the same command completes it") from None

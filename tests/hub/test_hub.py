@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from hf_vanilla import VanillaDecoderForCausalLM, VanillaEncoderForMaskedLM, VanillaForConditionalGeneration, cli
 from hf_vanilla.data.tokenization import train_tokenizer
-from hf_vanilla.hub.push import push
+from hf_vanilla.hub.push import STALE, push
 from hf_vanilla.hub.staging import CHECK, stage
 from hf_vanilla.training.loop import train
 
@@ -70,7 +70,7 @@ def hub(server):
 @pytest.fixture
 def unchecked(monkeypatch):
     """For tests that push and are about something else: a process less each time."""
-    monkeypatch.setattr("hf_vanilla.hub.push.check", lambda *arguments: None)
+    monkeypatch.setattr("hf_vanilla.hub.push.check_stands_alone", lambda *arguments: None)
 
 
 @pytest.fixture
@@ -149,6 +149,8 @@ def test_a_run_becomes_a_page_that_anybody_can_use(task, runs, hub, online, tmp_
     assert ("model.safetensors.index.json" if sharded else "model.safetensors") in files
     assert {"config.json", "README.md", "tokenizer.json", "requirements.txt"} <= set(files)
     assert {"training_summary.json", "training_config.yaml", "curves.png", "attention.png"} <= set(files)
+    # What a later push would remove, if the model had other files then.
+    assert all(STALE.fullmatch(name) for name in files if name.endswith(".py") and "/" not in name)
     needed = [re.split("[<>=]", line)[0] for line in files["requirements.txt"].decode().splitlines()]
     assert needed == ["torch", "transformers", "tokenizers", "safetensors"]
     commits = HfApi(endpoint=hub.url).list_repo_commits(repo)

@@ -14,7 +14,7 @@ from test_hub import ROOT, blocks_of, runs  # noqa: F401  a fixture: a run of ea
 
 from hf_vanilla import RecurrentForConditionalGeneration, RecurrentModel, VanillaForConditionalGeneration, cli
 from hf_vanilla.data.tokenization import train_tokenizer
-from hf_vanilla.hub.model_card import EXAMPLE, RECORDS, render
+from hf_vanilla.hub.model_card import EXAMPLE, RECORDS, render_card
 from hf_vanilla.hub.staging import stage
 from hf_vanilla.training.config import TrainingConfig
 
@@ -38,7 +38,7 @@ def test_a_card_tells_what_was_recorded(runs, tmp_path):  # noqa: F811
     with torch.no_grad():
         next(model.parameters()).mul_(2)
     model.save_pretrained(other)
-    assert "BLEU" not in str(render(other, "user/numbers"))
+    assert "BLEU" not in str(render_card(other, "user/numbers"))
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_the_code_in_the_card_of_each_head_runs(model_class, tmp_path, capsys):
     tokenizer = train_tokenizer([EXAMPLE], 300, **({"family": family} if family in ("encoder", "decoder") else {}))
     small_model(model_class, vocab_size=len(tokenizer)).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    codes = blocks_of(render(tmp_path, "user/name").text)
+    codes = blocks_of(render_card(tmp_path, "user/name").text)
     for code in codes:
         exec(code.replace('"user/name"', repr(str(tmp_path))), {})
     assert codes and capsys.readouterr().out
@@ -69,7 +69,7 @@ def test_text_of_data_and_files_is_text_in_a_card(runs, tmp_path):  # noqa: F811
     (run / "samples.jsonl").write_text(json.dumps({"source": EVIL, "target": EVIL, "translation": EVIL}) + "\n")
     scores = json.loads((run / "evaluation.json").read_text())
     (run / "evaluation.json").write_text(json.dumps([{**scores[0], "set": EVIL}]))
-    card = render(run, "user/evil")
+    card = render_card(run, "user/evil")
     assert card.data.license == "apache-2.0" and "stolen" not in json.dumps(sorted(card.data.to_dict()))
     assert ModelCard(str(card)).data.to_dict() == card.data.to_dict()
     outside = re.sub("^```.*?^```", "", card.text, flags=re.DOTALL | re.MULTILINE)
@@ -105,21 +105,21 @@ def test_languages_and_licences_come_from_the_command_line(runs, tmp_path, capsy
 
 def test_weights_that_come_from_elsewhere_get_no_licence_of_ours(runs, tmp_path):  # noqa: F811
     folder = shutil.copytree(runs / "translation", tmp_path / "run")
-    assert render(folder, "user/name").data.license == "apache-2.0"
+    assert render_card(folder, "user/name").data.license == "apache-2.0"
     (folder / "training_summary.json").write_text(json.dumps({"configuration": {"initial_model": "other/model"}}))
-    assert render(folder, "user/name").data.license is None
+    assert render_card(folder, "user/name").data.license is None
     (folder / "training_summary.json").write_text(json.dumps({"arguments": {}}))  # a Trainer does not know
-    assert render(folder, "user/name").data.license is None
+    assert render_card(folder, "user/name").data.license is None
     (folder / "training_summary.json").unlink()  # as in what `convert` writes
-    assert render(folder, "user/name").data.license is None
-    assert render(folder, "user/name", license="mit").data.license == "mit"
+    assert render_card(folder, "user/name").data.license is None
+    assert render_card(folder, "user/name", license="mit").data.license == "mit"
 
 
 @pytest.mark.parametrize("folder", sorted((ROOT / "model_cards").glob("*/")), ids=lambda folder: folder.name)
 def test_the_cards_of_this_project_are_what_templates_and_records_give(folder):
     written = (folder / "README.md").read_text(encoding="utf-8")
     repo_id = re.search(r'from_pretrained\("([^"]+)"', written)[1]
-    assert str(render(folder, repo_id)) == written
+    assert str(render_card(folder, repo_id)) == written
     card = ModelCard(written, ignore_metadata_errors=False)
     assert card.data.eval_results and card.data.pipeline_tag and card.data.language and card.data.license
     summary = json.loads((folder / "training_summary.json").read_text())

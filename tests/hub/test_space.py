@@ -51,7 +51,9 @@ def test_a_space_has_all_that_it_needs_and_shows_one_commit(folder, hub, online,
         "revision": commit,
         "examples": [SAMPLE["source"]],
     }
-    assert {"app.py", "requirements.txt", "hf_vanilla/__init__.py", "hf_vanilla/decoding.py"} <= set(files)
+    assert {"app.py", "requirements.txt", "hf_vanilla/__init__.py", "hf_vanilla/translation/translator.py"} <= set(
+        files
+    )
     assert not any("templates" in name or "__pycache__" in name for name in files)
     # The package that goes with it knows the model: nobody's code is trusted.
     assert b"trust_remote_code" not in files["app.py"]
