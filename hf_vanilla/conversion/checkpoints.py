@@ -34,13 +34,7 @@ SENTENCE_FILES = ("config_sentence_transformers.json", "sentence_bert_config.jso
 class Weights:
     """Tensors by name, in memory or in safetensors files, which are read when a tensor is asked for.
 
-    Attributes:
-        shapes: by name.
-        dtypes: by name; None for a type that is not in `DTYPES`.
-        files: by name, for those that are in files.
-
-    Raises:
-        ValueError: a file is damaged.
+    `shapes`, `dtypes` and `files` hold what is known of each without that. A dtype that is not in `DTYPES` is None.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor] | None = None, files: Sequence[Path] = ()):
@@ -76,11 +70,7 @@ class Checkpoint(NamedTuple):
 
 
 def open_checkpoint(source: str | Path | PreTrainedModel) -> Checkpoint:
-    """Return what `source`, a model or the folder or Hub id of one, holds; no weight is read yet.
-
-    Raises:
-        FileNotFoundError, ValueError: something is missing, or is not what it should be.
-    """
+    """Return what `source`, a model or the folder or Hub id of one, holds; no weight is read yet."""
     if isinstance(source, PreTrainedModel):
         names = [each.__name__ for each in type(source).__mro__]
         generation_config = getattr(source, "generation_config", None)
@@ -96,11 +86,7 @@ def open_checkpoint(source: str | Path | PreTrainedModel) -> Checkpoint:
 
 
 def local_folder(source: str | Path) -> Path:
-    """Return the folder of a checkpoint; if `source` is a Hub id, after the download of all but foreign formats.
-
-    Raises:
-        FileNotFoundError: there is neither.
-    """
+    """Return the folder of a checkpoint; if `source` is a Hub id, after the download of all but foreign formats."""
     if Path(source).is_dir():
         return Path(source)
     patterns = ["*.json", "*.txt", "*.model", "*.spm", "*.jinja", "model*.safetensors", "*_*/model.safetensors"]
@@ -111,11 +97,7 @@ def local_folder(source: str | Path) -> Path:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """Return the content of a folder's `config.json`.
-
-    Raises:
-        FileNotFoundError, ValueError: there is none, or it is no JSON object with a `model_type`.
-    """
+    """Return the content of a folder's `config.json`, or raise an error of one line if it is none of a model."""
     file = folder / "config.json"
     if not file.is_file():
         raise FileNotFoundError(f"{file}: no such file; a checkpoint has a config.json beside its weights")
@@ -158,11 +140,7 @@ def open_weights(path: Path) -> Weights:
 
 
 def copy_companions(source: Path, folder: Path) -> list[str]:
-    """Write a checkpoint's tokenizer, and its modules for sentence-transformers, into `folder`; return what there was.
-
-    Raises:
-        ValueError: the tokenizer cannot be loaded, or a module is no safetensors file in the checkpoint's folder.
-    """
+    """Write a checkpoint's tokenizer, and its modules for sentence-transformers, into `folder`; return what it had."""
     copied = []
     if any((source / name).is_file() for name in TOKENIZER_FILES):
         try:
@@ -196,11 +174,7 @@ def skeleton_of(model_class: type[PreTrainedModel], config: PreTrainedConfig, **
 
 
 def make_config(config_class: type[Config], fields: dict[str, Any]) -> Config:
-    """Return a configuration of ours.
-
-    Raises:
-        ValueError: of one line, for values that it does not allow.
-    """
+    """Return a configuration of ours, or raise `ValueError` with one line about a value that it does not allow."""
     try:
         return config_class(**fields)
     except StrictDataclassError as error:
@@ -249,9 +223,6 @@ class Plan:
         left_behind: names of weights that have no counterpart.
         order: the source's hidden units in the order that the target has them, if it is another.
         new: targets that the source has nothing for, which are initialised.
-
-    Raises:
-        ValueError: a weight is no floating-point number.
     """
 
     source: Weights
@@ -364,16 +335,9 @@ class Plan:
 def check_weights(
     owner: str, weights: Weights, expected: Mapping[str, Sequence[int]], missing: Sequence[str], extra: Sequence[str]
 ) -> None:
-    """Check that weights are all there, no more than that, and of the expected shapes.
+    """Raise `ValueError` if a source lacks weights, or has extra ones, or some of other shapes than `expected`.
 
-    Args:
-        owner: name of the class whose weights they should be, for the error.
-        weights: what the source has.
-        expected: shapes of those of its weights that are used.
-        missing, extra: names that the source lacks, and names that it should not have.
-
-    Raises:
-        ValueError: anything is wrong; the error names up to five weights of each kind.
+    The error says that they are not those of an `owner`, and names up to five of each kind.
     """
     wrong = [
         f"{name} {list(weights.shapes[name])}, expected {list(shape)}"

@@ -144,17 +144,7 @@ def check_supported(config: dict[str, Any]) -> None:
 def our_config_of(
     form: Format, checkpoint: Checkpoint, our_class: type[PreTrainedModel], extra: dict[str, Any]
 ) -> VanillaBaseConfig:
-    """Return our configuration of a checkpoint of theirs.
-
-    Args:
-        form: of the checkpoint.
-        checkpoint: theirs.
-        our_class: the class that it is for.
-        extra: dropout rates to set instead of those of the checkpoint.
-
-    Raises:
-        ValueError: it asks for what our blocks do not have, or `extra` holds something else.
-    """
+    """Return the configuration for `our_class` of a checkpoint of theirs; `extra` has dropout rates to set instead."""
     if unknown := sorted(set(extra) - set(DROPOUTS)):
         raise ValueError(f"`{unknown[0]}` is what the source says; only {', '.join(DROPOUTS)} can be set")
     config, weights, head = checkpoint.config, checkpoint.weights, our_class.__name__.partition("For")[2]
@@ -210,11 +200,7 @@ def labels_of(config: PreTrainedConfig) -> dict[str, Any]:
 
 
 def match(weights: Weights, theirs: PreTrainedModel, ours: PreTrainedModel, form: Format, table: Names) -> Plan:
-    """Return the plan that finds theirs for each weight of ours, under the name that the checkpoint has for it.
-
-    Raises:
-        ValueError: for weights that are missing, too many, or of other shapes.
-    """
+    """Return the plan that finds theirs for each weight of ours, under the name that the checkpoint has for it."""
     state = theirs.state_dict(keep_vars=True)
     tied: dict[int, list[str]] = {}
     for name, tensor in state.items():

@@ -34,7 +34,7 @@ class Format:
         classes: their classes, and ours for the same task. If two of theirs become one of ours, the way back leads to
             the first.
         fields: fields of the configurations.
-        fixed: values of our fields that their architecture implies.
+        fixed: values that our fields must have, for their architecture implies them.
         names: weights of the base model.
         heads: weights of the heads; here names start at the whole model.
         required: allowed values of their fields that have no counterpart in our configuration.
@@ -167,9 +167,7 @@ DISTILBERT = Format(
         ("embed_tokens.weight", "embeddings.word_embeddings.weight"),
         ("embed_positions.weight", "embeddings.position_embeddings.weight"),
         ("embedding_norm.{p}", "embeddings.LayerNorm.{p}"),
-        ("layers.{n}.self_attention.q_proj.{p}", "transformer.layer.{n}.attention.q_lin.{p}"),
-        ("layers.{n}.self_attention.k_proj.{p}", "transformer.layer.{n}.attention.k_lin.{p}"),
-        ("layers.{n}.self_attention.v_proj.{p}", "transformer.layer.{n}.attention.v_lin.{p}"),
+        ("layers.{n}.self_attention.{qkv}_proj.{p}", "transformer.layer.{n}.attention.{qkv}_lin.{p}"),
         ("layers.{n}.self_attention.o_proj.{p}", "transformer.layer.{n}.attention.out_lin.{p}"),
         ("layers.{n}.self_attention_norm.{p}", "transformer.layer.{n}.sa_layer_norm.{p}"),
         ("layers.{n}.feed_forward.linear1.{p}", "transformer.layer.{n}.ffn.lin1.{p}"),
@@ -327,11 +325,7 @@ HIDDEN_DIMENSION = (
 
 
 def pair_names(ours: Iterable[str], table: Names) -> dict[str, list[str]]:
-    """Return, for each of their weights, the names of ours that it holds: one, or those of q, k and v.
-
-    Raises:
-        ValueError: a name of ours is not in the table.
-    """
+    """Return, for each of their weights, the names of ours that it holds: one, or those of q, k and v."""
     patterns = []
     for own, theirs in table:
         pattern = re.escape(own)
@@ -350,10 +344,7 @@ def pair_names(ours: Iterable[str], table: Names) -> dict[str, list[str]]:
 
 
 def table_of(form: Format, our_class: type[PreTrainedModel]) -> Names:
-    """Return the names of all weights of two corresponding classes.
-
-    A model with a head keeps its base model under a prefix, so the names of `form.names` get it there.
-    """
+    """Return the names of two classes: a model with a head keeps the weights of its base model under a prefix."""
     has_head = "For" in our_class.__name__
     ours, theirs = (f"{prefix}." if has_head else "" for prefix in (our_class.base_model_prefix, form.base))
     return (*((ours + own, theirs + their) for own, their in form.names), *form.heads)

@@ -15,11 +15,7 @@ ACTIVATIONS |= {getattr(nn.functional, name): name for name in ACTIVATIONS.value
 
 
 def fields_of_module(module: nn.Transformer) -> dict[str, Any]:
-    """Return the fields of [`VanillaConfig`] that a module holds outside of its weights.
-
-    Raises:
-        ValueError: a stack has no layers, or its layers differ in what our configuration has one field for.
-    """
+    """Return the fields of [`VanillaConfig`] that a module holds outside of its weights, the same in every layer."""
     found: list[dict[str, Any]] = []
     stacks = ((module.encoder, nn.TransformerEncoder), (module.decoder, nn.TransformerDecoder))
     for stack, kind in stacks:
@@ -49,14 +45,9 @@ def fields_of_module(module: nn.Transformer) -> dict[str, Any]:
 
 
 def plan_torch(weights: Weights, fields: dict[str, Any]) -> Plan:
-    """Return the plan by which a state dict of `torch.nn.Transformer` becomes a model of ours.
+    """Return the plan by which a state dict of `torch.nn.Transformer` becomes a model of ours; see [`from_hf`].
 
-    Args:
-        weights: under the module's names, which may all have the same prefix.
-        fields: of [`VanillaConfig`], those that weights do not tell.
-
-    Raises:
-        ValueError: see [`from_hf`].
+    All names in it may have the same prefix. `fields` of [`VanillaConfig`] are those that weights do not tell.
     """
     first = re.compile(r"(.*?)encoder\.layers\.0\.linear1\.weight")
     prefix = next((match[1] for name in weights.shapes if (match := first.fullmatch(name))), "")
@@ -95,11 +86,7 @@ def plan_torch(weights: Weights, fields: dict[str, Any]) -> Plan:
 
 
 def config_of_torch(shapes: dict[str, tuple[int, ...]], fields: dict[str, Any]) -> VanillaConfig:
-    """Return our configuration of a state dict: sizes and options come from its names and shapes, others from fields.
-
-    Raises:
-        ValueError: a field is missing, or contradicts the weights.
-    """
+    """Return our configuration of a state dict, by its names and shapes and, for what they do not tell, `fields`."""
     if "num_attention_heads" not in fields:
         raise ValueError("`num_attention_heads` cannot be told from weights: give it, as in num_attention_heads=8")
     if not any(name.startswith("decoder.layers.0.") for name in shapes):
