@@ -28,6 +28,7 @@ from transformers import BertConfig, GPT2Config, TrainingArguments
 from hf_vanilla import VanillaDecoderConfig, VanillaEncoderConfig
 from hf_vanilla.data.built_in import BIBLE, BROWN
 from hf_vanilla.data.corpora import load_texts
+from hf_vanilla.data.files import SPLITS
 from hf_vanilla.data.tokenization import train_tokenizer
 
 SCRIPTS = Path(__file__).parent
@@ -125,9 +126,7 @@ def finetune(
     name, steps = f"{task}-{model}-{start}-{seed}", max(4, int(updates * scale))
     family = "decoder" if task == "causal_lm" else "encoder"
     files = {
-        kind: " ".join(
-            f"--{split}_file {folder}/reading/{kind}_{split}.jsonl" for split in ("train", "validation", "test")
-        )
+        kind: " ".join(f"--{split}_file {folder}/reading/{kind}_{split}.jsonl" for split in SPLITS)
         for kind in ("questions", "choices")
     }
     config = checkpoint or str(folder / "configs" / f"{model}-{family}")
