@@ -14,7 +14,7 @@ import gradio
 from PIL import Image
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
-# It lies beside this file: the model's code is then this one, and none is loaded from the model's page.
+# The package lies beside this file, so that the model's code is this one, and none is loaded from the model's page.
 from hf_vanilla import Hypothesis, Translator, attention_maps
 from hf_vanilla.attention.figures import plot_heads, save_figure
 
@@ -22,7 +22,7 @@ MOST_CHARACTERS, MOST_SHOWN = 500, 8
 
 
 def build(translator: Translator, name: str, examples: list[str]) -> gradio.Blocks:
-    """The page."""
+    """Return the page, with `examples` of texts to click."""
 
     def look(text: str, hypothesis: Hypothesis) -> Image.Image | None:
         if not hypothesis.text:
