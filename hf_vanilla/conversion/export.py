@@ -1,4 +1,4 @@
-"""Checkpoints for other engines."""
+"""Write models as other engines read them: CTranslate2 and ONNX."""
 
 import copy
 import logging
@@ -9,21 +9,39 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
+from hf_vanilla.models.modeling_vanilla import VanillaForConditionalGeneration
 from hf_vanilla.training.checkpointing import new_folder
 
 ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "gelu_new": "GELUTanh", "silu": "SWISH", "swish": "SWISH"}
+# Where CTranslate2 has the weights of a layer's modules, several of them fused into one.
+LAYER = {
+    "self_attention/linear_0": ["self_attention.q_proj", "self_attention.k_proj", "self_attention.v_proj"],
+    "self_attention/linear_1": ["self_attention.o_proj"],
+    "self_attention/layer_norm": ["self_attention_norm"],
+    "ffn/linear_0": ["feed_forward.linear1"],
+    "ffn/linear_1": ["feed_forward.linear2"],
+    "ffn/layer_norm": ["feed_forward_norm"],
+}
+LAYER_WITH_SOURCE = LAYER | {
+    "attention/linear_0": ["cross_attention.q_proj"],
+    "attention/linear_1": ["cross_attention.k_proj", "cross_attention.v_proj"],
+    "attention/linear_2": ["cross_attention.o_proj"],
+    "attention/layer_norm": ["cross_attention_norm"],
+}
 
 
-def export_to_ctranslate2(model: Any, tokenizer: Any, folder: str | Path, quantization: str | None = None) -> None:
+def export_to_ctranslate2(
+    model: VanillaForConditionalGeneration, tokenizer: Any, folder: str | Path, quantization: str | None = None
+) -> None:
     """Write a seq2seq model as [CTranslate2](https://opennmt.net/CTranslate2) reads it, with the tokenizer's files.
 
     It takes tokens, the end of the sentence among them: `tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)`.
 
     Args:
-        model: `VanillaForConditionalGeneration`.
+        model: the model.
         tokenizer: the model's.
         folder: where it goes; it must not exist, or be empty.
         quantization: as CTranslate2 names them: "int8", "float16", ...; float32 if not given.
@@ -33,7 +51,6 @@ def export_to_ctranslate2(model: Any, tokenizer: Any, folder: str | Path, quanti
         ValueError: for a model that CTranslate2 cannot express, and a folder that holds something.
     """
     try:
-        from ctranslate2.converters import utils
         from ctranslate2.specs import common_spec, transformer_spec
     except ImportError as error:
         raise ImportError("to export for CTranslate2: pip install ctranslate2") from error
@@ -52,26 +69,6 @@ def export_to_ctranslate2(model: Any, tokenizer: Any, folder: str | Path, quanti
     for what, applies in unfit.items():
         if applies:
             raise ValueError(f"CTranslate2 has no {what}")
-
-    def numbers(tensor: torch.Tensor) -> Any:
-        return tensor.detach().float().cpu().numpy()
-
-    def set_linear(spec: Any, linear: nn.Linear) -> None:
-        spec.weight = numbers(linear.weight)
-        if linear.bias is not None:
-            spec.bias = numbers(linear.bias)
-
-    def set_norm(spec: Any, norm: Any) -> None:
-        spec.gamma, spec.beta = numbers(norm.weight), numbers(norm.bias)
-
-    def set_attention(spec: Any, attention: Any, groups: list[str]) -> None:
-        for linear_spec, group in zip(spec.linear, groups, strict=False):
-            specs = [common_spec.LinearSpec() for _ in group]
-            for each, name in zip(specs, group, strict=True):
-                set_linear(each, getattr(attention, f"{name}_proj"))
-            utils.fuse_linear(linear_spec, specs)
-        set_linear(spec.linear[-1], attention.o_proj)
-
     spec = transformer_spec.TransformerSpec.from_config(
         (config.encoder_layers, config.decoder_layers),
         config.num_attention_heads,
@@ -79,28 +76,9 @@ def export_to_ctranslate2(model: Any, tokenizer: Any, folder: str | Path, quanti
         activation=getattr(common_spec.Activation, ACTIVATIONS[config.activation_function]),
         layernorm_embedding=config.embedding_norm,
     )
-    most = config.max_position_embeddings
-    for stack, stack_spec in ((model.model.encoder, spec.encoder), (model.model.decoder, spec.decoder)):
-        embeddings = stack_spec.embeddings
-        (embeddings[0] if isinstance(embeddings, list) else embeddings).weight = numbers(stack.embed_tokens.weight)
-        stack_spec.scale_embeddings = stack.embedding_scale
-        positions = stack.embed_positions(torch.arange(most, device=model.device)[None])[0]
-        stack_spec.position_encodings.encodings = numbers(positions)
-        if config.embedding_norm:
-            set_norm(stack_spec.layernorm_embedding, stack.embedding_norm)
-        if config.norm_position == "pre":
-            set_norm(stack_spec.layer_norm, stack.norm)
-        for layer, layer_spec in zip(stack.layers, stack_spec.layer, strict=True):
-            set_attention(layer_spec.self_attention, layer.self_attention, ["qkv"])
-            set_norm(layer_spec.self_attention.layer_norm, layer.self_attention_norm)
-            if hasattr(layer, "cross_attention"):
-                set_attention(layer_spec.attention, layer.cross_attention, ["q", "kv"])
-                set_norm(layer_spec.attention.layer_norm, layer.cross_attention_norm)
-            set_linear(layer_spec.ffn.linear_0, layer.feed_forward.linear1)
-            set_linear(layer_spec.ffn.linear_1, layer.feed_forward.linear2)
-            set_norm(layer_spec.ffn.layer_norm, layer.feed_forward_norm)
-    set_linear(spec.decoder.projection, model.lm_head)
-
+    fill_stack(spec.encoder, "embeddings_0", model.model.encoder, LAYER)
+    fill_stack(spec.decoder, "embeddings", model.model.decoder, LAYER_WITH_SOURCE)
+    fill(spec.decoder, "projection", model.lm_head)
     tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
     tokens += [f"<unused{number}>" for number in range(len(tokens), config.vocab_size)]
     spec.register_source_vocabulary(tokens)
@@ -116,25 +94,50 @@ def export_to_ctranslate2(model: Any, tokenizer: Any, folder: str | Path, quanti
     tokenizer.save_pretrained(folder)
 
 
-class SourceEncoder(nn.Module):
-    """From a source to the keys and values that each decoder layer's cross-attention has of it."""
+def fill_stack(spec: Any, embeddings: str, stack: Any, table: dict[str, list[str]]) -> None:
+    """Set the weights of CTranslate2's encoder or decoder; `table` says which those of a layer are."""
+    fill(spec, embeddings, stack.embed_tokens)
+    positions = torch.arange(stack.config.max_position_embeddings, device=stack.device)[None]
+    spec.scale_embeddings = stack.embedding_scale
+    spec.position_encodings.encodings = stack.embed_positions(positions)[0].detach().float().cpu().numpy()
+    for name, norm in (("layernorm_embedding", stack.embedding_norm), ("layer_norm", stack.norm)):
+        if isinstance(norm, nn.LayerNorm):
+            fill(spec, name, norm)
+    for number, layer in enumerate(stack.layers):
+        for place, names in table.items():
+            fill(spec.layer[number], place, *map(layer.get_submodule, names))
 
-    def __init__(self, model: Any):
+
+def fill(spec: Any, place: str, *modules: Any) -> None:
+    """Set the weights at a place of CTranslate2's specification to those of our modules, the one below the other."""
+    from ctranslate2.specs.model_spec import index_spec
+
+    is_norm = isinstance(modules[0], nn.LayerNorm)
+    for name, theirs in (("weight", "gamma" if is_norm else "weight"), ("bias", "beta" if is_norm else "bias")):
+        tensors = [tensor for module in modules if (tensor := getattr(module, name, None)) is not None]
+        if tensors:
+            setattr(index_spec(spec, place), theirs, torch.cat(tensors).detach().float().cpu().numpy())
+
+
+class SourceEncoder(nn.Module):
+    """Computes the keys and values that each decoder layer's cross-attention has of a source."""
+
+    def __init__(self, model: VanillaForConditionalGeneration):
         super().__init__()
         self.encoder = model.get_encoder()
         self.attentions: Any = nn.ModuleList(layer.cross_attention for layer in model.get_decoder().layers)
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> list[torch.Tensor]:
-        """Key and value, each (batch, heads, source, d_k or d_v), of each layer."""
+        """Return the key and the value, each (batch, heads, source, d_k or d_v), of each layer in turn."""
         encoded = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         pairs = [attention.keys_and_values(encoded, encoded, None) for attention in self.attentions]
         return [states for pair in pairs for states in pair]
 
 
 class CachedDecoder(nn.Module):
-    """From the next tokens of a target, and keys and values of source and past, to logits and all keys and values."""
+    """Continues a target by some tokens, with the keys and values of its source and its past given."""
 
-    def __init__(self, model: Any):
+    def __init__(self, model: VanillaForConditionalGeneration):
         super().__init__()
         self.decoder, self.lm_head = model.get_decoder(), model.lm_head
 
@@ -145,7 +148,12 @@ class CachedDecoder(nn.Module):
         source: list[torch.Tensor],
         past: list[torch.Tensor],
     ) -> list[torch.Tensor]:
-        """Logits (batch, length, vocab_size); then key and value (batch, heads, past + length, ...) of each layer."""
+        """Return logits (batch, length, vocab_size), then the key and the value (batch, heads, past + length, ...) of
+        each layer in turn.
+
+        `input_ids` are (batch, length), `encoder_attention_mask` (batch, source); `source` and `past` hold the key and
+        the value (batch, heads, source or past, ...) of each layer.
+        """
         caches = [DynamicCache(list(zip(states[::2], states[1::2], strict=True))) for states in (past, source)]
         length, past_length = input_ids.shape[1], past[0].shape[2]
         # `(query, key)` is true where a token of the target may look: at its past and itself.
@@ -155,7 +163,7 @@ class CachedDecoder(nn.Module):
             input_ids=input_ids,
             attention_mask=visible[None, None].expand(input_ids.shape[0], -1, -1, -1),
             position_ids=positions[None, past_length:],
-            # Only its shape is read, for what is made of it is in the cache.
+            # Only its shape is read: its keys and values are in the cache.
             encoder_hidden_states=encoder_attention_mask[..., None].expand(-1, -1, self.decoder.config.hidden_size),
             encoder_attention_mask=encoder_attention_mask,
             past_key_values=EncoderDecoderCache(*caches),
@@ -166,7 +174,9 @@ class CachedDecoder(nn.Module):
         return [self.lm_head(outputs.last_hidden_state), *states]
 
 
-def export_to_onnx(model: Any, tokenizer: Any, folder: str | Path) -> None:
+def export_to_onnx(
+    model: VanillaForConditionalGeneration, tokenizer: PreTrainedTokenizerBase, folder: str | Path
+) -> None:
     """Write a seq2seq model as two [ONNX](https://onnx.ai) graphs in float32, with its configuration and the
     tokenizer's files. Sizes of batch, source, target and past are free; a past may be of length 0.
 
@@ -177,7 +187,7 @@ def export_to_onnx(model: Any, tokenizer: Any, folder: str | Path) -> None:
       to `logits` (batch, length, vocab_size) and `present.I.decoder.key`, `.value`.
 
     Args:
-        model: `VanillaForConditionalGeneration`.
+        model: the model.
         tokenizer: the model's.
         folder: where it goes; it must not exist, or be empty.
 
@@ -235,7 +245,7 @@ def write_graph(
     """
     logger = logging.getLogger("torch.onnx")
     level = logger.level
-    logger.setLevel(logging.ERROR)  # it names what torchvision would add
+    logger.setLevel(logging.ERROR)  # it warns that torchvision's operations are not there
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -246,8 +256,8 @@ def write_graph(
         logger.setLevel(level)
 
 
-def check_export(model: Any, tokenizer: Any, folder: Path) -> None:
-    """Raises `ValueError` for what no engine can be given."""
+def check_export(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Raise `ValueError` for a folder that holds something, another family, and a tokenizer with too many tokens."""
     if folder.exists() and any(folder.iterdir()):
         raise ValueError(f"{folder} is not empty: give a folder that does not exist")
     if model.config.model_type != "vanilla":
@@ -260,7 +270,11 @@ EXPORTS = {"ctranslate2": export_to_ctranslate2, "onnx": export_to_onnx}
 
 
 def export(name: str, form: str, folder: Path) -> None:
-    """Export a model and its tokenizer, from a folder or the Hub; nothing is left behind where it fails."""
+    """Export a model and its tokenizer, from a folder or the Hub, and leave nothing behind if it fails.
+
+    Raises:
+        ValueError: for a `form` that is not one of `EXPORTS`, and as the functions there do.
+    """
     if form not in EXPORTS:
         raise ValueError(f"format is {form!r}; expected one of {', '.join(EXPORTS)}")
     with new_folder(folder) as unfinished:

@@ -29,6 +29,7 @@ from transformers.generation import (
 
 BeamSearchOutput = torch.Tensor | GenerateBeamEncoderDecoderOutput | GenerateBeamDecoderOnlyOutput
 
+FORMS = ("paper", "transformers")
 # The score of an empty slot for a hypothesis: far below any log-probability, yet finite.
 MISSING_SCORE = -1.0e9
 # Finished sentences leave the batch once they are this share of it, for each time the others are copied.
@@ -98,7 +99,7 @@ def packed(linears: list[nn.Linear], precision: str) -> Callable[[torch.Tensor],
     """Return a function that computes several layers of the same input at once, their outputs side by side."""
     if any(type(linear) is not nn.Linear for linear in linears):  # one with an adapter, for example
         return lambda states: torch.cat([linear(states) for linear in linears], dim=-1)
-    biases = [linear.bias for linear in linears if linear.bias is not None]
+    biases: list[torch.Tensor] = [linear.bias for linear in linears if linear.bias is not None]
     weights: list[torch.Tensor] = [linear.weight for linear in linears]
     weight = torch.cat(weights) if len(weights) > 1 else weights[0]
     return PackedLinear(weight, torch.cat(biases) if biases else None, precision).forward
@@ -179,10 +180,9 @@ class IncrementalDecoder:
     """
 
     def __init__(self, model: Any, precision: str = "float32"):
-        self.stack = model.get_decoder()
-        self.head = packed([model.lm_head], precision)
-        self.layers = []
-        for number, layer in enumerate(self.stack.layers):
+        stack = model.get_decoder()
+        self.stack, self.head, self.layers = copy_with(stack), packed([model.lm_head], precision), []
+        for number, layer in enumerate(stack.layers):
             children = {"self_attention": IncrementalAttention(layer.self_attention, number, precision, False)}
             if hasattr(layer, "cross_attention"):
                 children["cross_attention"] = IncrementalAttention(layer.cross_attention, number, precision, True)
@@ -276,7 +276,7 @@ class Beams:
         if encoded is None and inputs.get("position_ids") is not None:
             position_ids = inputs["position_ids"].expand_as(prompts)
         self.next_position = position_ids[:, -1:] + 1
-        if not list(self.stack.embed_positions.parameters()):  # learned positions are looked up, and checked, already
+        if self.stack.config.position_embedding_type != "learned":  # sinusoids once for all steps
             positions = torch.arange(int(self.next_position.max()) + new, device=device)[None]
             encodings = self.stack.embed_positions(positions)[0]
             self.stack = copy_with(self.stack, embed_positions=encodings.__getitem__)
@@ -350,9 +350,9 @@ def fast_topk(scores: torch.Tensor, count: int, chunk: int = 128) -> tuple[torch
     return values, torch.cat((indices, rest), dim=1).gather(1, where)
 
 
-def length_penalty(length: Any, alpha: float, form: str) -> Any:
+def length_penalty(length: int | torch.Tensor, alpha: float, form: str) -> float | torch.Tensor:
     """Return what a log-probability is divided by: ((5 + length) / 6)^alpha (Wu et al., 2016, eq. 14), or for the form
-    "transformers" length^alpha. The length is that of the generated tokens, the end included; a number or a tensor."""
+    "transformers" length^alpha. The length is that of the generated tokens, the end included."""
     return length**alpha if form == "transformers" else ((5 + length) / 6) ** alpha
 
 
@@ -406,23 +406,23 @@ class NotServed(ValueError):
 
 
 def refuse_unserved(
-    model: Any, config: GenerationConfig, synced_gpus: bool, form: str, extra: int | None, inputs: dict[str, Any]
+    has_source: bool, config: GenerationConfig, synced: bool, form: str, extra: int | None, inputs: dict[str, Any]
 ) -> None:
-    """Raise [`NotServed`] for arguments of [`beam_search`] that it cannot follow; `extra` is `max_extra_tokens`."""
-    cache, has_source = inputs.get("past_key_values"), model.config.is_encoder_decoder
+    """Raise [`NotServed`] for arguments of [`beam_search`] that it cannot follow; `synced` and `extra` are its
+    `synced_gpus` and `max_extra_tokens`."""
+    cache = inputs.get("past_key_values")
     positions = "decoder_position_ids" if has_source else "inputs_embeds"
     unknown = [name for name in ("decoder_inputs_embeds", positions) if inputs.get(name) is not None]
-    shows = config.output_attentions or config.output_hidden_states
+    asks_states = config.output_attentions or config.output_hidden_states
+    sourceless = extra is not None and not has_source
     refused = {
         "it does not sample: leave out `do_sample`, or `custom_generate`": config.do_sample,
-        "it cannot give attentions or hidden states: pass its sequences to `forward`": shows,
-        "it does not run on parameters that are sharded (`synced_gpus`): leave out `custom_generate`": synced_gpus,
-        f"`length_penalty_form` must be 'paper' or 'transformers', got {form!r}": form
-        not in ("paper", "transformers"),
+        "it cannot give attentions or hidden states: pass its sequences to `forward`": asks_states,
+        "it does not run on parameters that are sharded (`synced_gpus`): leave out `custom_generate`": synced,
+        f"`length_penalty_form` must be 'paper' or 'transformers', got {form!r}": form not in FORMS,
         "`num_return_sequences` must not exceed `num_beams`": config.num_return_sequences > config.num_beams,
         "it begins with a cache of its own: leave out `past_key_values`": cache and cache.get_seq_length(),
-        "`max_extra_tokens` counts from the length of a source, and this model has none": extra is not None
-        and not has_source,
+        "`max_extra_tokens` counts from the length of a source, and this model has none": sourceless,
         f"it does not take {' and '.join(unknown)}": bool(unknown),
         "`max_extra_tokens` must be at least 1": extra is not None and extra < 1,
         "`num_beams` must be at least 1": config.num_beams < 1,
@@ -635,8 +635,9 @@ def beam_search(
         NotServed: a `ValueError`, for sampling and whatever else it does not do.
     """
     config, beams = generation_config, generation_config.num_beams
-    form: Any = length_penalty_form or getattr(config, "length_penalty_form", "paper")
-    refuse_unserved(model, config, synced_gpus, form, max_extra_tokens, model_kwargs)
+    form = length_penalty_form or getattr(config, "length_penalty_form", None) or "paper"
+    has_source = model.config.is_encoder_decoder
+    refuse_unserved(has_source, config, synced_gpus, form, max_extra_tokens, model_kwargs)
     inputs = {name: one_per_sentence(value, beams) for name, value in model_kwargs.items()}
     prompts = input_ids[::beams]
     limits = torch.full((len(prompts), 1), config.max_length - prompts.shape[1], device=prompts.device)
@@ -653,7 +654,7 @@ def beam_search(
         tokens, parents = search.advance(logits)
         rest = search.drop_closed()
         if len(search.active) == 0:
-            return search.output(model.config.is_encoder_decoder)
+            return search.output(has_source)
         if rest is not None:
             state.keep(rest)
             tokens, parents = tokens[rest], parents[rest]
