@@ -366,14 +366,8 @@ class RecurrentEncoder(RecurrentStack):
         label_mask: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
-        """Encode a batch.
-
-        Args:
-            input_ids: token ids (batch, source); or else `inputs_embeds` (batch, source, hidden_size), unscaled.
-            attention_mask: 1 for tokens, 0 for padding, wherever it stands (batch, source).
-            position_ids: not taken: these models read tokens in their order.
-            label_mask: not used: padding is left out anyway.
-            kwargs: `output_hidden_states`, `return_dict`.
+        """Encode a batch; see [`EncoderDecoderModel.forward`] for the arguments. `position_ids` are not taken: these
+        models read tokens in their order. `label_mask` changes nothing, for padding is left out anyway.
 
         Returns:
             `last_hidden_state` (batch, source, hidden_size), 0 for padding.

@@ -504,9 +504,9 @@ class VanillaDecoder(VanillaStack):
         # What the target's arguments are called depends on whether there are those of a source, too.
         inputs_embeds = embed_inputs(self.embed_tokens, "decoder_" if has_source else "", *inputs)
         past_key_values = self.prepare_cache(past_key_values, use_cache)
+        masked: dict[str, Any] = {"config": config_of_masks(self.config, kwargs), "inputs_embeds": inputs_embeds}
         mask: AttentionMask = create_causal_mask(
-            config=config_of_masks(self.config, kwargs),
-            inputs_embeds=inputs_embeds,
+            **masked,
             attention_mask=attention_mask,
             past_key_values=getattr(past_key_values, "self_attention_cache", past_key_values),
             position_ids=position_ids,
@@ -522,10 +522,7 @@ class VanillaDecoder(VanillaStack):
         if encoder_hidden_states is not None:
             check_source(encoder_hidden_states, encoder_attention_mask, inputs_embeds)
             source_mask = create_bidirectional_mask(
-                config=config_of_masks(self.config, kwargs),
-                inputs_embeds=inputs_embeds,
-                attention_mask=encoder_attention_mask,
-                encoder_hidden_states=encoder_hidden_states,
+                **masked, attention_mask=encoder_attention_mask, encoder_hidden_states=encoder_hidden_states
             )
             tokens = None if label_mask is None else encoder_attention_mask
             source_unpadding = find_unpadding(self, encoder_hidden_states, encoder_attention_mask, tokens, kwargs)

@@ -67,19 +67,12 @@ class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
         output_logits: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CausalLMOutputWithPast:
-        """See [`VanillaDecoder`] for the other arguments.
+        """See [`VanillaDecoder`] for the inputs, and [`EncoderDecoderForConditionalGeneration.forward`] for the other
+        arguments and what is returned.
 
         Args:
             labels: the same ids as `input_ids` (batch, target), -100 where there is no loss; they are shifted here, so
                 that each position predicts the next. `shift_labels` are taken as they are.
-            logits_to_keep: how many of the last logits, or which positions, to compute; 0 for all.
-            output_logits: whether to return the logits; by default they are, except in training with `labels`: see
-                [`logits_and_loss`].
-            kwargs: `label_smoothing` and `num_items_in_batch`, see [`cross_entropy`].
-
-        Returns:
-            `logits` (batch, target, vocab_size), and with `labels` the mean cross-entropy per token, or their sum over
-            `num_items_in_batch`.
         """
         if labels is not None and use_cache is None:
             use_cache = False

@@ -112,13 +112,9 @@ class VanillaEncoderForMaskedLM(VanillaEncoderPreTrainedModel):
 
         Args:
             labels: the tokens that were masked (batch, source), -100 elsewhere.
-            output_logits: whether to return the logits; by default they are, except in training with `labels`: see
-                [`logits_and_loss`].
+            output_logits: whether to return `logits` (batch, source, vocab_size); by default they are, except in
+                training with `labels`: see [`logits_and_loss`].
             kwargs: `label_smoothing` and `num_items_in_batch`, see [`cross_entropy`].
-
-        Returns:
-            `logits` (batch, source, vocab_size), and with `labels` the mean cross-entropy per label, or their sum over
-            `num_items_in_batch`.
         """
         inputs = (input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
         outputs = self.encoder(*inputs, has_label(labels), **kwargs)
