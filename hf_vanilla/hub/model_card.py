@@ -166,6 +166,9 @@ def render_card(
     )
 
 
+render = render_card  # programs may know it as `hf_vanilla.model_card.render`
+
+
 def metadata_of(records: Records, repo_id: str, languages: Sequence[str] | None, license: str | None) -> ModelCardData:
     """Return the metadata by which the Hub lists a model; see [`render_card`]."""
     corpus, base, scores = records.corpus, records.base_model, records.scores
