@@ -5,10 +5,10 @@
     python scripts/benchmark_decoding.py --peers ctranslate2-int8 --precision int8
     python scripts/benchmark_decoding.py --by_length                  # recurrent models beside ours, small
 
-Random weights; sources of 20 to 32 tokens, exactly 40 tokens out. Each peer is a process of its own, for the thread
-pools of two engines in one process disturb each other, and they take turns. Prints output tokens a second, multiples
-of the speed of transformers' Marian (ratios of turns that followed each other: median and quartiles), and the memory
-that a process had at most beyond what it had with its model loaded.
+Weights are random, sources have 20 to 32 tokens, and outputs exactly 40. Each peer is a process of its own, for the
+thread pools of two engines in one process disturb each other, and they take turns. Prints output tokens a second, how
+many times as fast as transformers' Marian that is (ratios of turns that followed each other: median and quartiles),
+and the most memory that a process had beyond what it had with its model loaded.
 
 With `--by_length` it prints what a token costs where targets are longer and longer: the state of a recurrent model
 does not grow, the cache of a Transformer does.
@@ -16,26 +16,25 @@ does not grow, the cache of a Transformer does.
 
 import argparse
 import multiprocessing
+import re
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 PEERS = ("marian", "bart", "ctranslate2-float32", "ctranslate2-int8")
-SIZES = {"base": (6, 512, 8, 2048, 37000), "small": (3, 256, 4, 1024, 8000)}
 TOKENS = 40
 TARGET_LENGTHS = (64, 128, 256, 512, 1024)
 
 
-def build(name: str, size: str, exported: str) -> Callable[[Any, Any, int], Any]:
-    """A function that translates (ids, mask, beams)."""
+def build(name: str, size: str, exported: str) -> Callable[[Any, Any, int], object]:
+    """Return a function that translates ids and their mask, (sentences, 32) each, with a number of beams."""
     import torch
+    import transformers
+    from peers.models import SIZES, configure
 
-    layers, width, heads, inner, vocabulary = SIZES[size]
-    tokens = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
     if name.startswith("ctranslate2"):
         import ctranslate2
 
@@ -43,22 +42,14 @@ def build(name: str, size: str, exported: str) -> Callable[[Any, Any, int], Any]
             exported, compute_type=name.split("-")[1], inter_threads=1, intra_threads=torch.get_num_threads()
         )
 
-        def by_ctranslate2(ids: Any, mask: Any, beams: int) -> Any:
+        def by_ctranslate2(ids: Any, mask: Any, beams: int) -> object:
             sources = [[str(i) for i in row[:n]] for row, n in zip(ids.tolist(), mask.sum(1).tolist(), strict=True)]
             lengths = {"max_decoding_length": TOKENS, "min_decoding_length": TOKENS}
             return engine.translate_batch(sources, beam_size=beams, length_penalty=0.6, **lengths)
 
         return by_ctranslate2
     if name in ("marian", "bart"):
-        from transformers import BartConfig, BartForConditionalGeneration, MarianConfig, MarianMTModel
-
-        fields = {"vocab_size": vocabulary, "d_model": width, "forced_eos_token_id": None, **tokens}
-        for stack in ("encoder", "decoder"):
-            sizes = {"layers": layers, "attention_heads": heads, "ffn_dim": inner}
-            fields |= {f"{stack}_{part}": value for part, value in sizes.items()}
-        both = {"marian": (MarianMTModel, MarianConfig), "bart": (BartForConditionalGeneration, BartConfig)}
-        model_class, config_class = both[name]
-        model: Any = model_class(config_class(**fields, activation_function="relu", scale_embedding=True)).eval()
+        model = transformers.AutoModelForSeq2SeqLM.from_config(configure(name, SIZES[size])).eval()
         return lambda ids, mask, beams: model.generate(
             ids, attention_mask=mask, num_beams=beams, max_new_tokens=TOKENS, min_new_tokens=TOKENS
         )
@@ -84,30 +75,20 @@ def build(name: str, size: str, exported: str) -> Callable[[Any, Any, int], Any]
 
 
 def random_model(size: str) -> Any:
-    """Ours."""
+    """Return this package's Transformer with random weights."""
     import torch
+    from peers.models import SIZES
 
     from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration
 
-    layers, width, heads, inner, vocabulary = SIZES[size]
     torch.manual_seed(0)
-    config = VanillaConfig(
-        vocab_size=vocabulary,
-        hidden_size=width,
-        intermediate_size=inner,
-        num_attention_heads=heads,
-        encoder_layers=layers,
-        decoder_layers=layers,
-        pad_token_id=0,
-        bos_token_id=1,
-        eos_token_id=2,
-        decoder_start_token_id=1,
-    )
-    return VanillaForConditionalGeneration(config).eval()
+    shape, tokens = SIZES[size], {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
+    sizes = {"d_model": shape.width, "d_ff": shape.inner, "h": shape.heads, "N": shape.layers}
+    return VanillaForConditionalGeneration(VanillaConfig(vocab_size=shape.vocabulary, **sizes, **tokens)).eval()
 
 
 def export(size: str, folder: str) -> None:
-    """For CTranslate2; its tokens are the ids as text."""
+    """Write the model for CTranslate2, with ids as text for its tokens."""
     from unittest import mock
 
     from hf_vanilla.conversion.export import export_to_ctranslate2
@@ -118,17 +99,17 @@ def export(size: str, folder: str) -> None:
     export_to_ctranslate2(model, tokenizer, Path(folder) / "model")
 
 
-def resident() -> float:
-    """MiB of this process."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 2**20
+def memory(name: str) -> float:
+    """Return the MiB of this process: `VmRSS` is what it has, `VmHWM` the most since that was last reset."""
+    return int(re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 1024
 
 
 def work(name: str, size: str, threads: int | None, exported: str, connection: Any) -> None:
-    """A peer's process: answers (sentences, beams) with seconds and MiB."""
+    """Run a peer's process, which answers (sentences, beams) with seconds and MiB."""
     import warnings
 
     import torch
+    from peers.models import SIZES
     from transformers.utils import logging
 
     warnings.simplefilter("ignore")
@@ -139,44 +120,35 @@ def work(name: str, size: str, threads: int | None, exported: str, connection: A
 
         use_onednn_for_float32()
     translate = build(name, size, exported)
-    loaded = resident()
+    loaded = memory("VmRSS")
     connection.send("ready")
     while point := connection.recv():
         sentences, beams = point
         torch.manual_seed(1)
-        ids = torch.randint(5, SIZES[size][-1], (sentences, 32))
+        ids = torch.randint(5, SIZES[size].vocabulary, (sentences, 32))
         mask = (torch.arange(32) < torch.linspace(32, 20, sentences).long()[:, None]).long()
-        most, done = loaded, threading.Event()
-
-        def watch(done: threading.Event = done) -> None:
-            nonlocal most
-            while not done.wait(0.01):
-                most = max(most, resident())
-
-        watcher = threading.Thread(target=watch)
-        watcher.start()
+        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
         start = time.perf_counter()
         with torch.inference_mode():
             translate(ids, mask, beams)
         seconds = time.perf_counter() - start
-        done.set()
-        watcher.join()
-        connection.send((seconds, most - loaded))
+        connection.send((seconds, memory("VmHWM") - loaded))
 
 
 def by_length(rounds: int) -> None:
     """Print the milliseconds a token of greedy search, 8 sources of 32 tokens, by the length of the targets."""
     import torch
+    from peers.models import SIZES
 
     from hf_vanilla import RecurrentConfig, RecurrentForConditionalGeneration
 
-    layers, width, _, _, vocabulary = SIZES["small"]
-    models: dict[str, Any] = {}
+    shape, models = SIZES["small"], dict[str, Any]()
     for attention in ("none", "additive", "dot", "local"):
-        config = RecurrentConfig(vocab_size=vocabulary, hidden_size=width, N=layers, attention_type=attention)
+        sizes = {"vocab_size": shape.vocabulary, "hidden_size": shape.width, "N": shape.layers}
+        config = RecurrentConfig(**sizes, attention_type=attention)
         models[f"recurrent, {attention}"] = RecurrentForConditionalGeneration(config).eval()
     models["Transformer"] = random_model("small")
-    ids = torch.randint(5, vocabulary, (8, 32))
+    ids = torch.randint(5, shape.vocabulary, (8, 32))
     print("| ms a token | " + " | ".join(f"{length} tokens" for length in TARGET_LENGTHS) + " |")
     print("|---" * (1 + len(TARGET_LENGTHS)) + "|")
     for name, model in models.items():
@@ -185,22 +157,28 @@ def by_length(rounds: int) -> None:
             seconds = []
             for _ in range(rounds):
                 start = time.perf_counter()
-                model.generate(
-                    ids,
-                    attention_mask=torch.ones_like(ids),
-                    min_new_tokens=length,
-                    max_new_tokens=length,
-                    do_sample=False,
-                )
+                lengths = {"min_new_tokens": length, "max_new_tokens": length}
+                model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, **lengths)
                 seconds.append(time.perf_counter() - start)
             cells.append(f"{1000 * statistics.median(seconds) / length:.2f}")
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
 
+def print_table(measured: dict[str, list[tuple[float, float]]], sentences: int) -> None:
+    """Print a row for each peer from the seconds and MiB of its turns, of which the first one does not count."""
+    print("| | tokens/s | times | quartiles | memory, MiB |\n|---|---|---|---|---|")
+    for name, turns in measured.items():
+        seconds = [each for each, _ in turns[1:]]
+        ratios = [theirs / own for (theirs, _), own in zip(measured["marian"][1:], seconds, strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+        speed, memory = sentences * TOKENS / statistics.median(seconds), max(each for _, each in turns)
+        print(f"| {name} | {speed:,.0f} | {middle:.2f} | {low:.2f} to {high:.2f} | {memory:,.0f} |", flush=True)
+
+
 def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=SIZES, default="base")
+    parser.add_argument("--size", choices=("base", "small"), default="base")
     parser.add_argument(
         "--batch", nargs="+", type=int, default=[1, 8, 32, 128], help="sentences (default: 1 8 32 128)"
     )
@@ -240,18 +218,7 @@ def main() -> None:
                         measured[name].append(connections[name].recv())
                         time.sleep(0.25)  # CTranslate2's threads spin for a while after their work
                 print(f"\n{options.size}, {sentences} sentences, beam {beams}")
-                print("| | tokens/s | times | quartiles | memory, MiB |\n|---|---|---|---|---|")
-                for name in names:
-                    seconds = [each for each, _ in measured[name][1:]]
-                    pairs = zip(measured["marian"][1:], seconds, strict=True)
-                    ratios = [theirs / own for (theirs, _), own in pairs]
-                    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-                    speed = sentences * TOKENS / statistics.median(seconds)
-                    memory = max(each for _, each in measured[name])
-                    print(
-                        f"| {name} | {speed:,.0f} | {middle:.2f} | {low:.2f} to {high:.2f} | {memory:,.0f} |",
-                        flush=True,
-                    )
+                print_table(measured, sentences)
         for connection in connections.values():
             connection.send(None)
 
