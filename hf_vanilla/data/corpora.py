@@ -8,8 +8,8 @@ from pathlib import Path
 
 from datasets import DatasetDict, IterableDatasetDict
 
-from hf_vanilla.data.built_in import BIBLE, BROWN, VERSES, read_bible, read_brown, read_verses
-from hf_vanilla.data.files import build_dataset, generate_documents, load_hub_or_table, read_text_pair
+from hf_vanilla.data.built_in import BIBLE, BROWN, VERSES, read_built_in
+from hf_vanilla.data.files import build_dataset, generate_documents, load_hub_or_table, read_text_pair, text_features
 from hf_vanilla.data.splits import split_corpus, split_stream
 
 
@@ -33,8 +33,7 @@ def load_corpus(
               is an ordinary character;
             - the id of a data set on the Hub.
         target_path: the text file with the translations: line n translates line n of `name_or_path`.
-        source_column, target_column: the columns of a file or data set to read; `translation.en` reaches into a
-            nested one.
+        source_column, target_column: the columns to read; `translation.en` reaches into a nested one.
         configuration: the configuration of a Hub data set, such as `"de-en"` for `wmt14`.
         streaming: read the text while it is iterated over, and write nothing to disk.
         num_proc: the number of processes that hash the text (default: the calling process alone).
@@ -46,26 +45,25 @@ def load_corpus(
         it. Dropped are pairs with an empty side, repeated pairs, and training pairs whose source occurs in a held-out
         split (or whose target does, if the corpus comes with all splits); the log gives the number of each.
 
-        When streaming, only the splits `train` and `validation`. Pairs with an empty side are dropped, repeated pairs
-        are kept. If the corpus has no validation split, its first 1,000 pairs are held out (a 40th of a corpus no
-        larger than that), and training pairs that share a sentence with them are dropped.
+        When streaming, only `train` and `validation`. Pairs with an empty side are dropped, repeated pairs are kept.
+        If the corpus has no validation split, its first 1,000 pairs are held out (a 40th of a corpus no larger than
+        that), and training pairs that share a sentence with them are dropped.
 
     Raises:
         FileNotFoundError: a file, or the package that holds `verses`, is missing.
         ValueError: the corpus is empty or too small to be split, a column is missing, a text is not UTF-8 (the message
-            names the file and the line), or the two files differ in their number of lines. When streaming, an error
-            in a row is raised when that row is read.
+            names file and line), or two files differ in their number of lines. When streaming, an error in a row is
+            raised when that row is read.
     """
     columns = {"source": source_column, "target": target_column}
-    path = Path(name_or_path)
+    path, name = Path(name_or_path), str(name_or_path)
     if target_path is not None:
         splits = {"train": read_text_pair(path, Path(target_path), streaming)}
-    elif str(name_or_path) == VERSES:
-        splits = read_verses(streaming)
+    elif name == VERSES:
+        splits = read_built_in(name, streaming)
     else:
         alternative = "two text files (`target_path` names the second)"
         splits = load_hub_or_table(path, columns, configuration, streaming, num_proc, alternative)
-    name = str(name_or_path)
     return split_stream(splits, name, columns) if streaming else split_corpus(splits, name, columns, num_proc)
 
 
@@ -81,30 +79,24 @@ def load_texts(
 
     Args:
         name_or_path: one of
-            - `"bible"`, built in: the World English Bible; a document is a chapter;
-            - `"brown"`, built in: the Brown corpus; a document is a sample of 2,000 words;
+            - `"bible"`, built in: the World English Bible, whose documents are chapters;
+            - `"brown"`, built in: the Brown corpus, whose documents are samples of 2,000 words;
             - a `.txt` file, with blank lines between its documents;
             - a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file with a text column;
             - the id of a data set on the Hub.
         text_column: the column of a file or data set to read.
-        configuration, streaming, num_proc: as for `load_corpus`.
+        configuration, streaming, num_proc: as for `load_corpus`, and so are the errors.
 
     Returns:
         Splits like those of `load_corpus`, with the one column `text` (str). Dropped are empty and repeated documents,
         and training documents that occur in a held-out split.
-
-    Raises:
-        FileNotFoundError, ValueError: as `load_corpus`.
     """
     columns = {"text": text_column}
-    path = Path(name_or_path)
-    if str(name_or_path) == BIBLE:
-        splits = read_bible(streaming)
-    elif str(name_or_path) == BROWN:
-        splits = read_brown(streaming)
+    path, name = Path(name_or_path), str(name_or_path)
+    if name in (BIBLE, BROWN):
+        splits = read_built_in(name, streaming)
     elif path.suffix.lower() == ".txt":
-        splits = {"train": build_dataset(generate_documents, columns, streaming, path=path)}
+        splits = {"train": build_dataset(generate_documents, text_features(columns), streaming, path=path)}
     else:
         splits = load_hub_or_table(path, columns, configuration, streaming, num_proc, "a .txt file")
-    name = str(name_or_path)
     return split_stream(splits, name, columns) if streaming else split_corpus(splits, name, columns, num_proc)

@@ -28,11 +28,9 @@ CODE = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))
 def read_lines(path: Path) -> Iterator[str]:
     """Yield the lines of a UTF-8 text file without their line endings. Only a line feed ends a line.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line is not UTF-8; the message names the file and the line.
+    A file that is not there is a FileNotFoundError, a line that is not UTF-8 a ValueError that names both.
     """
-    _require_file(path)
+    require_file(path)
     with path.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
@@ -42,7 +40,8 @@ def read_lines(path: Path) -> Iterator[str]:
                 raise ValueError(f"{path}, line {number}: not UTF-8 ({reason})") from None
 
 
-def _require_file(path: Path) -> None:
+def require_file(path: Path) -> None:
+    """Raise FileNotFoundError if there is no such file."""
     if not path.is_file():
         raise FileNotFoundError(f"{path}: no such file")
 
@@ -60,21 +59,16 @@ def text_features(columns: Iterable[str]) -> Features:
 
 
 def build_dataset(
-    generator: RowGenerator, columns: Iterable[str] | Features, streaming: bool = False, **arguments: Any
+    generator: RowGenerator, features: Features, streaming: bool = False, **arguments: Any
 ) -> Dataset | IterableDataset:
     """Return the rows that `generator(**arguments)` yields, from the cache if no file among `arguments` changed.
 
-    `columns` are the names of columns of text, or the types of all columns. A stream runs the generator anew each time
-    that it is iterated over.
-
-    Raises:
-        FileNotFoundError: a file is missing.
-        ValueError: there are no rows. An error of the generator is raised as it is.
+    A stream runs the generator anew each time that it is iterated over. Errors of the generator are raised as they
+    are, a file that is missing is a FileNotFoundError, and if there are no rows, that is a ValueError.
     """
-    features = columns if isinstance(columns, Features) else text_features(columns)
     files = [value for value in arguments.values() if isinstance(value, Path)]
     for file in files:
-        _require_file(file)
+        require_file(file)
     if next(generator(**arguments), None) is None:
         raise ValueError(f"{files[0]}: the corpus is empty")
     if streaming:
@@ -92,21 +86,18 @@ def build_dataset(
 def read_text_pair(source_path: Path, target_path: Path, streaming: bool) -> Dataset | IterableDataset:
     """Return the columns `source` and `target`: row n holds line n of each of two text files.
 
-    Raises:
-        FileNotFoundError, ValueError: as `read_lines`; or the files have different numbers of lines.
+    Errors are those of `read_lines`, and a ValueError if the files have different numbers of lines.
     """
     sources, targets = _count_lines(source_path), _count_lines(target_path)
     if sources != targets:
-        raise ValueError(
-            f"{source_path} has {sources} lines, {target_path} has {targets}: "
-            "expected line n of one to translate line n of the other"
-        )
-    columns = ("source", "target")
-    return build_dataset(_generate_pairs, columns, streaming, source_path=source_path, target_path=target_path)
+        counts = f"{source_path} has {sources} lines, {target_path} has {targets}"
+        raise ValueError(f"{counts}: expected line n of one to translate line n of the other")
+    features = text_features(["source", "target"])
+    return build_dataset(_generate_pairs, features, streaming, source_path=source_path, target_path=target_path)
 
 
 def _count_lines(path: Path) -> int:
-    _require_file(path)
+    require_file(path)
     with path.open("rb") as file:
         return sum(1 for _ in file)
 
@@ -128,42 +119,48 @@ def load_hub_or_table(
 ) -> Splits:
     """Return the splits of the Hub data set `path`, or the split `train` of the file `path`, with `columns` alone.
 
-    Raises:
-        FileNotFoundError: there is neither such a file nor such a data set.
-        ValueError: the file is empty, cannot be parsed, or its suffix is not in `TABLE_BUILDERS` (the message then
-            names `alternative`, too: what the caller can read); a column is missing or holds no text.
+    Errors are those of `load_file`, FileNotFoundError if there is no such data set either, and ValueError if a column
+    holds no text, or the suffix of a file is not in `TABLE_BUILDERS`: the message says to give `alternative` instead.
     """
     select = _select_columns_of_stream if streaming else _select_columns
     if path.suffix.lower() in TABLE_BUILDERS:
-        return {"train": select(_load_table(path, columns, streaming), columns, str(path))}
+        return {"train": select(load_file(path, columns, streaming), columns, str(path))}
     if path.exists():
         raise ValueError(f"{path}: expected a {', '.join(TABLE_BUILDERS)} file, or {alternative}")
     name = path.as_posix()
     try:
         loaded = load_dataset(name, configuration, streaming=streaming, num_proc=None if streaming else num_proc)
     except OSError as error:
-        raise FileNotFoundError(
-            f"{name}: no built-in corpus, no file, and no data set on the Hub that can be reached: {error}"
-        ) from error
+        nowhere = "no built-in corpus, no file, and no data set on the Hub that can be reached"
+        raise FileNotFoundError(f"{name}: {nowhere}: {error}") from error
     return {split: select(loaded[split], columns, name) for split in SPLITS if split in loaded}
 
 
-def _load_table(path: Path, columns: Columns, streaming: bool) -> Dataset | IterableDataset:
-    _require_file(path)
+def load_file(path: Path, columns: Columns | None = None, streaming: bool = False) -> Dataset | IterableDataset:
+    """Return the rows of a file with columns, or the paragraphs of a `.txt` file.
+
+    `columns`, if given, are those to read as text; else the types of all columns are guessed. A file that does not
+    exist is a FileNotFoundError; one that is empty, cannot be read, or lacks a column is a ValueError.
+    """
+    builders = {**TABLE_BUILDERS, ".txt": "text"}
+    builder = builders.get(path.suffix.lower())
+    if builder is None:
+        raise ValueError(f"{path}: expected a {', '.join(builders)} file")
+    require_file(path)
     if not path.stat().st_size:
-        raise ValueError(f"{path}: the corpus is empty")
-    suffix = path.suffix.lower()
-    if suffix != ".parquet" and not streaming:
+        raise ValueError(f"{path}: the file is empty")
+    if builder != "parquet" and not streaming:
         for _ in read_lines(path):
             pass  # its error names the line that is not UTF-8; that of `datasets` does not
-    options: dict[str, Any] = {}
-    if TABLE_BUILDERS[suffix] == "csv":
-        options, header = csv_format(path, suffix)
-        _require_columns(header, columns, str(path))
-        options["features"] = text_features(columns.values())  # pandas would guess other types than text
+    options: dict[str, Any] = {"sample_by": "paragraph", "encoding": "utf-8-sig"} if builder == "text" else {}
+    if builder == "csv":
+        options, header = _csv_format(path)
+        if columns:
+            _require_columns(header, columns, str(path))
+            options["features"] = text_features(columns.values())  # pandas would guess other types than text
     try:
         pattern = glob.escape(str(path))
-        table = load_dataset(TABLE_BUILDERS[suffix], data_files=pattern, split="train", streaming=streaming, **options)
+        table = load_dataset(builder, data_files=pattern, split="train", streaming=streaming, **options)
         if streaming:
             next(iter(table), None)
     except Exception as error:
@@ -171,17 +168,12 @@ def _load_table(path: Path, columns: Columns, streaming: bool) -> Dataset | Iter
     return table
 
 
-def csv_format(path: Path, suffix: str) -> tuple[dict[str, Any], list[str]]:
-    """Return how `load_dataset` must read a `.csv` or `.tsv` file, and the names in its header.
-
-    Raises:
-        ValueError: the first row has more fields than the header.
-    """
+def _csv_format(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Return how `load_dataset` must read a `.csv` or `.tsv` file, and its header; a longer first row is an error."""
     tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    dialect = tabs if suffix == ".tsv" else {}
+    dialect = tabs if path.suffix.lower() == ".tsv" else {}
     rows = filter(None, csv.reader((f"{line}\n" for line in read_lines(path)), **dialect))  # skips blank lines
-    header: list[str] = next(rows, [])
-    first: list[str] = []
+    header, first = next(rows, []), list[str]()
     with suppress(csv.Error):  # a document may be longer than the longest field that `csv` reads
         first = next(rows, [])
     if len(first) > len(header):  # pandas would take the first field for the name of the row
@@ -200,14 +192,13 @@ def _select_columns(dataset: Dataset, columns: Columns, name: str) -> Dataset:
 
 def _select_columns_of_stream(stream: IterableDataset, columns: Columns, name: str) -> IterableDataset:
     first: Row = next(iter(stream), {})  # shows whether the columns exist and hold text
-    flat = _flatten(first)
-    if first:
+    if flat := _flatten(first):
         _require_columns(flat, columns, name)
     for column in columns.values():
         if not isinstance(flat.get(column), str | None):
             raise ValueError(f"{name}: column {column!r} holds {type(flat[column]).__name__}, expected text")
-    features = text_features(columns)
-    return stream.map(_pick, fn_kwargs={"columns": columns}, remove_columns=list(first), features=features)
+    options = {"remove_columns": list(first), "features": text_features(columns)}
+    return stream.map(_pick, fn_kwargs={"columns": columns}, **options)
 
 
 def _flatten(row: Row, prefix: str = "") -> Row:

@@ -1,26 +1,18 @@
 """Rows with labels, for fine-tuning."""
 
-import glob
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict, load_dataset
 
-from hf_vanilla.data import built_in
+from hf_vanilla.data.built_in import BIBLE, BROWN, BUILT_IN, VERSES, read_built_in
 from hf_vanilla.data.corpora import load_corpus, load_texts
-from hf_vanilla.data.files import SPLITS, TABLE_BUILDERS, csv_format
+from hf_vanilla.data.files import SPLITS, load_file
 
 HELD_OUT_SHARE, HELD_OUT_SEED = 0.1, 42
-LOADERS: dict[str, Callable[[], Mapping[str, Dataset]]] = {
-    built_in.REVIEWS: built_in.load_reviews,
-    built_in.TAGS: built_in.load_tags,
-    built_in.GENRES: built_in.load_genres,
-    built_in.BROWN: lambda: load_texts(built_in.BROWN),
-    built_in.BIBLE: lambda: load_texts(built_in.BIBLE),
-    built_in.VERSES: lambda: load_corpus(built_in.VERSES),
-}
+LOADERS: dict[str, Callable[..., Mapping]] = {VERSES: load_corpus, BIBLE: load_texts, BROWN: load_texts}
+"""The function that cleans a built-in corpus of plain text; those with labels are read as they are."""
 
 
 class Drawn(str):
@@ -61,13 +53,13 @@ def load_rows(
         raise ValueError(f"files: there are no splits but {', '.join(SPLITS)}, got {', '.join(sorted(unknown))}")
     if (name is None and "train" not in given) or (name is not None and given):
         raise ValueError("give either a data set (dataset_name) or files (train_file at least), not both")
-    if name in LOADERS and configuration is not None:
+    if name in BUILT_IN and configuration is not None:
         raise ValueError(f"{name} is built in and has no configuration, got dataset_config_name {configuration!r}")
     if name is None:
-        splits = {split: _read_file(Path(file)) for split, file in given.items()}
+        splits = {split: load_file(Path(file)) for split, file in given.items()}
         name = given["train"]
-    elif name in LOADERS:
-        splits = dict(LOADERS[name]())
+    elif name in BUILT_IN:
+        splits = dict(LOADERS.get(name, read_built_in)(name))
     else:
         loaded = load_dataset(name, configuration)
         splits = {split: loaded[split] for split in SPLITS if split in loaded}
@@ -76,8 +68,8 @@ def load_rows(
     if "validation" not in splits and len(splits["train"]) > 1:
         splits |= _hold_out(splits.pop("train"))
     for split in SPLITS[:2]:
-        if split not in splits or not len(splits[split]):
-            alone = ": one training row cannot be shared out" if "train" in splits and split == "validation" else ""
+        if not len(splits.get(split, ())):
+            alone = ": one training row cannot be shared out" if split == "validation" else ""
             raise ValueError(f"{name}: no rows for the {split} split{alone}")
     return DatasetDict({split: splits[split] for split in sorted(splits, key=SPLITS.index)})
 
@@ -88,24 +80,6 @@ def _hold_out(train: Dataset) -> dict[str, Dataset]:
     held_out, rest = Drawn("validation"), Drawn("train")
     held_out.places, rest.places = order[:count], order[count:]
     return {split: train.select(split.places) for split in (rest, held_out)}
-
-
-def _read_file(path: Path) -> Dataset:
-    suffix = path.suffix.lower()
-    builder = "text" if suffix == ".txt" else TABLE_BUILDERS.get(suffix)
-    if builder is None:
-        raise ValueError(f"{path}: expected a {', '.join([*TABLE_BUILDERS, '.txt'])} file")
-    if not path.is_file():
-        raise FileNotFoundError(f"{path}: no such file")
-    if not path.stat().st_size:
-        raise ValueError(f"{path}: the file is empty")
-    options: dict[str, Any] = {"sample_by": "paragraph", "encoding": "utf-8-sig"} if builder == "text" else {}
-    if builder == "csv":
-        options, _ = csv_format(path, suffix)
-    try:
-        return load_dataset(builder, data_files=glob.escape(str(path)), split="train", **options)
-    except Exception as error:
-        raise ValueError(f"{path}: cannot be read as {suffix}: {error.__cause__ or error}") from error
 
 
 def cell(split: str, row: int, column: str) -> str:
@@ -119,5 +93,5 @@ def require_column(splits: Mapping[str, Dataset], column: str, argument: str) ->
     """Raise `ValueError` if a split has no such column, which `argument` names."""
     for split, rows in splits.items():
         if column not in rows.column_names:
-            found = ", ".join(rows.column_names)
-            raise ValueError(f"the {split} split has no column {column!r}, its columns are {found}: give --{argument}")
+            found = f"its columns are {', '.join(rows.column_names)}"
+            raise ValueError(f"the {split} split has no column {column!r}, {found}: give --{argument}")

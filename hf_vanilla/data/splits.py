@@ -2,10 +2,11 @@
 
 import logging
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -68,25 +69,21 @@ def split_corpus(splits: Splits, name: str, columns: Columns, num_proc: int | No
     rows whose text occurs in it, and training those whose text occurs in either. Rows are compared by 64-bit hashes:
     that any two of 5 million texts have the same one has a probability of one in a million.
 
-    Raises:
-        ValueError: a split is or becomes empty, or there are too few rows to hold out.
+    A split that is or becomes empty is a ValueError, and so are too few rows to hold out.
     """
     names = list(columns)
     unit, empty = ("document", "that are empty") if names == ["text"] else ("pair", "with an empty side")
     if "train" not in splits or not all(map(len, splits.values())):
         raise ValueError(f"{name}: the corpus is empty; expected at least one {unit} in each split")
-    selections = {
-        split: _select_clean(dataset, names, num_proc, empty, f"Hashing the {split} split of {name}")
-        for split, dataset in splits.items()
-    }
+    selections = {}
+    for split, dataset in splits.items():
+        selections[split] = _select_clean(dataset, names, num_proc, empty, f"Hashing the {split} split of {name}")
     missing = [split for split in HELD_OUT if split not in splits]
     count = len(selections["train"].rows)
     if 0 < count <= len(missing):
         hint = " (in a .txt file, blank lines separate them)" if unit == "document" else ""
-        raise ValueError(
-            f"{name}: too few {unit}s to hold out {' and '.join(missing)}: {count}, expected at least "
-            f"{len(missing) + 1}{hint}"
-        )
+        few = f"too few {unit}s to hold out {' and '.join(missing)}: {count}, expected at least {len(missing) + 1}"
+        raise ValueError(f"{name}: {few}{hint}")
     for split in missing:
         selections[split] = _hold_out(selections["train"], names[0], len(missing), 13 if split == "validation" else 26)
 
@@ -100,30 +97,29 @@ def split_corpus(splits: Splits, name: str, columns: Columns, num_proc: int | No
         seen = np.concatenate([seen, *keys])
         if leaks.all():
             raise ValueError(f"{name}: the corpus is empty once cleaned: no {unit} is left for its {split} split")
-        selection.dropped["that occur in a held-out split"] = int(leaks.sum())
         kept = selection.rows[~leaks]
         separated[split] = _write_rows(selection.dataset, kept, names, f"Writing the {split} split of {name}")
-        losses = [f"{count:,} {reason}" for reason, count in selection.dropped.items() if count]
-        logger.info("%s, %s: %s; dropped %s", name, split, f"{len(kept):,} {unit}s", ", ".join(losses) or "none")
+        dropped = selection.dropped | {"that occur in a held-out split": int(leaks.sum())}
+        losses = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count) or "none"
+        logger.info("%s, %s: %s; dropped %s", name, split, f"{len(kept):,} {unit}s", losses)
     return DatasetDict({split: separated[split] for split in SPLITS})
 
 
 def _select_clean(dataset: Dataset, columns: list[str], num_proc: int | None, empty: str, desc: str) -> _Selection:
     """Return the rows whose columns all have text, each distinct row once; `empty` names the others in the log."""
-    hashed = dataset.map(
-        _hash,
-        batched=True,
-        fn_kwargs={"columns": columns},
-        remove_columns=dataset.column_names,
-        num_proc=num_proc,
-        new_fingerprint=Hasher.hash((dataset._fingerprint, columns, CODE)),
-        desc=desc,
-    )
+    hashed = _map(_hash, dataset, {"columns": columns}, desc, remove_columns=dataset.column_names, num_proc=num_proc)
     hashes = {column: hashed.data.column(column).to_numpy() for column in hashed.column_names}
     full = np.flatnonzero(hashes["row"])
     _, first = np.unique(hashes["row"][full], return_index=True)
     dropped = {empty: len(dataset) - len(full), "repeated": len(full) - len(first)}
     return _Selection(dataset, hashes, full[np.sort(first)], dropped)
+
+
+def _map(function: Callable, dataset: Dataset, arguments: dict[str, Any], desc: str, **options: Any) -> Dataset:
+    """Map batches of rows; the result comes from the cache if the same code has made it of the same arguments."""
+    fingerprint = Hasher.hash((dataset._fingerprint, function.__name__, arguments, CODE))
+    options |= {"fn_kwargs": arguments, "new_fingerprint": fingerprint, "desc": desc}
+    return dataset.map(function, batched=True, **options)
 
 
 def _hold_out(train: _Selection, column: str, missing: int, offset: int) -> _Selection:
@@ -136,10 +132,9 @@ def _hold_out(train: _Selection, column: str, missing: int, offset: int) -> _Sel
     unique = np.flatnonzero(counts[inverse] == 1)
     if len(unique) <= missing:
         unique = np.arange(len(train.rows))
-    taken = np.zeros(len(train.rows), bool)
-    taken[unique[np.arange(len(unique)) % EVERY == offset % min(EVERY, len(unique) or 1)]] = True
+    taken = unique[offset % min(EVERY, len(unique) or 1) :: EVERY]
     held_out = _Selection(train.dataset, train.hashes, train.rows[taken])
-    train.rows = train.rows[~taken]
+    train.rows = np.delete(train.rows, taken)
     return held_out
 
 
@@ -163,16 +158,9 @@ def _write_rows(dataset: Dataset, rows: np.ndarray, columns: list[str], desc: st
     """Return some rows in their order, as a new table; `select` would read each of them through a list of indices."""
     kept = np.zeros(len(dataset), bool)
     kept[rows] = True
-    written = dataset.with_format("arrow").map(
-        _filter_and_strip,
-        with_indices=True,
-        batched=True,
-        fn_kwargs={"kept": kept, "columns": columns},
-        features=text_features(dataset.column_names),
-        new_fingerprint=Hasher.hash((dataset._fingerprint, kept, columns, CODE)),
-        desc=desc,
-    )
-    return written.with_format(None)
+    arguments, features = {"kept": kept, "columns": columns}, text_features(dataset.column_names)
+    arrow = dataset.with_format("arrow")
+    return _map(_filter_and_strip, arrow, arguments, desc, with_indices=True, features=features).with_format(None)
 
 
 def _filter_and_strip(table: pa.Table, indices: list[int], kept: np.ndarray, columns: list[str]) -> pa.Table:

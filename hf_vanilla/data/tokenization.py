@@ -31,14 +31,10 @@ def train_tokenizer(
             source and `text_target` alike; `"encoder"`: `<s>`, its tokens, `</s>` (and a second sentence, `</s>`);
             `"decoder"`: its tokens alone, padded on the left, so that a prompt can be continued.
 
-    Returns:
-        A fast tokenizer that, once saved, `AutoTokenizer` loads without this package.
-
     Raises:
         ValueError: `texts` is empty, `vocab_size` has no room for the bytes, or there is no such `family`.
     """
-    smallest = len(SPECIAL_TOKENS) + 256
-    if vocab_size < smallest:
+    if vocab_size < (smallest := len(SPECIAL_TOKENS) + 256):
         raise ValueError(f"vocab_size is {vocab_size}; expected at least {smallest}: 256 bytes and the special tokens")
     if family not in TEMPLATES:
         raise ValueError(f"family is {family!r}; expected one of {', '.join(TEMPLATES)}")
