@@ -153,17 +153,11 @@ def main() -> None:
     parser.add_argument("--peers", nargs="+", help="models beside ours (default: all)")
     parser.add_argument("--rounds", type=int, default=7, help="timed steps of each model (default: 7)")
     parser.add_argument("--threads", type=int)
-    parser.add_argument(
-        "--compile", action="store_true", help="measure each model compiled, too (a minute or more each)"
-    )
+    parser.add_argument("--compile", action="store_true", help="measure compiled models, too (a minute or more each)")
     parser.add_argument("--checkpointing", action="store_true", help="use activation checkpointing if a model has it")
-    parser.add_argument(
-        "--as_it_comes", action="store_true", help="leave allocator and float32 products as torch has them"
-    )
+    parser.add_argument("--as_it_comes", action="store_true", help="leave allocator and float32 products as they are")
     parser.add_argument("--parts", action="store_true", help="print what share of a step each part takes, too")
-    parser.add_argument(
-        "--loop", metavar="CONFIG", help="instead, measure what the training loop costs with this configuration"
-    )
+    parser.add_argument("--loop", metavar="CONFIG", help="instead, measure the training loop with this configuration")
     options = parser.parse_args()
     if options.loop:
         ratios = sorted(loop_overhead(TrainingConfig.load(options.loop), updates=50) for _ in range(options.rounds))

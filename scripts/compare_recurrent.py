@@ -205,9 +205,7 @@ def main() -> None:
     parser.add_argument("task", choices=("verses", *LENGTHS))
     parser.add_argument("folder", type=Path, help="folder for runs, table and figure")
     parser.add_argument("--minutes", type=float, default=10, help="minutes to train each run (default: 10)")
-    parser.add_argument(
-        "--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="systems to train (default: all)"
-    )
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="models (default: all)")
     add_run_options(parser, seeds=(1, 2, 3), side_by_side=False)
     options, given = parser.parse_known_args()
     runs = options.folder / options.task

@@ -83,10 +83,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument(
-        "--rows",
-        type=int,
-        default=12_000,
-        help="rows of all splits; test and validation have a twelfth each (default: 12000)",
+        "--rows", type=int, default=12_000, help="of all splits, a twelfth each held out (default: 12000)"
     )
     parser.add_argument("--people", type=int, default=4, help=f"people in a text, 1 to {len(PEOPLE)} (default: 4)")
     parser.add_argument("--seed", type=int, default=0)

@@ -293,17 +293,10 @@ def main() -> None:
     job.set_defaults(do=probe)
     job = jobs.add_parser("score", help="measure the BLEU of a run", allow_abbrev=False)
     job.add_argument("run", type=Path, help="output_dir of the run")
-    job.add_argument(
-        "--split",
-        choices=SETS,
-        default="test",
-        help="test for newstest2014 (the default), or validation for newstest2013",
-    )
+    job.add_argument("--split", choices=SETS, default="test", help="newstest2014 (default), or validation: 2013")
     job.add_argument("--source", type=Path, help="file to translate instead of the Hub's, one sentence a line")
     job.add_argument("--reference", type=Path, help="file with its translation, one sentence a line")
-    job.add_argument(
-        "--language", help="language of the target, such as de (default: the end of the run's target_column)"
-    )
+    job.add_argument("--language", help="language of the target (default: the end of target_column)")
     job.set_defaults(do=score)
     options, given = parser.parse_known_args()
     keep_freed_memory()

@@ -316,14 +316,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder for treebank, runs and table")
     parser.add_argument("--treebank", type=Path, help="folder with train.mrg and test.mrg (default: generate them)")
     chosen = ["recurrent", "transformer"]
-    parser.add_argument(
-        "--systems", nargs="+", choices=SYSTEMS, default=chosen, help=f"models to train (default: {' '.join(chosen)})"
-    )
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=chosen, help=f"(default: {' '.join(chosen)})")
     add_run_options(parser, seeds=(1, 2, 3), side_by_side=False)
     parser.add_argument("--test_trees", type=int, help="number of test trees to parse (default: all)")
-    parser.add_argument(
-        "--one_step", action="store_true", help="only make one update of the paper's model, without a table"
-    )
+    parser.add_argument("--one_step", action="store_true", help="only make one update of the paper's model")
     options, given = parser.parse_known_args()
     if options.test_trees is not None and options.test_trees < 1:
         parser.error(f"--test_trees must be at least 1, got {options.test_trees}")

@@ -24,9 +24,7 @@ Run = TypeVar("Run", bound=tuple)
 def add_run_options(parser: ArgumentParser, seeds: Sequence[int], side_by_side: bool = True) -> None:
     """Add `--seeds` and, for runs `side_by_side`, `--workers`, by default as many as this process has cores."""
     shown = " ".join(map(str, seeds))
-    parser.add_argument(
-        "--seeds", nargs="+", type=int, default=list(seeds), help=f"seeds of the runs (default: {shown})"
-    )
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(seeds), help=f"of the runs (default: {shown})")
     if side_by_side:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         said = "runs side by side, a thread each (default: cores)"
