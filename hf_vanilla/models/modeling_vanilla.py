@@ -263,10 +263,7 @@ class EncoderLayer(GradientCheckpointingLayer):
         self.feed_forward_norm = AddNorm(config)
 
     def forward(
-        self,
-        hidden_states: torch.Tensor,
-        attention_mask: AttentionMask = None,
-        **kwargs: Unpack[TransformersKwargs],
+        self, hidden_states: torch.Tensor, attention_mask: AttentionMask = None, **kwargs: Unpack[TransformersKwargs]
     ) -> torch.Tensor:
         """Return the states (batch, source, hidden_size) after this layer."""
         hidden_states = self.self_attention_norm(

@@ -47,10 +47,7 @@ class FamilyPreTrainedModel(PreTrainedModel):
 
     @classmethod
     def from_pretrained(
-        cls: type[ModelType],
-        pretrained_model_name_or_path: str | PathLike[str] | None,
-        *args: Any,
-        **kwargs: Any,
+        cls: type[ModelType], pretrained_model_name_or_path: str | PathLike[str] | None, *args: Any, **kwargs: Any
     ) -> ModelType:
         """As in transformers, but from a pickle, which may run code, only where `use_safetensors=False` asks for it;
         and a single-stack model also takes its stack out of a seq2seq checkpoint, a head that classifies texts the
