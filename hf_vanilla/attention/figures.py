@@ -3,7 +3,7 @@
 import functools
 import math
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,15 +21,13 @@ if TYPE_CHECKING:
 FIGURE_FORMATS = (".png", ".svg", ".pdf")
 PAPER = {"light": "#ffffff", "dark": "#14171c"}
 INK = {"light": "#1b1f24", "dark": "#e8eaed"}
-RAMPS = {
+RAMPS = {  # for each theme, the colours of weights from 0 to 1
     "light": ("#ffffff", "#c6dbef", "#6baed6", "#2171b5", "#08285a"),
     "dark": ("#1d2128", "#243e6c", "#346eaa", "#78b9dc", "#fafad7"),
 }
-"""For each theme, the colours of weights from 0 to 1."""
 # Okabe and Ito's colours, which colour-blind readers tell apart. The ninth head has the first one again, dashed.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#999999", "#b8a900")
-MAX_LABEL = 24
-"""The most characters of a word that a figure shows."""
+MAX_LABEL = 24  # the most characters of a word that a figure shows
 
 
 def plot_grid(attention: AttentionMap, theme: str = "light") -> "Figure":
@@ -39,13 +37,11 @@ def plot_grid(attention: AttentionMap, theme: str = "light") -> "Figure":
     root of the weight on the same scale from 0 to 1, so that equal colours are equal weights.
 
     Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: there is no such theme.
+        ImportError, ValueError: matplotlib is not installed; there is no such theme.
     """
     layers, heads = attention.weights.shape[:2]
     figure, paint = canvas(heads * 1.1 + 1.0, layers * 1.1 + 0.8, theme)
-    grid = figure.subplots(layers, heads, squeeze=False)
-    for (layer, head), axes in np.ndenumerate(grid):
+    for (layer, head), axes in np.ndenumerate(figure.subplots(layers, heads, squeeze=False)):
         image = paint(axes, attention.weights[layer, head])
         axes.set(xticks=[], yticks=[])
         if layer == 0:
@@ -65,14 +61,13 @@ def plot_heads(attention: AttentionMap, layer: int = -1, theme: str = "light") -
     weights = attention.weights[resolve_index(layer, attention.weights.shape[0], "layer")]
     columns = min(4, len(weights)) if len(weights) != 6 else 3
     rows = math.ceil(len(weights) / columns)
-    cell, labels = cell_inches(attention), label_inches(attention) + 0.2
+    cell, labels = measure(attention)
     width, height = (max(1.2, cell * len(tokens)) for tokens in (attention.keys, attention.queries))
-    figure, paint = canvas(columns * (width + 0.15) + labels + 0.9, rows * (height + 0.35) + labels, theme)
+    figure, paint = canvas(columns * (width + 0.15) + labels + 1.1, rows * (height + 0.35) + labels + 0.2, theme)
     grid = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
-    for head, axes in enumerate(grid.flat):
-        if head >= len(weights):
-            axes.remove()
-            continue
+    for axes in grid.flat[len(weights) :]:
+        axes.remove()
+    for head, axes in enumerate(grid.flat[: len(weights)]):
         image = paint(axes, weights[head])
         axes.set_title(f"head {head + 1}", fontsize=9)
         label_axes(axes, attention, cell)
@@ -93,9 +88,9 @@ def plot_alignment(
     layer = max(0, layers - 2) if layer is None else resolve_index(layer, layers, "layer")
     weights = attention.weights[layer]
     weights = weights.mean(0) if head is None else weights[resolve_index(head, heads, "head")]
-    cell, labels = max(0.16, cell_inches(attention)), label_inches(attention) + 0.3
-    width, height = (cell * len(tokens) for tokens in (attention.keys, attention.queries))
-    figure, paint = canvas(width + labels + 0.9, height + labels + 0.3, theme)
+    cell, labels = measure(attention, smallest=0.16)
+    width, height = (cell * len(tokens) + labels for tokens in (attention.keys, attention.queries))
+    figure, paint = canvas(width + 1.2, height + 0.6, theme)
     axes = figure.subplots()
     image = paint(axes, weights)
     axes.set_title(f"layer {layer + 1}, {'mean of its heads' if head is None else f'head {head + 1}'}", fontsize=9)
@@ -114,13 +109,9 @@ def plot_lines(
 ) -> "Figure":
     """Return a figure of lines from words to those that they look at, in one colour for each head.
 
-    These are the paper's figures 3 to 5, turned by a quarter.
-
-    Args:
-        attention, layer, theme: as for `plot_heads`, and so are the errors.
-        heads: from 0 (default: all).
-        word: the only word whose lines are drawn, as in figure 3: its number from 0, or its characters. By default,
-            the lines of all words are drawn, except those of weights below 0.1.
+    These are the paper's figures 3 to 5, turned by a quarter. `layer`, and each of `heads` (default: all), are as for
+    `plot_heads`, and so are the errors. With `word`, its number from 0 or its characters, only the lines of that word
+    are drawn, as in figure 3; by default those of all words, except for weights below 0.1.
     """
     layers, count = attention.weights.shape[:2]
     layer = resolve_index(layer, layers, "layer")
@@ -134,7 +125,7 @@ def plot_lines(
     axes = figure.subplots()
     axes.set_axis_off()
     axes.set(xlim=(-widest[0], gap + widest[1]), ylim=(length - 0.4, -2.2))
-    ink, fonts = INK[theme], font_families([*labels[0], *labels[1]])
+    ink, fonts = INK[theme], font_families("".join(labels[0] + labels[1]))
     for side, (x, align) in zip(labels, ((-0.06, "right"), (gap + 0.06, "left")), strict=True):
         for y, label in enumerate(side):
             weight = "bold" if word is not None and align == "right" and y in rows else "normal"
@@ -165,9 +156,7 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
 def canvas(width: float, height: float, theme: str) -> tuple["Figure", Callable[["Axes", Tensor], "AxesImage"]]:
     """Return an empty figure, its size in inches, and a function that paints weights (rows, columns) on axes.
 
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: there is no such theme.
+    Errors are those of `plot_grid`.
     """
     try:
         from matplotlib.colors import LinearSegmentedColormap, PowerNorm
@@ -202,15 +191,11 @@ def add_colour_scale(figure: "Figure", image: "AxesImage") -> None:
     bar.outline.set_edgecolor("#888888")
 
 
-def cell_inches(attention: AttentionMap) -> float:
-    """Return the size of a square, in inches: smaller where there are many."""
+def measure(attention: AttentionMap, smallest: float = 0.12) -> tuple[float, float]:
+    """Return the size of a square, less where there are many, and about that of the longest label, both in inches."""
     longest = max(len(attention.queries), len(attention.keys))
-    return 0.22 if longest <= 16 else max(0.12, 3.5 / longest)
-
-
-def label_inches(attention: AttentionMap) -> float:
-    """Return about how long the longest label of a map is, in inches."""
-    return 0.07 * max(map(len, map(shorten, [*attention.queries.labels, *attention.keys.labels])))
+    labels = map(shorten, [*attention.queries.labels, *attention.keys.labels])
+    return 0.22 if longest <= 16 else max(smallest, 3.5 / longest), 0.07 * max(map(len, labels))
 
 
 def label_axes(axes: "Axes", attention: AttentionMap, cell: float) -> None:
@@ -218,7 +203,14 @@ def label_axes(axes: "Axes", attention: AttentionMap, cell: float) -> None:
     size = min(9, 58 * cell)
     for tokens, ticks, turn in ((attention.keys, axes.set_xticks, 90), (attention.queries, axes.set_yticks, 0)):
         labels = [shorten(label) for label in tokens.labels]
-        ticks(range(len(labels)), labels, rotation=turn, fontsize=size, family=font_families(labels), parse_math=False)
+        ticks(
+            range(len(labels)),
+            labels,
+            rotation=turn,
+            fontsize=size,
+            family=font_families("".join(labels)),
+            parse_math=False,
+        )
 
 
 def resolve_index(number: int, count: int, name: str) -> int:
@@ -242,32 +234,30 @@ def shorten(label: str) -> str:
     return label if len(label) <= MAX_LABEL else f"{label[: MAX_LABEL - 1]}…"
 
 
-def font_families(labels: Iterable[str]) -> list[str]:
-    """Return installed font families that together have all characters of some texts, as far as there are any.
+@functools.lru_cache(maxsize=256)
+def font_families(text: str) -> list[str]:
+    """Return installed font families that together have all characters of a text, as far as there are any.
 
     matplotlib takes each character from the first that has it, and warns of characters that none has.
     """
-    return list(_font_families("".join(sorted(set("".join(labels))))))
-
-
-@functools.lru_cache(maxsize=256)
-def _font_families(characters: str) -> tuple[str, ...]:
     from matplotlib import font_manager
 
-    chosen = ["DejaVu Sans"]
-    missing = {ord(character) for character in characters if unicodedata.category(character)[0] != "C"}
-    missing -= set(font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap())
+    def characters(path: str) -> set[int]:
+        return set(font_manager.get_font(path).get_charmap())
 
     def rank(entry: "FontEntry") -> tuple[bool, bool, int, str]:
         return not entry.name.startswith("Noto Sans"), "CJK" in entry.name, len(entry.name), entry.name
 
+    chosen = ["DejaVu Sans"]
+    missing = {ord(letter) for letter in text if unicodedata.category(letter)[0] != "C"}
+    missing -= characters(font_manager.findfont("DejaVu Sans"))
     installed = font_manager.fontManager.ttflist
     regular = [f for f in installed if f.style == "normal" and f.weight == 400 and "Last Resort" not in f.name]
-    for entry in sorted(regular, key=rank) if missing else ():
+    for entry in sorted(regular, key=rank):
         if not missing:
             break
-        found = missing & set(font_manager.get_font(entry.fname).get_charmap())
+        found = missing & characters(entry.fname)
         if found and entry.name not in chosen:
             chosen.append(entry.name)
             missing -= found
-    return tuple(chosen)
+    return chosen

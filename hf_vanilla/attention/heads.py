@@ -1,9 +1,9 @@
 """What each head of a model does, counted over the attention maps of many texts."""
 
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,19 +15,6 @@ from hf_vanilla.translation.loading import words_of_tokens
 
 OFFSETS = range(-5, 6)
 MOSTLY = 0.5
-"""A head has a type if at least this share of the tokens looks most at what the type names."""
-TYPES = {
-    "previous token": "the token before",
-    "next token": "the token after",
-    "same token": "the token itself",
-    "positional": "the token a fixed number of places away, from 2 to 5",
-    "first token": "the first token",
-    "delimiter": "punctuation and tokens that are no text",
-    "rare word": "one of the two tokens of the text that are rarest in the corpus",
-    "alignment": "other words of the source for other words of the target; with gold alignments, half of them right",
-    "mixed": "none of these",
-}
-
 Links = set[tuple[int, int]]
 """Pairs (source word, target word) that translate each other, counted from 0."""
 
@@ -36,24 +23,20 @@ Links = set[tuple[int, int]]
 class Head:
     """What one head does.
 
-    Attributes:
-        kind: "encoder", "decoder" or "cross".
-        layer, head: from 0.
-        type: the key of `TYPES` with the largest share, if that is `MOSTLY` or more, else "mixed".
-        shares: for each type, the share of the text's tokens that look most at what it names.
-        statistics: the means of the measures in `hf_vanilla.attention.weights.STATISTICS`.
-        alignment_error: the alignment error rate, from 0 to 1, if there are gold alignments.
-        effect: by how much perplexity rises or BLEU falls if the head is switched off.
+    Its type is what at least half of the tokens look most at: the "previous token", "next token", "same token",
+    "positional" (a token from 2 to 5 places away), the "first token", a "delimiter" (punctuation, or no text), a "rare
+    word" (one of the two tokens of the text that are rarest in the corpus), in cross-attention "alignment" (other
+    words for other words; with gold alignments, half of the links right), or else "mixed".
     """
 
-    kind: str
-    layer: int
-    head: int
+    kind: str  # "encoder", "decoder" or "cross"
+    layer: int  # from 0
+    head: int  # from 0
     type: str
-    shares: dict[str, float]
-    statistics: dict[str, float]
-    alignment_error: float | None = None
-    effect: float | None = None
+    shares: dict[str, float]  # for each type, the share of the tokens that look most at what it names
+    statistics: dict[str, float]  # the means of the measures in `hf_vanilla.attention.weights.STATISTICS`
+    alignment_error: float | None = None  # the alignment error rate, from 0 to 1, if there are gold alignments
+    effect: float | None = None  # by how much perplexity rises, or BLEU falls, if the head is switched off
 
 
 class HeadCounts:
@@ -63,12 +46,11 @@ class HeadCounts:
     """
 
     def __init__(self, attention: AttentionMap):
-        self.layers, self.heads = attention.weights.shape[:2]
+        self.layers, self.heads = shape = attention.weights.shape[:2]
         self.is_cross = attention.kind == "cross"
-        shape = (self.layers, self.heads)
-        self.queries = 0  # of all texts
-        self.statistics: dict[str, Tensor] = {}  # their sums over these
-        self.voters = 0  # those of them that count for the types
+        self.statistics: dict[str, Tensor] = {}  # sums over the queries of all texts
+        self.queries = 0
+        self.voters = 0  # the queries that count for the types
         self.offsets = torch.zeros(*shape, len(OFFSETS))
         self.votes = {name: torch.zeros(shape) for name in ("first token", "delimiter", "rare word")}
         self.covered = torch.zeros(shape)  # how many different words are looked at most by a token
@@ -81,7 +63,7 @@ class HeadCounts:
 
         Special tokens do not vote for types, and neither does the first one, which in a decoder sees itself alone.
         """
-        count = len(attention.queries)
+        count, keys = len(attention.queries), attention.keys
         for name, values in attention.statistics().items():
             self.statistics[name] = self.statistics.get(name, 0) + values * count
         self.queries += count
@@ -90,18 +72,15 @@ class HeadCounts:
             return
         self.voters += len(rows)
         best = attention.weights[:, :, rows].argmax(-1)  # (layers, heads, rows)
-        for place, offset in enumerate(OFFSETS):
-            self.offsets[..., place] += (best == torch.tensor(rows) + offset).sum(-1)
-        keys = attention.keys
+        distances = best - torch.tensor(rows)
+        self.offsets += torch.stack([(distances == offset).sum(-1) for offset in OFFSETS], -1)
         delimiters = torch.tensor(keys.special) | torch.tensor(keys.punctuation)
-        words = [column for column, delimiter in enumerate(delimiters.tolist()) if not delimiter]
-        rare = torch.zeros(len(keys), dtype=torch.bool)
-        rare[sorted(words, key=lambda column: frequencies.get(keys.labels[column], 0))[:2]] = True
+        words = (~delimiters).nonzero()[:, 0].tolist()
+        rare = sorted(words, key=lambda column: frequencies.get(keys.labels[column], 0))[:2]
         self.votes["first token"] += (best == 0).sum(-1)
         self.votes["delimiter"] += delimiters[best].sum(-1)
-        self.votes["rare word"] += rare[best].sum(-1)
-        covered = F.one_hot(best, len(keys)).amax(2) * ~delimiters
-        self.covered += covered.sum(-1)
+        self.votes["rare word"] += torch.isin(best, torch.tensor(rare, dtype=torch.long)).sum(-1)
+        self.covered += (F.one_hot(best, len(keys)).amax(2) * ~delimiters).sum(-1)
         self.most_covered += max(1, min(len(rows), len(words)))
 
     def align(
@@ -109,11 +88,8 @@ class HeadCounts:
     ) -> None:
         """Count which of the links of each head, and of each layer's mean, are gold: sure and possible ones.
 
-        A target word is linked to the source word that it looks at most. Words are what is between blanks.
-
-        Raises:
-            ValueError: the gold alignment, which errors call `number`, has words that the texts do not have; the
-                tokenizer is not a fast one.
+        A target word is linked to the source word that it looks at most. Words are what is between blanks. A tokenizer
+        that is not fast is a ValueError, as are words in the gold alignment, called `number`, that the texts lack.
         """
         sources = tokens_of_words(tokenizer, text=maps.source)
         targets = tokens_of_words(tokenizer, text_target=maps.target)
@@ -123,14 +99,13 @@ class HeadCounts:
                 sizes = f"the source has {len(sources)} words, the target {len(targets)}"
                 raise ValueError(f"gold alignment {number} has {i}-{j}, but {sizes}")
         rows, columns = ([word for word, tokens in enumerate(side) if tokens] for side in (targets, sources))
-        weights = maps["cross"].grouped([targets[row] for row in rows], [sources[column] for column in columns])
+        weights = maps["cross"].grouped([*filter(None, targets)], [*filter(None, sources)])
         best = torch.cat([weights, weights.mean(1, keepdim=True)], 1).argmax(-1)  # (layers, heads + 1, rows)
         if self.links is None:
             self.links = torch.zeros(self.layers, self.heads + 1, 3)
-        for layer, head in itertools.product(range(self.layers), range(self.heads + 1)):
-            links = {(columns[column], rows[row]) for row, column in enumerate(best[layer, head].tolist())}
-            shared = (len(links & sure), len(links & (sure | possible)), len(links))
-            self.links[layer, head] += torch.tensor(shared)
+        for place in np.ndindex(self.layers, self.heads + 1):
+            links = {(columns[column], rows[row]) for row, column in enumerate(best[place].tolist())}
+            self.links[place] += torch.tensor([len(links & sure), len(links & (sure | possible)), len(links)])
         self.sure += len(sure)
 
     def errors(self) -> Tensor | None:
@@ -140,18 +115,21 @@ class HeadCounts:
         """
         if self.links is None:
             return None
-        return 1 - (self.links[..., 0] + self.links[..., 1]) / (self.links[..., 2] + self.sure)
+        sure, possible, all_links = self.links.unbind(-1)
+        return 1 - (sure + possible) / (all_links + self.sure)
 
     def heads_of(self, kind: str, effects: Mapping[tuple[str, int, int], float]) -> Iterator[Head]:
         """Yield what each head does; `effects` has those that are known, by kind, layer and head."""
         errors = self.errors()
-        for layer, head in itertools.product(range(self.layers), range(self.heads)):
+        for layer, head in np.ndindex(self.layers, self.heads):
             error = None if errors is None else float(errors[layer, head])
             shares, offset = self.shares(layer, head, error)
-            best = max(shares, key=lambda name: shares[name])
-            name = best if shares[best] >= MOSTLY else "mixed"
-            name = f"positional ({offset:+d})" if name == "positional" else name
-            means = {name: float(values[layer, head]) / self.queries for name, values in self.statistics.items()}
+            name = max(shares, key=lambda name: shares[name])
+            if shares[name] < MOSTLY:
+                name = "mixed"
+            elif name == "positional":
+                name = f"positional ({offset:+d})"
+            means = {measure: float(sums[layer, head]) / self.queries for measure, sums in self.statistics.items()}
             yield Head(kind, layer, head, name, shares, means, error, effects.get((kind, layer, head)))
 
     def shares(self, layer: int, head: int, error: float | None) -> tuple[dict[str, float], int]:
@@ -161,7 +139,7 @@ class HeadCounts:
         if self.is_cross:
             covered = float(self.covered[layer, head]) / max(1, self.most_covered)
             return {"alignment": covered if error is None else 1 - error, **others}, 0
-        by_offset = {offset: float(self.offsets[layer, head, place]) / voters for place, offset in enumerate(OFFSETS)}
+        by_offset = dict(zip(OFFSETS, (self.offsets[layer, head] / voters).tolist(), strict=True))
         far = max((offset for offset in OFFSETS if abs(offset) > 1), key=lambda offset: by_offset[offset])
         near = {"previous token": by_offset[-1], "next token": by_offset[1], "same token": by_offset[0]}
         return {**near, "positional": by_offset[far], **others}, far

@@ -17,12 +17,10 @@ class AttentionMaps:
 
     Attributes:
         model: the model's name.
-        source: the text.
-        target: its translation or continuation, "" if there is none.
-        encoder: the encoder's self-attention, if the model has it.
-        decoder: the decoder's self-attention, if the model has it. Its tokens are those that the decoder reads.
-        cross: the decoder's attention to the encoder, if the model has it. Its queries are the tokens that the decoder
-            writes.
+        source, target: the text, and its translation or continuation, "" if there is none.
+        encoder: the encoder's self-attention, if the model has it, as for the other kinds.
+        decoder: the decoder's self-attention; its tokens are those that the decoder reads.
+        cross: the decoder's attention to the encoder; its queries are the tokens that the decoder writes.
     """
 
     model: str
@@ -39,11 +37,9 @@ class AttentionMaps:
 
     def __getitem__(self, kind: str) -> AttentionMap:
         """Return the map of a kind; a kind that the model does not have is a ValueError."""
-        if kind not in self.kinds:
-            raise ValueError(
-                f"{self.model} has no attention of kind {kind!r}; expected one of {', '.join(self.kinds)}"
-            )
-        return self.kinds[kind]
+        if kind in self.kinds:
+            return self.kinds[kind]
+        raise ValueError(f"{self.model} has no attention of kind {kind!r}; expected one of {', '.join(self.kinds)}")
 
     def joined(self) -> "AttentionMaps":
         """Return the maps between words instead of tokens."""
@@ -51,16 +47,11 @@ class AttentionMaps:
         return AttentionMaps(self.model, self.source, self.target, **joined)
 
     def rollout(self, kind: str) -> Tensor:
-        """Return how much of each input token has arrived at each query after each layer.
+        """Return how much of each input token has arrived at each query after each layer (layers, queries, keys).
 
         It is the product over layers of the mean over heads, half of it the residual connection (Abnar and Zuidema,
         2020, arXiv:2005.00928). For cross-attention, it is each layer's mean over heads times the encoder's rollout.
-
-        Returns:
-            (layers, queries, keys), float32; rows sum to 1.
-
-        Raises:
-            ValueError: the model has no such attention.
+        Rows sum to 1. A kind of attention that the model does not have is a ValueError.
         """
         means = self[kind].weights.mean(1)
         if kind == "cross":

@@ -15,38 +15,23 @@ import torch
 
 from hf_vanilla.attention.weights import STATISTICS, AttentionMap
 
-STEPS = 2**20
-"""Weights are rounded to multiples of 1 / STEPS, that is by at most 5e-7."""
+STEPS = 2**20  # weights are rounded to multiples of 1 / STEPS, that is by at most 5e-7
 TITLES = {
     "encoder": ("encoder, self-attention", "These words look", "at these words of the same text"),
     "decoder": ("decoder, self-attention", "These words look", "at these words of the same text, up to themselves"),
     "cross": ("cross-attention", "These words, as they are written, look", "at these words of the source"),
 }
-FRAME = (
-    '<iframe title="{title}" sandbox="allow-scripts" style="width: 100%; height: 850px; border: 0" '
-    'srcdoc="{page}"></iframe>'
-)
+STYLE = "width: 100%; height: 850px; border: 0"
 
 
 def render_page(model: str, source: str, target: str, attentions: Sequence[AttentionMap]) -> str:
-    """Return a page in plain HTML, CSS and JavaScript that shows attention maps of one text.
+    """Return a page in plain HTML, CSS and JavaScript that shows attention maps of one text, of each kind one.
 
     The text is in the page as data, never as markup or code, and the page's policy allows no other script and no
-    request. Rounding the weights keeps 12 layers of 12 heads and 40 tokens below 1 MB.
-
-    Args:
-        model: the model's name.
-        source, target: the text; see [`AttentionMaps`].
-        attentions: of each kind one. The page opens with the last of them.
+    request. Rounding the weights keeps 12 layers of 12 heads and 40 tokens below 1 MB. The last map is open at first.
     """
-    data = {
-        "model": model,
-        "source": source,
-        "target": target,
-        "kinds": [_attention_data(attention) for attention in attentions],
-        "start": len(attentions) - 1,
-        "explained": STATISTICS,
-    }
+    data = {"model": model, "source": source, "target": target, "start": len(attentions) - 1, "explained": STATISTICS}
+    data["kinds"] = [_attention_data(attention) for attention in attentions]
     weights = (
         f'<script type="text/plain" id="weights-{number}">{pack_weights(attention)}</script>'
         for number, attention in enumerate(attentions)
@@ -67,27 +52,21 @@ def render_page(model: str, source: str, target: str, attentions: Sequence[Atten
 
 def frame_page(model: str, page: str) -> str:
     """Return an element that shows the page inside another one, such as a notebook, and shares no style or script."""
-    return FRAME.format(title=html.escape(f"What {model} looks at"), page=html.escape(page))
+    title = html.escape(f"What {model} looks at")
+    return f'<iframe title="{title}" sandbox="allow-scripts" style="{STYLE}" srcdoc="{html.escape(page)}"></iframe>'
 
 
 def _attention_data(attention: AttentionMap) -> dict[str, object]:
     """Return what the page's script needs to know of a map, except its weights."""
     name, *titles = TITLES[attention.kind]
     layers, heads = attention.weights.shape[:2]
-    return {
-        "kind": attention.kind,
-        "name": name,
-        "titles": titles,
-        "layers": layers,
-        "heads": heads,
-        "triangular": is_triangular(attention),
-        "queries": dataclasses.asdict(attention.queries),
-        "keys": dataclasses.asdict(attention.keys),
-        "statistics": {
-            name: [[round(value, 6) for value in row] for row in values.tolist()]
-            for name, values in attention.statistics().items()
-        },
+    tokens = {side: dataclasses.asdict(getattr(attention, side)) for side in ("queries", "keys")}
+    statistics = {
+        measure: [[round(value, 6) for value in row] for row in values.tolist()]
+        for measure, values in attention.statistics().items()
     }
+    shape = {"layers": layers, "heads": heads, "triangular": is_triangular(attention)}
+    return {"kind": attention.kind, "name": name, "titles": titles, "statistics": statistics, **shape, **tokens}
 
 
 def is_triangular(attention: AttentionMap) -> bool:

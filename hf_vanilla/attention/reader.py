@@ -29,10 +29,8 @@ from hf_vanilla.environment import use_onednn_for_float32
 from hf_vanilla.models.generation_vanilla import beam_search
 from hf_vanilla.translation.loading import EXTRA_TOKENS, load_config_and_tokenizer, positions_of
 
-MAX_PAIRS = 2**18
-"""The most pairs of tokens, padding included, whose weights are computed together."""
-MAX_BYTES = 4 * 2**30
-"""A text whose weights take more memory than this is refused."""
+MAX_PAIRS = 2**18  # of tokens, padding included, whose weights are computed together
+MAX_BYTES = 4 * 2**30  # a text whose weights take more memory is refused
 
 
 def attention_maps(
@@ -51,8 +49,7 @@ def attention_maps(
     is; afterwards it is as it was.
 
     Args:
-        model: has a language model's head if it is to write the target.
-        tokenizer: the model's.
+        model, tokenizer: the model needs a language model's head only if it is to write the target.
         source: a text, or many.
         target: for an encoder-decoder, the translation of each source (default: the one that the model writes); for a
             decoder, the continuation of the text; for an encoder, the second text of a pair.
@@ -89,14 +86,7 @@ def stream_attention_maps(
     No more weights are held than those of `MAX_PAIRS` pairs of tokens, or those of one text.
     """
     reader = Reader(model, tokenizer, max_new_tokens)
-    alone = isinstance(sources, list) and len(sources) == 1
-    pairs = zip(sources, itertools.repeat(None) if targets is None else targets, strict=targets is not None)
-    readings = (
-        reader.read(source, target, "" if alone else f" {number}")
-        for number, (source, target) in enumerate(pairs, start=1)
-    )
-    for batch in batch_readings(readings, MAX_PAIRS):
-        yield from reader.compute_maps(batch, words)
+    yield from reader.map_all(reader.read_all(sources, targets), words)
 
 
 @dataclass(frozen=True)
@@ -128,9 +118,7 @@ def batch_readings(readings: Iterable[Reading], max_pairs: int) -> Iterator[list
 class Reader:
     """Encodes texts for a model, and computes what its heads look at in them.
 
-    Raises:
-        TypeError: `model` is none of transformers.
-        ValueError: `max_new_tokens` is below 1.
+    A model that is none of transformers is a TypeError, and `max_new_tokens` below 1 a ValueError.
     """
 
     def __init__(self, model: object, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int | None = None):
@@ -140,9 +128,8 @@ class Reader:
         if max_new_tokens is not None and max_new_tokens < 1:
             raise ValueError(f"`max_new_tokens` must be at least 1, got {max_new_tokens}")
         self.model: Any = model
-        self.tokenizer = tokenizer
-        self.max_new_tokens = max_new_tokens
         self.config: Any = model.config.get_text_config()
+        self.tokenizer, self.max_new_tokens = tokenizer, max_new_tokens
         # Of a folder, the page shows the last part alone: the rest of the path may name people and machines.
         name = model.config.name_or_path or type(model).__name__
         self.name = Path(name).resolve().name if Path(name).is_dir() else name
@@ -151,21 +138,27 @@ class Reader:
         self.max_length = min(positions_of(self.config), tokenizer.model_max_length)
         self.padding = getattr(self.config, "pad_token_id", None) or 0
 
-    def read(self, source: str, target: str | None, number: str = "") -> Reading:
-        """Return the token ids of a text and of its target, which is that of [`attention_maps`].
+    def read_all(self, sources: Iterable[str], targets: Iterable[str] | None) -> Iterator[Reading]:
+        """Yield the token ids of each text and of its target, which is that of [`attention_maps`].
 
-        Errors call the text "source" and "target" with `number` appended, such as " 7" for the seventh one.
+        Errors call them "source 1", "target 1" and so on, or "source" and "target" if `sources` is a list of one text.
         """
+        alone = isinstance(sources, list) and len(sources) == 1
+        pairs = zip(sources, itertools.repeat(None) if targets is None else targets, strict=targets is not None)
+        for number, (source, target) in enumerate(pairs, start=1):
+            yield self.read(source, target, "" if alone else f" {number}")
+
+    def read(self, source: str, target: str | None, number: str = "") -> Reading:
+        """Return the token ids of a text and of its target; errors append `number` to their names."""
         source = check_text(source, "source" + number)
         target = None if target is None else check_text(target, "target" + number)
         if self.is_seq2seq:
             return self.read_seq2seq(source, target, number)
-        if target is not None and not self.is_decoder:
-            return self.read_pair(source, target, number)
-        return self.read_single(source, target, number)
+        if target is None or self.is_decoder:
+            return self.read_single(source, target, number)
+        return self.read_pair(source, target, number)
 
     def read_single(self, source: str, target: str | None, number: str) -> Reading:
-        """Return what a decoder reads, or an encoder without a target."""
         if target is not None:
             self.check_script(self.encode(target, "target" + number), "target" + number)
         encoded = self.encode(source if target is None else join_texts(source, target), "source" + number)
@@ -183,7 +176,6 @@ class Reader:
         return Reading(source, target or "", encoded.ids, {kind: (tokens, tokens)})
 
     def read_pair(self, source: str, target: str, number: str) -> Reading:
-        """Return two texts as an encoder reads them."""
         if not self.tokenizer.is_fast:
             raise ValueError(f"pairs take a fast tokenizer, and this is {type(self.tokenizer).__name__}")
         for name, text in (("source", source), ("target", target)):
@@ -219,7 +211,6 @@ class Reader:
         return Reading(source, target, encoded.ids, sides, decoder_ids=read.ids, written_ids=written.ids)
 
     def decoder_start(self, written: list[int]) -> int:
-        """Return the token that the decoder reads before it writes its first one."""
         if hasattr(self.model, "prepare_decoder_input_ids_from_labels"):
             return int(self.model.prepare_decoder_input_ids_from_labels(torch.tensor([written]))[0, 0])
         start = self.config.decoder_start_token_id
@@ -231,9 +222,8 @@ class Reader:
         if not self.model.can_generate():
             raise ValueError(f"{type(self.model).__name__} writes no text; give a target")
         if count + (0 if self.is_seq2seq else len(ids)) > self.max_length:
-            raise ValueError(
-                f"{name} has {len(ids)} tokens, with {count} new ones more than the model's {self.max_length}"
-            )
+            more = f"with {count} new ones more than the model's {self.max_length}"
+            raise ValueError(f"{name} has {len(ids)} tokens, {more}")
         inputs = torch.tensor([ids], device=self.model.device)
         options: dict[str, Any] = {"max_new_tokens": count, "do_sample": False, "num_return_sequences": 1}
         if self.model.config.model_type in ("vanilla", "vanilla_recurrent"):
@@ -242,11 +232,7 @@ class Reader:
             return self.model.generate(inputs, attention_mask=torch.ones_like(inputs), **options)[0].tolist()
 
     def encode(self, text: str, name: str, text_target: bool = False) -> EncodedText:
-        """Return the tokens of a text, as a source or as a target.
-
-        Raises:
-            ValueError: there are none, too many, only unknown ones, or some that the model does not have.
-        """
+        """Return a text's tokens; none, too many, only unknown or foreign ones are a ValueError, which says `name`."""
         texts: dict[str, Any] = {"text_target" if text_target else "text": text}
         if self.tokenizer.is_fast:
             fast = self.tokenizer(**texts, return_offsets_mapping=True)
@@ -269,10 +255,8 @@ class Reader:
         tokens = Counter(place for span in encoded.spans for place in range(*span))
         letters = [place for place, letter in enumerate(encoded.text) if letter.isalpha()]
         if letters and all(tokens[place] > 1 for place in letters):
-            raise ValueError(
-                f"{name} is in a script that the tokenizer does not know: {encoded.text!r:.60}; no letter of it is in "
-                "its vocabulary"
-            )
+            reason = f"{encoded.text!r:.60}; no letter of it is in its vocabulary"
+            raise ValueError(f"{name} is in a script that the tokenizer does not know: {reason}")
 
     def check_length(self, ids: list[int], name: str) -> None:
         """Raise a ValueError for more tokens than the model allows, or more weights than `MAX_BYTES`."""
@@ -283,11 +267,15 @@ class Reader:
         if size > MAX_BYTES:
             raise ValueError(f"{name} has {len(ids)} tokens, whose weights take {size / 2**30:.0f} GiB: cut it")
 
+    def map_all(self, readings: Iterable[Reading], words: bool = False) -> Iterator[AttentionMaps]:
+        """Yield the maps of texts, of which the model reads as many at once as `MAX_PAIRS` allows."""
+        for batch in batch_readings(readings, MAX_PAIRS):
+            yield from self.compute_maps(batch, words)
+
     def compute_maps(self, batch: Sequence[Reading], words: bool) -> Iterator[AttentionMaps]:
         """Yield the maps of each text of a batch, which the model reads at once; `words` joins tokens into words.
 
-        Raises:
-            ValueError: the model returns no attentions, or other weights than those of all tokens to all.
+        A model that returns no attentions, or other weights than those of all tokens to all, is a ValueError.
         """
         layers = self.compute_attentions(batch)
         for row, reading in enumerate(batch):
@@ -301,31 +289,32 @@ class Reader:
 
     def compute_attentions(self, batch: Sequence[Reading]) -> dict[str, list[Tensor]]:
         """Return each layer's weights (batch, heads, queries, keys), for each kind of attention that the model has."""
-        inputs = pad_batch([reading.ids for reading in batch], self.padding)
-        if batch[0].types is not None:
-            inputs["token_type_ids"] = pad([reading.types or [] for reading in batch], 0)
-        fields = dict.fromkeys(batch[0].sides, "attentions")
-        if self.is_seq2seq:
-            # The decoder needs no mask: padding comes after the text, which its causal mask hides.
-            inputs["decoder_input_ids"] = pad([reading.decoder_ids for reading in batch], self.padding)
-            fields = {kind: f"{kind}_attentions" for kind in batch[0].sides}
-        inputs = {name: tensor.to(self.model.device) for name, tensor in inputs.items()}
         with evaluation_mode(self.model, "eager"), torch.no_grad():
-            outputs = self.model.base_model(**inputs, output_attentions=True, return_dict=True)
+            outputs = self.model.base_model(**self.inputs_of(batch), output_attentions=True, return_dict=True)
         found: dict[str, list[Tensor]] = {}
-        for kind, field in fields.items():
+        for kind in batch[0].sides:
+            field = f"{kind}_attentions" if self.is_seq2seq else "attentions"
             if layers := [layer for layer in getattr(outputs, field, None) or () if layer is not None]:
-                found[kind] = layers
-                shape = tuple(layers[0].shape)
+                found[kind], shape = layers, tuple(layers[0].shape)
                 queries, keys = (max(len(reading.sides[kind][side]) for reading in batch) for side in (0, 1))
                 if len(shape) != 4 or shape[-2:] != (queries, keys):
                     expected = f"(batch, heads, {queries}, {keys})"
                     raise ValueError(f"{self.name} gives attentions of shape {shape}; expected {expected}")
         if not found:
-            raise ValueError(
-                f"{self.name}, a {self.config.model_type} model, gives no attentions; expected one that does"
-            )
+            kind = f"a {self.config.model_type} model"
+            raise ValueError(f"{self.name}, {kind}, gives no attentions; expected one that does")
         return found
+
+    def inputs_of(self, batch: Sequence[Reading]) -> dict[str, Tensor]:
+        """Return what the model takes to read a batch: tensors (batch, longest) on its device."""
+        rows = {"input_ids": [each.ids for each in batch], "attention_mask": [[1] * len(each.ids) for each in batch]}
+        if batch[0].types is not None:
+            rows["token_type_ids"] = [each.types or [] for each in batch]
+        if self.is_seq2seq:
+            # The decoder needs no mask: padding comes after the text, which its causal mask hides.
+            rows["decoder_input_ids"] = [list(each.decoder_ids) for each in batch]
+        paddings = {name: self.padding if name.endswith("input_ids") else 0 for name in rows}
+        return {name: pad(rows[name], padding).to(self.model.device) for name, padding in paddings.items()}
 
 
 def is_causal(config: PreTrainedConfig) -> bool:
@@ -350,12 +339,11 @@ def load_attention_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedT
     use_onednn_for_float32()
     config, tokenizer = load_config_and_tokenizer(name, AutoModel, "one of transformers that reads text")
     loader: Any = AutoModel
-    for auto_class in (AutoModelForSeq2SeqLM, AutoModelForMaskedLM, AutoModelForCausalLM):
-        heads = auto_class._model_mapping[type(config)] if type(config) in auto_class._model_mapping else ()
+    for auto_class in (AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM):
+        heads = auto_class._model_mapping.get(type(config), ())
         names = {head.__name__ for head in (heads if isinstance(heads, tuple) else (heads,)) if head is not None}
         if names & set(config.architectures or ()):
             loader = auto_class
-            break
     model = loader.from_pretrained(name, config=config, dtype=torch.float32)
     return model.to(PartialState().device).eval(), tokenizer
 
@@ -365,19 +353,16 @@ def evaluation_mode(model: PreTrainedModel, attention: str | None = None) -> Ite
     """Put a model into evaluation mode, with another attention implementation if given; afterwards it is as it was."""
     parts = [module for module in model.modules() if isinstance(module, PreTrainedModel)]
     configs = {id(part.config): part.config for part in parts if part._can_set_attn_implementation()}
-    before = [(config, config._attn_implementation) for config in configs.values()]
-    training = [module for module in model.modules() if module.training]
+    changes: list[tuple[object, str, object]] = [(module, "training", False) for module in model.modules()]
+    changes += [(config, "_attn_implementation", attention) for config in configs.values() if attention]
+    before = [(changed, name, getattr(changed, name)) for changed, name, _ in changes]
     try:
-        for module in training:
-            module.training = False
-        for config, _ in before if attention else ():
-            config._attn_implementation = attention
+        for change in changes:
+            setattr(*change)
         yield
     finally:
-        for module in training:
-            module.training = True
-        for config, implementation in before if attention else ():
-            config._attn_implementation = implementation
+        for change in before:
+            setattr(*change)
 
 
 def pad(rows: Sequence[Sequence[int]], padding: int) -> Tensor:
@@ -385,18 +370,8 @@ def pad(rows: Sequence[Sequence[int]], padding: int) -> Tensor:
     return pad_sequence([torch.tensor(row) for row in rows], batch_first=True, padding_value=padding)
 
 
-def pad_batch(rows: Sequence[Sequence[int]], padding: int) -> dict[str, Tensor]:
-    """Return rows of ids as `input_ids` and `attention_mask` (batch, longest)."""
-    return {"input_ids": pad(rows, padding), "attention_mask": pad([[1] * len(row) for row in rows], 0)}
-
-
 def check_text(text: object, name: str) -> str:
-    """Return a text with "?" in place of lone surrogates, which cannot be encoded.
-
-    Raises:
-        TypeError: it is not a `str`.
-        ValueError: it is empty.
-    """
+    """Return a text with "?" in place of lone surrogates, which cannot be encoded; raise an error if it is no text."""
     if not isinstance(text, str):
         raise TypeError(f"{name} is {type(text).__name__}; expected a text")
     if not text.strip():

@@ -9,11 +9,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_vanilla.attention.heads import Head, HeadCounts, Links
-from hf_vanilla.attention.reader import MAX_PAIRS, Reader, Reading, batch_readings
+from hf_vanilla.attention.reader import Reader, Reading
 from hf_vanilla.attention.survey_figure import plot_survey
 from hf_vanilla.attention.switching import EFFECTS, choose_measure, find_switches, switched_off
 from hf_vanilla.data.files import read_lines
@@ -24,26 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Survey:
-    """What the heads of a model do over a corpus.
+    """What the heads of a model do over a corpus."""
 
-    Attributes:
-        model: the model's name.
-        sentences: the number of texts that were read.
-        heads: all heads, by kind, layer and head.
-        metric: what the effects are measured by: "perplexity", "bleu" or "none".
-        score: the metric of the whole model.
-        layer_alignment_errors: for each layer, the error rate of the mean of its cross-attention heads, if there are
-            gold alignments.
-        note: the reason if something is missing, else "".
-    """
-
-    model: str
-    sentences: int
-    heads: list[Head]
-    metric: str
-    score: float | None = None
-    layer_alignment_errors: tuple[float, ...] = ()
-    note: str = ""
+    model: str  # the model's name
+    sentences: int  # how many texts were read
+    heads: list[Head]  # by kind, layer and head
+    metric: str  # what the effects are measured by: "perplexity", "bleu" or "none"
+    score: float | None = None  # the metric of the whole model
+    layer_alignment_errors: tuple[float, ...] = ()  # of each layer's mean of cross-attention, with gold alignments
+    note: str = ""  # why something is missing
 
     @property
     def effect_name(self) -> str:
@@ -56,32 +46,29 @@ class Survey:
 
     def to_markdown(self) -> str:
         """Return a table with a row for each head, and the scores below it. Layers and heads are counted from 1."""
-        aligned = any(head.alignment_error is not None for head in self.heads)
-        effects = any(head.effect is not None for head in self.heads)
         measures = ["entropy", "distance", "first", "special", "punctuation"]
-        names = ["kind", "layer", "head", "type", "share", *measures]
-        names += (["AER"] if aligned else []) + ([self.effect_name] if effects else [])
-        rows = [names, ["---"] * len(names)]
+        rows = []
         for head in self.heads:
             share = max(head.shares.values()) if head.type == "mixed" else head.shares[head.type.split(" (")[0]]
-            row = [head.kind, str(head.layer + 1), str(head.head + 1), head.type, f"{share:.2f}"]
-            row += [f"{head.statistics[name]:.2f}" for name in measures]
-            if aligned:
-                row.append("" if head.alignment_error is None else f"{head.alignment_error:.3f}")
-            if effects:  # + 0 turns -0.0 into 0.0
-                row.append("" if head.effect is None else f"{head.effect + 0:+.3f}")
+            row = {"kind": head.kind, "layer": str(head.layer + 1), "head": str(head.head + 1), "type": head.type}
+            row |= {"share": f"{share:.2f}"} | {name: f"{head.statistics[name]:.2f}" for name in measures}
+            row["AER"] = "" if head.alignment_error is None else f"{head.alignment_error:.3f}"
+            # + 0 turns -0.0 into 0.0
+            row[self.effect_name] = "" if head.effect is None else f"{head.effect + 0:+.3f}"
             rows.append(row)
+        names = [name for name in rows[0] if any(row[name] for row in rows)]
+        table = [names, ["---"] * len(names), *([row[name] for name in names] for row in rows)]
         after = [f"{self.sentences} texts"]
         if self.score is not None:
             after.append(f"{self.metric} of the whole model {self.score:.3f}")
         for layer, error in enumerate(self.layer_alignment_errors, start=1):
             after.append(f"AER of the mean of layer {layer}'s heads {error:.3f}")
-        table = [f"| {' | '.join(cells)} |" for cells in rows]
-        return "\n".join([*table, "", "; ".join(after), *([self.note] if self.note else [])])
+        lines = [f"| {' | '.join(cells)} |" for cells in table]
+        return "\n".join([*lines, "", "; ".join(after), *filter(None, [self.note])])
 
     def plot(self, theme: str = "light") -> "Figure":
         """Return a matplotlib figure of the types of all heads, and of what is lost without each."""
-        return plot_survey(self, theme)
+        return plot_survey(self.heads, self.effect_name, self.sentences, theme)
 
 
 def survey(
@@ -97,8 +84,7 @@ def survey(
     """Return what each head of a model does over some texts.
 
     Args:
-        model: any that [`hf_vanilla.attention_maps`] takes.
-        tokenizer: the model's.
+        model, tokenizer: any that [`hf_vanilla.attention_maps`] takes.
         sources: the texts.
         targets: for an encoder-decoder, their translations (default: those that the model writes).
         gold: for each pair of texts its sure and its possible alignments; see [`read_alignments`].
@@ -123,10 +109,7 @@ def survey(
     if gold is not None and len(gold) != len(sources):
         raise ValueError(f"there are {len(gold)} gold alignments and {len(sources)} texts")
     reader = Reader(model, tokenizer)
-    readings = [
-        reader.read(source, targets[row] if targets and is_seq2seq else None, f" {row + 1}")
-        for row, source in enumerate(sources)
-    ]
+    readings = list(reader.read_all(sources, targets if is_seq2seq else None))
     counts = count_heads(reader, readings, gold, progress)
     score, effects, note = None, dict[tuple[str, int, int], float](), ""
     if metric != "none":
@@ -141,12 +124,10 @@ def count_heads(
     reader: Reader, readings: Sequence[Reading], gold: Sequence[tuple[Links, Links]] | None, progress: bool
 ) -> dict[str, HeadCounts]:
     """Return the counts of the heads of each kind of attention that the model has."""
-    frequencies = Counter(
-        label for reading in readings for queries, _ in reading.sides.values() for label in queries.labels
-    )
+    tokens = [queries.labels for reading in readings for queries, _ in reading.sides.values()]
+    frequencies = Counter(itertools.chain.from_iterable(tokens))
     counts: dict[str, HeadCounts] = {}
-    all_maps = (maps for batch in batch_readings(readings, MAX_PAIRS) for maps in reader.compute_maps(batch, False))
-    bar = tqdm(all_maps, "looking", len(readings), unit=" texts", mininterval=1, disable=not progress)
+    bar = tqdm(reader.map_all(readings), "looking", len(readings), unit=" texts", mininterval=1, disable=not progress)
     for row, maps in enumerate(bar):
         for kind, attention in maps.kinds.items():
             own = counts.setdefault(kind, HeadCounts(attention))
@@ -165,11 +146,7 @@ def measure_effects(
     if measure is None or not switches:
         return None, {}, no_measure or no_switches
     score, effects = measure(), {}
-    places = [
-        (kind, layer, head)
-        for kind, own in counts.items()
-        for layer, head in itertools.product(range(own.layers), range(own.heads))
-    ]
+    places = [(kind, *place) for kind, own in counts.items() for place in np.ndindex(own.layers, own.heads)]
     for kind, layer, head in tqdm(places, "switching off", unit=" heads", mininterval=1, disable=not progress):
         with switched_off(reader.model, switches[kind, layer], head):
             loss = measure() - score
@@ -182,9 +159,7 @@ def read_alignments(path: Path) -> list[tuple[Links, Links]]:
 
     Numbers are of words of the source and of the target, from 0. Possible alignments are those with `?`, or `p`.
 
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: a line has something else, or is not UTF-8.
+    Errors are those of `read_lines`, and a ValueError that names a line with something else.
     """
     alignments = []
     for number, line in enumerate(read_lines(path), start=1):

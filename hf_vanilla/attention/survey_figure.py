@@ -1,7 +1,7 @@
 """The figure of a survey of heads."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,28 +25,14 @@ TYPE_COLOURS = {
 }
 
 
-class SurveyResult(Protocol):
-    """What the figure needs of a `Survey`, whose module imports this one."""
-
-    @property
-    def heads(self) -> Sequence[Head]: ...
-    @property
-    def sentences(self) -> int: ...
-    @property
-    def effect_name(self) -> str: ...
-
-
-def plot_survey(survey: SurveyResult, theme: str = "light") -> "Figure":
+def plot_survey(heads: Sequence[Head], effect: str, texts: int, theme: str = "light") -> "Figure":
     """Return a figure with a row for each kind of attention: types, effects and alignment error rates of its heads.
 
-    Raises:
-        ImportError: matplotlib is not installed.
-        ValueError: `theme` is neither "light" nor "dark".
+    `effect` says what effects measure, `texts` is how many were read. Errors are those of `canvas`.
     """
-    heads = survey.heads
     panels = {kind: [head for head in heads if head.kind == kind] for kind in dict.fromkeys(h.kind for h in heads)}
     shapes = {kind: (panel[-1].layer + 1, panel[-1].head + 1) for kind, panel in panels.items()}
-    titles = {"type": "type", "effect": f"{survey.effect_name} without it", "alignment_error": "alignment error rate"}
+    titles = {"type": "type", "effect": f"{effect} without it", "alignment_error": "alignment error rate"}
     shown = [name for name in titles if any(getattr(head, name) is not None for head in heads)]
     width = max(count for _, count in shapes.values()) * 0.55 + 0.9
     heights = [layers * 0.45 + 0.6 for layers, _ in shapes.values()]
@@ -66,8 +52,8 @@ def plot_survey(survey: SurveyResult, theme: str = "light") -> "Figure":
             weights[y, x] = 0 if name == "type" else abs(value) / (largest if name == "effect" else 1)
         paint(axes, weights)
         axes.set_title(f"{kind}: {titles[name]}", fontsize=9)
-        axes.set_xticks(range(shapes[kind][1]), range(1, shapes[kind][1] + 1), fontsize=7)
-        axes.set_yticks(range(shapes[kind][0]), range(1, shapes[kind][0] + 1), fontsize=7)
+        for set_ticks, count in zip((axes.set_yticks, axes.set_xticks), shapes[kind], strict=True):
+            set_ticks(range(count), range(1, count + 1), fontsize=7)
         axes.set_xlabel("head", fontsize=8)
         axes.set_ylabel("layer", fontsize=8)
         for (x, y), value in values.items():
@@ -80,5 +66,5 @@ def plot_survey(survey: SurveyResult, theme: str = "light") -> "Figure":
                 is_dark = (float(weights[y, x]) ** 0.5 > 0.55) == (theme == "light")
                 ink = "#ffffff" if is_dark else "#111111"
             axes.text(x, y, text, ha="center", va="center", fontsize=6, color=ink)
-    figure.text(0.005, 0.005, f"{survey.sentences} texts", color=INK[theme], fontsize=7)
+    figure.text(0.005, 0.005, f"{texts} texts", color=INK[theme], fontsize=7)
     return figure

@@ -13,16 +13,12 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
-from hf_vanilla.attention.reader import MAX_PAIRS, Reader, Reading, batch_readings, evaluation_mode, pad, pad_batch
+from hf_vanilla.attention.reader import MAX_PAIRS, Reader, Reading, batch_readings, evaluation_mode, pad
 from hf_vanilla.translation.loading import EXTRA_TOKENS
 from hf_vanilla.translation.metrics import TranslationQuality
 
 EFFECTS = ("perplexity", "bleu", "none")
-SWITCHED = "hf_vanilla_switched"
-"""The name of a model's attention implementation while a head is switched off."""
-
-AttentionFunction = Callable[..., tuple[Tensor, Tensor | None]]
-"""A function that `AttentionInterface` can call: it returns output (batch, length, heads, d_v) and weights, if any."""
+SWITCHED = "hf_vanilla_switched"  # the name of a model's attention implementation while a head is switched off
 
 
 def choose_measure(reader: Reader, readings: Sequence[Reading], metric: str) -> tuple[Callable[[], float] | None, str]:
@@ -38,20 +34,14 @@ def choose_measure(reader: Reader, readings: Sequence[Reading], metric: str) -> 
 
 @torch.no_grad()
 def perplexity(reader: Reader, readings: Sequence[Reading]) -> float:
-    """Return exp of the mean cross-entropy of what the model has to predict: see `predictions`.
-
-    Raises:
-        ValueError: there is nothing to predict.
-    """
+    """Return exp of the mean cross-entropy of `predictions`; if there is nothing to predict, raise a ValueError."""
     total, count = 0.0, 0
     with evaluation_mode(reader.model):
         # An eighth of the pairs that attention maps allow, for logits take memory, too.
         for batch in batch_readings(sorted(readings, key=lambda each: len(each.ids)), MAX_PAIRS // 8):
             inputs, labels = predictions(reader, batch)
-            inputs = {name: tensor.to(reader.model.device) for name, tensor in inputs.items()}
             logits = reader.model(**inputs).logits.float()
-            labels = labels.to(logits.device)
-            total += float(F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="sum"))
+            total += float(F.cross_entropy(logits.flatten(0, 1), labels.to(logits.device).flatten(), reduction="sum"))
             count += int((labels != -100).sum())
     if not count:
         raise ValueError("no text has a token to predict: give longer ones")
@@ -63,10 +53,9 @@ def predictions(reader: Reader, batch: Sequence[Reading]) -> tuple[dict[str, Ten
 
     An encoder-decoder predicts the targets, a decoder each token but the first, an encoder each seventh, masked.
     """
-    inputs = pad_batch([reading.ids for reading in batch], reader.padding)
+    inputs = reader.inputs_of(batch)
     ids = inputs["input_ids"]
     if reader.is_seq2seq:
-        inputs["decoder_input_ids"] = pad([reading.decoder_ids for reading in batch], reader.padding)
         return inputs, pad([reading.written_ids for reading in batch], -100)
     if reader.is_decoder:
         labels = ids.masked_fill(inputs["attention_mask"] == 0, -100)
@@ -83,12 +72,12 @@ def predictions(reader: Reader, batch: Sequence[Reading]) -> tuple[dict[str, Ten
 def bleu(reader: Reader, readings: Sequence[Reading]) -> float:
     """Return the corpus BLEU of greedy translations against the targets of the readings."""
     readings = sorted(readings, key=lambda reading: len(reading.source))
-    translations = []
+    translations: list[str] = []
     with evaluation_mode(reader.model):
         for start in range(0, len(readings), 32):
-            inputs = pad_batch([reading.ids for reading in readings[start : start + 32]], reader.padding)
+            inputs = reader.inputs_of(readings[start : start + 32])
+            del inputs["decoder_input_ids"]
             count = min(inputs["input_ids"].shape[1] + EXTRA_TOKENS, reader.max_length - 1)
-            inputs = {name: tensor.to(reader.model.device) for name, tensor in inputs.items()}
             output = reader.model.generate(**inputs, num_beams=1, do_sample=False, max_new_tokens=count)
             texts = reader.tokenizer.batch_decode(output, skip_special_tokens=True)
             translations += [" ".join(text.split()) for text in texts]
@@ -97,8 +86,13 @@ def bleu(reader: Reader, readings: Sequence[Reading]) -> float:
 
 
 @contextlib.contextmanager
-def attention_function(model: PreTrainedModel, function: AttentionFunction) -> Iterator[None]:
-    """Let a model, in evaluation mode, compute attention by a function of ours."""
+def attention_function(
+    model: PreTrainedModel, function: Callable[..., tuple[Tensor, Tensor | None]]
+) -> Iterator[None]:
+    """Let a model, in evaluation mode, compute attention by a function of ours.
+
+    It returns the output (batch, length, heads, d_v), and weights, if any.
+    """
     AttentionInterface.register(SWITCHED, function)
     AttentionMaskInterface.register(SWITCHED, sdpa_mask)
     try:

@@ -24,14 +24,12 @@ STATISTICS = {
 
 @dataclass(frozen=True)
 class AttentionMap:
-    """The attention of one kind in one text.
+    """The attention of one kind, "encoder", "decoder" or "cross", in one text.
 
     Attributes:
-        kind: "encoder", "decoder" or "cross".
         weights: (layers, heads, queries, keys), float32 on CPU: how much each query looks at each key. Rows sum to 1,
             except those of local attention, which its Gaussian lowers.
-        queries: the tokens that look.
-        keys: the tokens that are looked at.
+        queries, keys: the tokens that look, and those that are looked at.
     """
 
     kind: str
@@ -40,10 +38,9 @@ class AttentionMap:
     keys: Tokens
 
     def joined(self) -> "AttentionMap":
-        """Return the attention between words instead of tokens.
+        """Return the attention between words instead of tokens (Clark et al., 2019, arXiv:1906.04341, section 4.1).
 
-        The weights of a word's tokens as keys are summed, as queries averaged (Clark et al., 2019, arXiv:1906.04341,
-        section 4.1).
+        The weights of a word's tokens as keys are summed, as queries averaged.
         """
         weights = self.grouped(self.queries.words, self.keys.words)
         return AttentionMap(self.kind, weights, self.queries.joined(), self.keys.joined())
@@ -67,15 +64,14 @@ class AttentionMap:
         rows, columns = torch.arange(count)[:, None], torch.arange(width)[None]
         slope = 1.0 if self.kind != "cross" else (width - 1) / max(1, count - 1)
         logs = torch.where(weights > 0, weights, 1).log2()
+        neighbours = {} if self.kind == "cross" else {"previous": -1, "same": 0, "next": 1}
         measures = {
-            "entropy": -(weights * logs).sum(-1).mean(-1),
-            "distance": (weights * (columns - rows * slope).abs()).sum(-1).mean(-1),
+            "entropy": -(weights * logs).sum(-1),
+            "distance": (weights * (columns - rows * slope).abs()).sum(-1),
+            **{name: weights.diagonal(offset, -2, -1) for name, offset in neighbours.items()},
+            "first": weights[..., 0],
+            "special": weights[..., torch.tensor(self.keys.special)].sum(-1),
+            "punctuation": weights[..., torch.tensor(self.keys.punctuation)].sum(-1),
         }
-        if self.kind != "cross":
-            for name, offset in (("previous", -1), ("same", 0), ("next", 1)):
-                diagonal = weights.diagonal(offset, -2, -1)
-                measures[name] = diagonal.mean(-1) if diagonal.shape[-1] else torch.zeros(weights.shape[:2])
-        measures["first"] = weights[..., 0].mean(-1)
-        measures["special"] = weights[..., torch.tensor(self.keys.special)].sum(-1).mean(-1)
-        measures["punctuation"] = weights[..., torch.tensor(self.keys.punctuation)].sum(-1).mean(-1)
-        return measures
+        # A text of one token has no neighbours, and 0 as their mean.
+        return {name: values.sum(-1) / max(1, values.shape[-1]) for name, values in measures.items()}

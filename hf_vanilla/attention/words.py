@@ -12,20 +12,15 @@ UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
 
 @dataclass(frozen=True)
 class Tokens:
-    """The tokens of a text as a reader sees them.
+    """The tokens of a text as a reader sees them, and the words that they make.
 
-    Attributes:
-        labels: for each token, the characters that it stands for; "·" for one that ends a character begun before it.
-        special: for each token, whether it is no part of the text, as `</s>` and `[CLS]`.
-        words: for each word, the numbers of its tokens. Punctuation is a word of its own. In scripts without blanks
-            between words, so is each token.
-        names: for each word, its characters.
+    Punctuation is a word of its own. In scripts without blanks between words, so is each token.
     """
 
-    labels: tuple[str, ...]
-    special: tuple[bool, ...]
-    words: tuple[tuple[int, ...], ...]
-    names: tuple[str, ...]
+    labels: tuple[str, ...]  # for each token, its characters; "·" for one that ends a character begun before it
+    special: tuple[bool, ...]  # for each token, whether it is no part of the text, as `</s>` and `[CLS]`
+    words: tuple[tuple[int, ...], ...]  # for each word, the numbers of its tokens
+    names: tuple[str, ...]  # for each word, its characters
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -39,7 +34,6 @@ class Tokens:
         ]
 
     def joined(self) -> "Tokens":
-        """Return the words as tokens."""
         special = tuple(self.special[word[0]] for word in self.words)
         return Tokens(self.names, special, tuple((i,) for i in range(len(self.words))), self.names)
 
@@ -69,12 +63,8 @@ def encode_decoded(tokenizer: PreTrainedTokenizerBase, ids: list[int]) -> Encode
 
 
 def special_ids(tokenizer: PreTrainedTokenizerBase) -> set[int]:
-    """Return the ids of tokens that are no part of a text.
-
-    An unknown token is part of a text, unless it also marks the text's ends, as in GPT-2.
-    """
-    names = ("bos_token_id", "eos_token_id", "pad_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
-    marks = [getattr(tokenizer, name, None) for name in names]
+    """Return the ids of tokens that are no part of a text; an unknown one is part of it, unless it marks ends, too."""
+    marks = [getattr(tokenizer, f"{name}_token_id", None) for name in ("bos", "eos", "pad", "cls", "sep", "mask")]
     others = set(tokenizer.all_special_ids) - {tokenizer.unk_token_id}
     return {mark for mark in marks if mark is not None} | others
 

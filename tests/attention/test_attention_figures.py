@@ -11,7 +11,6 @@ from hf_vanilla.attention.figures import COLOURS, plot_alignment, plot_grid, plo
 from hf_vanilla.attention.heads import Head
 from hf_vanilla.attention.maps import AttentionMaps
 from hf_vanilla.attention.survey import Survey
-from hf_vanilla.attention.survey_figure import plot_survey
 from hf_vanilla.attention.weights import AttentionMap
 from hf_vanilla.attention.words import Tokens
 
@@ -120,7 +119,7 @@ def test_a_survey_is_drawn():
         for layer in range(2)
         for head in range(3)
     ]
-    figure = plot_survey(Survey("model", 4, heads, "perplexity", 9.0))
+    figure = Survey("model", 4, heads, "perplexity", 9.0).plot()
     titles = {axes.get_title() for axes in figure.axes}
     names = {"encoder": ("type", "rise of perplexity without it"), "cross": ("type", "rise of perplexity without it")}
     expected = {f"{kind}: {name}" for kind, both in names.items() for name in both}
