@@ -11,13 +11,13 @@ from typing import Any
 
 # For each former module, where its definitions are now; the first is named in the warning.
 FORMER = {
-    "attention_figures": ("attention.figures", "attention.survey_figure"),
+    "attention_figures": ("attention.figures",),
     "attention_maps": ("attention.reader", "attention.maps", "attention.weights", "attention.words"),
     "attention_page": ("attention.page",),
     "attention_survey": ("attention.survey", "attention.heads", "attention.switching"),
     "batching": ("data.batching", "data.collators"),
     "checkpointing": ("training.checkpointing",),
-    "convert": ("conversion.convert",),
+    "convert": ("conversion.convert", "conversion.checkpoints", "conversion.torch_module"),
     "corpora": ("data.corpora", "data.files", "data.built_in", "data.splits"),
     "decoding": (
         "translation.translator",
@@ -28,7 +28,7 @@ FORMER = {
     ),
     "export": ("conversion.export",),
     "key_maps": ("conversion.formats",),
-    "labelled": ("finetuning.labels", "finetuning.choices", "data.labelled"),
+    "labelled": ("finetuning.labels", "finetuning.answers", "data.labelled"),
     "metrics": ("translation.metrics", "finetuning.metrics"),
     "model_card": ("hub.model_card",),
     "optim": ("training.optim",),

@@ -14,7 +14,7 @@ prints the table of what there is with `--table`.
 """
 
 import argparse
-import dataclasses
+import itertools
 import json
 import shlex
 import statistics
@@ -32,24 +32,26 @@ from hf_vanilla.data.files import SPLITS
 from hf_vanilla.data.tokenization import train_tokenizer
 
 SCRIPTS = Path(__file__).parent
-VOCABULARY, WIDTH, LAYERS, HEADS, INNER, POSITIONS = 4000, 256, 4, 4, 1024, 512
+VOCABULARY, INNER = 4000, 1024
+SIZE = {"vocab_size": VOCABULARY, "hidden_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
+SIZE["max_position_embeddings"] = 512
+LIKE_BERT = {"position_embedding_type": "learned", "scale_embedding": False, "activation_function": "gelu"}
 # The number of updates, each of 1,024 tokens, for each length of pieces. In pieces of 16, attention soon finds the
 # neighbours of what is masked; in ones of 128 from the start, it still sees bags of words after as many tokens.
 PRETRAINING = {16: 3200, 32: 600, 64: 600, 128: 600}
-READING = ("--rows", "12000", "--people", "2")
 # For each task: its script, the metric, the number of updates, and further options. An update reads 32 texts.
 TASKS = {
     "sentiment": ("sequence_classification", "accuracy", 800, "--dataset_name movie_reviews --max_seq_length 96"),
     "genre": ("sequence_classification", "accuracy", 800, "--dataset_name brown_genres --max_seq_length 192"),
     "tags": ("token_classification", "accuracy", 1500, "--dataset_name brown_tags --max_seq_length 256"),
-    "questions": ("question_answering", "f1", 1500, "{questions} --max_seq_length 128 --doc_stride 32"),
-    "choices": ("multiple_choice", "accuracy", 1500, "{choices} --per_device_train_batch_size 8"),
+    "questions": ("question_answering", "f1", 1500, "--max_seq_length 128 --doc_stride 32"),
+    "choices": ("multiple_choice", "accuracy", 1500, "--per_device_train_batch_size 8"),
     "causal_lm": ("causal_lm", "perplexity", 1500, "--dataset_name brown --block_size 128"),
 }
-TRAINING = (
-    "--per_device_train_batch_size 32 --per_device_eval_batch_size 64 --lr_scheduler_type linear --warmup_steps 0.1 "
-    "--learning_rate 5e-4"
-)
+READING = ("questions", "choices")  # the rows of these tasks are generated
+TRAINING = "--per_device_train_batch_size 32 --per_device_eval_batch_size 64 --lr_scheduler_type linear "
+TRAINING += "--warmup_steps 0.1 --learning_rate 5e-4"
+EVALUATION = "--eval_strategy steps --save_strategy steps --eval_steps 0.5 --save_steps 0.5"
 STARTS = ("new", "pretrained")
 
 
@@ -64,22 +66,24 @@ def prepare(folder: Path) -> None:
         if not (folder / family / "tokenizer.json").exists():
             texts = prose.read_text(encoding="utf-8").split("\n\n")
             train_tokenizer(texts, VOCABULARY, family).save_pretrained(folder / family)
-    size = {"vocab_size": VOCABULARY, "hidden_size": WIDTH, "num_hidden_layers": LAYERS}
-    size |= {"num_attention_heads": HEADS, "max_position_embeddings": POSITIONS}
-    tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    like_bert = {"position_embedding_type": "learned", "scale_embedding": False, "activation_function": "gelu"}
-    configs = {
-        "ours-encoder": VanillaEncoderConfig(**size, intermediate_size=INNER, **like_bert, embedding_norm=True),
-        "peer-encoder": BertConfig(
-            **size, intermediate_size=INNER, attention_probs_dropout_prob=0.0, layer_norm_eps=1e-5
-        ),
-        "ours-decoder": VanillaDecoderConfig(**size, intermediate_size=INNER, **like_bert | {"norm_position": "pre"}),
-        "peer-decoder": GPT2Config(**size, n_inner=INNER, **tokens, activation_function="gelu", attn_pdrop=0.0),
-    }
-    for name, config in configs.items():
+    bert = {**SIZE, "intermediate_size": INNER}
+    gpt2 = {**SIZE, "n_inner": INNER, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "attn_pdrop": 0.0}
+    for name, config in {
+        "ours-encoder": VanillaEncoderConfig(**bert, **LIKE_BERT, embedding_norm=True),
+        "peer-encoder": BertConfig(**bert, attention_probs_dropout_prob=0.0, layer_norm_eps=1e-5),
+        "ours-decoder": VanillaDecoderConfig(**bert, **LIKE_BERT, norm_position="pre"),
+        "peer-decoder": GPT2Config(**gpt2, activation_function="gelu"),
+    }.items():
         config.save_pretrained(folder / "configs" / name)
-    generate = [sys.executable, str(SCRIPTS / "generate_reading_tasks.py"), str(folder / "reading"), *READING]
-    run(folder, "reading", generate, (folder / "reading").exists())
+    generate = [
+        str(SCRIPTS / "generate_reading_tasks.py"),
+        str(folder / "reading"),
+        "--rows",
+        "12000",
+        "--people",
+        "2",
+    ]
+    run(folder, "reading", [sys.executable, *generate], (folder / "reading").exists())
 
 
 def pretrain(folder: Path, model: str) -> None:
@@ -114,30 +118,24 @@ def run(folder: Path, name: str, command: list[str], done: bool = False) -> None
 def finetune(
     folder: Path, task: str, model: str, start: str, seed: int, scale: float, checkpoint: str, given: list[str]
 ) -> None:
-    """Run a fine-tuning script once, unless that is done.
+    """Run a fine-tuning script once, unless that is done, with the updates of the task times `scale`.
 
-    Args:
-        model: "ours", "peer", or the name of another one, whose weights `checkpoint` has.
-        start: "pretrained" or "new", for new weights of the same shape.
-        scale: times the updates of the task.
-        given: further options of the script.
+    The `model` is "ours", "peer", or the name of another one, whose weights `checkpoint` has; its `start` is
+    "pretrained", or "new" for new weights of the same shape. What is `given` are further options of the script.
     """
     script, _, updates, options = TASKS[task]
     name, steps = f"{task}-{model}-{start}-{seed}", max(4, int(updates * scale))
     family = "decoder" if task == "causal_lm" else "encoder"
-    files = {
-        kind: " ".join(f"--{split}_file {folder}/reading/{kind}_{split}.jsonl" for split in SPLITS)
-        for kind in ("questions", "choices")
-    }
+    splits = SPLITS if task in READING else ()
+    files = [part for split in splits for part in (f"--{split}_file", f"{folder}/reading/{task}_{split}.jsonl")]
     config = checkpoint or str(folder / "configs" / f"{model}-{family}")
     origin = ["--config_name", config, "--tokenizer_name", checkpoint or str(folder / family)]
     if start == "pretrained":
         origin = ["--model_name_or_path", checkpoint or str(folder / model), "--max_grad_norm", "1.0"]
         origin += [] if checkpoint else ["--tokenizer_name", str(folder / "encoder")]
-    every = ["--eval_strategy", "steps", "--save_strategy", "steps", "--eval_steps", "0.5", "--save_steps", "0.5"]
     command = [sys.executable, str(SCRIPTS / f"finetune_{script}.py"), *origin, "--output_dir", str(folder / name)]
-    command += [*shlex.split(TRAINING), *shlex.split(options.format(**files)), *every, "--max_steps", str(steps)]
-    command += ["--seed", str(seed), "--disable_tqdm", "true", *given]
+    command += [*TRAINING.split(), *files, *options.split(), *EVALUATION.split()]
+    command += ["--max_steps", str(steps), "--seed", str(seed), "--disable_tqdm", "true", *given]
     run(folder, name, command, bool(results(folder / name)))
 
 
@@ -175,7 +173,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["ours", "peer"], help=models_help)
     parser.add_argument("--table", action="store_true", help="train nothing, print the table of what is done")
     arguments, given = parser.parse_known_args()
-    known = {f"--{field.name}" for field in dataclasses.fields(TrainingArguments)}
+    known = {f"--{name}" for name in TrainingArguments.__dataclass_fields__}
     if wrong := [text for text in given if text.startswith("-") and text.partition("=")[0] not in known]:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")  # now, and not after pretraining
     models = {name: checkpoint for name, _, checkpoint in (model.partition("=") for model in arguments.models)}
@@ -188,14 +186,11 @@ def main() -> None:
     if not arguments.table:
         prepare(arguments.folder)
         if "pretrained" in arguments.starts and set(arguments.tasks) != {"causal_lm"}:
-            for model in models:
-                if not models[model]:
-                    pretrain(arguments.folder, model)
-        for seed in arguments.seeds:
-            for task in arguments.tasks:
-                for model, start in columns:
-                    if task != "causal_lm" or (start == "new" and not models[model]):
-                        finetune(arguments.folder, task, model, start, seed, arguments.scale, models[model], given)
+            for model in [model for model in models if not models[model]]:
+                pretrain(arguments.folder, model)
+        for seed, task, (model, start) in itertools.product(arguments.seeds, arguments.tasks, columns):
+            if task != "causal_lm" or (start == "new" and not models[model]):
+                finetune(arguments.folder, task, model, start, seed, arguments.scale, models[model], given)
     table(arguments.folder, arguments.tasks, columns, arguments.seeds)
 
 

@@ -18,14 +18,8 @@ from dataclasses import dataclass, field
 
 from transformers import AutoModelForMultipleChoice, Trainer, TrainingArguments
 
+from hf_vanilla.finetuning import answers
 from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
-from hf_vanilla.finetuning.choices import (
-    ChoiceCollator,
-    check_choices,
-    choices_of,
-    encode_choices,
-    encode_right_choices,
-)
 from hf_vanilla.finetuning.encoding import check_lengths, encode, sequence_limit
 from hf_vanilla.finetuning.labels import check_texts, with_labels
 from hf_vanilla.finetuning.metrics import ClassScores
@@ -53,26 +47,26 @@ def main(args: list[str] | None = None) -> None:
     if question is not None:
         check_texts(splits, question, "question_column_name")
     columns = arguments.choice_column_names
-    count = check_choices(splits, columns)
-    labels = encode_right_choices(splits, arguments.label_column_name, count)
+    count = answers.check_choices(splits, columns)
+    labels = answers.encode_right_choices(splits, arguments.label_column_name, count)
 
-    texts = (text for row in splits["train"] for text in (row[context], *choices_of(row, columns, question)))
+    texts = (text for row in splits["train"] for text in (row[context], *answers.choices_of(row, columns, question)))
     tokenizer = get_tokenizer(arguments, training, texts, "encoder")
     model = get_model(AutoModelForMultipleChoice, arguments, tokenizer)
     limit = sequence_limit(model, tokenizer, arguments.max_seq_length)
     how = {"context": context, "question": question, "columns": columns, "max_length": arguments.max_seq_length}
-    encoded = encode(splits, training, encode_choices, tokenizer=tokenizer, **how)
+    encoded = encode(splits, training, answers.encode_choices, tokenizer=tokenizer, **how)
     check_lengths(encoded, context, limit)
 
     def compute_metrics(prediction, split):
         chosen = prediction.predictions.argmax(-1)
         return {"accuracy": ClassScores().compute(predictions=chosen, references=prediction.label_ids)["accuracy"]}
 
-    def answers(scores, split):
+    def choose(scores, split):
         return scores.argmax(-1).tolist()
 
-    collator, encoded = ChoiceCollator(tokenizer), with_labels(encoded, labels)
-    fine_tune(Trainer, model, tokenizer, collator, encoded, arguments, training, compute_metrics, answers)
+    collator, encoded = answers.ChoiceCollator(tokenizer), with_labels(encoded, labels)
+    fine_tune(Trainer, model, tokenizer, collator, encoded, arguments, training, compute_metrics, choose)
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def main(args: list[str] | None = None) -> None:
     splits = arguments.load_splits()
     columns = (arguments.question_column_name, arguments.context_column_name, arguments.answer_column_name)
     question, context, answers = columns
-    answered = check_questions(splits, columns, arguments.version_2_with_negative)
+    splits = check_questions(splits, columns, arguments.version_2_with_negative)
 
     texts = chain(splits["train"][question], splits["train"][context])
     tokenizer = get_tokenizer(arguments, training, texts, "encoder")
@@ -52,13 +52,11 @@ def main(args: list[str] | None = None) -> None:
     model = get_model(AutoModelForQuestionAnswering, arguments, tokenizer, num_labels=2)
     limit = sequence_limit(model, tokenizer, arguments.max_seq_length)
     how = {"max_length": arguments.max_seq_length or limit or 384, "stride": arguments.doc_stride}
-    windows = encode(
-        splits, training, encode_questions, tokenizer=tokenizer, columns=columns, answered=answered, **how
-    )
+    windows = encode(splits, training, encode_questions, tokenizer=tokenizer, columns=columns, **how)
 
     def find_answers(logits, split):
         rule = {"longest": arguments.max_answer_length, "may_be_missing": arguments.version_2_with_negative}
-        return best_answers(*logits[:2], windows[split], splits[split][context], **rule)
+        return best_answers(logits, windows[split], splits[split][context], **rule)
 
     def compute_metrics(prediction, split):
         right = [row["text"] for row in splits[split][answers]]

@@ -24,8 +24,8 @@ from transformers import (
 
 from hf_vanilla.data.labelled import require_column
 from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
-from hf_vanilla.finetuning.encoding import check_lengths, encode, encode_words, sequence_limit
-from hf_vanilla.finetuning.labels import check_words, class_names, encode_classes, fields_of_classes
+from hf_vanilla.finetuning.encoding import check_lengths, encode, encode_words, label_first_tokens, sequence_limit
+from hf_vanilla.finetuning.labels import check_texts, class_names, encode_classes, fields_of_classes, with_labels
 from hf_vanilla.finetuning.metrics import score_tags, tags_of
 from hf_vanilla.finetuning.run import fine_tune, get_model, get_tokenizer
 
@@ -45,10 +45,9 @@ def main(args: list[str] | None = None) -> None:
     arguments, training = parse(Arguments, TrainingArguments, args, metric_for_best_model="accuracy")
     splits = arguments.load_splits()
     words, tags = arguments.text_column_name, arguments.tag_column_name
-    check_words(splits, words, "text_column_name")
+    check_texts(splits, words, "text_column_name", words=True)
     require_column(DatasetDict(train=splits["train"]), tags, "tag_column_name")
-    given, checkpoint = arguments.class_names, arguments.model_name_or_path
-    names = class_names(splits, tags, given, checkpoint, **arguments.source)
+    names = class_names(splits, tags, arguments.class_names, arguments)
     labels = encode_classes(splits, tags, names, "tag_column_name", beside=words)
 
     tokenizer = get_tokenizer(arguments, training, map(" ".join, splits["train"][words]), "encoder")
@@ -56,7 +55,7 @@ def main(args: list[str] | None = None) -> None:
     model = get_model(AutoModelForTokenClassification, arguments, tokenizer, **fields_of_classes(names))
     limit = sequence_limit(model, tokenizer, arguments.max_seq_length)
     how = {"tokenizer": tokenizer, "max_length": arguments.max_seq_length, "unspaced": arguments.unspaced}
-    encoded = encode(splits, training, encode_words, column=words, labels=labels, **how)
+    encoded = encode(splits, training, encode_words, column=words, **how)
     check_lengths(encoded, words, limit)
 
     def compute_metrics(prediction, split):
@@ -65,6 +64,7 @@ def main(args: list[str] | None = None) -> None:
     def answers(scores, split):
         return tags_of(scores.argmax(-1), encoded[split]["first"], names)
 
+    encoded = with_labels(encoded, label_first_tokens(encoded, labels))
     collator = DataCollatorForTokenClassification(tokenizer)
     fine_tune(Trainer, model, tokenizer, collator, encoded, arguments, training, compute_metrics, answers)
 

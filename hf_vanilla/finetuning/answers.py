@@ -1,27 +1,30 @@
-"""Questions and texts as a model reads them, and its scores as answers (Devlin et al., 2019, section 4.2)."""
+"""Questions and texts as a model reads them, and its scores as answers: spans of the text, or one of several choices.
+
+Both are those of Devlin et al. (2019), sections 4.2 to 4.4.
+"""
 
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset, DatasetDict
-from transformers import BatchEncoding, PreTrainedTokenizerBase
+from transformers import BatchEncoding, DataCollatorForMultipleChoice, PreTrainedTokenizerBase
 
 from hf_vanilla.data.labelled import cell, require_column
 from hf_vanilla.finetuning.encoding import Batch
-from hf_vanilla.finetuning.labels import check_texts, labelled_splits
+from hf_vanilla.finetuning.labels import MISSING, check_texts, convert_labels, labelled_splits, name_of
+
+Columns = tuple[str, str, str]
+"""Those of questions, texts, and answers `{"text": [...], "answer_start": [...]}`, as in SQuAD."""
 
 
-def check_questions(splits: DatasetDict, columns: tuple[str, str, str], may_be_missing: bool) -> list[str]:
-    """Return the splits with answers, which are all but a test split whose answers are not published.
+def check_questions(splits: DatasetDict, columns: Columns, may_be_missing: bool) -> DatasetDict:
+    """Return the rows, without the column of answers in a test split whose answers are not published.
 
-    Args:
-        columns: those of questions, texts, and answers `{"text": [...], "answer_start": [...]}`, as in SQuAD.
-        may_be_missing: true if a question may have no answer.
-
-    Raises:
-        ValueError: a column is missing, a text is empty, or an answer does not stand in its text at the character
-            where it says that it does.
+    `ValueError`: a column is missing, a text is empty, an answer does not stand in its text where it says that it
+    does, or there is none and `may_be_missing` is false.
     """
     question, context, answers = columns
     check_texts(splits, question, "question_column_name")
@@ -31,7 +34,7 @@ def check_questions(splits: DatasetDict, columns: tuple[str, str, str], may_be_m
     for split, rows in answered.items():
         for row, (text, given) in enumerate(zip(rows[context], rows[answers], strict=True)):
             _check_answer(given, text, cell(split, row, answers), cell(split, row, context), may_be_missing)
-    return list(answered)
+    return DatasetDict({split: splits[split].select_columns([question, context]) for split in splits} | answered)
 
 
 def _check_answer(given: object, text: str, at: str, text_at: str, may_be_missing: bool) -> None:
@@ -55,65 +58,37 @@ def _check_answer(given: object, text: str, at: str, text_at: str, may_be_missin
 
 
 def encode_questions(
-    rows: Batch,
-    indices: Sequence[int],
-    split: str,
-    tokenizer: PreTrainedTokenizerBase,
-    columns: tuple[str, str, str],
-    answered: Collection[str],
-    max_length: int,
-    stride: int,
+    rows: Batch, indices: list[int], split: str, tokenizer: PreTrainedTokenizerBase, columns: Columns, **window: int
 ) -> BatchEncoding:
     """Return windows of question and text, as many as the text needs, with the place of the answer in each.
 
-    Args:
-        columns: those of questions, texts and answers.
-        answered: the splits with answers.
-        max_length, stride: tokens of a window, and of a text that two windows share.
-
-    Returns:
-        `input_ids` and what else the tokenizer gives; `row`, the number of the row; `offsets`, where each token stands
-        in the text, (0, 0) for tokens outside it; and, where there are answers, `start_positions` and `end_positions`,
-        their first and last token, or 0 for a window that does not hold the whole answer.
-
-    Raises:
-        ValueError: a question leaves no room for its text.
+    A `window` has `max_length` tokens and shares `stride` with the next; `ValueError` if there is no room for a text.
+    Beside what the tokenizer gives, there are `row`, the number of the row; `offsets`, where each token stands in the
+    text, (0, 0) for tokens outside it; and, where there are answers, `start_positions` and `end_positions`, their
+    first and last token, or 0 for a window that does not hold the whole answer.
     """
-    questions, texts, answers = (rows.get(column, []) for column in columns)
-    for index, question in zip(indices, questions, strict=True):
-        length = len(tokenizer(question)["input_ids"])
-        if length + stride + 2 >= max_length:
-            raise ValueError(
-                f"{cell(split, index, columns[0])} has {length} tokens: windows of {max_length} that share {stride} "
-                "leave no room for a text; give a larger --max_seq_length or a smaller --doc_stride"
-            )
-    batch = tokenizer(
-        questions,
-        texts,
-        truncation="only_second",
-        max_length=max_length,
-        stride=stride,
-        return_overflowing_tokens=True,
-        return_offsets_mapping=True,
-    )
+    question, context, answers = columns
+    for index, ids in zip(indices, tokenizer(rows[question])["input_ids"], strict=True):
+        if len(ids) + window["stride"] + 2 >= window["max_length"]:
+            windows = f"windows of {window['max_length']} that share {window['stride']} leave no room for a text"
+            advice = "give a larger --max_seq_length or a smaller --doc_stride"
+            raise ValueError(f"{cell(split, index, question)} has {len(ids)} tokens: {windows}; {advice}")
+    asked = {"return_overflowing_tokens": True, "return_offsets_mapping": True, **window}
+    batch = tokenizer(rows[question], rows[context], truncation="only_second", **asked)
     owners = batch.pop("overflow_to_sample_mapping")
-    offsets = [
-        [place if of == 1 else (0, 0) for place, of in zip(places, batch.sequence_ids(window), strict=True)]
-        for window, places in enumerate(batch.pop("offset_mapping"))
-    ]
     batch["row"] = [indices[owner] for owner in owners]
-    batch["offsets"] = offsets
-    if split in answered:
-        spans = [span_of(answers[owner], places) for owner, places in zip(owners, offsets, strict=True)]
+    batch["offsets"] = [
+        [place if of == 1 else (0, 0) for place, of in zip(places, batch.sequence_ids(number), strict=True)]
+        for number, places in enumerate(batch.pop("offset_mapping"))
+    ]
+    if answers in rows:
+        spans = [span_of(rows[answers][owner], at) for owner, at in zip(owners, batch["offsets"], strict=True)]
         batch["start_positions"], batch["end_positions"] = (list(side) for side in zip(*spans, strict=True))
     return batch
 
 
 def span_of(answer: Batch, offsets: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """Return the first and the last token of the first answer, without the blanks around it.
-
-    (0, 0) if there is no answer, or a window with these `offsets` does not hold all of it.
-    """
+    """Return the first and last token of the first answer, without its outer blanks; (0, 0) if the window lacks it."""
     if not answer["text"]:
         return 0, 0
     text = answer["text"][0]
@@ -127,32 +102,110 @@ def span_of(answer: Batch, offsets: Sequence[tuple[int, int]]) -> tuple[int, int
 
 
 def best_answers(
-    start_logits: np.ndarray,
-    end_logits: np.ndarray,
-    windows: Dataset,
-    contexts: Sequence[str],
-    longest: int,
-    may_be_missing: bool,
+    logits: Sequence[np.ndarray], windows: Dataset, contexts: Sequence[str], longest: int, may_be_missing: bool
 ) -> list[str]:
     """Return for each text the span of the highest score, the sum of its start's and its end's, in all its windows.
 
-    Args:
-        start_logits, end_logits: (windows, length).
-        windows: what [`encode_questions`] makes.
-        longest: tokens of an answer at most.
-        may_be_missing: true if "" is the answer where, in all windows, the first token scores higher than any span.
+    The first two `logits` are those of starts and ends, (windows, length) each, for what [`encode_questions`] makes. A
+    span has at most as many tokens as the `longest`. If answers `may_be_missing`, "" is the answer where, in all
+    windows, the first token scores higher than any span.
     """
     best: dict[int, tuple[float, str]] = defaultdict(lambda: (-np.inf, ""))
     missing: dict[int, float] = defaultdict(lambda: np.inf)
-    for start, end, row, offsets in zip(start_logits, end_logits, windows["row"], windows["offsets"], strict=True):
+    for start, end, row, offsets in zip(*logits[:2], windows["row"], windows["offsets"], strict=True):
         places = np.array(offsets)
-        length = len(places)
-        scores = start[:length, None] + end[None, :length]
-        is_text = places[:, 1] > places[:, 0]
-        allowed = np.triu(np.outer(is_text, is_text)) & ~np.triu(np.ones((length, length), bool), longest)
-        scores_of_spans = np.where(allowed, scores, -np.inf)
-        first, last = np.unravel_index(scores_of_spans.argmax(), scores.shape)
-        if scores_of_spans[first, last] > best[row][0]:
-            best[row] = (float(scores_of_spans[first, last]), contexts[row][places[first, 0] : places[last, 1]])
+        scores = start[: len(places), None] + end[None, : len(places)]
         missing[row] = min(missing[row], float(scores[0, 0]))
+        is_text = places[:, 1] > places[:, 0]
+        is_span = np.tril(np.triu(np.outer(is_text, is_text)), longest - 1)  # from row to column, first to last token
+        scores = np.where(is_span, scores, -np.inf)
+        first, last = np.unravel_index(scores.argmax(), scores.shape)
+        if scores[first, last] > best[row][0]:
+            best[row] = (float(scores[first, last]), contexts[row][places[first, 0] : places[last, 1]])
     return ["" if may_be_missing and missing[row] > best[row][0] else best[row][1] for row in range(len(contexts))]
+
+
+def check_choices(splits: DatasetDict, columns: Sequence[str]) -> int:
+    """Return the number of choices of each row, which stand in one column as lists, or in a column each.
+
+    `ValueError`: a row has another number of them than the first, one is empty, or there are fewer than two.
+    """
+    if len(columns) > 1:
+        for column in columns:
+            check_texts(splits, column, "choice_column_names")
+        return len(columns)
+    (column,) = columns
+    require_column(splits, column, "choice_column_names")
+    first, at = splits["train"][0][column], cell(next(iter(splits)), 0, column)
+    if not isinstance(first, list):
+        raise ValueError(f"{at} is {first!r}, expected a list of choices")
+    if len(first) < 2:
+        raise ValueError(f"{at} has {len(first)} choices, expected two at least")
+    for split, rows in splits.items():
+        for row, choices in enumerate(rows[column]):
+            if not isinstance(choices, list) or len(choices) != len(first):
+                found = f"{len(choices) if isinstance(choices, list) else repr(choices)} choices, {at} {len(first)}"
+                raise ValueError(f"{cell(split, row, column)} has {found}: expected the same number in each row")
+            if not all(isinstance(choice, str) and choice.strip() for choice in choices):
+                raise ValueError(f"{cell(split, row, column)} holds an empty choice: leave the row out")
+    return len(first)
+
+
+def encode_right_choices(splits: DatasetDict, column: str, count: int) -> dict[str, list[int]]:
+    """Return which of `count` choices is right in each split that says so; numbers may be written as text.
+
+    `ValueError`: a label is missing or no number of a choice, or all training rows have the same one.
+    """
+
+    def number_of(label: object, at: str) -> int:
+        if (name := name_of(label)) not in map(str, range(count)):
+            raise ValueError(f"{at} is {label!r}, expected 0 to {count - 1}: correct it")
+        return int(name)
+
+    labelled = labelled_splits(splits, column, (*MISSING, -1, "-1"))
+    return convert_labels(labelled, column, number_of)
+
+
+def choices_of(row: Mapping[str, Any], columns: Sequence[str], question: str | None) -> list[str]:
+    """Return the choices of a row, from a column of lists or one for each choice, each after the question if any."""
+    choices = row[columns[0]] if len(columns) == 1 else [row[column] for column in columns]
+    return [f"{row[question]} {choice}" for choice in choices] if question else choices
+
+
+def encode_choices(
+    rows: Batch,
+    indices: Sequence[int],
+    split: str,
+    tokenizer: PreTrainedTokenizerBase,
+    context: str,
+    question: str | None,
+    columns: Sequence[str],
+    max_length: int | None,
+) -> Batch:
+    """Return each context with each of its choices, as a list of inputs, and `length`, the tokens of the longest.
+
+    A choice that leaves no room for the context in `max_length` tokens raises `ValueError`.
+    """
+    batch: Batch = defaultdict(list)
+    # The context gives way, for a choice that is cut might be another one.
+    cut = {"truncation": "only_first" if max_length else False, "max_length": max_length}
+    for number, index in enumerate(indices):
+        row = {column: values[number] for column, values in rows.items()}
+        choices = choices_of(row, columns, question)
+        longest = max(map(len, tokenizer([""] * len(choices), choices)["input_ids"]))
+        if max_length and longest >= max_length:
+            too_long = f"a choice has {longest} tokens, max_seq_length is {max_length}: no room for the context"
+            raise ValueError(f"{cell(split, index, columns[0])}: {too_long}")
+        encoded = tokenizer([row[context]] * len(choices), choices, **cut)
+        for name, values in encoded.items():
+            batch[name].append(values)
+        batch["length"].append(max(map(len, encoded["input_ids"])))  # which group_by_length reads
+    return batch
+
+
+class ChoiceCollator(DataCollatorForMultipleChoice):
+    """The stock collator, for rows without labels, too."""
+
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        batch = super().torch_call([{"labels": 0, **row} for row in examples])
+        return {name: values for name, values in batch.items() if name != "labels" or name in examples[0]}

@@ -4,9 +4,7 @@ import dataclasses
 import json
 import logging
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +13,7 @@ from datasets import DatasetDict
 from transformers import AutoConfig, HfArgumentParser, TrainingArguments, set_seed
 from transformers.hf_argparser import DataClassType
 
+from hf_vanilla.data.files import SPLITS
 from hf_vanilla.data.labelled import load_rows
 from hf_vanilla.training.checkpointing import digest
 
@@ -26,10 +25,10 @@ LOWER_IS_BETTER = ("mse", "perplexity")  # Trainer itself knows that of what end
 
 def option(default: Any, text: str) -> Any:
     """Return a field of a dataclass of arguments; `--help` shows `text`."""
-    return field(default=default, metadata={"help": text})
+    return dataclasses.field(default=default, metadata={"help": text})
 
 
-@dataclass
+@dataclasses.dataclass
 class FineTuningArguments:
     """Where training starts, what of the model is trained, and the rows that it learns from."""
 
@@ -51,9 +50,7 @@ class FineTuningArguments:
     train_file: str | None = option(None, "A .jsonl, .csv, .tsv, .parquet or .txt file.")
     validation_file: str | None = option(None, "A file of the same kinds; by default a tenth of the training rows.")
     test_file: str | None = option(None, "A file of the same kinds, predicted in the end.")
-    max_seq_length: int | None = option(
-        None, "Cut texts to this many tokens; by default, too long a text is an error."
-    )
+    max_seq_length: int | None = option(None, "Cut texts to this many tokens; by default a longer text is an error.")
     max_train_samples: int | None = option(None, "Learn from this many first rows alone.")
     max_eval_samples: int | None = option(None, "Evaluate this many first rows alone.")
 
@@ -73,13 +70,25 @@ class FineTuningArguments:
 
     def load_splits(self) -> DatasetDict:
         """Return the rows as [`load_rows`] does, at most as many of each split as asked for."""
-        files = {"train": self.train_file, "validation": self.validation_file, "test": self.test_file}
+        files = {split: getattr(self, f"{split}_file") for split in SPLITS}
         splits = load_rows(self.dataset_name, self.dataset_config_name, files)
         for split, rows in splits.items():
             most = self.max_train_samples if split == "train" else self.max_eval_samples
             if most is not None:
                 splits[split] = rows.take(min(most, len(rows)))
         return splits
+
+    def load(self, auto_class: Any, name: str) -> Any:
+        """Return what `auto_class` loads; FileNotFoundError if `name` is neither a folder nor on the Hub.
+
+        Without a network, the errors of transformers for what is missing do not name it.
+        """
+        try:
+            return auto_class.from_pretrained(name, **self.source)
+        except OSError as error:
+            if Path(name).exists():
+                raise
+            raise FileNotFoundError(f"{name}: no such folder, and not to be had from the Hub: {error}") from error
 
     @property
     def source(self) -> dict[str, str | bool]:
@@ -92,39 +101,22 @@ class FineTuningArguments:
         return {"truncation": self.max_seq_length is not None, "max_length": self.max_seq_length}
 
 
-OwnArguments = TypeVar("OwnArguments", bound=FineTuningArguments)
-TrainerArguments = TypeVar("TrainerArguments", bound=TrainingArguments)
+Arguments = TypeVar("Arguments", bound=FineTuningArguments)
+Training = TypeVar("Training", bound=TrainingArguments)
 
 
 def parse(
-    own_class: type[OwnArguments],
-    training_class: type[TrainerArguments],
-    args: Sequence[str] | None = None,
-    **defaults: object,
-) -> tuple[OwnArguments, TrainerArguments]:
-    """Return the arguments of a script and those of Trainer, and claim `output_dir` for the run.
+    own_class: type[Arguments], training_class: type[Training], args: Sequence[str] | None = None, **defaults: object
+) -> tuple[Arguments, Training]:
+    """Return the arguments of a script and those of Trainer, and claim `output_dir` for the run: see [`claim_folder`].
 
-    By default a script evaluates and saves after each epoch, keeps the best model, and pushes, if asked to, at the
-    end.
-
-    Args:
-        args: `--field value`, perhaps after the path of a YAML file of such fields; by default the command line.
-        defaults: of the script, where they differ from those of the classes.
-
-    Raises:
-        SystemExit: an argument is wrong, or the run is finished.
-        ValueError, FileNotFoundError: see [`claim_folder`].
+    `args` are `--field value`, perhaps after the path of a YAML file of such fields; by default the command line.
+    Unless they or the `defaults` of a script say otherwise, it evaluates and saves after each epoch, keeps the best
+    model, and pushes, if asked to, at the end. A wrong argument, or a run that is finished, raises SystemExit.
     """
     parser = HfArgumentParser([DataClassType(own_class), DataClassType(training_class)])
-    parser.set_defaults(
-        eval_strategy="epoch",
-        save_strategy="epoch",
-        save_total_limit=2,
-        load_best_model_at_end=True,
-        logging_steps=50,
-        hub_strategy="end",
-        **defaults,
-    )
+    parser.set_defaults(eval_strategy="epoch", save_strategy="epoch", save_total_limit=2, load_best_model_at_end=True)
+    parser.set_defaults(logging_steps=50, hub_strategy="end", **defaults)
     given = list(sys.argv[1:] if args is None else args)
     if given and given[0].endswith((".yaml", ".yml")):
         given = [*read_options(Path(given[0]), parser), *given[1:]]
@@ -165,13 +157,11 @@ def read_options(path: Path, parser: HfArgumentParser) -> list[str]:
 def claim_folder(arguments: FineTuningArguments, training: TrainingArguments) -> None:
     """Record in `output_dir` what the run is told. End the script where the folder holds that run, finished.
 
-    Raises:
-        ValueError: `output_dir` holds another run, or a model that no fine-tuning script has left there.
-        FileNotFoundError: there is no such checkpoint or configuration to start from.
+    `ValueError`: the folder holds another run, or a model that no fine-tuning script has left there;
+    `FileNotFoundError`: there is no such checkpoint or configuration to start from.
     """
-    settings = dataclasses.asdict(arguments)
-    folder = Path(str(training.output_dir))
-    for name in ("train_file", "validation_file", "test_file"):
+    settings, folder = dataclasses.asdict(arguments), Path(str(training.output_dir))
+    for name in (f"{split}_file" for split in SPLITS):
         if settings[name] and Path(settings[name]).is_file():
             settings[f"{name}_sha256"] = digest(Path(settings[name]))
     if any(any(folder.glob(pattern)) for pattern in LEFTOVERS):
@@ -189,8 +179,7 @@ def claim_folder(arguments: FineTuningArguments, training: TrainingArguments) ->
                 raise ValueError(f"{folder} is finished: `hf-vanilla push {folder} USER/NAME` sends it to the Hub")
             print(f"{folder} is finished: nothing was done; a larger max_steps or num_train_epochs trains on")
             raise SystemExit(0)
-    with errors_that_name(arguments.model_name_or_path or str(arguments.config_name)) as name:
-        AutoConfig.from_pretrained(name, **arguments.source)
+    arguments.load(AutoConfig, arguments.model_name_or_path or str(arguments.config_name))
     if training.process_index == 0:
         folder.mkdir(parents=True, exist_ok=True)
         replace_json(folder / SETTINGS_FILE, settings)
@@ -216,18 +205,3 @@ def replace_json(path: Path, value: dict[str, object]) -> None:
     unfinished = path.with_suffix(".unfinished")
     unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
     unfinished.replace(path)
-
-
-@contextmanager
-def errors_that_name(checkpoint: str) -> Iterator[str]:
-    """Yield the name of a checkpoint; without a network, the errors of transformers for a missing one do not name it.
-
-    Raises:
-        FileNotFoundError: it is neither a folder nor on the Hub.
-    """
-    try:
-        yield checkpoint
-    except OSError as error:
-        if Path(checkpoint).exists():
-            raise
-        raise FileNotFoundError(f"{checkpoint}: no such folder, and not to be had from the Hub: {error}") from error

@@ -5,9 +5,10 @@ of the data as they were given; a row that was held out of the training split fo
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from itertools import chain
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Value
@@ -21,29 +22,19 @@ STRINGS = ("string", "large_string")
 Label = TypeVar("Label", int, float)
 
 
-def check_texts(splits: DatasetDict, column: str, argument: str) -> None:
-    """Raise `ValueError` for a column that is missing, is not text, or is empty in a row."""
+def check_texts(splits: DatasetDict, column: str, argument: str, words: bool = False) -> None:
+    """Raise `ValueError` for a column that is missing, holds no texts (or no lists of `words`), or an empty one."""
     require_column(splits, column, argument)
-    for split, rows in splits.items():
-        kind = getattr(rows.features[column], "dtype", rows.features[column])
-        if kind not in STRINGS:
-            raise ValueError(f"column {column!r} of the {split} split holds {kind}, expected text: see --{argument}")
-        for row, text in enumerate(rows[column]):
-            if not (text or "").strip():
-                raise ValueError(f"{cell(split, row, column)} is empty, expected text: leave the row out")
-
-
-def check_words(splits: DatasetDict, column: str, argument: str) -> None:
-    """Raise `ValueError` for a column that is missing, holds no lists of words, or an empty list or word in a row."""
-    require_column(splits, column, argument)
+    expected = "lists of words" if words else f"text: see --{argument}"
+    empty = "is empty or holds an empty word" if words else "is empty, expected text"
     for split, rows in splits.items():
         feature = rows.features[column]
-        if getattr(getattr(feature, "feature", None), "dtype", None) not in STRINGS:
+        if getattr(getattr(feature, "feature", None) if words else feature, "dtype", None) not in STRINGS:
             kind = getattr(feature, "dtype", feature)
-            raise ValueError(f"column {column!r} of the {split} split holds {kind}, expected lists of words")
-        for row, words in enumerate(rows[column]):
-            if not words or not all((word or "").strip() for word in words):
-                raise ValueError(f"{cell(split, row, column)} is empty or holds an empty word: leave the row out")
+            raise ValueError(f"column {column!r} of the {split} split holds {kind}, expected {expected}")
+        for row, value in enumerate(rows[column]):
+            if not value or not all((text or "").strip() for text in _each(value)):
+                raise ValueError(f"{cell(split, row, column)} {empty}: leave the row out")
 
 
 def labelled_splits(splits: DatasetDict, column: str, missing: Sequence[object] = MISSING) -> DatasetDict:
@@ -54,54 +45,36 @@ def labelled_splits(splits: DatasetDict, column: str, missing: Sequence[object] 
             return label.get("text") in (*MISSING, [])
         return all(value in missing for value in _each(label))
 
-    return DatasetDict(
-        {
-            split: rows
-            for split, rows in splits.items()
-            if split != "test" or (column in rows.column_names and not all(map(is_missing, rows[column])))
-        }
-    )
+    test = splits.get("test")
+    if test is None or (column in test.column_names and not all(map(is_missing, test[column]))):
+        return splits
+    return DatasetDict({split: rows for split, rows in splits.items() if split != "test"})
 
 
 def class_names(
-    splits: DatasetDict,
-    column: str,
-    given: Sequence[str] | None = None,
-    checkpoint: str | None = None,
-    **source: str | bool,
+    splits: DatasetDict, column: str, given: Sequence[str] | None, arguments: FineTuningArguments
 ) -> list[str]:
     """Return the names of the classes in the order of their ids.
 
     They are those given, or else those of the data set's own type or of the training rows, sorted (numbers by value);
-    in the order of the checkpoint if it has the same, so that its head keeps their meaning.
-
-    Args:
-        source: what `from_pretrained` is told beside the checkpoint.
-
-    Raises:
-        ValueError: labels are neither text nor numbers, a class is named twice, or there are fewer than two, by name
-            or in the training rows.
+    in the order of the checkpoint if it has the same, so that its head keeps their meaning. `ValueError`: labels are
+    neither text nor numbers, a class is named twice, or there are fewer than two, by name or in the training rows.
     """
-    feature = splits["train"].features[column]
-    feature = getattr(feature, "feature", feature)
-    if not isinstance(feature, ClassLabel | Value):
-        raise ValueError(f"column {column!r} of the train split holds {feature}, expected names or numbers of classes")
-    values = {value for values in splits["train"][column] for value in _each(values)} - set(MISSING)
-    names = list(given or [])
-    if not names and isinstance(feature, ClassLabel):
-        names = list(feature.names)
-        values = {names[value] if 0 <= value < len(names) else str(value) for value in values}
-    elif not names:
-        names = [name_of(value) for value in sorted(values)]
+    kind = _type_of_labels(splits["train"], column)
+    if not isinstance(kind, ClassLabel | Value):
+        raise ValueError(f"column {column!r} of the train split holds {kind}, expected names or numbers of classes")
+    own: list[str] = getattr(kind, "names", [])
+    values = set(chain.from_iterable(map(_each, splits["train"][column]))) - set(MISSING)
+    names = list(given or own or map(name_of, sorted(values)))
     if len(set(names)) != len(names):
         raise ValueError(f"classes are named twice: {', '.join(names)}")
     if len(values) < 2 or len(names) < 2:
-        only = ", ".join(repr(value) for value in sorted(map(str, values)))
+        only = ", ".join(sorted(repr(name_of(value, own)) for value in values))
         raise ValueError(f"column {column!r} of the train split has one class only, {only}: nothing can be learned")
-    if not given and checkpoint is not None:
-        own = AutoConfig.from_pretrained(checkpoint, **source).id2label or {}
-        if sorted(own.values()) == sorted(names):
-            names = [own[i] for i in sorted(own)]
+    if not given and (checkpoint := arguments.model_name_or_path) is not None:
+        known = AutoConfig.from_pretrained(checkpoint, **arguments.source).id2label or {}
+        if sorted(known.values()) == sorted(names):
+            names = [known[i] for i in sorted(known)]
     return names
 
 
@@ -115,123 +88,104 @@ def encode_classes(
 ) -> dict[str, list[Any]]:
     """Return the labels of each split as indices into `names`, in lists where the column has lists.
 
-    A test split whose labels are all -1 or missing, as benchmarks publish it, is left out.
-
-    Args:
-        argument: the name of the argument that names `column`.
-        beside: a column of lists of words, for labels of words.
-
-    Raises:
-        ValueError: a label that is none of `names`, or is missing; a row with more labels than words, or fewer.
+    A test split whose labels are all -1 or missing, as benchmarks publish it, is left out. `argument` is the name of
+    the argument that names `column`; `beside`, for labels of words, is a column of lists of words. `ValueError`: a
+    label is none of `names`, or is missing; a row has more labels than words, or fewer.
     """
     index = {name: position for position, name in enumerate(names)}
-    are_lists = hasattr(splits["train"].features[column], "feature")
     labelled = labelled_splits(splits, column, MISSING if "-1" in index else (*MISSING, -1))
     require_column(labelled, column, argument)
-    encoded = {}
+
+    def class_of(value: object, own: Sequence[str], split: str, row: int) -> int:
+        if value in MISSING or (name := name_of(value, own)) not in index:
+            known = f"none of the {len(names)} classes {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
+            advice = "correct it, or name all classes with --class_names"
+            raise ValueError(f"{cell(split, row, column)} is {value!r}, {known}: {advice}")
+        return index[name]
+
+    encoded: dict[str, list[Any]] = {}
     for split, rows in labelled.items():
-        if hasattr(rows.features[column], "feature") != are_lists:
-            lists, single = ("train", split) if are_lists else (split, "train")
+        are_lists = hasattr(rows.features[column], "feature")
+        own: list[str] = getattr(_type_of_labels(rows, column), "names", [])
+        if are_lists != hasattr(splits["train"].features[column], "feature"):
+            lists, single = (split, "train") if are_lists else ("train", split)
             raise ValueError(f"column {column!r} holds lists in the {lists} split, but not in the {single} split")
-        feature = getattr(rows.features[column], "feature", rows.features[column])
-        own: list[str] = feature.names if isinstance(feature, ClassLabel) else []
         if beside is not None:
             _check_counts(split, rows, column, beside)
         elif are_lists and not own and _are_flags(rows[column]):
-            raise ValueError(
-                f"column {column!r} of the {split} split holds a 0 or 1 for each class, as in {rows[column][0]!r}: "
-                "expected the names of a text's classes"
-            )
-
-        def class_of(value: object, row: int, split: str = split, own: list[str] = own) -> int:
-            name = own[value] if isinstance(value, int) and 0 <= value < len(own) else name_of(value)
-            if value in MISSING or name not in index:
-                known = ", ".join(names[:10]) + (", ..." if len(names) > 10 else "")
-                raise ValueError(
-                    f"{cell(split, row, column)} is {value!r}, none of the {len(names)} classes {known}: "
-                    "correct it, or name all classes with --class_names"
-                )
-            return index[name]
-
-        encoded[split] = [
-            [class_of(value, row) for value in values] if isinstance(values, list) else class_of(values, row)
-            for row, values in enumerate(rows[column])
+            flags = f"a 0 or 1 for each class, as in {rows[column][0]!r}: expected the names of a text's classes"
+            raise ValueError(f"column {column!r} of the {split} split holds {flags}")
+        ids = [
+            [class_of(value, own, split, row) for value in _each(labels)] for row, labels in enumerate(rows[column])
         ]
+        encoded[split] = ids if are_lists else [only for (only,) in ids]
     return encoded
 
 
 def _check_counts(split: str, rows: Dataset, column: str, beside: str) -> None:
     for row, (labels, words) in enumerate(zip(rows[column], rows[beside], strict=True)):
         if not isinstance(labels, list) or len(labels) != len(words):
-            found = len(labels) if isinstance(labels, list) else repr(labels)
-            raise ValueError(
-                f"{cell(split, row, column)} has {found} labels for the {len(words)} words of {beside!r}: "
-                "expected one each"
-            )
+            found = f"has {len(labels) if isinstance(labels, list) else repr(labels)} labels"
+            expected = f"for the {len(words)} words of {beside!r}: expected one each"
+            raise ValueError(f"{cell(split, row, column)} {found} {expected}")
 
 
-def _are_flags(labels: Iterable[list[object] | None]) -> bool:
+def _are_flags(labels: Sequence[list[object] | None]) -> bool:
     """True if all lists have the same length, and hold 0 and 1 alone."""
     lists = [row or [] for row in labels]
-    alike = len(set(map(len, lists))) == 1 and len(lists[0]) > 1
-    return alike and all(not isinstance(value, str) and value in (0, 1) for row in lists for value in row)
+    return len(set(map(len, lists))) == 1 < len(lists[0]) and set(chain.from_iterable(lists)) <= {0, 1}
 
 
-def name_of(value: object) -> str:
-    """Return a label as text; a whole number that became a float beside missing ones is still that number."""
+def name_of(value: object, own: Sequence[str] = ()) -> str:
+    """Return a label as text: the name that its type, with names of its `own`, has for it, or else its digits.
+
+    A whole number that became a float beside missing ones is still that number.
+    """
+    if isinstance(value, int) and 0 <= value < len(own):
+        return own[value]
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _type_of_labels(rows: Dataset, column: str) -> object:
+    return getattr(rows.features[column], "feature", rows.features[column])
 
 
 def _each(values: object) -> list[Any]:
     return values if isinstance(values, list) else [values]
 
 
-def encode_values(splits: DatasetDict, column: str, argument: str) -> dict[str, list[float]]:
-    """Return the labels of each split as numbers; a test split without labels is left out.
-
-    Raises:
-        ValueError: one is missing or no finite number, or all training rows have the same one.
-    """
-
-    def value_of(label: object, at: str) -> float:
-        if not isinstance(label, int | float) or not math.isfinite(label):
-            raise ValueError(f"{at} is {label!r}, expected a number: correct it")
-        return float(label)
-
-    return convert_labels(labelled_splits(splits, column), column, argument, value_of)
+def _value_of(label: object, at: str) -> float:
+    if not isinstance(label, int | float) or not math.isfinite(label):
+        raise ValueError(f"{at} is {label!r}, expected a number: correct it")
+    return float(label)
 
 
 def convert_labels(
-    labelled: DatasetDict, column: str, argument: str, convert: Callable[[object, str], Label]
+    labelled: DatasetDict, column: str, convert: Callable[[object, str], Label]
 ) -> dict[str, list[Label]]:
     """Return what `convert` makes of each label; its second argument is what an error calls the label's cell.
 
-    Raises:
-        ValueError: the column, which `argument` names, is missing, or all training rows have the same label.
+    `ValueError`: the column is missing, or all training rows have the same label.
     """
-    require_column(labelled, column, argument)
+    require_column(labelled, column, "label_column_name")
     encoded = {
         split: [convert(label, cell(split, row, column)) for row, label in enumerate(rows[column])]
         for split, rows in labelled.items()
     }
     if len(set(encoded["train"])) == 1:
-        raise ValueError(
-            f"column {column!r} of the train split is always {encoded['train'][0]}: nothing can be learned"
-        )
+        always = f"is always {encoded['train'][0]}: nothing can be learned"
+        raise ValueError(f"column {column!r} of the train split {always}")
     return encoded
 
 
 @dataclass
 class TextLabels:
-    """What is learned of texts.
+    """What is learned of texts: classes, which have `names` in the order of their ids, or values, without names.
 
-    Attributes:
-        problem_type: "single_label_classification", "multi_label_classification" or "regression".
-        names: those of the classes in the order of their ids; empty for regression.
-        encoded: for each split with labels, an id, a 0.0 or 1.0 for each class, or a value for each row.
+    `encoded` has, for each split with labels, an id, a 0.0 or 1.0 for each class, or a value for each row.
     """
 
-    problem_type: str
+    problem_type: Literal["single_label_classification", "multi_label_classification", "regression"]
     names: list[str]
     encoded: Mapping[str, Sequence[object]]
 
@@ -258,24 +212,23 @@ class TextLabels:
 def encode_text_labels(
     splits: DatasetDict, column: str, given: list[str] | None, arguments: FineTuningArguments
 ) -> TextLabels:
-    """Return the labels of texts; their type says what is learned.
+    """Return the labels of texts, without those of a test split that has none; their type says what is learned.
 
-    Raises:
-        ValueError: as [`class_names`], [`encode_classes`] and [`encode_values`]; or there are names for values.
+    `ValueError`: as [`class_names`] and [`encode_classes`]; there are names for values, a value is missing or no
+    finite number, or all training rows have the same one.
     """
     require_column(DatasetDict(train=splits["train"]), column, "label_column_name")
     feature = splits["train"].features[column]
-    kind = "multi_label_classification" if hasattr(feature, "feature") else "single_label_classification"
     if str(getattr(feature, "dtype", "")).startswith("float"):
         if given:
             raise ValueError(f"class_names are given, but {column!r} holds numbers")
-        return TextLabels("regression", [], encode_values(splits, column, "label_column_name"))
-    names = class_names(splits, column, given, arguments.model_name_or_path, **arguments.source)
+        return TextLabels("regression", [], convert_labels(labelled_splits(splits, column), column, _value_of))
+    names = class_names(splits, column, given, arguments)
     encoded = encode_classes(splits, column, names, "label_column_name")
-    if kind == "multi_label_classification":
-        ids = range(len(names))
-        encoded = {split: [[float(i in row) for i in ids] for row in rows] for split, rows in encoded.items()}
-    return TextLabels(kind, names, encoded)
+    if not hasattr(feature, "feature"):
+        return TextLabels("single_label_classification", names, encoded)
+    flags = {split: [[float(i in row) for i in range(len(names))] for row in rows] for split, rows in encoded.items()}
+    return TextLabels("multi_label_classification", names, flags)
 
 
 def with_labels(encoded: DatasetDict, labels: Mapping[str, Sequence[object]]) -> DatasetDict:

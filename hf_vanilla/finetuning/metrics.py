@@ -22,11 +22,10 @@ class ClassScores(OfflineMetric):
 
     def _compute(self, predictions: list[int], references: list[int]) -> dict[str, float]:
         own, right = np.array(predictions), np.array(references)
-        f1 = [
-            2 * ((own == label) & (right == label)).sum() / ((own == label).sum() + (right == label).sum())
-            for label in np.unique(right)
-        ]
-        return {"accuracy": float((own == right).mean()), "macro_f1": float(np.mean(f1))}
+        size = max(own.max(), right.max()) + 1
+        of_own, of_right, of_both = (np.bincount(ids, minlength=size) for ids in (own, right, own[own == right]))
+        f1 = (2 * of_both / np.maximum(1, of_own + of_right))[of_right > 0]
+        return {"accuracy": float((own == right).mean()), "macro_f1": float(f1.mean())}
 
 
 class LabelScores(OfflineMetric):
@@ -87,24 +86,18 @@ def spans_of(tags: list[str]) -> set[tuple[int, int, str]]:
 def score_tags(classes: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     """Return accuracy and macro F1 of tags, and the F1 of spans if tags such as B-PER are among their `names`.
 
-    Args:
-        classes, labels: of tokens (rows, length); the label -100 says that a token is not the first of a word.
+    `classes` and `labels` are of tokens (rows, length); the label -100 says that a token is not the first of a word.
     """
     first = labels != -100
     scores = ClassScores().compute(predictions=classes[first], references=labels[first])
     if any(name.startswith("B-") for name in names):
-        right = tags_of(labels, first, names)
-        scores |= SpanScores().compute(predictions=tags_of(classes, first, names), references=right)
+        own, right = (tags_of(ids, first, names) for ids in (classes, labels))
+        scores |= SpanScores().compute(predictions=own, references=right)
     return scores
 
 
 def tags_of(classes: np.ndarray, first: Sequence[Sequence[bool]], names: Sequence[str]) -> list[list[str]]:
-    """Return the tag of each word.
-
-    Args:
-        classes: of the tokens (rows, length).
-        first: which of the tokens of each row are the first of a word.
-    """
+    """Return the tag of each word, for classes of tokens (rows, length), of which the `first` of each word counts."""
     return [[names[i] for i in compress(row, of_row)] for row, of_row in zip(classes, first, strict=True)]
 
 
@@ -118,12 +111,13 @@ class AnswerScores(OfflineMetric):
     PREDICTION, REFERENCE = Value("string"), List(Value("string"))
 
     def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float]:
-        exact, overlaps = [], []
-        for prediction, answers in zip(predictions, references, strict=True):
-            own, options = words_of(prediction), [words_of(answer) for answer in answers or [""]]
-            exact.append(own in options)
-            overlaps.append(max(overlap(own, option) for option in options))
-        return {"exact_match": 100 * float(np.mean(exact)), "f1": 100 * float(np.mean(overlaps))}
+        pairs = [
+            (words_of(own), [words_of(answer) for answer in right or [""]])
+            for own, right in zip(predictions, references, strict=True)
+        ]
+        exact = np.mean([own in right for own, right in pairs])
+        f1 = np.mean([max(overlap(own, answer) for answer in right) for own, right in pairs])
+        return {"exact_match": 100 * float(exact), "f1": 100 * float(f1)}
 
 
 def words_of(answer: str) -> list[str]:
@@ -139,15 +133,14 @@ def overlap(own: list[str], right: list[str]) -> float:
 
 
 class Perplexity(TrainerCallback):
-    """Puts the exponential of each loss of an evaluation beside it, unless labels are smoothed."""
+    """Puts the exponential of each loss of an evaluation beside it, and into its log, unless labels are smoothed."""
 
     def on_evaluate(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **_: object
     ) -> None:
-        """Add it to `metrics`, and to the line that was just logged of them."""
         for name in [name for name in metrics if name.endswith("_loss") and not args.label_smoothing_factor]:
             perplexity = math.exp(min(metrics[name], 700.0))  # e to the 710 is no float any more
-            metrics[name.removesuffix("loss") + "perplexity"] = perplexity
-            state.log_history[-1][name.removesuffix("loss") + "perplexity"] = perplexity
+            for told in (metrics, state.log_history[-1]):
+                told[name.removesuffix("loss") + "perplexity"] = perplexity
 
     on_predict = on_evaluate

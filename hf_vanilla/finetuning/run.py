@@ -10,57 +10,30 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import transformers
 from datasets import DatasetDict
 from torch import nn
-from transformers import (
-    AutoConfig,
-    AutoTokenizer,
-    DataCollator,
-    EarlyStoppingCallback,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Trainer,
-    TrainingArguments,
-)
 from transformers.pytorch_utils import Conv1D
 
 from hf_vanilla.data.tokenization import train_tokenizer
-from hf_vanilla.finetuning.arguments import (
-    SEARCH_FILE,
-    FineTuningArguments,
-    errors_that_name,
-    record_end,
-    replace_json,
-)
+from hf_vanilla.finetuning.arguments import SEARCH_FILE, FineTuningArguments, record_end, replace_json
 from hf_vanilla.hub.model_card import FAMILY_NAMES, use_model_card
 from hf_vanilla.training.distributed import free_group_at_exit
 
 logger = logging.getLogger(__name__)
 
-PEFT_TASKS = {
-    "AutoModelForSequenceClassification": "SEQ_CLS",
-    "AutoModelForTokenClassification": "TOKEN_CLS",
-    "AutoModelForQuestionAnswering": "QUESTION_ANS",
-    "AutoModelForCausalLM": "CAUSAL_LM",
-    "AutoModelForSeq2SeqLM": "SEQ_2_SEQ_LM",
-}
+PEFT_TASKS = {"SequenceClassification": "SEQ_CLS", "TokenClassification": "TOKEN_CLS", "CausalLM": "CAUSAL_LM"}
+PEFT_TASKS |= {"QuestionAnswering": "QUESTION_ANS", "Seq2SeqLM": "SEQ_2_SEQ_LM"}
+Family = Literal["seq2seq", "encoder", "decoder"]
 
 
 def get_tokenizer(
-    arguments: FineTuningArguments,
-    training: TrainingArguments,
-    texts: Iterable[str],
-    family: Literal["seq2seq", "encoder", "decoder"],
-) -> PreTrainedTokenizerBase:
+    arguments: FineTuningArguments, training: transformers.TrainingArguments, texts: Iterable[str], family: Family
+) -> transformers.PreTrainedTokenizerBase:
     """Return the tokenizer that was named, the checkpoint's, or a new one that learns its vocabulary from `texts`.
 
-    Args:
-        texts: read only if the vocabulary is learned.
-        family: decides on the special tokens of a new tokenizer.
-
-    Raises:
-        FileNotFoundError: there is no such tokenizer.
-        ValueError: it is not a fast one.
+    The `family` decides on the special tokens of a new one. Errors are those of [`FineTuningArguments.load`], and a
+    ValueError for a tokenizer that is not a fast one.
     """
     name = arguments.tokenizer_name or arguments.model_name_or_path
     if name is None:
@@ -69,11 +42,10 @@ def get_tokenizer(
             # A run that never came to a checkpoint may have learned from other texts.
             learned = (folder / "tokenizer.json").exists() and last_checkpoint(folder.parent) is not None
             if training.local_process_index == 0 and not learned:
-                size = AutoConfig.from_pretrained(str(arguments.config_name), **arguments.source).vocab_size
-                train_tokenizer(texts, size, family).save_pretrained(folder)
+                config = arguments.load(transformers.AutoConfig, str(arguments.config_name))
+                train_tokenizer(texts, config.vocab_size, family).save_pretrained(folder)
         name = str(folder)
-    with errors_that_name(name):
-        tokenizer = AutoTokenizer.from_pretrained(name, **arguments.source)
+    tokenizer = arguments.load(transformers.AutoTokenizer, name)
     if not tokenizer.is_fast:
         raise ValueError(f"the tokenizer of {name} is a slow one; expected one of the `tokenizers` library")
     if tokenizer.pad_token is None:
@@ -82,16 +54,12 @@ def get_tokenizer(
 
 
 def get_model(
-    auto_class: Any, arguments: FineTuningArguments, tokenizer: PreTrainedTokenizerBase, **fields: Any
+    auto_class: Any, arguments: FineTuningArguments, tokenizer: transformers.PreTrainedTokenizerBase, **fields: Any
 ) -> nn.Module:
     """Return the checkpoint, or a model with new weights for the vocabulary of `tokenizer`; with adapters if asked to.
 
-    Args:
-        auto_class: an Auto class of transformers, for the head.
-        fields: of the configuration.
-
-    Raises:
-        ValueError: the tokenizer has more tokens than the model.
+    Its head is that of `auto_class`, an Auto class of transformers; `fields` are of its configuration. A tokenizer of
+    more tokens than the model has raises ValueError.
     """
     if arguments.model_name_or_path:
         options = {**arguments.source, "ignore_mismatched_sizes": arguments.ignore_mismatched_sizes}
@@ -99,19 +67,18 @@ def get_model(
     else:
         ids = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
         fields |= {"vocab_size": len(tokenizer), **{name: value for name, value in ids.items() if value is not None}}
-        config = AutoConfig.from_pretrained(str(arguments.config_name), **arguments.source, **fields)
+        config = transformers.AutoConfig.from_pretrained(str(arguments.config_name), **arguments.source, **fields)
         model = auto_class.from_config(config, trust_remote_code=arguments.trust_remote_code)
     if (size := model.get_input_embeddings().num_embeddings) < len(tokenizer):
-        raise ValueError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model {size}: "
-            "expected the tokenizer that it was trained with"
-        )
+        too_many = f"the tokenizer has {len(tokenizer)} tokens, the model {size}"
+        raise ValueError(f"{too_many}: expected the tokenizer that it was trained with")
     if model.config.pad_token_id is None:
         model.config.pad_token_id = tokenizer.pad_token_id
-    return add_adapters(model, arguments, PEFT_TASKS.get(auto_class.__name__)) if arguments.use_peft else model
+    head = auto_class.__name__.removeprefix("AutoModelFor")
+    return add_adapters(model, arguments, PEFT_TASKS.get(head)) if arguments.use_peft else model
 
 
-def add_adapters(model: PreTrainedModel, arguments: FineTuningArguments, task: str | None) -> nn.Module:
+def add_adapters(model: transformers.PreTrainedModel, arguments: FineTuningArguments, task: str | None) -> nn.Module:
     """Return the model with LoRA adapters (Hu et al., 2021, arXiv:2106.09685); a new head is trained whole."""
     try:
         from peft import LoraConfig, get_peft_model
@@ -119,25 +86,14 @@ def add_adapters(model: PreTrainedModel, arguments: FineTuningArguments, task: s
         raise ImportError("use_peft needs the package peft: pip install peft") from None
     # The base_model_prefix of T5 with its output projection names a module that it does not have.
     stacks = [base] if hasattr(model, base := model.base_model_prefix) else ["encoder", "decoder"]
-    linear = [
-        name
-        for name, layer in model.named_modules()
-        if name.partition(".")[0] in stacks and isinstance(layer, nn.Linear | Conv1D)
-    ]
-    heads = [
-        name
-        for name, head in model.named_children()
-        if name not in stacks and head is not model.get_input_embeddings() and any(True for _ in head.parameters())
-    ]
-    config = LoraConfig(
-        r=arguments.lora_r,
-        lora_alpha=arguments.lora_alpha,
-        lora_dropout=arguments.lora_dropout,
-        target_modules=arguments.lora_target_modules or linear,
-        modules_to_save=None if model.get_output_embeddings() else heads,
-        task_type=task,
-    )
-    return get_peft_model(model, config)
+    layers = [name for name, layer in model.named_modules() if isinstance(layer, nn.Linear | Conv1D)]
+    adapted = arguments.lora_target_modules or [name for name in layers if name.partition(".")[0] in stacks]
+    beside = [] if model.get_output_embeddings() else model.named_children()  # an output projection is no new head
+    embedding, heads = model.get_input_embeddings(), [(name, head) for name, head in beside if name not in stacks]
+    saved = [name for name, head in heads if head is not embedding and any(True for _ in head.parameters())]
+    options: dict[str, Any] = {"target_modules": adapted, "modules_to_save": saved or None, "task_type": task}
+    options |= {"r": arguments.lora_r, "lora_alpha": arguments.lora_alpha, "lora_dropout": arguments.lora_dropout}
+    return get_peft_model(model, LoraConfig(**options))
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -151,13 +107,13 @@ def last_checkpoint(folder: Path) -> str | None:
 
 
 def fine_tune(
-    trainer_class: type[Trainer],
+    trainer_class: type[transformers.Trainer],
     model: Any,
-    tokenizer: PreTrainedTokenizerBase,
-    collator: DataCollator,
+    tokenizer: transformers.PreTrainedTokenizerBase,
+    collator: transformers.DataCollator,
     encoded: DatasetDict,
     arguments: FineTuningArguments,
-    training: TrainingArguments,
+    training: transformers.TrainingArguments,
     compute_metrics: Callable[..., dict[str, float]] | None = None,
     answers: Callable[[Any, str], Iterable[object]] | None = None,
     **options: Any,
@@ -165,22 +121,18 @@ def fine_tune(
     """Train, save, evaluate, predict the test split if there is one (`predictions.jsonl`), and write the card.
 
     An interrupted run in `output_dir` is continued. With LoRA, `output_dir` holds the model with the adapters merged
-    in, and its folder `adapter` holds these alone.
+    in, and its folder `adapter` holds these alone. Training that ends with a loss that is no number raises ValueError.
 
     Args:
         compute_metrics: called with an `EvalPrediction` and `split=`, "validation" or "test"; returns scores.
         answers: called with what the model predicts and the name of the split; returns a JSON value for each row.
         options: for Trainer.
-
-    Raises:
-        ValueError: training ended with a loss that is not a number.
     """
     score = {split: compute_metrics and functools.partial(compute_metrics, split=split) for split in encoded}
     options |= {"args": training, "train_dataset": encoded["train"], "eval_dataset": encoded["validation"]}
     options |= {"processing_class": tokenizer, "data_collator": collator, "compute_metrics": score["validation"]}
-    if arguments.early_stopping_patience is not None:
-        stopping = EarlyStoppingCallback(early_stopping_patience=arguments.early_stopping_patience)
-        options["callbacks"] = [*options.get("callbacks", []), stopping]
+    if (patience := arguments.early_stopping_patience) is not None:
+        options["callbacks"] = [*options.get("callbacks", []), transformers.EarlyStoppingCallback(patience)]
     if arguments.search_trials:
         # Each trial trains a copy, so that all begin where the run itself does.
         search(trainer_class(model_init=lambda: copy.deepcopy(model), **options), arguments.search_trials)
@@ -193,7 +145,10 @@ def fine_tune(
     if not math.isfinite(loss := metrics["eval"].get("eval_loss", 0.0)):
         raise ValueError(f"the loss is {loss} in the end: take a lower learning_rate, and another output_dir")
     if arguments.use_peft:
-        merge_adapters(trainer, folder / "adapter")
+        adapted: Any = trainer.model
+        if trainer.is_world_process_zero():
+            adapted.save_pretrained(str(folder / "adapter"))
+        trainer.model = trainer.model_wrapped = adapted.merge_and_unload()
     trainer.save_model()
     trainer.save_state()
     if "test" in encoded:
@@ -213,61 +168,45 @@ def fine_tune(
     free_group_at_exit()
 
 
-def merge_adapters(trainer: Trainer, folder: Path) -> None:
-    """Write the adapters of the trained model to `folder`, and put the model with them merged in into its place."""
-    adapted: Any = trainer.model
-    if trainer.is_world_process_zero():
-        adapted.save_pretrained(str(folder))
-    trainer.model = trainer.model_wrapped = adapted.merge_and_unload()
-
-
-def publish(trainer: Trainer, arguments: FineTuningArguments) -> None:
+def publish(trainer: transformers.Trainer, arguments: FineTuningArguments) -> None:
     """Write the model card, and push the model if asked to."""
-    checkpoint, model = arguments.model_name_or_path, cast(PreTrainedModel, trainer.model)
+    checkpoint, model = arguments.model_name_or_path, cast(transformers.PreTrainedModel, trainer.model)
     if model.config.model_type not in FAMILY_NAMES and checkpoint and Path(checkpoint).exists():
         checkpoint = None  # Trainer's own card would name the folder as if it were on the Hub
     write = trainer.push_to_hub if trainer.args.push_to_hub else trainer.create_model_card
-    data_name = arguments.dataset_name or Path(str(arguments.train_file)).name
-    write(dataset=data_name, finetuned_from=checkpoint)
+    write(dataset=arguments.dataset_name or Path(str(arguments.train_file)).name, finetuned_from=checkpoint)
 
 
-def search(trainer: Trainer, trials: int) -> None:
+def search(trainer: transformers.Trainer, trials: int) -> None:
     """Set learning rate and batch size in the arguments of `trainer` to the best that this many runs find.
 
-    They are kept in `search.json` in `output_dir`, from where an interrupted run takes them.
-
-    Raises:
-        ValueError: there is no such metric, or it never was a number.
+    They are kept in `search.json` in `output_dir`, from where an interrupted run takes them. `ValueError`: there is no
+    such metric, or it never was a number.
     """
     from optuna import Trial
     from optuna.pruners import NopPruner
     from optuna.samplers import TPESampler
 
-    metric = "eval_" + (trainer.args.metric_for_best_model or "loss").removeprefix("eval_")
+    args = trainer.args
+    metric = "eval_" + (args.metric_for_best_model or "loss").removeprefix("eval_")
 
     def space(trial: Trial) -> dict[str, float]:
-        return {
-            "learning_rate": trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True),
-            "per_device_train_batch_size": trial.suggest_categorical("per_device_train_batch_size", [8, 16, 32]),
-        }
+        rate = trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True)
+        batch_size = trial.suggest_categorical("per_device_train_batch_size", [8, 16, 32])
+        return {"learning_rate": rate, "per_device_train_batch_size": batch_size}
 
     def objective(metrics: dict[str, float]) -> float:
         if metric not in metrics:
             raise ValueError(f"metric_for_best_model: there is no {metric}, but {', '.join(metrics)}")
         return metrics[metric]
 
-    path = Path(str(trainer.args.output_dir), SEARCH_FILE)
+    path = Path(str(args.output_dir), SEARCH_FILE)
     if not path.exists():
+        direction = "maximize" if args.greater_is_better else "minimize"
+        # Other pruners would stop one process and leave the rest waiting for it.
+        how: Any = {"backend": "optuna", "sampler": TPESampler(seed=args.seed), "pruner": NopPruner()}
         try:
-            best: Any = trainer.hyperparameter_search(
-                hp_space=space,
-                compute_objective=objective,
-                n_trials=trials,
-                direction="maximize" if trainer.args.greater_is_better else "minimize",
-                backend="optuna",
-                sampler=TPESampler(seed=trainer.args.seed),
-                pruner=NopPruner(),  # others would stop one process and leave the rest waiting for it
-            )
+            best: Any = trainer.hyperparameter_search(space, objective, trials, direction, **how)
         except ValueError as error:  # optuna's, where each trial came to NaN
             raise ValueError(f"the search for the best {metric} failed: {error}") from error
         if best is not None:  # the first process alone has it
@@ -275,4 +214,4 @@ def search(trainer: Trainer, trials: int) -> None:
             replace_json(path, best.hyperparameters)
         trainer.accelerator.wait_for_everyone()
     for name, value in json.loads(path.read_text(encoding="utf-8")).items():
-        setattr(trainer.args, name, value)
+        setattr(args, name, value)

@@ -7,11 +7,9 @@ from typing import Any
 import datasets
 import evaluate
 from sacrebleu.metrics import BLEU, CHRF
-from sacrebleu.metrics.base import Metric
 from sacrebleu.significance import PairedTest
 
-# Resamples of a test set, as many as sacreBLEU takes by default.
-RESAMPLES = 1000
+RESAMPLES = 1000  # of a test set, as many as sacreBLEU takes by default
 
 
 class OfflineMetric(evaluate.Metric):
@@ -55,14 +53,11 @@ class TranslationQuality(OfflineMetric):
     def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float | int | str]:
         if len({len(options) for options in references}) != 1:
             raise ValueError("references differ in number; expected as many for each prediction")
-        bleu, chrf = BLEU(), CHRF()
-        return {
-            "bleu": bleu.corpus_score(predictions, transposed(references)).score,
-            "chrf": chrf.corpus_score(predictions, transposed(references)).score,
-            "bleu_signature": str(bleu.get_signature()),
-            "chrf_signature": str(chrf.get_signature()),
-            "sentences": len(predictions),
-        }
+        found: dict[str, float | int | str] = {}
+        for name, metric in {"bleu": BLEU(), "chrf": CHRF()}.items():
+            found[name] = metric.corpus_score(predictions, transposed(references)).score
+            found[f"{name}_signature"] = str(metric.get_signature())
+        return found | {"sentences": len(predictions)}
 
 
 def transposed(references: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -71,26 +66,16 @@ def transposed(references: Sequence[Sequence[str]]) -> list[list[str]]:
 
 
 def confidence(predictions: list[str], references: list[list[str]]) -> dict[str, float]:
-    """Return half of the width of the 95 % intervals of BLEU and chrF, by bootstrap (Koehn, 2004): `bleu`, `chrf`.
-
-    Args:
-        predictions: one translation for each sentence.
-        references: a list of references for each sentence, all of the same length.
-    """
-    scores: dict[str, Metric] = {"bleu": BLEU(), "chrf": CHRF()}
-    return {
-        name: float(metric.corpus_score(predictions, transposed(references), n_bootstrap=RESAMPLES)._ci)
-        for name, metric in scores.items()
-    }
+    """Return half of the width of the 95 % intervals of BLEU and chrF, by bootstrap (Koehn, 2004): `bleu`, `chrf`."""
+    widths = {}
+    for name, metric in {"bleu": BLEU(), "chrf": CHRF()}.items():
+        score = metric.corpus_score(predictions, transposed(references), n_bootstrap=RESAMPLES)
+        widths[name] = float(score._ci)
+    return widths
 
 
 def compare(predictions: list[str], others: list[str], references: list[list[str]]) -> dict[str, float]:
-    """Return the probability that two systems differ this much by chance, by paired bootstrap: `bleu`, `chrf`.
-
-    Args:
-        predictions, others: one translation for each sentence, by one system and by the other.
-        references: a list of references for each sentence, all of the same length.
-    """
+    """Return the probability that two systems differ this much by chance, by paired bootstrap: `bleu`, `chrf`."""
     if predictions == others:  # sacreBLEU would find the difference significant
         return {"bleu": 1.0, "chrf": 1.0}
     systems: list[tuple[str, Sequence[str]]] = [("others", others), ("predictions", predictions)]

@@ -10,8 +10,8 @@ from sklearn.metrics import f1_score
 
 from hf_vanilla import VanillaEncoderConfig
 from hf_vanilla.data.labelled import load_rows
-from hf_vanilla.finetuning.answers import span_of
-from hf_vanilla.finetuning.choices import check_choices
+from hf_vanilla.finetuning.answers import check_choices, span_of
+from hf_vanilla.finetuning.arguments import FineTuningArguments
 from hf_vanilla.finetuning.labels import check_texts, class_names, encode_classes
 from hf_vanilla.finetuning.metrics import AnswerScores, ClassScores, LabelScores, SpanScores, ValueScores
 
@@ -37,13 +37,14 @@ def test_choices_that_differ_from_the_first_row_name_both_rows_of_the_file(tmp_p
 
 def test_classes_are_sorted_by_value_and_agree_with_a_checkpoint(tmp_path):
     splits = DatasetDict(train=Dataset.from_dict({"label": [10, 9, 2]}))
-    assert class_names(splits, "label") == ["2", "9", "10"]
+    assert class_names(splits, "label", None, FineTuningArguments()) == ["2", "9", "10"]
     config = small_config(VanillaEncoderConfig, num_labels=2, id2label={0: "b", 1: "a"}, label2id={"b": 0, "a": 1})
     config.save_pretrained(tmp_path)
+    arguments = FineTuningArguments(model_name_or_path=str(tmp_path))
     for labels, names in ((["a", "b"], ["b", "a"]), (["a", "c"], ["a", "c"])):
         splits = DatasetDict(train=Dataset.from_dict({"label": labels}))
-        assert class_names(splits, "label", None, str(tmp_path)) == names
-        assert class_names(splits, "label", labels, str(tmp_path)) == labels  # the user's order comes first
+        assert class_names(splits, "label", None, arguments) == names
+        assert class_names(splits, "label", labels, arguments) == labels  # the user's order comes first
 
 
 def test_scores_against_hand_counts():
