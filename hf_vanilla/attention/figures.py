@@ -1,4 +1,4 @@
-"""Figures of attention maps, for papers and model cards. They need matplotlib, which only drawing imports."""
+"""Figures of attention maps and surveys, for papers and model cards. Only drawing imports matplotlib."""
 
 import functools
 import math
@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 from torch import Tensor
 
+from hf_vanilla.attention.heads import Head
 from hf_vanilla.attention.weights import AttentionMap
 
 if TYPE_CHECKING:
@@ -27,6 +29,17 @@ RAMPS = {  # for each theme, the colours of weights from 0 to 1
 }
 # Okabe and Ito's colours, which colour-blind readers tell apart. The ninth head has the first one again, dashed.
 COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#999999", "#b8a900")
+TYPE_COLOURS = {
+    "previous token": "#56b4e9",
+    "next token": "#8fc7ee",
+    "same token": "#c2def2",
+    "positional": "#dcecf7",
+    "first token": "#f0c987",
+    "delimiter": "#e69f00",
+    "rare word": "#cc79a7",
+    "alignment": "#4dbb95",
+    "mixed": "#dddddd",
+}
 MAX_LABEL = 24  # the most characters of a word that a figure shows
 
 
@@ -44,19 +57,16 @@ def plot_grid(attention: AttentionMap, theme: str = "light") -> "Figure":
     for (layer, head), axes in np.ndenumerate(figure.subplots(layers, heads, squeeze=False)):
         image = paint(axes, attention.weights[layer, head])
         axes.set(xticks=[], yticks=[])
-        if layer == 0:
-            axes.set_title(f"head {head + 1}", fontsize=8)
-        if head == 0:
-            axes.set_ylabel(f"layer {layer + 1}", fontsize=8)
+        axes.set_title("" if layer else f"head {head + 1}", fontsize=8)
+        axes.set_ylabel("" if head else f"layer {layer + 1}", fontsize=8)
     add_colour_scale(figure, image)
     return figure
 
 
 def plot_heads(attention: AttentionMap, layer: int = -1, theme: str = "light") -> "Figure":
-    """Return a figure of the heads of one layer, with their words.
+    """Return a figure of the heads of one layer, counted from 0 or, below 0, from the last, with their words.
 
-    `layer` counts from 0, or below 0 from the last. Errors are those of `plot_grid`, and a ValueError if there is no
-    such layer.
+    Errors are those of `plot_grid`, and a ValueError if there is no such layer.
     """
     weights = attention.weights[resolve_index(layer, attention.weights.shape[0], "layer")]
     columns = min(4, len(weights)) if len(weights) != 6 else 3
@@ -117,7 +127,10 @@ def plot_lines(
     layer = resolve_index(layer, layers, "layer")
     heads = range(count) if heads is None else [resolve_index(head, count, "head") for head in heads]
     labels = (attention.queries.labels, attention.keys.labels)
-    rows = range(len(labels[0])) if word is None else [find_word(word, labels[0])]
+    if isinstance(word, str) and word not in labels[0]:
+        raise ValueError(f"no token is {word!r}; expected one of {' '.join(labels[0])}")
+    number = labels[0].index(word) if isinstance(word, str) else word
+    rows = range(len(labels[0])) if number is None else [resolve_index(number, len(labels[0]), "word")]
     least, power = (0.1, 1.0) if word is None else (0.02, 0.5)
     widest = [max(1.0, 0.085 * max(map(len, map(shorten, side))) + 0.2) for side in labels]
     length, gap = max(map(len, labels)), 3.0
@@ -146,6 +159,51 @@ def plot_lines(
     return figure
 
 
+def plot_survey(heads: Sequence[Head], effect: str, texts: int, theme: str = "light") -> "Figure":
+    """Return a figure with a row for each kind of attention: types, effects and alignment error rates of its heads.
+
+    `effect` says what effects measure, `texts` is how many were read. Errors are those of `plot_grid`.
+    """
+    panels = {kind: [head for head in heads if head.kind == kind] for kind in dict.fromkeys(h.kind for h in heads)}
+    shapes = {kind: (panel[-1].layer + 1, panel[-1].head + 1) for kind, panel in panels.items()}
+    titles = {"type": "type", "effect": f"{effect} without it", "alignment_error": "alignment error rate"}
+    shown = [name for name in titles if any(getattr(head, name) is not None for head in heads)]
+    width = max(count for _, count in shapes.values()) * 0.55 + 0.9
+    heights = [layers * 0.45 + 0.6 for layers, _ in shapes.values()]
+    figure, paint = canvas(width * len(shown) + 1.6, sum(heights) + 0.4, theme)
+    from matplotlib.patches import Rectangle
+
+    grid = figure.subplots(len(panels), len(shown), squeeze=False, height_ratios=heights)
+    largest = max((abs(head.effect) for head in heads if head.effect is not None), default=0.0) or 1.0
+    for (row, column), axes in np.ndenumerate(grid):
+        kind, name = list(panels)[row], shown[column]
+        values = {(head.head, head.layer): getattr(head, name) for head in panels[kind]}
+        if None in values.values():
+            axes.remove()
+            continue
+        weights = torch.zeros(shapes[kind])
+        for (x, y), value in values.items():
+            weights[y, x] = 0 if name == "type" else abs(value) / (largest if name == "effect" else 1)
+        paint(axes, weights)
+        axes.set_title(f"{kind}: {titles[name]}", fontsize=9)
+        for set_ticks, count in zip((axes.set_yticks, axes.set_xticks), shapes[kind], strict=True):
+            set_ticks(range(count), range(1, count + 1), fontsize=7)
+        axes.set_xlabel("head", fontsize=8)
+        axes.set_ylabel("layer", fontsize=8)
+        for (x, y), value in values.items():
+            if name == "type":
+                colour = TYPE_COLOURS[value.split(" (")[0]]
+                axes.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, facecolor=colour, edgecolor=PAPER[theme]))
+                text, ink = value.replace("positional ", "").replace(" ", "\n"), "#111111"
+            else:
+                text = f"{value:+.2g}" if name == "effect" else f"{value:.2f}"
+                is_dark = (float(weights[y, x]) ** 0.5 > 0.55) == (theme == "light")
+                ink = "#ffffff" if is_dark else "#111111"
+            axes.text(x, y, text, ha="center", va="center", fontsize=6, color=ink)
+    figure.text(0.005, 0.005, f"{texts} texts", color=INK[theme], fontsize=7)
+    return figure
+
+
 def save_figure(figure: "Figure", path: str | Path) -> None:
     """Write a figure in the format that the ending of `path` names; one not in `FIGURE_FORMATS` is a ValueError."""
     if Path(path).suffix.lower() not in FIGURE_FORMATS:
@@ -154,10 +212,7 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
 
 
 def canvas(width: float, height: float, theme: str) -> tuple["Figure", Callable[["Axes", Tensor], "AxesImage"]]:
-    """Return an empty figure, its size in inches, and a function that paints weights (rows, columns) on axes.
-
-    Errors are those of `plot_grid`.
-    """
+    """Return an empty figure of a size in inches, and a function that paints weights (rows, columns) on axes."""
     try:
         from matplotlib.colors import LinearSegmentedColormap, PowerNorm
         from matplotlib.figure import Figure
@@ -184,8 +239,8 @@ def add_colour_scale(figure: "Figure", image: "AxesImage") -> None:
     """Draw beside all axes of a figure which colour of `image` is which weight."""
     width, height = figure.get_size_inches()
     size = {"shrink": min(0.8, 4 / height), "fraction": min(0.15, 0.5 / width), "pad": min(0.02, 0.1 / width)}
-    ink = figure.axes[0].yaxis.label.get_color()
     bar = figure.colorbar(image, ax=figure.axes, aspect=25, ticks=[0, 0.05, 0.25, 0.5, 1], **size)
+    ink = figure.axes[0].yaxis.label.get_color()
     bar.ax.tick_params(colors=ink, labelsize=7)
     bar.set_label("weight", color=ink, fontsize=8)
     bar.outline.set_edgecolor("#888888")
@@ -218,15 +273,6 @@ def resolve_index(number: int, count: int, name: str) -> int:
     if not -count <= number < count:
         raise ValueError(f"{name} is {number}; expected 0 to {count - 1}, or -{count} to -1 from the end")
     return number % count
-
-
-def find_word(word: int | str, labels: Sequence[str]) -> int:
-    """Return the number of a word, from 0, that is given by its number or its characters; none is a ValueError."""
-    if isinstance(word, int):
-        return resolve_index(word, len(labels), "word")
-    if word not in labels:
-        raise ValueError(f"no token is {word!r}; expected one of {' '.join(labels)}")
-    return labels.index(word)
 
 
 def shorten(label: str) -> str:

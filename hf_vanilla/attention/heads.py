@@ -40,10 +40,7 @@ class Head:
 
 
 class HeadCounts:
-    """Counts of what the heads of one kind of attention look at; `attention` is any map of that kind.
-
-    Counts are (layers, heads), with a further dimension for `offsets` and `links`.
-    """
+    """Counts (layers, heads, ...) of what the heads of one kind of attention look at; `attention` is any such map."""
 
     def __init__(self, attention: AttentionMap):
         self.layers, self.heads = shape = attention.weights.shape[:2]
@@ -139,7 +136,7 @@ class HeadCounts:
         if self.is_cross:
             covered = float(self.covered[layer, head]) / max(1, self.most_covered)
             return {"alignment": covered if error is None else 1 - error, **others}, 0
-        by_offset = dict(zip(OFFSETS, (self.offsets[layer, head] / voters).tolist(), strict=True))
+        by_offset = {offset: float(self.offsets[layer, head, place]) / voters for place, offset in enumerate(OFFSETS)}
         far = max((offset for offset in OFFSETS if abs(offset) > 1), key=lambda offset: by_offset[offset])
         near = {"previous token": by_offset[-1], "next token": by_offset[1], "same token": by_offset[0]}
         return {**near, "positional": by_offset[far], **others}, far

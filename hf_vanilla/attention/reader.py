@@ -81,10 +81,7 @@ def stream_attention_maps(
     words: bool = False,
     max_new_tokens: int | None = None,
 ) -> Iterator[AttentionMaps]:
-    """Yield the maps of one text after the other, as [`attention_maps`] returns them, in bounded memory.
-
-    No more weights are held than those of `MAX_PAIRS` pairs of tokens, or those of one text.
-    """
+    """Yield the maps that [`attention_maps`] returns, holding the weights of `MAX_PAIRS` pairs of tokens at most."""
     reader = Reader(model, tokenizer, max_new_tokens)
     yield from reader.map_all(reader.read_all(sources, targets), words)
 
@@ -139,17 +136,13 @@ class Reader:
         self.padding = getattr(self.config, "pad_token_id", None) or 0
 
     def read_all(self, sources: Iterable[str], targets: Iterable[str] | None) -> Iterator[Reading]:
-        """Yield the token ids of each text and of its target, which is that of [`attention_maps`].
-
-        Errors call them "source 1", "target 1" and so on, or "source" and "target" if `sources` is a list of one text.
-        """
+        """Yield the tokens of each text and its target; errors number them, unless `sources` is a list of one text."""
         alone = isinstance(sources, list) and len(sources) == 1
         pairs = zip(sources, itertools.repeat(None) if targets is None else targets, strict=targets is not None)
         for number, (source, target) in enumerate(pairs, start=1):
             yield self.read(source, target, "" if alone else f" {number}")
 
     def read(self, source: str, target: str | None, number: str = "") -> Reading:
-        """Return the token ids of a text and of its target; errors append `number` to their names."""
         source = check_text(source, "source" + number)
         target = None if target is None else check_text(target, "target" + number)
         if self.is_seq2seq:
@@ -203,11 +196,8 @@ class Reader:
             start = self.decoder_start(written.ids)
         read = EncodedText([start, *written.ids[:-1]], [(0, 0), *written.spans[:-1]], written.text)
         source_tokens, read_tokens, written_tokens = (to_tokens(e, self.tokenizer) for e in (encoded, read, written))
-        sides = {
-            "encoder": (source_tokens, source_tokens),
-            "decoder": (read_tokens, read_tokens),
-            "cross": (written_tokens, source_tokens),
-        }
+        sides = {"encoder": (source_tokens, source_tokens), "decoder": (read_tokens, read_tokens)}
+        sides["cross"] = (written_tokens, source_tokens)
         return Reading(source, target, encoded.ids, sides, decoder_ids=read.ids, written_ids=written.ids)
 
     def decoder_start(self, written: list[int]) -> int:
@@ -222,8 +212,8 @@ class Reader:
         if not self.model.can_generate():
             raise ValueError(f"{type(self.model).__name__} writes no text; give a target")
         if count + (0 if self.is_seq2seq else len(ids)) > self.max_length:
-            more = f"with {count} new ones more than the model's {self.max_length}"
-            raise ValueError(f"{name} has {len(ids)} tokens, {more}")
+            limit = f"with {count} new ones more than the model's {self.max_length}"
+            raise ValueError(f"{name} has {len(ids)} tokens, {limit}")
         inputs = torch.tensor([ids], device=self.model.device)
         options: dict[str, Any] = {"max_new_tokens": count, "do_sample": False, "num_return_sequences": 1}
         if self.model.config.model_type in ("vanilla", "vanilla_recurrent"):
@@ -240,9 +230,10 @@ class Reader:
         else:
             encoded = encode_decoded(self.tokenizer, list(self.tokenizer(**texts)["input_ids"]))
         self.check_length(encoded.ids, name)
-        if max(encoded.ids, default=0) >= getattr(self.config, "vocab_size", math.inf):
-            sizes = f"{len(self.tokenizer)} tokens, the model {self.config.vocab_size}"
-            raise ValueError(f"the tokenizer has {sizes}: it is not the model's")
+        if max(encoded.ids, default=0) >= (size := getattr(self.config, "vocab_size", math.inf)):
+            raise ValueError(
+                f"the tokenizer has {len(self.tokenizer)} tokens, the model {size}: it is not the model's"
+            )
         ids = set(encoded.ids) - special_ids(self.tokenizer)
         if not ids:
             raise ValueError(f"{name} has no tokens: {text!r:.60}; expected words")
@@ -277,33 +268,28 @@ class Reader:
 
         A model that returns no attentions, or other weights than those of all tokens to all, is a ValueError.
         """
-        layers = self.compute_attentions(batch)
-        for row, reading in enumerate(batch):
-            maps: dict[str, AttentionMap] = {}
-            for kind, weights in layers.items():
-                queries, keys = reading.sides[kind]
-                own = torch.stack([layer[row, :, : len(queries), : len(keys)].float().cpu() for layer in weights])
-                maps[kind] = AttentionMap(kind, own, queries, keys)
-            result = AttentionMaps(self.name, reading.source, reading.target, **maps)
-            yield result.joined() if words else result
-
-    def compute_attentions(self, batch: Sequence[Reading]) -> dict[str, list[Tensor]]:
-        """Return each layer's weights (batch, heads, queries, keys), for each kind of attention that the model has."""
         with evaluation_mode(self.model, "eager"), torch.no_grad():
             outputs = self.model.base_model(**self.inputs_of(batch), output_attentions=True, return_dict=True)
-        found: dict[str, list[Tensor]] = {}
+        attentions: dict[str, list[Tensor]] = {}  # of each layer, (batch, heads, queries, keys)
         for kind in batch[0].sides:
             field = f"{kind}_attentions" if self.is_seq2seq else "attentions"
             if layers := [layer for layer in getattr(outputs, field, None) or () if layer is not None]:
-                found[kind], shape = layers, tuple(layers[0].shape)
-                queries, keys = (max(len(reading.sides[kind][side]) for reading in batch) for side in (0, 1))
-                if len(shape) != 4 or shape[-2:] != (queries, keys):
-                    expected = f"(batch, heads, {queries}, {keys})"
+                attentions[kind], shape = layers, tuple(layers[0].shape)
+                longest = tuple(max(len(reading.sides[kind][side]) for reading in batch) for side in (0, 1))
+                if len(shape) != 4 or shape[-2:] != longest:
+                    expected = f"(batch, heads, {longest[0]}, {longest[1]})"
                     raise ValueError(f"{self.name} gives attentions of shape {shape}; expected {expected}")
-        if not found:
-            kind = f"a {self.config.model_type} model"
-            raise ValueError(f"{self.name}, {kind}, gives no attentions; expected one that does")
-        return found
+        if not attentions:
+            described = f"{self.name}, a {self.config.model_type} model"
+            raise ValueError(f"{described}, gives no attentions; expected one that does")
+        for row, reading in enumerate(batch):
+            maps: dict[str, AttentionMap] = {}
+            for kind, layers in attentions.items():
+                queries, keys = reading.sides[kind]
+                weights = torch.stack([layer[row, :, : len(queries), : len(keys)].float().cpu() for layer in layers])
+                maps[kind] = AttentionMap(kind, weights, queries, keys)
+            result = AttentionMaps(self.name, reading.source, reading.target, **maps)
+            yield result.joined() if words else result
 
     def inputs_of(self, batch: Sequence[Reading]) -> dict[str, Tensor]:
         """Return what the model takes to read a batch: tensors (batch, longest) on its device."""
@@ -330,9 +316,7 @@ def is_causal(config: PreTrainedConfig) -> bool:
 def load_attention_model(name: str | Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load a model from a folder or the Hub with the head that it was saved with, in float32, and its tokenizer.
 
-    Raises:
-        FileNotFoundError: there is no such folder or model.
-        ValueError: transformers does not know such a model, or it has no tokenizer.
+    Errors are those of `load_config_and_tokenizer`.
     """
     from accelerate import PartialState
 

@@ -13,9 +13,9 @@ import numpy as np
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_vanilla.attention.figures import plot_survey
 from hf_vanilla.attention.heads import Head, HeadCounts, Links
 from hf_vanilla.attention.reader import Reader, Reading
-from hf_vanilla.attention.survey_figure import plot_survey
 from hf_vanilla.attention.switching import EFFECTS, choose_measure, find_switches, switched_off
 from hf_vanilla.data.files import read_lines
 
@@ -37,11 +37,9 @@ class Survey:
 
     @property
     def effect_name(self) -> str:
-        """What the effect of a head measures, such as "rise of perplexity"."""
         return "loss of BLEU" if self.metric == "bleu" else f"rise of {self.metric}"
 
     def to_json(self) -> str:
-        """Return all fields as JSON."""
         return json.dumps(asdict(self), indent=2, ensure_ascii=False)
 
     def to_markdown(self) -> str:
@@ -85,17 +83,15 @@ def survey(
 
     Args:
         model, tokenizer: any that [`hf_vanilla.attention_maps`] takes.
-        sources: the texts.
-        targets: for an encoder-decoder, their translations (default: those that the model writes).
+        sources, targets: the texts and, for an encoder-decoder, their translations (default: those that it writes).
         gold: for each pair of texts its sure and its possible alignments; see [`read_alignments`].
         metric: what to measure with each head switched off, that is with 0 as its output (Michel et al., 2019,
             arXiv:1905.10650): "perplexity" (of targets, of texts, or of each seventh token masked), "bleu" of greedy
             translations against `targets`, or "none".
         progress: show a bar.
 
-    Raises:
-        TypeError, ValueError: as for `attention_maps`; or there are no texts, alignments have words that the texts do
-            not have, or the metric does not fit the model.
+    Errors are those of `attention_maps`, and a ValueError if there are no texts, alignments have words that the texts
+    do not have, or the metric does not fit the model.
     """
     if metric not in EFFECTS:
         raise ValueError(f"effect is {metric!r}; expected one of {', '.join(EFFECTS)}")
@@ -157,9 +153,8 @@ def measure_effects(
 def read_alignments(path: Path) -> list[tuple[Links, Links]]:
     """Return the sure and the possible alignments on each line of a file in the Pharaoh format, such as `0-0 1-2 2?1`.
 
-    Numbers are of words of the source and of the target, from 0. Possible alignments are those with `?`, or `p`.
-
-    Errors are those of `read_lines`, and a ValueError that names a line with something else.
+    Numbers are of words of the source and of the target, from 0. Possible alignments are those with `?`, or `p`. A
+    line that holds something else is a ValueError that names it; further errors are those of `read_lines`.
     """
     alignments = []
     for number, line in enumerate(read_lines(path), start=1):

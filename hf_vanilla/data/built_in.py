@@ -38,8 +38,7 @@ GENRE_NAMES = (
     "news editorial reviews religion hobbies lore belles_lettres government learned fiction mystery science_fiction "
     "adventure romance humor"
 ).split()
-BROWN_GENRES = dict(zip("abcdefghjklmnpr", GENRE_NAMES, strict=True))
-"""The genre of each letter by which the Brown corpus names its samples."""
+BROWN_GENRES = dict(zip("abcdefghjklmnpr", GENRE_NAMES, strict=True))  # by the letter in the name of a sample
 BROWN_TAGS = (
     "' '' ( ) * , -- . : `` abl abn abx ap ap$ at be bed bedz beg bem ben ber bez cc cd cd$ cs do dod doz dt dt$ dti "
     "dts dtx ex hv hvd hvg hvn hvz in jj jj$ jjr jjs jjt md nil nn nn$ nns nns$ np np$ nps nps$ nr nr$ nrs od pn pn$ "
@@ -75,8 +74,7 @@ def _bible_database(name: str) -> Path:
 def _chapters(database: Path, query: str, split: str) -> Iterator[list[tuple[str, ...]]]:
     """Yield the chapters of a split as lists of verses, each of which is a tuple of its versions.
 
-    Of each 40 chapters, counted through all 66 books so that each split has all kinds of text, one is for validation
-    and one for test.
+    Of each 40 chapters, counted through all books, so that splits are alike, one is for validation and one for test.
     """
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
         for number, (_, verses) in enumerate(groupby(connection.execute(query), key=itemgetter(0, 1))):

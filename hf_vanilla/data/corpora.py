@@ -29,8 +29,7 @@ def load_corpus(
         name_or_path: one of
             - `"verses"`, the built-in corpus: the Bible in Basic English and the German Elberfelder Bible;
             - a text file with one sentence a line, with `target_path` naming its translation;
-            - a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file with two text columns. In `.tsv` a quotation mark
-              is an ordinary character;
+            - a `.jsonl`, `.json`, `.csv`, `.tsv` (a quotation mark is text) or `.parquet` file with two text columns;
             - the id of a data set on the Hub.
         target_path: the text file with the translations: line n translates line n of `name_or_path`.
         source_column, target_column: the columns to read; `translation.en` reaches into a nested one.
@@ -45,15 +44,14 @@ def load_corpus(
         it. Dropped are pairs with an empty side, repeated pairs, and training pairs whose source occurs in a held-out
         split (or whose target does, if the corpus comes with all splits); the log gives the number of each.
 
-        When streaming, only `train` and `validation`. Pairs with an empty side are dropped, repeated pairs are kept.
+        When streaming, only `train` and `validation`, without pairs that have an empty side, but with repeated ones.
         If the corpus has no validation split, its first 1,000 pairs are held out (a 40th of a corpus no larger than
         that), and training pairs that share a sentence with them are dropped.
 
     Raises:
         FileNotFoundError: a file, or the package that holds `verses`, is missing.
-        ValueError: the corpus is empty or too small to be split, a column is missing, a text is not UTF-8 (the message
-            names file and line), or two files differ in their number of lines. When streaming, an error in a row is
-            raised when that row is read.
+        ValueError: the corpus is empty or too small to be split, a column is missing, a line (which is named) is not
+            UTF-8, or two files differ in their number of lines. When streaming, a row is checked when it is read.
     """
     columns = {"source": source_column, "target": target_column}
     path, name = Path(name_or_path), str(name_or_path)

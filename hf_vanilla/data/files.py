@@ -46,10 +46,13 @@ def require_file(path: Path) -> None:
         raise FileNotFoundError(f"{path}: no such file")
 
 
-def _require_columns(available: Iterable[str], columns: Columns, name: str) -> None:
+def _require_text(types: Mapping[str, str], columns: Columns, name: str) -> None:
+    """Raise a ValueError if a corpus, which has columns of these types, lacks one of ours, or it holds no text."""
     for column in columns.values():
-        if column not in available:
-            raise ValueError(f"{name}: no column {column!r}; its columns are {', '.join(available)}")
+        if column not in types:
+            raise ValueError(f"{name}: no column {column!r}; its columns are {', '.join(types)}")
+        if types[column] not in ("string", "large_string", "str", "NoneType"):
+            raise ValueError(f"{name}: column {column!r} holds {types[column]}, expected text")
 
 
 def text_features(columns: Iterable[str]) -> Features:
@@ -88,18 +91,16 @@ def read_text_pair(source_path: Path, target_path: Path, streaming: bool) -> Dat
 
     Errors are those of `read_lines`, and a ValueError if the files have different numbers of lines.
     """
-    sources, targets = _count_lines(source_path), _count_lines(target_path)
-    if sources != targets:
-        counts = f"{source_path} has {sources} lines, {target_path} has {targets}"
+    sizes = []
+    for path in (source_path, target_path):
+        require_file(path)
+        with path.open("rb") as file:
+            sizes.append(sum(1 for _ in file))
+    if sizes[0] != sizes[1]:
+        counts = f"{source_path} has {sizes[0]} lines, {target_path} has {sizes[1]}"
         raise ValueError(f"{counts}: expected line n of one to translate line n of the other")
     features = text_features(["source", "target"])
     return build_dataset(_generate_pairs, features, streaming, source_path=source_path, target_path=target_path)
-
-
-def _count_lines(path: Path) -> int:
-    require_file(path)
-    with path.open("rb") as file:
-        return sum(1 for _ in file)
 
 
 def _generate_pairs(source_path: Path, target_path: Path) -> Iterator[Row]:
@@ -143,8 +144,7 @@ def load_file(path: Path, columns: Columns | None = None, streaming: bool = Fals
     exist is a FileNotFoundError; one that is empty, cannot be read, or lacks a column is a ValueError.
     """
     builders = {**TABLE_BUILDERS, ".txt": "text"}
-    builder = builders.get(path.suffix.lower())
-    if builder is None:
+    if (builder := builders.get(path.suffix.lower())) is None:
         raise ValueError(f"{path}: expected a {', '.join(builders)} file")
     require_file(path)
     if not path.stat().st_size:
@@ -156,7 +156,7 @@ def load_file(path: Path, columns: Columns | None = None, streaming: bool = Fals
     if builder == "csv":
         options, header = _csv_format(path)
         if columns:
-            _require_columns(header, columns, str(path))
+            _require_text(dict.fromkeys(header, "string"), columns, str(path))
             options["features"] = text_features(columns.values())  # pandas would guess other types than text
     try:
         pattern = glob.escape(str(path))
@@ -183,20 +183,15 @@ def _csv_format(path: Path) -> tuple[dict[str, Any], list[str]]:
 
 def _select_columns(dataset: Dataset, columns: Columns, name: str) -> Dataset:
     dataset = dataset.flatten()
-    _require_columns(dataset.column_names, columns, name)
-    for column in columns.values():
-        if dataset.features[column].dtype not in ("string", "large_string"):
-            raise ValueError(f"{name}: column {column!r} holds {dataset.features[column].dtype}, expected text")
+    types = {column: getattr(kind, "dtype", type(kind).__name__) for column, kind in dataset.features.items()}
+    _require_text(types, columns, name)
     return dataset.select_columns(list(columns.values())).rename_columns({old: new for new, old in columns.items()})
 
 
 def _select_columns_of_stream(stream: IterableDataset, columns: Columns, name: str) -> IterableDataset:
     first: Row = next(iter(stream), {})  # shows whether the columns exist and hold text
-    if flat := _flatten(first):
-        _require_columns(flat, columns, name)
-    for column in columns.values():
-        if not isinstance(flat.get(column), str | None):
-            raise ValueError(f"{name}: column {column!r} holds {type(flat[column]).__name__}, expected text")
+    if first:
+        _require_text({column: type(value).__name__ for column, value in _flatten(first).items()}, columns, name)
     options = {"remove_columns": list(first), "features": text_features(columns)}
     return stream.map(_pick, fn_kwargs={"columns": columns}, **options)
 

@@ -39,10 +39,8 @@ def load_rows(
               titles, headlines, foreign and merged words; `"brown_genres"`: `text`, passages of about 100 words, and
               `label`, 15 genres. Both are split by sample;
             - `"brown"`, `"bible"`: `text`, see [`load_texts`]; `"verses"`: `source`, `target`, see [`load_corpus`];
-            - the id of a data set on the Hub.
-        configuration: of a Hub data set.
-        files: in place of `name`, a `.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet` or `.txt` file for each split; the
-            paragraphs of a `.txt` file are rows with the column `text`.
+            - the id of a data set on the Hub, of which `configuration` may name one.
+        files: in place of `name`, a file for each split that [`load_file`] reads.
 
     Raises:
         FileNotFoundError: a file, or the package of a built-in corpus, is missing.

@@ -7,8 +7,8 @@ from typing import Literal
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+# The tokens with the ids 0 to 3. There is no unknown token, for each byte is in the vocabulary.
 SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<mask>"]
-"""The tokens with the ids 0 to 3. There is no unknown token, for each byte is in the vocabulary."""
 TEMPLATES = {
     "seq2seq": {"single": "$A </s>", "pair": "$A </s> $B </s>"},
     "encoder": {"single": "<s> $A </s>", "pair": "<s> $A </s> $B </s>"},
