@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -86,14 +87,14 @@ def bleu(reader: Reader, readings: Sequence[Reading]) -> float:
 
 
 @contextlib.contextmanager
-def attention_function(
-    model: PreTrainedModel, function: Callable[..., tuple[Tensor, Tensor | None]]
-) -> Iterator[None]:
-    """Let a model, in evaluation mode, compute attention by a function of ours.
+def changed_outputs(model: PreTrainedModel, change: Callable[[nn.Module, Tensor], Tensor]) -> Iterator[None]:
+    """Let a model, in evaluation mode, `change` the output (batch, length, heads, d_v) of each attention module."""
 
-    It returns the output (batch, length, heads, d_v), and weights, if any.
-    """
-    AttentionInterface.register(SWITCHED, function)
+    def attend(module: nn.Module, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+        output, weights = sdpa_attention_forward(module, *arguments, **options)
+        return change(module, output), weights
+
+    AttentionInterface.register(SWITCHED, attend)
     AttentionMaskInterface.register(SWITCHED, sdpa_mask)
     try:
         with evaluation_mode(model, SWITCHED):
@@ -102,19 +103,14 @@ def attention_function(
         del AttentionInterface._global_mapping[SWITCHED], AttentionMaskInterface._global_mapping[SWITCHED]
 
 
-@contextlib.contextmanager
-def switched_off(model: PreTrainedModel, attention: nn.Module, head: int) -> Iterator[None]:
+def switched_off(model: PreTrainedModel, attention: nn.Module, head: int) -> AbstractContextManager[None]:
     """Let a model run, in evaluation mode, with 0 as the output of one head of the module `attention`."""
 
-    def attend(module: nn.Module, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
-        output, weights = sdpa_attention_forward(module, *arguments, **options)
-        if module is attention:
-            output = output.clone()
-            output[:, :, head] = 0
-        return output, weights
+    def clear_head(module: nn.Module, output: Tensor) -> Tensor:
+        places = torch.tensor([head], device=output.device)
+        return output.index_fill(2, places, 0) if module is attention else output
 
-    with attention_function(model, attend):
-        yield
+    return changed_outputs(model, clear_head)
 
 
 def find_switches(reader: Reader, layers: Mapping[str, int]) -> tuple[dict[tuple[str, int], nn.Module], str]:
@@ -125,11 +121,11 @@ def find_switches(reader: Reader, layers: Mapping[str, int]) -> tuple[dict[tuple
     """
     called: list[nn.Module] = []
 
-    def record(module: nn.Module, *arguments: Any, **options: Any) -> tuple[Tensor, Tensor | None]:
+    def record(module: nn.Module, output: Tensor) -> Tensor:
         called.append(module)
-        return sdpa_attention_forward(module, *arguments, **options)
+        return output
 
-    with attention_function(reader.model, record), torch.no_grad():
+    with changed_outputs(reader.model, record), torch.no_grad():
         ids = torch.tensor([[reader.config.vocab_size - 1] * 3], device=reader.model.device)
         reader.model.base_model(input_ids=ids, **({"decoder_input_ids": ids} if reader.is_seq2seq else {}))
     if reader.is_seq2seq:
