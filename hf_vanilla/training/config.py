@@ -150,27 +150,24 @@ class TrainingConfig:
                 self._expect(name, getattr(self, name) == each.default, f"nothing: it is not for {why}")
 
     def _check_contradictions(self) -> None:
-        if self.task != "masked_lm":
-            self._expect("whole_word_masking", not self.whole_word_masking, "false: only masked_lm masks words")
-        if self.task != "translation":
-            for name in ("target_path", "max_length_ratio"):
-                self._expect(name, getattr(self, name) is None, "nothing: only translation has two sides")
-            self._expect("corpus", self.corpus != "verses", "'bible' for a language model: 'verses' are pairs")
-        else:
-            self._expect("corpus", self.corpus != "bible", "'verses' for translation: 'bible' has one side")
-        if self.initial_model is not None:
-            self._expect("tokenizer", self.tokenizer is None, "nothing: initial_model has its own")
+        translates, masks = self.task == "translation", self.task == "masked_lm"
+        self._expect("whole_word_masking", masks or not self.whole_word_masking, "false: only masked_lm masks words")
+        for name in ("target_path", "max_length_ratio"):
+            self._expect(name, translates or getattr(self, name) is None, "nothing: only translation has two sides")
+        pairs, texts = self.corpus == "verses", self.corpus == "bible"
+        self._expect("corpus", translates or not pairs, "'bible' for a language model: 'verses' are pairs")
+        self._expect("corpus", not (translates and texts), "'verses' for translation: 'bible' has one side")
+        self._expect("tokenizer", not (self.initial_model and self.tokenizer), "nothing: initial_model has its own")
         schedules = (*UNLIMITED_SCHEDULES, *LIMITED_SCHEDULES)
         hint = nearest(self.schedule, schedules)
         self._expect("schedule", self.schedule in schedules, f"one of {', '.join(schedules)}{hint}")
         if self.schedule in LIMITED_SCHEDULES and self.schedule != "linear":
             self._expect("max_steps", self.max_steps, f"a number: the schedule {self.schedule} ends there")
-        if self.max_steps is not None and self.schedule in LIMITED_SCHEDULES:
+        if self.schedule in LIMITED_SCHEDULES and self.max_steps:
             self._expect("warmup_steps", self.warmup_steps < self.max_steps, f"less than max_steps ({self.max_steps})")
         if self.schedule == "noam":
             self._expect("warmup_steps", self.warmup_steps > 0, "a positive number: equation 3 divides by it")
-        if self.streaming:
-            self._expect("loader_workers", self.loader_workers <= 1, "at most 1 with streaming")
+        self._expect("loader_workers", self.loader_workers <= 1 or not self.streaming, "at most 1 with streaming")
 
     def _expect(self, name: str, holds: object, expected: str) -> None:
         if not holds:
@@ -178,23 +175,17 @@ class TrainingConfig:
 
     @property
     def configuration_class(self) -> str:
-        """The name of the class of the model's configuration."""
         return CONFIGURATION_CLASSES[self.task, self.architecture]
 
     def model_settings(self) -> dict[str, bool | int | float | str]:
         """Return the fields of the model's configuration, without those that its class gives a value by itself."""
-        own = {
-            name: getattr(self, name)
-            for name, each in model_fields().items()
-            if self.configuration_class in each.owners
-        }
-        return {name: value for name, value in own.items() if value is not None}
+        own = (name for name, each in model_fields().items() if self.configuration_class in each.owners)
+        return {name: value for name in own if (value := getattr(self, name)) is not None}
 
     @classmethod
     def parser(cls, prog: str = "hf-vanilla train CONFIG.yaml") -> argparse.ArgumentParser:
         """Return a parser with an option for each field. It raises a ValueError for arguments that are wrong."""
-        formatter = argparse.ArgumentDefaultsHelpFormatter
-        parser = _RaisingParser(prog=prog, allow_abbrev=False, formatter_class=formatter)
+        parser = _RaisingParser(prog=prog, allow_abbrev=False, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
         groups: dict[str, argparse._ArgumentGroup] = {}
         hints = get_type_hints(cls)
         for each in dataclasses.fields(cls):
@@ -208,19 +199,16 @@ class TrainingConfig:
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "TrainingConfig":
         """Read a YAML file; `overrides` are command line arguments such as `["--seed", "2"]`.
 
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is not YAML, a field is unknown (the nearest is named), a value is out of range, or two
-                contradict each other.
+        If there is no such file, it is a FileNotFoundError. If it is not YAML, a field is unknown (the nearest is
+        named), a value is out of range, or two contradict each other, it is a ValueError.
         """
         try:
             # Values are read as text, which the parser checks and converts as it does the command line: to YAML, the
             # precision `no` would be false.
             values = yaml.load(Path(path).read_text(encoding="utf-8"), yaml.BaseLoader) or {}
         except FileNotFoundError:
-            raise FileNotFoundError(
-                f"{path}: no such file; expected a configuration such as those in scripts/configs"
-            ) from None
+            expected = "expected a configuration such as those in scripts/configs"
+            raise FileNotFoundError(f"{path}: no such file; {expected}") from None
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
         if not isinstance(values, dict):
@@ -232,9 +220,8 @@ class TrainingConfig:
                 raise ValueError(f"{path}: {name} is {value}; expected a value")
             if value not in ("", "null", "~", []):
                 given += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-        for argument in overrides:
-            if argument.startswith("--"):
-                cls._check_known(argument[2:].split("=")[0].replace("-", "_"), "unknown option")
+        for option in (argument[2:].split("=")[0] for argument in overrides if argument.startswith("--")):
+            cls._check_known(option.replace("-", "_"), "unknown option")
         try:
             return cls(**vars(cls.parser(f"hf-vanilla train {path}").parse_args([*given, *overrides])))
         except ValueError as error:
@@ -259,11 +246,8 @@ class TrainingConfig:
             fixed |= {"loader_workers"}  # a worker shuffles a stream by a generator of its own
         if self.schedule not in LIMITED_SCHEDULES:
             fixed -= {"max_steps", "train_minutes"}
-        return [
-            f"{name} was {earlier[name]}, now {now[name]}"
-            for name in now
-            if name in fixed and now[name] != earlier[name]
-        ]
+        changed = [name for name in now if name in fixed and now[name] != earlier[name]]
+        return [f"{name} was {earlier[name]}, now {now[name]}" for name in changed]
 
 
 class _RaisingParser(argparse.ArgumentParser):
@@ -275,27 +259,25 @@ def _add_option(group: argparse._ArgumentGroup, each: dataclasses.Field, hint: A
     """Add the option of a field of this type: `--max_steps`, or `--max-steps`, or one of the paper's names for it."""
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else [hint]
     kind = next(kind for kind in kinds if kind is not NoneType)
-    model_field = each.metadata.get("model_field")
-    options: dict[str, Any] = {"type": kind, "choices": (model_field and model_field.choices) or None}
+    options: dict[str, Any] = {"type": kind}
     if get_origin(kind) is Literal:
         options = {"choices": get_args(kind)}
     elif get_origin(kind) is list:
         options = {"type": get_args(kind)[0], "nargs": "+"}
     elif kind is bool:
         options = {"type": _truth, "nargs": "?", "const": True}
-    default = each.default_factory() if callable(each.default_factory) else each.default
+    elif "model_field" in each.metadata:
+        options["choices"] = each.metadata["model_field"].choices or None
     names = [each.name, each.name.replace("_", "-"), *(name for name, of in paper_names().items() if of == each.name)]
     flags = dict.fromkeys(f"--{name}" for name in names)
-    group.add_argument(
-        *flags, dest=each.name, default=default, help=each.metadata["help"].replace("%", "%%"), **options
-    )
+    options["default"] = each.default_factory() if callable(each.default_factory) else each.default
+    group.add_argument(*flags, dest=each.name, help=each.metadata["help"].replace("%", "%%"), **options)
 
 
 def _truth(text: str) -> bool:
-    if text.lower() in ("yes", "true", "t", "y", "1"):
-        return True
-    if text.lower() in ("no", "false", "f", "n", "0"):
-        return False
+    for value, words in ((True, ("yes", "true", "t", "y", "1")), (False, ("no", "false", "f", "n", "0"))):
+        if text.lower() in words:
+            return value
     raise argparse.ArgumentTypeError(f"expected true or false (or yes/no, y/n, t/f, 1/0), got {text!r}")
 
 

@@ -6,15 +6,12 @@ for that, and a list of the fields here would be a second place to keep up to da
 
 import ast
 import functools
-import inspect
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-SOURCES = [
-    Path(__file__).parents[1] / "models" / name for name in ("configuration_vanilla.py", "configuration_recurrent.py")
-]
+SOURCES = ("models/configuration_vanilla.py", "models/configuration_recurrent.py")
 CLASSES = ("VanillaConfig", "VanillaEncoderConfig", "VanillaDecoderConfig", "RecurrentConfig")
 
 SINGLE_STACKS = {"VanillaEncoderConfig": "encoder_layers", "VanillaDecoderConfig": "decoder_layers"}
@@ -26,14 +23,11 @@ class ModelField:
     """A field that some of the configuration classes have."""
 
     name: str
-    annotation: str
-    """The type as the source writes it, such as `"int | None"`."""
+    annotation: str  # the type as the source writes it, such as `int | None`
     default: bool | int | float | str | None
     help: str
-    choices: list[str]
-    """The values that its documentation quotes, as in `"post"`; empty where it quotes none, for then any may do."""
-    owners: list[str]
-    """The classes that have the field."""
+    choices: list[str]  # the values that its documentation quotes, as in `"post"`; if it quotes none, any may do
+    owners: list[str]  # the classes that have the field
 
 
 @functools.cache
@@ -63,17 +57,13 @@ def model_fields() -> dict[str, ModelField]:
 @functools.cache
 def paper_names() -> dict[str, str]:
     """Return the field that each of the paper's names, such as `d_model`, stands for."""
-    (names,) = (
-        node.value
-        for node in _statements()
-        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "PAPER_NAMES"
-    )
-    return ast.literal_eval(names)
+    assigned = {ast.unparse(node.targets[0]): node.value for node in _statements() if isinstance(node, ast.Assign)}
+    return ast.literal_eval(assigned["PAPER_NAMES"])
 
 
 def _statements() -> Iterator[ast.stmt]:
-    for path in SOURCES:
-        yield from ast.parse(path.read_text(encoding="utf-8")).body
+    for source in SOURCES:
+        yield from ast.parse((Path(__file__).parents[1] / source).read_text(encoding="utf-8")).body
 
 
 def _fields_of(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> Iterator[ModelField]:
@@ -82,9 +72,7 @@ def _fields_of(node: ast.ClassDef, classes: dict[str, ast.ClassDef]) -> Iterator
         if (name := ast.unparse(base)) in classes:
             yield from _fields_of(classes[name], classes)
     # An entry of "Args:" is a line `name, name (type, default):`, and its text, which is indented further.
-    entries = re.findall(
-        r"^    (\w[\w, ]*) \(.*\):\n((?: {8}.*\n?)+)", inspect.cleandoc(ast.get_docstring(node) or ""), re.M
-    )
+    entries = re.findall(r"^    (\w[\w, ]*) \(.*\):\n((?: {8}.*\n?)+)", ast.get_docstring(node) or "", re.M)
     texts = {name: " ".join(text.split()) for names, text in entries for name in names.split(", ")}
     for statement in node.body:
         if isinstance(statement, ast.AnnAssign) and statement.value is not None:
