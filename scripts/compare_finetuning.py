@@ -48,11 +48,9 @@ TASKS = {
     "choices": ("multiple_choice", "accuracy", 1500, "--per_device_train_batch_size 8"),
     "causal_lm": ("causal_lm", "perplexity", 1500, "--dataset_name brown --block_size 128"),
 }
-READING = ("questions", "choices")  # the rows of these tasks are generated
 TRAINING = "--per_device_train_batch_size 32 --per_device_eval_batch_size 64 --lr_scheduler_type linear "
 TRAINING += "--warmup_steps 0.1 --learning_rate 5e-4"
 EVALUATION = "--eval_strategy steps --save_strategy steps --eval_steps 0.5 --save_steps 0.5"
-STARTS = ("new", "pretrained")
 
 
 def prepare(folder: Path) -> None:
@@ -64,8 +62,8 @@ def prepare(folder: Path) -> None:
         prose.write_text("\n\n".join(texts) + "\n", encoding="utf-8")
     for family in ("encoder", "decoder"):
         if not (folder / family / "tokenizer.json").exists():
-            texts = prose.read_text(encoding="utf-8").split("\n\n")
-            train_tokenizer(texts, VOCABULARY, family).save_pretrained(folder / family)
+            tokenizer = train_tokenizer(prose.read_text(encoding="utf-8").split("\n\n"), VOCABULARY, family)
+            tokenizer.save_pretrained(folder / family)
     bert = {**SIZE, "intermediate_size": INNER}
     gpt2 = {**SIZE, "n_inner": INNER, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0, "attn_pdrop": 0.0}
     for name, config in {
@@ -126,7 +124,7 @@ def finetune(
     script, _, updates, options = TASKS[task]
     name, steps = f"{task}-{model}-{start}-{seed}", max(4, int(updates * scale))
     family = "decoder" if task == "causal_lm" else "encoder"
-    splits = SPLITS if task in READING else ()
+    splits = () if "--dataset_name" in options else SPLITS  # of generated rows
     files = [part for split in splits for part in (f"--{split}_file", f"{folder}/reading/{task}_{split}.jsonl")]
     config = checkpoint or str(folder / "configs" / f"{model}-{family}")
     origin = ["--config_name", config, "--tokenizer_name", checkpoint or str(folder / family)]
@@ -141,8 +139,7 @@ def finetune(
 
 def results(folder: Path) -> dict[str, float]:
     """Return what a run reached on the test split; nothing if it is not done."""
-    path = folder / "all_results.json"
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    found = json.loads(path.read_text(encoding="utf-8")) if (path := folder / "all_results.json").exists() else {}
     return found if "test_loss" in found else {}
 
 
@@ -154,10 +151,11 @@ def table(folder: Path, tasks: list[str], columns: list[tuple[str, str]], seeds:
         cells = []
         for model, start in columns:
             found = [of for seed in seeds if (of := results(folder / f"{task}-{model}-{start}-{seed}"))]
-            values = [of[f"test_{TASKS[task][1]}"] for of in found]
+            values, speeds = (
+                [of[name] for of in found] for name in (f"test_{TASKS[task][1]}", "train_steps_per_second")
+            )
             spread = f" ± {statistics.stdev(values):.3g}" if len(values) > 1 else ""
-            speed = [of["train_steps_per_second"] for of in found]
-            cells.append(f"{statistics.mean(values):.4g}{spread} ({statistics.mean(speed):.2f})" if found else "")
+            cells.append(f"{statistics.mean(values):.4g}{spread} ({statistics.mean(speeds):.2f})" if found else "")
         print(f"| {task} | {TASKS[task][1]} |", " | ".join(cells), "|")
 
 
@@ -167,10 +165,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--starts", nargs="+", choices=STARTS, default=list(STARTS))
+    parser.add_argument("--starts", nargs="+", choices=("new", "pretrained"), default=["new", "pretrained"])
     parser.add_argument("--scale", type=float, default=1.0, help="a factor for the updates of each fine-tuning")
-    models_help = "ours, peer, or NAME=CHECKPOINT of an encoder (default: ours peer)"
-    parser.add_argument("--models", nargs="+", default=["ours", "peer"], help=models_help)
+    said = "ours, peer, or NAME=CHECKPOINT of an encoder (default: ours peer)"
+    parser.add_argument("--models", nargs="+", default=["ours", "peer"], help=said)
     parser.add_argument("--table", action="store_true", help="train nothing, print the table of what is done")
     arguments, given = parser.parse_known_args()
     known = {f"--{name}" for name in TrainingArguments.__dataclass_fields__}

@@ -17,10 +17,9 @@ from dataclasses import dataclass
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, default_data_collator
 
 from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
-from hf_vanilla.finetuning.encoding import encode, sequence_limit
 from hf_vanilla.finetuning.labels import check_texts
 from hf_vanilla.finetuning.metrics import Perplexity
-from hf_vanilla.finetuning.run import fine_tune, get_model, get_tokenizer
+from hf_vanilla.finetuning.run import encode, fine_tune, get_model, get_tokenizer, sequence_limit
 
 
 @dataclass

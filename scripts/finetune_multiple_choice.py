@@ -20,10 +20,9 @@ from transformers import AutoModelForMultipleChoice, Trainer, TrainingArguments
 
 from hf_vanilla.finetuning import answers
 from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
-from hf_vanilla.finetuning.encoding import check_lengths, encode, sequence_limit
 from hf_vanilla.finetuning.labels import check_texts, with_labels
 from hf_vanilla.finetuning.metrics import ClassScores
-from hf_vanilla.finetuning.run import fine_tune, get_model, get_tokenizer
+from hf_vanilla.finetuning.run import check_lengths, encode, fine_tune, get_model, get_tokenizer, sequence_limit
 
 
 @dataclass

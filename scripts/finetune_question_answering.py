@@ -19,9 +19,8 @@ from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding,
 
 from hf_vanilla.finetuning.answers import best_answers, check_questions, encode_questions
 from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
-from hf_vanilla.finetuning.encoding import encode, sequence_limit
 from hf_vanilla.finetuning.metrics import AnswerScores
-from hf_vanilla.finetuning.run import fine_tune, get_model, get_tokenizer
+from hf_vanilla.finetuning.run import encode, fine_tune, get_model, get_tokenizer, sequence_limit
 
 
 @dataclass

@@ -19,10 +19,9 @@ from itertools import chain
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
 
 from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
-from hf_vanilla.finetuning.encoding import check_lengths, encode, sequence_limit
 from hf_vanilla.finetuning.labels import check_texts, encode_text_labels, with_labels
 from hf_vanilla.finetuning.metrics import TEXT_SCORES
-from hf_vanilla.finetuning.run import fine_tune, get_model, get_tokenizer
+from hf_vanilla.finetuning.run import check_lengths, encode, fine_tune, get_model, get_tokenizer, sequence_limit
 
 
 @dataclass

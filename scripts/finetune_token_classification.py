@@ -14,7 +14,6 @@ them may come first. The same command continues a run that was interrupted.
 
 from dataclasses import dataclass
 
-from datasets import DatasetDict
 from transformers import (
     AutoModelForTokenClassification,
     DataCollatorForTokenClassification,
@@ -22,12 +21,10 @@ from transformers import (
     TrainingArguments,
 )
 
-from hf_vanilla.data.labelled import require_column
 from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
-from hf_vanilla.finetuning.encoding import check_lengths, encode, encode_words, label_first_tokens, sequence_limit
-from hf_vanilla.finetuning.labels import check_texts, class_names, encode_classes, fields_of_classes, with_labels
+from hf_vanilla.finetuning.labels import check_texts, encode_classes, encode_words, fields_of_classes, label_words
 from hf_vanilla.finetuning.metrics import score_tags, tags_of
-from hf_vanilla.finetuning.run import fine_tune, get_model, get_tokenizer
+from hf_vanilla.finetuning.run import check_lengths, encode, fine_tune, get_model, get_tokenizer, sequence_limit
 
 
 @dataclass
@@ -46,9 +43,7 @@ def main(args: list[str] | None = None) -> None:
     splits = arguments.load_splits()
     words, tags = arguments.text_column_name, arguments.tag_column_name
     check_texts(splits, words, "text_column_name", words=True)
-    require_column(DatasetDict(train=splits["train"]), tags, "tag_column_name")
-    names = class_names(splits, tags, arguments.class_names, arguments)
-    labels = encode_classes(splits, tags, names, "tag_column_name", beside=words)
+    names, labels = encode_classes(splits, tags, arguments.class_names, arguments, words)
 
     tokenizer = get_tokenizer(arguments, training, map(" ".join, splits["train"][words]), "encoder")
     tokenizer.padding_side = "right"  # the first tokens of words are counted from the left
@@ -64,8 +59,7 @@ def main(args: list[str] | None = None) -> None:
     def answers(scores, split):
         return tags_of(scores.argmax(-1), encoded[split]["first"], names)
 
-    encoded = with_labels(encoded, label_first_tokens(encoded, labels))
-    collator = DataCollatorForTokenClassification(tokenizer)
+    collator, encoded = DataCollatorForTokenClassification(tokenizer), label_words(encoded, labels)
     fine_tune(Trainer, model, tokenizer, collator, encoded, arguments, training, compute_metrics, answers)
 
 

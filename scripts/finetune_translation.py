@@ -18,10 +18,10 @@ from itertools import chain
 
 from transformers import AutoModelForSeq2SeqLM, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
+from hf_vanilla.finetuning.answers import TranslationCollator, decode
 from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
-from hf_vanilla.finetuning.encoding import TranslationCollator, check_lengths, decode, encode, sequence_limit
 from hf_vanilla.finetuning.labels import check_texts, labelled_splits
-from hf_vanilla.finetuning.run import fine_tune, get_model, get_tokenizer
+from hf_vanilla.finetuning.run import check_lengths, encode, fine_tune, get_model, get_tokenizer, sequence_limit
 from hf_vanilla.translation.metrics import TranslationQuality
 
 

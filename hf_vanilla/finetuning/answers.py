@@ -1,20 +1,15 @@
-"""Questions and texts as a model reads them, and its scores as answers: spans of the text, or one of several choices.
+"""Questions and texts as a model reads them, and what it gives as answers: spans of a text, choices, translations."""
 
-Both are those of Devlin et al. (2019), sections 4.2 to 4.4.
-"""
-
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from transformers import BatchEncoding, DataCollatorForMultipleChoice, PreTrainedTokenizerBase
+from transformers import BatchEncoding, DataCollatorForMultipleChoice, DataCollatorForSeq2Seq, PreTrainedTokenizerBase
 
 from hf_vanilla.data.labelled import cell, require_column
-from hf_vanilla.finetuning.encoding import Batch
-from hf_vanilla.finetuning.labels import MISSING, check_texts, convert_labels, labelled_splits, name_of
+from hf_vanilla.finetuning.labels import MISSING, Batch, check_texts, convert_labels, labelled_splits, name_of
 
 Columns = tuple[str, str, str]
 """Those of questions, texts, and answers `{"text": [...], "answer_start": [...]}`, as in SQuAD."""
@@ -110,8 +105,7 @@ def best_answers(
     span has at most as many tokens as the `longest`. If answers `may_be_missing`, "" is the answer where, in all
     windows, the first token scores higher than any span.
     """
-    best: dict[int, tuple[float, str]] = defaultdict(lambda: (-np.inf, ""))
-    missing: dict[int, float] = defaultdict(lambda: np.inf)
+    best, missing = [(-np.inf, "")] * len(contexts), [np.inf] * len(contexts)
     for start, end, row, offsets in zip(*logits[:2], windows["row"], windows["offsets"], strict=True):
         places = np.array(offsets)
         scores = start[: len(places), None] + end[None, : len(places)]
@@ -122,7 +116,7 @@ def best_answers(
         first, last = np.unravel_index(scores.argmax(), scores.shape)
         if scores[first, last] > best[row][0]:
             best[row] = (float(scores[first, last]), contexts[row][places[first, 0] : places[last, 1]])
-    return ["" if may_be_missing and missing[row] > best[row][0] else best[row][1] for row in range(len(contexts))]
+    return ["" if may_be_missing and none > score else text for none, (score, text) in zip(missing, best, strict=True)]
 
 
 def check_choices(splits: DatasetDict, columns: Sequence[str]) -> int:
@@ -152,10 +146,7 @@ def check_choices(splits: DatasetDict, columns: Sequence[str]) -> int:
 
 
 def encode_right_choices(splits: DatasetDict, column: str, count: int) -> dict[str, list[int]]:
-    """Return which of `count` choices is right in each split that says so; numbers may be written as text.
-
-    `ValueError`: a label is missing or no number of a choice, or all training rows have the same one.
-    """
+    """Return which of `count` choices is right in each split that says so; numbers may be written as text."""
 
     def number_of(label: object, at: str) -> int:
         if (name := name_of(label)) not in map(str, range(count)):
@@ -186,7 +177,7 @@ def encode_choices(
 
     A choice that leaves no room for the context in `max_length` tokens raises `ValueError`.
     """
-    batch: Batch = defaultdict(list)
+    encoded = []
     # The context gives way, for a choice that is cut might be another one.
     cut = {"truncation": "only_first" if max_length else False, "max_length": max_length}
     for number, index in enumerate(indices):
@@ -196,11 +187,9 @@ def encode_choices(
         if max_length and longest >= max_length:
             too_long = f"a choice has {longest} tokens, max_seq_length is {max_length}: no room for the context"
             raise ValueError(f"{cell(split, index, columns[0])}: {too_long}")
-        encoded = tokenizer([row[context]] * len(choices), choices, **cut)
-        for name, values in encoded.items():
-            batch[name].append(values)
-        batch["length"].append(max(map(len, encoded["input_ids"])))  # which group_by_length reads
-    return batch
+        inputs = tokenizer([row[context]] * len(choices), choices, **cut)
+        encoded.append({**inputs, "length": max(map(len, inputs["input_ids"]))})  # which group_by_length reads
+    return {name: [inputs[name] for inputs in encoded] for name in encoded[0]}
 
 
 class ChoiceCollator(DataCollatorForMultipleChoice):
@@ -209,3 +198,16 @@ class ChoiceCollator(DataCollatorForMultipleChoice):
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         batch = super().torch_call([{"labels": 0, **row} for row in examples])
         return {name: values for name, values in batch.items() if name != "labels" or name in examples[0]}
+
+
+def decode(ids: np.ndarray, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return generated texts without special tokens, for ids (rows, length) that are -100 after the end of a row."""
+    texts = tokenizer.batch_decode(np.where(ids == -100, tokenizer.pad_token_id, ids), skip_special_tokens=True)
+    return [text.strip() for text in texts]
+
+
+class TranslationCollator(DataCollatorForSeq2Seq):
+    """The stock collator, which gives None for labels that rows lack; Seq2SeqTrainer would take that for labels."""
+
+    def __call__(self, features: list[dict[str, Any]], return_tensors: str | None = None) -> dict[str, Any]:
+        return {name: of for name, of in super().__call__(features, return_tensors).items() if of is not None}

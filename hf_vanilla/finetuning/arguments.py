@@ -97,7 +97,6 @@ class FineTuningArguments:
 
     @property
     def truncation(self) -> dict[str, int | None]:
-        """What a tokenizer is told about texts that are too long."""
         return {"truncation": self.max_seq_length is not None, "max_length": self.max_seq_length}
 
 

@@ -1,18 +1,14 @@
-"""Checks of labelled rows, and their labels as the numbers that a model learns.
-
-An error names the cell that it is about as Python would, `train[17]["text"]`: split, row (counted from 0) and column
-of the data as they were given; a row that was held out of the training split for validation is one of that split.
-"""
+"""Checks of labelled rows, and their labels as the numbers that a model learns. Errors name cells as [`cell`] does."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, compress
 from typing import Any, Literal, TypeVar
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Value
-from transformers import AutoConfig
+from transformers import AutoConfig, BatchEncoding, PreTrainedTokenizerBase
 
 from hf_vanilla.data.labelled import cell, require_column
 from hf_vanilla.finetuning.arguments import FineTuningArguments
@@ -20,6 +16,7 @@ from hf_vanilla.finetuning.arguments import FineTuningArguments
 MISSING = (None, "")  # labels that are not there: CSV has no other way to say so
 STRINGS = ("string", "large_string")
 Label = TypeVar("Label", int, float)
+Batch = dict[str, list[Any]]  # columns of rows
 
 
 def check_texts(splits: DatasetDict, column: str, argument: str, words: bool = False) -> None:
@@ -84,17 +81,18 @@ def fields_of_classes(names: Sequence[str]) -> dict[str, dict[int, str] | dict[s
 
 
 def encode_classes(
-    splits: DatasetDict, column: str, names: Sequence[str], argument: str, beside: str | None = None
-) -> dict[str, list[Any]]:
-    """Return the labels of each split as indices into `names`, in lists where the column has lists.
+    splits: DatasetDict, column: str, given: list[str] | None, arguments: FineTuningArguments, words: str | None = None
+) -> tuple[list[str], dict[str, list[Any]]]:
+    """Return the names of classes, see [`class_names`], and for each split the ids, or lists of ids, of its labels.
 
-    A test split whose labels are all -1 or missing, as benchmarks publish it, is left out. `argument` is the name of
-    the argument that names `column`; `beside`, for labels of words, is a column of lists of words. `ValueError`: a
-    label is none of `names`, or is missing; a row has more labels than words, or fewer.
+    A test split whose labels are all -1 or missing, as benchmarks publish it, is left out. For labels of words, the
+    column of these is `words`. `ValueError`: a label is missing or of no class; a row has more labels than words, or
+    fewer.
     """
+    require_column(labelled_splits(splits, column), column, "tag_column_name" if words else "label_column_name")
+    names = class_names(splits, column, given, arguments)
     index = {name: position for position, name in enumerate(names)}
     labelled = labelled_splits(splits, column, MISSING if "-1" in index else (*MISSING, -1))
-    require_column(labelled, column, argument)
 
     def class_of(value: object, own: Sequence[str], split: str, row: int) -> int:
         if value in MISSING or (name := name_of(value, own)) not in index:
@@ -110,8 +108,8 @@ def encode_classes(
         if are_lists != hasattr(splits["train"].features[column], "feature"):
             lists, single = (split, "train") if are_lists else ("train", split)
             raise ValueError(f"column {column!r} holds lists in the {lists} split, but not in the {single} split")
-        if beside is not None:
-            _check_counts(split, rows, column, beside)
+        if words is not None:
+            _check_counts(split, rows, column, words)
         elif are_lists and not own and _are_flags(rows[column]):
             flags = f"a 0 or 1 for each class, as in {rows[column][0]!r}: expected the names of a text's classes"
             raise ValueError(f"column {column!r} of the {split} split holds {flags}")
@@ -119,7 +117,7 @@ def encode_classes(
             [class_of(value, own, split, row) for value in _each(labels)] for row, labels in enumerate(rows[column])
         ]
         encoded[split] = ids if are_lists else [only for (only,) in ids]
-    return encoded
+    return names, encoded
 
 
 def _check_counts(split: str, rows: Dataset, column: str, beside: str) -> None:
@@ -163,10 +161,7 @@ def _value_of(label: object, at: str) -> float:
 def convert_labels(
     labelled: DatasetDict, column: str, convert: Callable[[object, str], Label]
 ) -> dict[str, list[Label]]:
-    """Return what `convert` makes of each label; its second argument is what an error calls the label's cell.
-
-    `ValueError`: the column is missing, or all training rows have the same label.
-    """
+    """Return what `convert` makes of labels and the names of their cells; `ValueError` if all of training are one."""
     require_column(labelled, column, "label_column_name")
     encoded = {
         split: [convert(label, cell(split, row, column)) for row, label in enumerate(rows[column])]
@@ -176,6 +171,44 @@ def convert_labels(
         always = f"is always {encoded['train'][0]}: nothing can be learned"
         raise ValueError(f"column {column!r} of the train split {always}")
     return encoded
+
+
+def encode_words(
+    rows: Batch,
+    indices: Sequence[int],
+    split: str,
+    tokenizer: PreTrainedTokenizerBase,
+    column: str,
+    unspaced: bool,
+    max_length: int | None,
+) -> BatchEncoding:
+    """Return lists of words, which no spaces join if they are `unspaced`, as tokens.
+
+    The column `first` is true for the first token of a word. A word that is no token raises `ValueError`.
+    """
+    # A byte-level tokenizer takes a word without a space before it for the start of a text.
+    space = "" if unspaced or "".join(tokenizer.tokenize(" a")) == "a" else " "
+    texts = [[(space if i else "") + word for i, word in enumerate(words)] for words in rows[column]]
+    batch = tokenizer(texts, is_split_into_words=True, truncation=max_length is not None, max_length=max_length)
+    batch["first"] = []
+    for number, (index, words) in enumerate(zip(indices, texts, strict=True)):
+        word_ids = batch.word_ids(number)
+        first = [word not in (None, before) for word, before in zip(word_ids, [None, *word_ids], strict=False)]
+        seen = list(compress(word_ids, first))
+        is_whole = max_length is None or len(word_ids) < max_length
+        if seen != list(range(len(words) if is_whole else len(seen))):
+            raise ValueError(f"{cell(split, index, column)} holds a word that is no token: leave the row out")
+        batch["first"].append(first)
+    return batch
+
+
+def label_words(encoded: DatasetDict, labels: dict[str, list[list[int]]]) -> DatasetDict:
+    """Return encoded words with the column `labels`: that of each word at its first token, and -100 at the others."""
+    found = {}
+    for split, of_split in labels.items():
+        pairs = zip(encoded[split]["first"], map(iter, of_split), strict=True)
+        found[split] = [[next(of_words) if begins else -100 for begins in first] for first, of_words in pairs]
+    return with_labels(encoded, found)
 
 
 @dataclass
@@ -191,7 +224,6 @@ class TextLabels:
 
     @property
     def config_fields(self) -> dict[str, object]:
-        """The fields of the model's configuration that say what is learned."""
         fields: Mapping[str, object] = fields_of_classes(self.names) if self.names else {"num_labels": 1}
         return {"problem_type": self.problem_type, **fields}
 
@@ -223,8 +255,7 @@ def encode_text_labels(
         if given:
             raise ValueError(f"class_names are given, but {column!r} holds numbers")
         return TextLabels("regression", [], convert_labels(labelled_splits(splits, column), column, _value_of))
-    names = class_names(splits, column, given, arguments)
-    encoded = encode_classes(splits, column, names, "label_column_name")
+    names, encoded = encode_classes(splits, column, given, arguments)
     if not hasattr(feature, "feature"):
         return TextLabels("single_label_classification", names, encoded)
     flags = {split: [[float(i in row) for i in range(len(names))] for row in rows] for split, rows in encoded.items()}

@@ -49,18 +49,12 @@ class ValueScores(OfflineMetric):
 
 
 # The metric of texts, by transformers' name for what their labels ask for.
-TEXT_SCORES = {
-    "single_label_classification": ClassScores,
-    "multi_label_classification": LabelScores,
-    "regression": ValueScores,
-}
+TEXT_SCORES = {"single_label_classification": ClassScores, "multi_label_classification": LabelScores}
+TEXT_SCORES |= {"regression": ValueScores}
 
 
 class SpanScores(OfflineMetric):
-    """F1 of the spans of sentences tagged B-TYPE, I-TYPE and O: a span counts if both its ends and its type are right.
-
-    An I-TYPE that continues no span of its type starts one.
-    """
+    """F1 of spans in sentences tagged B-TYPE, I-TYPE (which may start a span) and O, with both ends and type right."""
 
     PREDICTION = REFERENCE = List(Value("string"))
 
@@ -84,10 +78,7 @@ def spans_of(tags: list[str]) -> set[tuple[int, int, str]]:
 
 
 def score_tags(classes: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    """Return accuracy and macro F1 of tags, and the F1 of spans if tags such as B-PER are among their `names`.
-
-    `classes` and `labels` are of tokens (rows, length); the label -100 says that a token is not the first of a word.
-    """
+    """Return accuracy and macro F1 of tags (rows, length) with labels not -100; F1 of spans if names are as B-PER."""
     first = labels != -100
     scores = ClassScores().compute(predictions=classes[first], references=labels[first])
     if any(name.startswith("B-") for name in names):

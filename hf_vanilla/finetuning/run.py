@@ -1,4 +1,4 @@
-"""What every fine-tuning script does: get a tokenizer and a model, perhaps with LoRA, and run the stock Trainer."""
+"""What fine-tuning scripts do: get a tokenizer and a model, perhaps with LoRA, encode rows, and run stock Trainer."""
 
 import copy
 import functools
@@ -15,6 +15,7 @@ from datasets import DatasetDict
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from hf_vanilla.data.labelled import cell
 from hf_vanilla.data.tokenization import train_tokenizer
 from hf_vanilla.finetuning.arguments import SEARCH_FILE, FineTuningArguments, record_end, replace_json
 from hf_vanilla.hub.model_card import FAMILY_NAMES, use_model_card
@@ -58,8 +59,7 @@ def get_model(
 ) -> nn.Module:
     """Return the checkpoint, or a model with new weights for the vocabulary of `tokenizer`; with adapters if asked to.
 
-    Its head is that of `auto_class`, an Auto class of transformers; `fields` are of its configuration. A tokenizer of
-    more tokens than the model has raises ValueError.
+    The `fields` are of its configuration. A tokenizer of more tokens than the model has raises ValueError.
     """
     if arguments.model_name_or_path:
         options = {**arguments.source, "ignore_mismatched_sizes": arguments.ignore_mismatched_sizes}
@@ -94,6 +94,55 @@ def add_adapters(model: transformers.PreTrainedModel, arguments: FineTuningArgum
     options: dict[str, Any] = {"target_modules": adapted, "modules_to_save": saved or None, "task_type": task}
     options |= {"r": arguments.lora_r, "lora_alpha": arguments.lora_alpha, "lora_dropout": arguments.lora_dropout}
     return get_peft_model(model, LoraConfig(**options))
+
+
+def sequence_limit(
+    model: nn.Module, tokenizer: transformers.PreTrainedTokenizerBase, max_seq_length: int | None
+) -> int | None:
+    """Return how many tokens the model takes, None without limit; `ValueError` if `max_seq_length` does not fit it."""
+    config: Any = model.config
+    limit = tokenizer.model_max_length
+    if getattr(config, "position_embedding_type", None) != "sinusoidal":
+        tables = [layer for name, layer in model.named_modules() if name.endswith("position_embeddings")]
+        padding = [index for table in tables if (index := getattr(table, "padding_idx", None)) is not None]
+        positions = getattr(config, "max_position_embeddings", None) or limit
+        limit = min(limit, positions - max(padding, default=-1) - 1)  # RoBERTa's begin after that of padding
+    if max_seq_length is not None and max_seq_length > limit:
+        raise ValueError(f"max_seq_length is {max_seq_length}, the model takes {limit} tokens")
+    if max_seq_length is not None and max_seq_length <= (special := tokenizer.num_special_tokens_to_add()):
+        raise ValueError(f"max_seq_length is {max_seq_length}, and the tokenizer adds {special}: no room for a text")
+    return limit if limit < 10**9 else None  # a tokenizer without a limit has one of 10**30
+
+
+def encode(
+    splits: DatasetDict, training: transformers.TrainingArguments, function: Callable[..., object], **options: object
+) -> DatasetDict:
+    """Return what `function` makes of the rows. The first process does so first, and the others read its cache.
+
+    It is called with columns of a batch of rows, the numbers of these rows, and, by name, their `split` and `options`;
+    it returns columns.
+    """
+    encoded = DatasetDict()
+    with training.main_process_first():
+        for split, rows in splits.items():
+            told = {"fn_kwargs": {"split": split, **options}, "with_indices": True, "batched": True}
+            encoded[split] = rows.map(function, remove_columns=rows.column_names, **told)
+    return encoded
+
+
+def check_lengths(encoded: DatasetDict, column: str, limit: int | None, ids: str = "input_ids") -> None:
+    """Raise `ValueError` for the first row of more tokens than a model takes, named by `column`, that of its text.
+
+    The column `ids` holds its tokens, or a list of them for each choice.
+    """
+    if limit is None:
+        return
+    for split, rows in encoded.items():
+        for row, tokens in enumerate(rows[ids] if ids in rows.column_names else ()):
+            length = max(map(len, tokens)) if tokens and isinstance(tokens[0], list) else len(tokens)
+            if length > limit:
+                too_long = f"{cell(split, row, column)} has {length} tokens, the model takes {limit}"
+                raise ValueError(f"{too_long}: shorten it, or give --max_seq_length")
 
 
 def last_checkpoint(folder: Path) -> str | None:
@@ -203,10 +252,11 @@ def search(trainer: transformers.Trainer, trials: int) -> None:
     path = Path(str(args.output_dir), SEARCH_FILE)
     if not path.exists():
         direction = "maximize" if args.greater_is_better else "minimize"
-        # Other pruners would stop one process and leave the rest waiting for it.
-        how: Any = {"backend": "optuna", "sampler": TPESampler(seed=args.seed), "pruner": NopPruner()}
+        sampler, pruner = TPESampler(seed=args.seed), NopPruner()  # others stop one process, and the rest waits for it
         try:
-            best: Any = trainer.hyperparameter_search(space, objective, trials, direction, **how)
+            best: Any = trainer.hyperparameter_search(
+                space, objective, trials, direction, "optuna", sampler=sampler, pruner=pruner
+            )
         except ValueError as error:  # optuna's, where each trial came to NaN
             raise ValueError(f"the search for the best {metric} failed: {error}") from error
         if best is not None:  # the first process alone has it

@@ -52,7 +52,7 @@ from hf_vanilla import (
 from hf_vanilla.data import built_in
 from hf_vanilla.data.files import SPLITS
 from hf_vanilla.data.tokenization import train_tokenizer
-from hf_vanilla.finetuning.encoding import sequence_limit
+from hf_vanilla.finetuning.run import sequence_limit
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 TASKS = {

@@ -80,9 +80,12 @@ def test_the_tokens_of_an_answer(text, start, tokens):
 def test_labels_of_another_kind_in_another_split_are_refused_and_whole_floats_are_numbers():
     train, rows = Dataset.from_dict({"label": [0, 1]}), {"label": [1.0, 0.0]}
     splits = DatasetDict(train=train, validation=Dataset.from_dict(rows))
-    assert encode_classes(splits, "label", ["0", "1"], "x")["validation"] == [1, 0]
+    assert encode_classes(splits, "label", None, FineTuningArguments())[1]["validation"] == [1, 0]
     splits["test"] = Dataset.from_dict({"label": [[0], [1]]})
     with pytest.raises(ValueError, match="holds lists in the test split, but not in the train split"):
-        encode_classes(splits, "label", ["0", "1"], "x")
+        encode_classes(splits, "label", ["0", "1"], FineTuningArguments())
     signs = DatasetDict(train=Dataset.from_dict({"label": [-1, 1]}), test=Dataset.from_dict({"label": [-1, -1]}))
-    assert encode_classes(signs, "label", ["-1", "1"], "x")["test"] == [0, 0]
+    assert encode_classes(signs, "label", None, FineTuningArguments()) == (
+        ["-1", "1"],
+        {"train": [0, 1], "test": [0, 0]},
+    )
