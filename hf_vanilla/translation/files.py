@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import itertools
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,23 +18,15 @@ from hf_vanilla.translation.translator import POOL, Translator
 def translate_file(
     translator: Translator, source: Path, target: Path, identity: Mapping[str, object], **options: Any
 ) -> list[int]:
-    """Translate a text file of any size line by line, and continue where an interrupted call was.
+    """Translate a text file of any size, one text a line, and continue where an interrupted call was.
 
     Until it is done, its lines are in TARGET.partial, what they were made from is in TARGET.partial.json, and
-    TARGET.partial.lock is held. The file ends the same whether there was an interruption or not.
-
-    Args:
-        translator: the translator.
-        source: text in UTF-8, one text a line.
-        target: file to write, with as many lines.
-        identity: what else the translations depend on, by which the same work is recognised; see [`identity_of`].
-        options: those of [`Translator.stream`].
+    TARGET.partial.lock is held. The file ends the same whether there was an interruption or not. A partial file of
+    other work, which `identity` tells (see [`identity_of`]), or of another process at work, is a ValueError.
+    `options` are those of [`Translator.stream`].
 
     Returns:
         Numbers, from 1, of the lines that are not UTF-8; their translations are empty.
-
-    Raises:
-        ValueError: TARGET.partial is of other work, or another process is writing it.
     """
     target = target.resolve()
     partial, notes, lock = (target.with_name(f"{target.name}.partial{suffix}") for suffix in ("", ".json", ".lock"))
@@ -44,54 +35,37 @@ def translate_file(
     with alone_at(target, lock):
         if partial.exists() and not notes.exists():
             raise ValueError(f"{partial} is in the way, and not of this program: move it")
-        digest, count = hashlib.sha256(), 0
+        digest = hashlib.sha256()
         with source.open("rb") as file:
-            for count, line in enumerate(file, start=1):  # noqa: B007  it is used after the loop
-                digest.update(line)
+            count = sum(1 for _ in map(digest.update, file))
         work = json.dumps({"source_sha256": digest.hexdigest(), **identity}, sort_keys=True)
-        done = 0
-        if partial.exists():
-            if notes.read_text(encoding="utf-8") != work:
-                raise ValueError(f"{partial} is from another input, model or search: delete it to begin anew")
-            done = keep_whole_pools(partial)
-        else:
-            partial.write_bytes(b"")
+        if not partial.exists():
+            partial.touch()
             notes.write_text(work, encoding="utf-8")
+        elif notes.read_text(encoding="utf-8") != work:
+            raise ValueError(f"{partial} is from another input, model or search: delete it to begin anew")
+        # With whole pools, batches are those of an uninterrupted run, and with them the last bits of each score.
+        with partial.open("r+b") as file:
+            done = sum(line.endswith(b"\n") for line in file) // POOL * POOL
+            file.seek(0)
+            file.truncate(sum(map(len, itertools.islice(file, done))))
         undecodable: list[int] = []
         with source.open("rb") as lines, partial.open("a", encoding="utf-8", newline="\n") as file:
             rest = itertools.islice(texts_of_lines(lines, undecodable), done, None)
             stream = translator.stream(rest, pool=POOL, **options)
             bar = tqdm(stream, "translating", count, initial=done, unit=" lines", mininterval=1)
             for number, text in enumerate(bar, start=1):
-                file.write(f"{text}\n")
-                if number % POOL == 0:
-                    file.flush()
+                print(text, file=file, flush=number % POOL == 0)
         if target.exists():
             shutil.copymode(target, partial)
-        os.replace(partial, target)
+        partial.replace(target)
         notes.unlink()
         return undecodable
 
 
-def keep_whole_pools(partial: Path) -> int:
-    """Cut off a file after the last of its lines that ends a pool, and return how many lines are left.
-
-    With whole pools, batches are those of an uninterrupted run, and with them the last bits of each score.
-    """
-    with partial.open("r+b") as file:
-        done = sum(line.endswith(b"\n") for line in file) // POOL * POOL
-        file.seek(0)
-        file.truncate(sum(map(len, itertools.islice(file, done))))
-    return done
-
-
 @contextlib.contextmanager
 def alone_at(target: Path, lock: Path) -> Iterator[None]:
-    """Hold the file `lock`, which exists as long.
-
-    Raises:
-        ValueError: another process holds it, and so is writing `target`.
-    """
+    """Hold the file `lock`, then delete it; `ValueError` if another process holds it, which then writes `target`."""
     try:
         with FileLock(lock, timeout=0):
             try:
@@ -99,19 +73,19 @@ def alone_at(target: Path, lock: Path) -> Iterator[None]:
             finally:
                 lock.unlink(missing_ok=True)
     except Timeout:
-        problem = f"{target} is being written by another process: wait for it, or give another output"
-        raise ValueError(problem) from None
+        problem = "is being written by another process: wait for it, or give another output"
+        raise ValueError(f"{target} {problem}") from None
 
 
 def identity_of(translator: Translator, name: str, **options: object) -> dict[str, object]:
     """Return what translations depend on: the files of the model `name`, its search, and the `options` given."""
-    suffixes = (".json", ".safetensors", ".bin", ".model")
+    model, suffixes = translator.model, (".json", ".safetensors", ".bin", ".model")
     files = [(path, path.stat()) for path in sorted(Path(name).glob("*")) if path.suffix in suffixes]
     return {
         "model": str(name),
-        "revision": getattr(translator.model.config, "_commit_hash", None),
+        "revision": getattr(model.config, "_commit_hash", None),
         "files": [(path.name, stat.st_size, stat.st_mtime_ns) for path, stat in files],
-        "search": str(translator.model.generation_config.to_diff_dict()),
+        "search": str(model.generation_config.to_diff_dict()),
         **options,
     }
 

@@ -1,7 +1,7 @@
 """Models and tokenizers as they are loaded, and texts beside each other."""
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,11 @@ EXTRA_TOKENS = 50
 def load_config_and_tokenizer(
     name: str | Path, auto_class: Any, expected: str, **hub: Any
 ) -> tuple[PreTrainedConfig, Any]:
-    """Return the configuration and the tokenizer of a folder or a Hub model.
-
-    Args:
-        name: folder or Hub id.
-        auto_class: the Auto class that must have a model for it.
-        expected: what such a model is, for the error.
-        hub: options of `from_pretrained`.
+    """Return the configuration and the tokenizer of a folder or a Hub id; `hub` are options of `from_pretrained`.
 
     Raises:
         FileNotFoundError: there is no such folder or model.
-        ValueError: it is no model of `auto_class`, or has no tokenizer.
+        ValueError: it is no model of `auto_class`, which the error calls `expected`, or it has no tokenizer.
     """
     try:
         config = AutoConfig.from_pretrained(name, **hub)
@@ -52,17 +46,14 @@ def words_of_tokens(text: str, offsets: Iterable[tuple[int, int]]) -> list[int |
 
 def positions_of(config: PreTrainedConfig) -> int:
     """Return how many tokens a model has positions for; a million for sinusoids, which have no end."""
-    if getattr(config, "position_embedding_type", None) in ("sinusoidal", "sinusoidal_halves"):
-        return 10**6
-    return getattr(config, "max_position_embeddings", 10**6)
+    endless = getattr(config, "position_embedding_type", None) in ("sinusoidal", "sinusoidal_halves")
+    return 10**6 if endless else getattr(config, "max_position_embeddings", 10**6)
 
 
-def side_by_side(
-    sources: Sequence[str], translations: Sequence[str], references: Sequence[Sequence[str]], count: int
-) -> str:
+def side_by_side(sources: list[str], translations: list[str], references: list[list[str]], count: int) -> str:
     """Return a text that shows `count` sentences, evenly from the whole, with their translations and references."""
     blocks = []
     for row in range(0, len(sources), max(1, len(sources) // max(1, count)))[:count]:
-        lines = [f"source:      {sources[row]}", f"translation: {translations[row]}"]
-        blocks.append("\n".join(lines + [f"reference:   {reference}" for reference in references[row]]))
+        shown = "".join(f"\nreference:   {reference}" for reference in references[row])
+        blocks.append(f"source:      {sources[row]}\ntranslation: {translations[row]}{shown}")
     return "\n\n".join(blocks)

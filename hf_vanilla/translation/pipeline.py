@@ -18,18 +18,16 @@ class TranslationPipeline(Pipeline):
         self.translator = Translator(self.model, tokenizer)
 
     def __call__(self, inputs: str | list[str], **options: Any) -> list[dict[str, str]]:  # type: ignore[override]
-        """Return [{"translation_text": ...}] of a text, or of each of a list; options are those of a [`Translator`]'s
-        call."""
+        """Return [{"translation_text": ...}] of a text, or of each of a list; `options` are a [`Translator`]'s."""
         texts = [inputs] if isinstance(inputs, str) else inputs
-        translations = self.translator(texts, **{**self._forward_params, **options})
+        translations = self.translator(texts, **self._forward_params | options)
         return [{"translation_text": text} for text in translations]
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         return {}, options, {}
 
     def preprocess(self, input_: object, **options: object) -> NoReturn:
-        """Raise: a [`Translator`] makes batches of texts itself, where pipelines prepare them one by one."""
-        raise NotImplementedError
+        raise NotImplementedError  # pipelines prepare texts one by one, but a translator makes batches of them itself
 
     _forward: Any = preprocess
     postprocess: Any = preprocess

@@ -1,12 +1,12 @@
 """From a model and texts to translations."""
 
 import copy
-import itertools
 import math
 import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.modeling_outputs import BaseModelOutput
 
 from hf_vanilla.environment import use_onednn_for_float32
 from hf_vanilla.models.generation_vanilla import PackedLinear, beam_search, make_incremental
@@ -30,12 +29,9 @@ SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
 
 @dataclass(frozen=True)
 class Hypothesis:
-    """A translation and its score.
+    """A translation (`text`) and its `score`, the log-probability divided by the length penalty.
 
-    Attributes:
-        text: the translation.
-        score: its log-probability divided by the length penalty; of a text that was cut, the mean over its parts; NaN
-            if the model's own `generate` gives none.
+    The score of a text that was cut is the mean over its parts; it is NaN if the model's own `generate` gives none.
     """
 
     text: str
@@ -46,13 +42,12 @@ class Translator:
     """Translates texts with the paper's beam search: `Translator.from_pretrained(name)(texts)`.
 
     Args:
-        model: a sequence-to-sequence model. It is put in evaluation mode, and later changes of its weights are not
+        model: a sequence-to-sequence model, which is put in evaluation mode; later changes of its weights are not
             seen. Models of other libraries' families search with their own `generate`.
         tokenizer: the model's.
         precision: of the products with weights, on CPU: "float32", "float16" (weights take half the memory) or "int8",
             in which a translation depends a little on the other texts of its batch.
-        batch_tokens: source tokens translated together, padding included, times beams: more are faster and take more
-            memory.
+        batch_tokens: source tokens translated together, with padding, times beams: more are faster, but take memory.
         max_source_tokens: longer texts are cut into sentences, and longer sentences between words.
 
     Raises:
@@ -71,27 +66,22 @@ class Translator:
             raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
         if batch_tokens < 1 or max_source_tokens < 2:
             raise ValueError("`batch_tokens` must be at least 1, `max_source_tokens` at least 2")
-        kind = model.config.model_type
-        if precision == "bfloat16" and model.dtype != torch.bfloat16:
-            raise ValueError(f"precision is 'bfloat16', and the model {model.dtype}: give model.to(torch.bfloat16)")
-        if precision in ("float16", "int8"):
-            if kind != "vanilla":
-                raise ValueError(f"precision {precision} is for models of type 'vanilla', not {kind!r}")
-            if model.dtype != torch.float32 or model.device.type != "cpu":
-                has = f"{model.dtype} on {model.device.type}"
-                raise ValueError(f"precision {precision} is for float32 models on CPU, not {has}")
+        kind, dtype, device = model.config.model_type, model.dtype, model.device.type
+        if precision == "bfloat16" and dtype != torch.bfloat16:
+            raise ValueError(f"precision is 'bfloat16', and the model {dtype}: give model.to(torch.bfloat16)")
+        is_packed = precision in ("float16", "int8")
+        if is_packed and kind != "vanilla":
+            raise ValueError(f"precision {precision} is for models of type 'vanilla', not {kind!r}")
+        if is_packed and (dtype != torch.float32 or device != "cpu"):
+            raise ValueError(f"precision {precision} is for float32 models on CPU, not {dtype} on {device}")
         self.model: Any = model.eval()
-        self.tokenizer = tokenizer
-        self.batch_tokens = batch_tokens
+        self.tokenizer, self.batch_tokens = tokenizer, batch_tokens
         self.max_positions = positions_of(model.config)
         self.max_source_tokens = min(max_source_tokens, self.max_positions)
         self.is_ours = kind in ("vanilla", "vanilla_recurrent")
         if self.is_ours:
-            packed = "float32" if precision == "bfloat16" else precision
-            self.decoder = make_incremental(model, packed)
-            self.encoder = model.get_encoder()
-            if packed != "float32":
-                self.encoder = pack_linears(self.encoder, packed)
+            self.decoder = make_incremental(model, precision if is_packed else "float32")
+            self.encoder = pack_linears(model.get_encoder(), precision) if is_packed else model.get_encoder()
 
     @classmethod
     def from_pretrained(
@@ -102,10 +92,9 @@ class Translator:
         trust_remote_code: bool = False,
         **options: int,
     ) -> "Translator":
-        """Return the translator of a folder's or a Hub model.
+        """Return the translator of a model, given its folder or Hub id.
 
         Args:
-            name: folder or Hub id.
             precision: as for the class; also "bfloat16" (anywhere) and, on a GPU, "float16": that of the whole model.
             device: by default, the fastest there is.
             trust_remote_code: whether code may run that comes with the model.
@@ -120,44 +109,29 @@ class Translator:
         use_onednn_for_float32()
         hub = {"trust_remote_code": trust_remote_code}
         config, tokenizer = load_config_and_tokenizer(name, AutoModelForSeq2SeqLM, "one that translates", **hub)
-        device = torch.device(device or PartialState().device)
-        on_cpu = device.type == "cpu"
         if precision not in PRECISIONS:
             raise ValueError(f"precision is {precision!r}; expected one of {', '.join(PRECISIONS)}")
+        device = torch.device(device or PartialState().device)
+        on_cpu = device.type == "cpu"
         if precision == "int8" and not on_cpu:
             raise ValueError(f"precision int8 is for CPUs; on {device.type} take bfloat16 or float16")
         dtype = "float32" if on_cpu and precision in ("float16", "int8") else precision
         model = AutoModelForSeq2SeqLM.from_pretrained(name, config=config, dtype=dtype, **hub).to(device)
         return cls(model, tokenizer, precision if on_cpu else "float32", **options)
 
-    def __call__(
-        self,
-        texts: str | Iterable[str],
-        *,
-        num_beams: int | None = None,
-        n_best: int | None = None,
-        length_penalty: float | None = None,
-        progress: bool = False,
-    ) -> Any:
+    def __call__(self, texts: str | Iterable[str], *, progress: bool = False, **search: Any) -> Any:
         """Return the translation of a text, or the list of those of many, in their order.
 
-        Args:
-            texts: one, or many; a blank one stays blank, a long one is cut into sentences, which are joined again.
-            num_beams: 1 is greedy; by default, what the model's generation config says.
-            n_best: if given, return this many of the best [`Hypothesis`] of each text instead of one string.
-            length_penalty: alpha of the paper; by default, what the model's generation config says.
-            progress: show a bar.
+        A blank text stays blank; a long one is cut into sentences, which are joined again. `progress` shows a bar;
+        `search` are `num_beams`, `n_best` and `length_penalty`, as [`stream`] explains them.
 
         Raises:
             TypeError: a text is no string.
             ValueError: a number is out of range.
         """
-        if not isinstance(texts, Iterable):
-            raise TypeError(f"expected a text or an iterable of texts, got {type(texts).__name__}")
         many = [texts] if isinstance(texts, str) else list(texts)
-        stream = self.stream(many, num_beams=num_beams, n_best=n_best, length_penalty=length_penalty)
-        bar = tqdm(stream, "translating", len(many), unit=" texts", mininterval=1, disable=not progress)
-        translations = list(bar)
+        bar = {"desc": "translating", "total": len(many), "unit": " texts", "mininterval": 1, "disable": not progress}
+        translations = list(tqdm(self.stream(many, **search), **bar))
         return translations[0] if isinstance(texts, str) else translations
 
     def stream(
@@ -169,7 +143,15 @@ class Translator:
         length_penalty: float | None = None,
         pool: int = POOL,
     ) -> Iterator[Any]:
-        """Yield what the call returns, for texts that come one by one; at most `pool` of them are held at a time."""
+        """Yield the translation of each text, as they come; at most `pool` texts are held at a time.
+
+        Args:
+            texts: any number of them; blank and long ones, and the errors, are as for the call.
+            num_beams: 1 is greedy; by default, what the model's generation config says.
+            n_best: if given, yield this many of the best [`Hypothesis`] of each text instead of one string.
+            length_penalty: alpha of the paper; by default, what the model's generation config says.
+            pool: the number of texts that are sorted by length together.
+        """
         config = self.model.generation_config
         beams = (config.num_beams or 1) if num_beams is None else num_beams
         if beams < 1 or pool < 1:
@@ -182,7 +164,7 @@ class Translator:
         if length_penalty is not None:
             search["length_penalty"] = length_penalty
         texts = iter(texts)
-        while pooled := list(itertools.islice(texts, pool)):
+        while pooled := list(islice(texts, pool)):
             for hypotheses in self.translate_pool(pooled, search):
                 yield hypotheses[0].text if n_best is None else hypotheses
 
@@ -191,8 +173,7 @@ class Translator:
         for text in texts:
             if not isinstance(text, str):
                 raise TypeError(f"expected texts, got {type(text).__name__}: {text!r:.60}")
-        clean = [text.encode("utf-8", "replace").decode() for text in texts]  # half of a surrogate pair is no text
-        parts = [(row, part) for row, text in enumerate(clean) for part in self.cut(text)]
+        parts = [(row, part) for row, text in enumerate(texts) for part in self.cut(text)]
         encoded = self.tokenizer([part for _, part in parts])["input_ids"] if parts else []
         translated: dict[int, list[Hypothesis]] = {}
         waiting = sorted((i for i, ids in enumerate(encoded) if ids), key=lambda i: -len(encoded[i]))
@@ -206,22 +187,23 @@ class Translator:
         return [[join(ranks) for ranks in zip(*each, strict=True)] or [Hypothesis("", 0.0)] for each in of_text]
 
     def cut(self, text: str) -> list[str]:
-        """Return a text as it is, a long one in its sentences, a blank one as no parts; none has more tokens than
-        are translated together."""
-        text = text.strip()  # a file's lines come with their ends
-        if not self.is_long(text):
-            return [text] if text else []
-        return [piece for sentence in SENTENCE_END.split(text) for piece in self.cut_words(sentence.strip())]
+        """Return a text as it is, a blank one as no parts, and one of too many tokens as its sentences.
 
-    def cut_words(self, text: str) -> list[str]:
-        """Return a sentence as it is, or, if it is long, cut between words, and within a word that is too long."""
-        if not self.is_long(text):
+        A sentence of too many tokens is cut between words, and a word of too many within.
+        """
+        # A file's lines come with their ends, and half of a surrogate pair is no text.
+        text, most = text.strip().encode("utf-8", "replace").decode(), self.max_source_tokens
+        # Each token has at least one byte, so that most texts need not be encoded to see that they are short.
+        if len(text.encode()) < most or len(self.tokenizer(text)["input_ids"]) <= most:
             return [text] if text else []
+        sentences = [sentence for sentence in SENTENCE_END.split(text) if sentence.strip()]
+        if len(sentences) > 1:
+            return [piece for sentence in sentences for piece in self.cut(sentence)]
         self.require_offsets("cut a text that is too long")
         encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
         ends = [end for _, end in encoded["offset_mapping"]]
         # Less what the tokenizer adds, and what a word may gain in tokens by being cut off from those beside it.
-        most = max(1, self.max_source_tokens - 4)
+        most = max(1, most - 4)
         pieces, start, token = [], 0, 0
         while token + most < len(ends):
             end = ends[token + most - 1]
@@ -232,61 +214,40 @@ class Translator:
         return [piece for piece in [*pieces, text[start:].strip()] if piece]
 
     def require_offsets(self, purpose: str) -> None:
-        """Raise `ValueError` if the tokenizer does not say where in a text its tokens are."""
         if not self.tokenizer.is_fast:
             raise ValueError(f"to {purpose} takes a fast tokenizer, and this is {type(self.tokenizer).__name__}")
 
-    def is_long(self, text: str) -> bool:
-        """True if a text has more than `max_source_tokens`; it is only encoded if it has as many bytes, as each token
-        has at least one."""
-        most = self.max_source_tokens
-        return len(text.encode()) >= most and len(self.tokenizer(text)["input_ids"]) > most
-
     @torch.inference_mode()
-    def search(self, sources: Sequence[list[int]], search: dict[str, Any]) -> Iterator[list[Hypothesis]]:
-        """Return the hypotheses of each source, best first.
-
-        Args:
-            sources: token ids of each.
-            search: options of `generate`, `num_return_sequences` among them.
-        """
-        config, device = self.model.generation_config, self.model.device
-        padding = self.model.config.pad_token_id or 0
-        ids = pad_sequence([torch.tensor(source) for source in sources], True, padding)
-        mask = pad_sequence([torch.ones(len(source), dtype=torch.long) for source in sources], True)
+    def search(self, sources: Sequence[list[int]], search: dict[str, Any]) -> list[list[Hypothesis]]:
+        """Return the hypotheses of each source (token ids), best first; `search` are options of `generate`."""
+        config, device, each = self.model.generation_config, self.model.device, search["num_return_sequences"]
+        rows = [torch.tensor(source) for source in sources]
+        ids = pad_sequence(rows, True, self.model.config.pad_token_id or 0)
+        mask = pad_sequence([torch.ones_like(row) for row in rows], True)
         batch = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
         most = min(ids.shape[1] + EXTRA_TOKENS, self.max_positions - 1, config.max_new_tokens or self.max_positions)
         options: dict[str, Any] = {"max_new_tokens": most, "do_sample": False, "output_attentions": False, **search}
         options |= {"output_hidden_states": False, "return_dict_in_generate": True, "output_scores": not self.is_ours}
         if self.is_ours:
-            states = self.encoder(**batch).last_hidden_state
-            options |= {
-                "encoder_outputs": BaseModelOutput(last_hidden_state=states),
-                "custom_generate": beam_search,
-                "incremental_decoder": self.decoder,
-                "max_extra_tokens": EXTRA_TOKENS,
-            }
+            options |= {"custom_generate": beam_search, "incremental_decoder": self.decoder}
+            options |= {"encoder_outputs": self.encoder(**batch), "max_extra_tokens": EXTRA_TOKENS}
         output = self.model.generate(**batch, **options)
         texts = self.tokenizer.batch_decode(output.sequences, skip_special_tokens=True)
         scores = getattr(output, "sequences_scores", None)
         values = [math.nan] * len(texts) if scores is None else scores.tolist()
         hypotheses = [Hypothesis(" ".join(text.split()), value) for text, value in zip(texts, values, strict=True)]
-        each = search["num_return_sequences"]
-        return (hypotheses[start : start + each] for start in range(0, len(hypotheses), each))
+        return [hypotheses[start : start + each] for start in range(0, len(hypotheses), each)]
 
     @torch.inference_mode()
     def align(self, source: str, target: str) -> list[tuple[int, int]]:
-        """Return for each word of a translation the word of its source that cross-attention looks at most.
+        """Return pairs (source word, target word), counted from 0: for each word of a translation, the word of its
+        source that cross-attention looks at most.
 
         The attention is the mean over the heads of the last layer but one, from the states that predict the word's
         tokens. Words are what is between blanks.
 
-        Returns:
-            Pairs (source word, target word), counted from 0.
-
         Raises:
-            ValueError: the model has no attention that could be read, or the tokenizer does not say where its tokens
-                are.
+            ValueError: the model's attention cannot be read, or the tokenizer does not say where its tokens are.
         """
         self.require_offsets("align words")
         if not self.is_ours:
@@ -299,15 +260,12 @@ class Translator:
         target_words = words_of_tokens(target, decoded["offset_mapping"])
         ids, labels = (torch.tensor([each["input_ids"]], device=self.model.device) for each in (encoded, decoded))
         inputs = self.model.prepare_decoder_input_ids_from_labels(labels)
-        attentions = self.model(
-            input_ids=ids, decoder_input_ids=inputs, output_attentions=True, use_cache=False
-        ).cross_attentions
-        weights = attentions[max(0, len(attentions) - 2)][0].float().mean(0)
+        output = self.model(input_ids=ids, decoder_input_ids=inputs, output_attentions=True, use_cache=False)
+        weights = output.cross_attentions[-2:][0][0].float().mean(0).cpu()
         sums = torch.zeros(len(target.split()), len(source.split()))
-        for t, target_word in enumerate(target_words):
-            for s, source_word in enumerate(source_words):
-                if target_word is not None and source_word is not None:
-                    sums[target_word, source_word] += weights[t, s].cpu()
+        for (row, target_word), (column, source_word) in product(enumerate(target_words), enumerate(source_words)):
+            if target_word is not None and source_word is not None:
+                sums[target_word, source_word] += weights[row, column]
         return [(int(row.argmax()), word) for word, row in enumerate(sums) if len(row)]
 
 
@@ -320,8 +278,8 @@ def join(parts: Sequence[Hypothesis]) -> Hypothesis:
 def pack_linears(module: nn.Module, precision: str) -> nn.Module:
     """Return a copy of a module that holds its linear layers in `precision` and shares all other parameters."""
     replica = copy.deepcopy(module, {id(parameter): parameter for parameter in module.parameters()})
-    for name, linear in list(replica.named_modules()):
-        if type(linear) is nn.Linear:
-            parent, _, own = name.rpartition(".")
-            setattr(replica.get_submodule(parent), own, PackedLinear(linear.weight, linear.bias, precision))
+    for parent in list(replica.modules()):
+        for name, child in parent.named_children():
+            if type(child) is nn.Linear:
+                setattr(parent, name, PackedLinear(child.weight, child.bias, precision))
     return replica
