@@ -3,11 +3,12 @@
 import argparse
 from pathlib import Path
 
-from hf_vanilla.cli.options import EXPORT_FORMATS, require_choice
+import yaml
+
+from hf_vanilla.cli.options import EXPORT_FORMATS, AddArgument, require
 
 
-def _add_convert_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_convert_options(add: AddArgument) -> None:
     add("source", help="folder or Hub id of a model in safetensors, or a safetensors file of a torch.nn.Transformer")
     add("folder", type=Path, help="folder to write to")
     add("--to", help="bert, roberta, distilbert, gpt2, marian or bart, for one of ours (default: the first that fits)")
@@ -22,8 +23,6 @@ def run_convert(options: argparse.Namespace) -> None:
 
     example: hf-vanilla convert google-bert/bert-base-uncased runs/bert
     """
-    import yaml
-
     fields = {}
     for setting in options.set:
         name, equals, value = setting.partition("=")
@@ -36,10 +35,10 @@ def run_convert(options: argparse.Namespace) -> None:
     print(f"written to {options.folder}: {done}")
 
 
-def _add_export_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", help="folder or Hub id of a sequence-to-sequence model")
-    parser.add_argument("folder", type=Path, help="folder to write to; it must not exist, or be empty")
-    parser.add_argument("--format", required=True, help=" or ".join(EXPORT_FORMATS))
+def _add_export_options(add: AddArgument) -> None:
+    add("model", help="folder or Hub id of a sequence-to-sequence model")
+    add("folder", type=Path, help="folder to write to; it must not exist, or be empty")
+    add("--format", required=True, help=" or ".join(EXPORT_FORMATS))
 
 
 def run_export(options: argparse.Namespace) -> None:
@@ -47,7 +46,7 @@ def run_export(options: argparse.Namespace) -> None:
 
     example: hf-vanilla export runs/verses_demo exported --format ctranslate2
     """
-    require_choice(options, "format", EXPORT_FORMATS)
+    require(options, format=EXPORT_FORMATS)
     from hf_vanilla.conversion.export import export
 
     export(options.model, options.format, options.folder)

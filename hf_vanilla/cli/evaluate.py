@@ -5,30 +5,27 @@ import json
 import sys
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
 
-from hf_vanilla.cli.options import add_corpus_options, add_search_options
+import yaml
+
+import hf_vanilla
+from hf_vanilla.cli.options import AddArgument, add_corpus_options, add_search_options, require
 from hf_vanilla.cli.translate import load_translator
 
-if TYPE_CHECKING:
-    from datasets import Dataset
-
 # What evaluation.json holds for each subset of a test set: its name, how it was translated, and scores.
-Scores: TypeAlias = dict[str, str | int | float | None]
+Scores = dict[str, str | int | float | None]
 
 
-def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
+def _add_evaluate_options(add: AddArgument) -> None:
     add("model", help="folder or Hub id of a sequence-to-sequence model")
-    add_corpus_options(parser)
+    add_corpus_options(add)
     add("--short", type=int, metavar="TOKENS", help="also score the pairs of at most this many tokens a side alone")
     add("--source", type=Path, help="text file instead of a corpus, one sentence a line")
     add("--reference", type=Path, action="append", help="translation of --source, line by line; may be repeated")
-    compare_help = "another model; also print how probable so large a difference of scores is by chance"
-    add("--compare", metavar="MODEL", help=compare_help)
+    add("--compare", metavar="MODEL", help="another model; also print how probable such a difference is by chance")
     add("--json", action="store_true", help="print the scores as JSON, and nothing else")
     add("--show", type=int, default=5, help="number of translations to print (default: 5)")
-    add_search_options(parser)
+    add_search_options(add)
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
@@ -49,9 +46,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     if options.short:
         sides = [sources, [row[0] for row in references]]
         longest = list(map(max, *(map(len, translators[0].tokenizer(side)["input_ids"]) for side in sides)))
-        subsets[f"at most {options.short} tokens a side"] = [
-            row for row, length in enumerate(longest) if length <= options.short
-        ]
+        short = [row for row, length in enumerate(longest) if length <= options.short]
+        subsets[f"at most {options.short} tokens a side"] = short
     settings = {
         "split": None if options.source else options.split,
         "num_beams": options.num_beams or translators[0].model.generation_config.num_beams or 1,
@@ -66,7 +62,14 @@ def run_evaluate(options: argparse.Namespace) -> None:
             scores = {"set": name, **settings, **score(outputs, [references[row][:count] for row in rows])}
             results.append(scores)
             if not options.json:
-                print_scores(scores, options.compare)
+                print(
+                    "{set}, {sentences} sentences, {references} reference(s): "
+                    "BLEU {bleu:.1f} ± {bleu_confidence:.1f} ({bleu_signature}), "
+                    "chrF {chrf:.1f} ± {chrf_confidence:.1f} ({chrf_signature})".format_map(scores)
+                )
+                if options.compare:
+                    values = "BLEU {bleu_p_value:.3f}, chrF {chrf_p_value:.3f}".format_map(scores)
+                    print(f"  so far from {options.compare} by chance: {values}")
     if options.json:
         print(json.dumps(results, indent=2, ensure_ascii=False))
     record_evaluation(Path(options.model), results)
@@ -74,44 +77,30 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 def read_training_config(folder: str) -> dict[str, str]:
     """Return the fields of the run that wrote `folder`, or none for another model."""
-    import yaml
-
     path = Path(folder) / "training_config.yaml"
     return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def load_test_set(options: argparse.Namespace) -> tuple[list[str], list[list[str]], str]:
-    """Return the sources that `options` ask for, the references of each, and a name for both.
-
-    Raises:
-        FileNotFoundError: there is no such corpus or file.
-        ValueError: files differ in their number of lines, or the corpus has no such split.
-    """
-    from hf_vanilla.data.corpora import load_corpus
-
+    """Return the sources that `options` ask for, the references of each, and a name for both."""
     if options.source:
         sources, *files = read_parallel_files(options.source, *options.reference)
         return sources, list(map(list, zip(*files, strict=True))), str(options.source)
     run = read_training_config(options.model)
-    fields = {name: getattr(options, name) for name in ("target_path", "source_column", "target_column")}
-    if options.corpus is None:
-        fields = {name: run.get(name, value) for name, value in fields.items()}
+    own, names = {} if options.corpus else run, ("target_path", "source_column", "target_column")
+    fields = {name: own.get(name, getattr(options, name)) for name in names}
     corpus = options.corpus or run.get("corpus", "verses")
-    splits = load_corpus(corpus, configuration=run.get("corpus_configuration"), **fields)
+    splits = hf_vanilla.load_corpus(corpus, configuration=run.get("corpus_configuration"), **fields)
     if run.get("streaming") and corpus == run["corpus"]:
         print("warning: a stream holds out other rows than these: some were trained on", file=sys.stderr)
-    pairs = split_of(splits, options.split)
+    require(options, split=splits)
+    pairs = splits[options.split]
     references = pairs["references"] if "references" in pairs.column_names else [[text] for text in pairs["target"]]
     return list(pairs["source"]), [list(row) for row in references], f"all of the {options.split} split"
 
 
 def read_parallel_files(*paths: Path) -> list[list[str]]:
-    """Return the lines of each text file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the files are empty or differ in their number of lines, or a line is not UTF-8.
-    """
+    """Return the lines of each text file; `ValueError` if the files are empty or differ in their number of lines."""
     from hf_vanilla.data.files import read_lines
 
     files = [list(read_lines(path)) for path in paths]
@@ -121,20 +110,8 @@ def read_parallel_files(*paths: Path) -> list[list[str]]:
     return files
 
 
-def split_of(splits: "dict[str, Dataset]", name: str) -> "Dataset":
-    """Return a split of a corpus, or raise `ValueError` if it has none of this name."""
-    if name not in splits:
-        raise ValueError(f"split is {name!r}; expected one of {', '.join(splits)}")
-    return splits[name]
-
-
 def score(outputs: list[list[str]], references: list[list[str]]) -> Scores:
-    """Return the scores of the first of some systems' translations, and p-values of its difference from the second.
-
-    Args:
-        outputs: the translations of one or two systems, each a list with a translation a sentence.
-        references: the references of each sentence.
-    """
+    """Return the scores of the first of one or two systems, with p-values of its difference from the second."""
     from hf_vanilla.translation.metrics import TranslationQuality, compare, confidence
 
     own, *others = outputs
@@ -144,18 +121,6 @@ def score(outputs: list[list[str]], references: list[list[str]]) -> Scores:
     for other in others:
         scores |= {f"{metric}_p_value": value for metric, value in compare(own, other, references).items()}
     return scores
-
-
-def print_scores(scores: Scores, compared: str | None) -> None:
-    """Print the scores of a subset on one line, and on a second the p-values against the model `compared`, if any."""
-    print(
-        "{set}, {sentences} sentences, {references} reference(s): "
-        "BLEU {bleu:.1f} ± {bleu_confidence:.1f} ({bleu_signature}), "
-        "chrF {chrf:.1f} ± {chrf_confidence:.1f} ({chrf_signature})".format_map(scores)
-    )
-    if compared:
-        values = "BLEU {bleu_p_value:.3f}, chrF {chrf_p_value:.3f}".format_map(scores)
-        print(f"  so far from {compared} by chance: {values}")
 
 
 def record_evaluation(folder: Path, results: list[Scores]) -> None:

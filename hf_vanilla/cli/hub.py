@@ -3,21 +3,19 @@
 import argparse
 from pathlib import Path
 
-
-def add_card_options(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of a verb that writes a card."""
-    parser.add_argument(
-        "--languages", nargs="+", metavar="CODE", help="languages, such as en de (default: the built-in corpus's)"
-    )
-    license_help = "license of the weights (default: apache-2.0 if `hf-vanilla train` began with new ones, else none)"
-    parser.add_argument("--license", help=license_help)
+from hf_vanilla.cli.options import AddArgument
 
 
-def _add_push_options(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument
-    add("model", type=Path, help="folder of a run, or of a model and its tokenizer")
+def add_model_options(add: AddArgument) -> None:
+    """Add the arguments that both verbs take."""
+    add("source", type=Path, metavar="model", help="folder of a run, or of a model and its tokenizer")
+    add("--languages", nargs="+", metavar="CODE", help="languages, such as en de (default: the built-in corpus's)")
+    add("--license", help="license of the weights (default: apache-2.0 for new ones of `hf-vanilla train`, else none)")
+
+
+def _add_push_options(add: AddArgument) -> None:
+    add_model_options(add)
     add("repo_id", help="repository, as user/name; it is made if it is not there")
-    add_card_options(parser)
     add("--private", action="store_true", default=None, help="hide the repository from others, if it is made")
     add("--revision", default="main", help="branch; it is made if it is not there (default: main)")
     add("--tag", help="name to give to this state, such as v1.0")
@@ -34,16 +32,13 @@ def run_push(options: argparse.Namespace) -> None:
     """
     from hf_vanilla.hub.push import push
 
-    names = ("private", "revision", "tag", "message", "languages", "license", "space", "max_shard_size", "dry_run")
-    page = push(options.model, options.repo_id, **{name: getattr(options, name) for name in names})
-    print(f"{'would be' if options.dry_run else 'see'} {page}")
+    print("would be" if options.dry_run else "see", push(**vars(options)))
 
 
-def _add_card_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", type=Path, help="folder of a run, or of a model and its tokenizer")
-    parser.add_argument("repo_id", help="user/name, for the code in the card")
-    parser.add_argument("folder", type=Path, help="folder to write to")
-    add_card_options(parser)
+def _add_card_options(add: AddArgument) -> None:
+    add_model_options(add)
+    add("repo_id", help="user/name, for the code in the card")
+    add("folder", type=Path, help="folder to write to")
 
 
 def run_card(options: argparse.Namespace) -> None:
@@ -53,7 +48,7 @@ def run_card(options: argparse.Namespace) -> None:
     """
     from hf_vanilla.hub.push import write_card
 
-    write_card(options.model, options.folder, options.repo_id, options.languages, options.license)
+    write_card(**vars(options))
     print(f"written to {options.folder}")
 
 

@@ -3,38 +3,39 @@
 The verbs' modules import torch and what needs it inside their functions, so that help and mistakes answer at once.
 """
 
-import argparse
 import difflib
 import inspect
 import logging
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
-from typing import NoReturn
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 
 from hf_vanilla import __version__
-from hf_vanilla.cli import attend, convert, env, evaluate, hub, train, translate
+from hf_vanilla.cli import attend, convert, evaluate, hub, train, translate
 
-Parser = argparse.ArgumentParser
-# For each verb what declares its options, if it has any, and what runs it, whose docstring is the verb's help.
-VERBS: dict[str, tuple[Callable[[Parser], None] | None, Callable[[argparse.Namespace], None]]] = {
-    **train.VERBS,
-    **translate.VERBS,
-    **evaluate.VERBS,
-    **attend.VERBS,
-    **convert.VERBS,
-    **hub.VERBS,
-    **env.VERBS,
-}
+
+def run_env(options: Namespace) -> None:
+    """Print versions, hardware and settings, for a report of a defect or of a speed.
+
+    example: hf-vanilla env
+    """
+    from hf_vanilla.environment import describe, keep_freed_memory, use_onednn_for_float32
+
+    keep_freed_memory(), use_onednn_for_float32()  # as the other verbs do
+    print(*(f"{name}: {value}" for name, value in describe().items()), sep="\n")
+
+
+# For each verb what declares its options and what runs it, whose docstring is the verb's help.
+VERBS = train.VERBS | translate.VERBS | evaluate.VERBS | attend.VERBS | convert.VERBS | hub.VERBS
+VERBS |= {"env": (lambda add: None, run_env)}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the verb that `arguments` (by default the command line's) begin with.
 
-    Raises:
-        SystemExit: with a line that says what would be right if the verb refuses its input; with 2 if there is no such
-            verb or option; with 130 if the user interrupts it.
+    It exits with a line that says what is wrong, with 2 for an unknown verb or option, with 130 if interrupted.
     """
     parser, verbs = make_parsers()
     arguments = sys.argv[1:] if arguments is None else list(arguments)
@@ -42,25 +43,32 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.print_help(sys.stderr)
         sys.exit(2)
     options, rest = parser.parse_known_args(arguments)
-    if options.verb == "train":
+    verb = vars(options).pop("verb")  # the rest are the verb's own
+    if verb == "train":
         options.overrides = rest
     elif rest:
-        refuse_arguments(verbs[options.verb], rest)
+        known = re.findall(r"--\w+", verbs[verb].format_usage())
+        unknown = (argument for argument in rest if argument.startswith("--"))
+        nearest = [option for argument in unknown for option in difflib.get_close_matches(argument, known, n=1)]
+        hint = f"; did you mean {', '.join(nearest)}?" if nearest else ""
+        verbs[verb].error(f"unrecognized arguments: {' '.join(rest)}{hint}")
     logging.basicConfig(format="%(message)s")
     # The package logs, for one, what is dropped from a corpus; of many processes only the first says so.
     logging.getLogger("hf_vanilla").setLevel(logging.WARNING if int(os.environ.get("RANK", 0)) else logging.INFO)
     try:
-        VERBS[options.verb][1](options)
+        VERBS[verb][1](options)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
-        sys.exit(f"hf-vanilla {options.verb}: {error}")
+        sys.exit(f"hf-vanilla {verb}: {error}")
     except KeyboardInterrupt:
-        print(f"hf-vanilla {options.verb}: interrupted", file=sys.stderr)
+        print(f"hf-vanilla {verb}: interrupted", file=sys.stderr)
         sys.exit(130)
 
 
-def make_parsers() -> tuple[Parser, dict[str, Parser]]:
+def make_parsers() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
     """Return the parser of the whole command line, and that of each verb."""
-    parser = Parser(prog="hf-vanilla", description='Train and use the Transformer of "Attention Is All You Need".')
+    parser = ArgumentParser(
+        prog="hf-vanilla", description='Train and use the Transformer of "Attention Is All You Need".'
+    )
     parser.add_argument("--version", action="version", version=f"hf-vanilla {__version__}")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for name, (add_options, run) in VERBS.items():
@@ -68,15 +76,5 @@ def make_parsers() -> tuple[Parser, dict[str, Parser]]:
         # "resolve", because `train` replaces the `--help` that each parser has.
         verb = verbs.add_parser(name, help=help, allow_abbrev=False, conflict_handler="resolve")
         verb.description, verb.epilog = help, example
-        if add_options:
-            add_options(verb)
+        add_options(verb.add_argument)
     return parser, verbs.choices
-
-
-def refuse_arguments(parser: Parser, arguments: Sequence[str]) -> NoReturn:
-    """Exit with the usage of a verb, the arguments that it does not know, and for each the option nearest to it."""
-    known = re.findall(r"--\w+", parser.format_usage())
-    unknown = [argument for argument in arguments if argument.startswith("--")]
-    nearest = [option for argument in unknown for option in difflib.get_close_matches(argument, known, n=1)]
-    hint = f"; did you mean {', '.join(nearest)}?" if nearest else ""
-    parser.error(f"unrecognized arguments: {' '.join(arguments)}{hint}")

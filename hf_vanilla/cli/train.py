@@ -3,14 +3,14 @@
 import argparse
 import os
 import shlex
-from typing import NoReturn
+
+from hf_vanilla.cli.options import AddArgument
 
 
 class ExplainFields(argparse.Action):
     """Prints the help of `train`, and after it that of each field of a configuration."""
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
-        """Print both, and exit."""
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from hf_vanilla.training.config import TrainingConfig
 
         fields = TrainingConfig.parser(parser.prog).format_help()
@@ -19,10 +19,10 @@ class ExplainFields(argparse.Action):
         parser.exit()
 
 
-def _add_train_options(parser: argparse.ArgumentParser) -> None:
+def _add_train_options(add: AddArgument) -> None:
     # The options after the file are left for the configuration to parse.
-    parser.add_argument("config", metavar="CONFIG.yaml", help="YAML file of the fields below")
-    parser.add_argument("-h", "--help", nargs=0, action=ExplainFields, help="show this help message and exit")
+    add("config", metavar="CONFIG.yaml", help="YAML file of the fields below")
+    add("-h", "--help", nargs=0, action=ExplainFields, help="show this help message and exit")
 
 
 def run_train(options: argparse.Namespace) -> None:
