@@ -5,11 +5,9 @@
     python scripts/compare_recurrent.py verses runs/compare --minutes 10 --systems none dot --seeds 1
     python scripts/compare_recurrent.py verses runs/small --minutes 2 --hidden_size 128 --vocab_size 2000
 
-On `verses` (Basic English to German, verses of at most 60 tokens) all systems learn from the same tokens in batches of
-1,500, and have 3.1 to 3.7 million parameters, unless fields of scripts/configs on the command line change that. It
-measures target tokens a second in training, and BLEU and chrF of the chapters that are held out (beam 4, two
-references), overall and by the words of the source.
-
+On `verses` (Basic English to German, at most 60 tokens) systems of 3.1 to 3.7 million parameters learn from the same
+tokens in batches of 1,500; fields of scripts/configs can follow. It measures target tokens a second in training, and
+BLEU and chrF of the chapters that are held out (beam 4, two references), overall and by the words of the source.
 `copy` and `reverse` are of 5 to 80 random symbols; `recall` asks for one symbol between 10 to 500 others on either
 side. It measures the share of symbols that a greedy search gets right, by length.
 
@@ -23,20 +21,15 @@ import statistics
 import time
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 import yaml
-from paper.files import write_whole
-from paper.runs import Result, add_run_options, as_options, markdown_table, over_seeds, read_results, train_here
+from paper import runs
 from peers.measuring import save_figure
 from torch import Tensor
+from transformers import AutoModelForSeq2SeqLM
 
-from hf_vanilla import (
-    RecurrentConfig,
-    RecurrentForConditionalGeneration,
-    Translator,
-    VanillaConfig,
-    VanillaForConditionalGeneration,
-)
+from hf_vanilla import RecurrentConfig, Translator, VanillaConfig
 from hf_vanilla.data.corpora import load_corpus
 from hf_vanilla.environment import keep_freed_memory, use_onednn_for_float32
 from hf_vanilla.training.config import TrainingConfig
@@ -44,27 +37,18 @@ from hf_vanilla.training.run_log import read_records
 from hf_vanilla.translation.metrics import TranslationQuality
 
 CONFIGS = Path(__file__).parent / "configs"
-SYSTEMS = {
-    "none": "recurrent",
-    "additive": "+ Bahdanau",
-    "dot": "+ dot product",
-    "local": "+ local",
-    "transformer": "Transformer",
-}
+SYSTEMS = {"none": "recurrent", "additive": "+ Bahdanau", "dot": "+ dot product", "local": "+ local"}
+SYSTEMS["transformer"] = "Transformer"
 COLOURS = dict(zip(SYSTEMS, ("#7f7f7f", "#d98c00", "#2a9d4a", "#8a4fbf", "#1f5fa8"), strict=True))
 BINS = {"1-10": (1, 10), "11-20": (11, 20), "21-30": (21, 30), "31+": (31, 10**6)}
 LENGTHS = {"copy": (5, 10, 20, 40, 80), "reverse": (5, 10, 20, 40, 80), "recall": (10, 20, 50, 100, 200, 500)}
 SYMBOLS, FIRST, MARK = 20, 4, 3  # ids 0 to 2 are those of padding, start and end
-BATCH_TOKENS = 1500
 
 
 def training_config(system: str, seed: int, minutes: float, folder: Path, given: list[str]) -> TrainingConfig:
-    """Return the configuration of a run, with the options `given`.
-
-    It is that of scripts/configs, or for a Transformer that of recurrent models on the same data, in their size.
-    """
+    """Return the configuration of a run with the options `given`; a Transformer has the recurrent models' size."""
     own = {"output_dir": folder, "train_minutes": minutes, "seed": seed, "evaluations": 1}
-    options = [*given, *as_options(own)]
+    options = [*given, *runs.as_options(own)]
     if system != "transformer":
         return TrainingConfig.load(CONFIGS / f"recurrent_{system}.yaml", options)
     recurrent = yaml.safe_load((CONFIGS / "recurrent_none.yaml").read_text(encoding="utf-8"))
@@ -72,12 +56,12 @@ def training_config(system: str, seed: int, minutes: float, folder: Path, given:
     fields = {name: value for name, value in recurrent.items() if name not in ("cell_type", "attention_type")}
     fields |= {"architecture": "transformer", "num_attention_heads": 4, "intermediate_size": 2 * width}
     fields["warmup_steps"] = 400  # after the recurrent models' 100, post-norm layers stay on a plateau
-    return TrainingConfig.load(CONFIGS / "verses_small.yaml", [*as_options(fields), *options])
+    return TrainingConfig.load(CONFIGS / "verses_small.yaml", [*runs.as_options(fields), *options])
 
 
-def run_verses(system: str, seed: int, minutes: float, folder: Path, given: list[str]) -> Result:
+def run_verses(system: str, seed: int, minutes: float, folder: Path, given: list[str]) -> runs.Result:
     """Train one system on the verses, and score its translations."""
-    summary = train_here(training_config(system, seed, minutes, folder, given))
+    summary = runs.train_here(training_config(system, seed, minutes, folder, given))
     speeds = [r["tokens_per_second"] for r in read_records(folder / "log.jsonl") if "tokens_per_second" in r]
     translator, test = Translator.from_pretrained(folder, device="cpu"), load_corpus("verses")["test"]
     sources, references = list(test["source"]), [list(row) for row in test["references"]]
@@ -85,18 +69,12 @@ def run_verses(system: str, seed: int, minutes: float, folder: Path, given: list
     words, scores = [len(source.split()) for source in sources], {}
     for name, (least, most) in {"all": (1, 10**6), **BINS}.items():
         rows = [row for row, count in enumerate(words) if least <= count <= most]
-        quality = TranslationQuality().compute(
-            predictions=[translations[row] for row in rows], references=[references[row] for row in rows]
-        )
+        own, right = ([texts[row] for row in rows] for texts in (translations, references))
+        quality = TranslationQuality().compute(predictions=own, references=right)
         scores[name] = {"bleu": quality["bleu"], "chrf": quality["chrf"], "sentences": len(rows)}
-    return {
-        "tokens_per_second": statistics.median(speeds),
-        "updates": summary["updates"],
-        "parameters": translator.model.num_parameters(),
-        "validation_perplexity": summary["final"]["validation_perplexity"],
-        "precision": summary["mixed_precision"],
-        "scores": scores,
-    }
+    result = {"tokens_per_second": statistics.median(speeds), "parameters": translator.model.num_parameters()}
+    result |= {"updates": summary["updates"], "precision": summary["mixed_precision"], "scores": scores}
+    return result | {"validation_perplexity": summary["final"]["validation_perplexity"]}
 
 
 def make_examples(task: str, length: int, rows: int) -> tuple[Tensor, Tensor]:
@@ -111,23 +89,22 @@ def make_examples(task: str, length: int, rows: int) -> tuple[Tensor, Tensor]:
     return symbols, torch.cat((target, end), 1)
 
 
-def run_symbols(task: str, system: str, seed: int, minutes: float, folder: Path) -> Result:
+def run_symbols(task: str, system: str, seed: int, minutes: float) -> runs.Result:
     """Train one system on a task with a known answer, and count what it gets right."""
     torch.manual_seed(seed)
     shape = {"vocab_size": FIRST + SYMBOLS, "hidden_size": 128, "dropout": 0.0, "N": 1}
-    model: VanillaForConditionalGeneration | RecurrentForConditionalGeneration
-    if system == "transformer":
-        shape |= {"intermediate_size": 256, "num_attention_heads": 4}
-        shape["initializer_range"] = 128**-0.5  # as recurrent ones begin; it learns sooner
-        model = VanillaForConditionalGeneration(VanillaConfig(**shape))
+    if system == "transformer":  # its weights begin as recurrent ones do; it learns sooner
+        own = {"intermediate_size": 256, "num_attention_heads": 4, "initializer_range": 128**-0.5}
+        config = VanillaConfig(**shape, **own)
     else:
-        model = RecurrentForConditionalGeneration(RecurrentConfig(**shape, attention_type=system))
+        config = RecurrentConfig(**shape, attention_type=system)
+    model = AutoModelForSeq2SeqLM.from_config(config)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, betas=(0.9, 0.98))
     start, updates, tokens = time.monotonic(), 0, 0
     model.train()
     while (spent := time.monotonic() - start) < 60 * minutes:
         length = LENGTHS[task][updates % len(LENGTHS[task])]
-        sources, targets = make_examples(task, length, max(2, BATCH_TOKENS // length))
+        sources, targets = make_examples(task, length, max(2, 1500 // length))
         model(input_ids=sources, labels=targets).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for group in optimizer.param_groups:
@@ -144,15 +121,11 @@ def run_symbols(task: str, system: str, seed: int, minutes: float, folder: Path)
         options = {"min_new_tokens": count, "max_new_tokens": count, "do_sample": False}
         found = model.generate(sources, attention_mask=torch.ones_like(sources), **options)[:, 1:]
         scores[str(length)] = {"accuracy": float((found == targets[:, :-1]).float().mean())}
-    return {
-        "tokens_per_second": tokens / (60 * minutes),
-        "updates": updates,
-        "parameters": model.num_parameters(),
-        "scores": scores,
-    }
+    result = {"tokens_per_second": tokens / (60 * minutes), "updates": updates, "scores": scores}
+    return result | {"parameters": model.num_parameters()}
 
 
-def report(task: str, folder: Path, done: dict[str, list[Result]]) -> None:
+def report(task: str, folder: Path, done: dict[str, list[runs.Result]]) -> None:
     """Write and print the table, and draw the figure."""
     is_verses = task == "verses"
     metrics = ("bleu", "chrf") if is_verses else ("accuracy",)
@@ -161,26 +134,23 @@ def report(task: str, folder: Path, done: dict[str, list[Result]]) -> None:
     rows = []
     for system, results in done.items():
         cells = [SYSTEMS[system], f"{results[0]['parameters'] / 1e6:.2f} M"]
-        cells += [
-            f"{statistics.mean(each[name] for each in results):,.0f}" for name in ("updates", "tokens_per_second")
-        ]
+        means = (statistics.mean(each[name] for each in results) for name in ("updates", "tokens_per_second"))
+        cells += [f"{mean:,.0f}" for mean in means]
         for column in columns:
             scores = [result["scores"][column] for result in results]
-            cells.append(" / ".join(over_seeds(scores, metric, digits, scale) for metric in metrics))
+            cells.append(" / ".join(runs.over_seeds(scores, metric, digits, scale) for metric in metrics))
         rows.append([*cells, str(len(results))])
-    table = markdown_table(["", "parameters", "updates", "tokens/s", *columns, "runs"], rows)
-    minutes = sorted({result["minutes"] for results in done.values() for result in results})
+    table = runs.markdown_table(["", "parameters", "updates", "tokens/s", *columns, "runs"], rows)
+    minutes = " or ".join(f"{each:g}" for each in sorted({result["minutes"] for of in done.values() for result in of}))
     what = "BLEU / chrF by words of the source" if is_verses else "% of symbols right, by length"
-    heading = f"{task}, {' or '.join(f'{value:g}' for value in minutes)} minutes a run: {what}"
-    (folder / f"{task}.md").write_text(f"{heading}\n\n{table}\n", encoding="utf-8")
-    print(f"{heading}\n\n{table}\n\nwritten: {folder / f'{task}.md'}")
+    runs.publish(f"{task}, {minutes} minutes a run: {what}\n\n{table}", folder / f"{task}.md")
     draw(folder / f"{task}.png", done, metrics, columns[is_verses:], "words of the source" if is_verses else "length")
 
 
-def draw(path: Path, done: dict[str, list[Result]], metrics: tuple[str, ...], columns: list[str], label: str) -> None:
+def draw(
+    path: Path, done: dict[str, list[runs.Result]], metrics: tuple[str, ...], columns: list[str], label: str
+) -> None:
     """Draw for each metric its mean and standard deviation over the runs of each system, by column."""
-    import matplotlib.pyplot as plt
-
     size = (max(7.0, 5.2 * len(metrics)), 4.2)
     figure, axes = plt.subplots(1, len(metrics), figsize=size, layout="constrained", squeeze=False)
     for axis, metric in zip(axes[0], metrics, strict=True):
@@ -191,9 +161,8 @@ def draw(path: Path, done: dict[str, list[Result]], metrics: tuple[str, ...], co
             style = {"color": COLOURS[system], "label": SYSTEMS[system]}
             axis.errorbar(range(len(columns)), means, spreads, fmt="o-", capsize=3, markersize=4, **style)
         axis.set_xticks(range(len(columns)), columns)
-        axis.set_xlabel(label)
-        axis.set_ylabel({"bleu": "BLEU", "chrf": "chrF", "accuracy": "share of symbols right"}[metric])
-        axis.set_ylim(bottom=0)
+        measured = {"bleu": "BLEU", "chrf": "chrF", "accuracy": "share of symbols right"}[metric]
+        axis.set(xlabel=label, ylabel=measured, ylim=(0, None))
         axis.grid(True, alpha=0.3)
     figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=len(done), frameon=False)
     save_figure(figure, path, dpi=120)
@@ -206,16 +175,16 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="folder for runs, table and figure")
     parser.add_argument("--minutes", type=float, default=10, help="minutes to train each run (default: 10)")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="models (default: all)")
-    add_run_options(parser, seeds=(1, 2, 3), side_by_side=False)
+    runs.add_run_options(parser, seeds=(1, 2, 3), side_by_side=False)
     options, given = parser.parse_known_args()
-    runs = options.folder / options.task
+    own = options.folder / options.task
     try:
         if options.task == "verses":
             for system in options.systems:
                 training_config(system, 1, options.minutes, options.folder, given)
         elif given:
             raise ValueError(f"unrecognized arguments: {' '.join(given)}")
-        done = read_results(runs, "-")
+        done = runs.read_results(own, "-")
     except ValueError as error:
         parser.error(str(error))
     if options.minutes <= 0:
@@ -224,7 +193,7 @@ def main() -> None:
     keep_freed_memory()
     for seed in options.seeds:
         for system in options.systems:
-            folder = runs / f"{system}-{seed}"
+            folder = own / f"{system}-{seed}"
             if (system, seed) in done:
                 if (minutes := done[system, seed]["minutes"]) != options.minutes:
                     parser.error(f"{folder} was trained for {minutes:g} minutes: choose another folder, or so many")
@@ -234,11 +203,10 @@ def main() -> None:
                 result = run_verses(system, seed, options.minutes, folder, given)
             else:
                 folder.mkdir(parents=True, exist_ok=True)
-                result = run_symbols(options.task, system, seed, options.minutes, folder)
+                result = run_symbols(options.task, system, seed, options.minutes)
             done[system, seed] = {"minutes": options.minutes, **result}
-            write_whole(folder / "result.json", json.dumps(done[system, seed], indent=1))
-    by_system = {system: [result for (of, _), result in done.items() if of == system] for system in SYSTEMS}
-    report(options.task, options.folder, {system: results for system, results in by_system.items() if results})
+            runs.write_whole(folder / "result.json", json.dumps(done[system, seed], indent=1))
+    report(options.task, options.folder, runs.results_by_name(own, SYSTEMS, "-"))
 
 
 if __name__ == "__main__":

@@ -3,11 +3,9 @@
     python scripts/evaluate_trees.py GOLD.mrg PREDICTED.mrg
 
 Both files hold trees in the Penn Treebank's notation, in the same order. Precision, recall and F1 are of all brackets
-together (Collins, 1997): label, first word and last word must be right, and each bracket of the gold tree serves once.
-scripts/paper/trees.py lists the words and brackets that are left out, and the labels that count as one.
-
-One thing is stricter: evalb leaves a sentence out where the predicted tree has other words. Here none of its brackets
-is right. The number of such sentences, and F1 without them, are printed beside.
+together (Collins, 1997); scripts/paper/trees.py lists what is left out, and labels that count as one. Evalb leaves a
+sentence out where the predicted tree has other words. Here none of its brackets is right; F1 without such sentences,
+and their number, are printed beside.
 """
 
 import argparse

@@ -11,9 +11,10 @@ arithmetic (scripts/paper/arithmetic.py) on assumptions that it prints; only `--
 """
 
 import argparse
+import itertools
 import math
+import operator
 from bisect import bisect_left
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from unittest import mock
 
@@ -28,7 +29,6 @@ from hf_vanilla.models.configuration_vanilla import VanillaBaseConfig
 from hf_vanilla.training.config import TrainingConfig
 from hf_vanilla.training.tasks import TASKS
 
-WAYS = [("DDP", False), ("FSDP2", True)]
 USABLE = 0.92  # of a GPU's memory; the rest is CUDA's, NCCL's, and gaps between blocks
 # Counted on our model (tests/scripts/test_plan_training.py), in float32 (4 bytes) and under autocast (2). First the
 # bytes that kernels other than products and attention read and write: for each byte that is kept for the backward
@@ -41,60 +41,37 @@ LIMITS = {"products": "compute", "other passes": "memory bandwidth", "exchange":
 
 @dataclass(frozen=True)
 class Machine:
-    """A number of equal GPUs.
-
-    Attributes:
-        memory: GiB of each.
-        tflops: peak of each in the precision of training.
-        bandwidth: GB a second that each sends to others while it receives as much.
-        memory_bandwidth: GB a second that each reads and writes in its own memory.
-        utilisation: share of its peak that products of matrices reach.
-        launch: microseconds that a kernel takes beside its work.
-    """
+    """A number of equal GPUs."""
 
     gpus: int
-    memory: float
-    tflops: float
-    bandwidth: float
-    memory_bandwidth: float
-    utilisation: float
-    launch: float
+    memory: float  # GiB of each
+    tflops: float  # peak of each in the precision of training
+    bandwidth: float  # GB a second that each sends to others while it receives as much
+    memory_bandwidth: float  # GB a second that each reads and writes in its own memory
+    utilisation: float  # share of its peak that products of matrices reach
+    launch: float  # microseconds that a kernel takes beside its work
 
     def holds(self, memory: dict[str, float]) -> bool:
-        """True if these bytes fit a GPU."""
         return sum(memory.values()) <= USABLE * self.memory * 2**30
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an update takes in one way of sharing the work between GPUs.
+    """What an update takes in one way of sharing the work between GPUs."""
 
-    Attributes:
-        memory: bytes on each GPU, by part.
-        flops: on all GPUs together.
-        sent: bytes that each GPU sends to others.
-        seconds: by part; none hides behind another.
-        most_tokens: tokens a side that fit a GPU.
-    """
-
-    memory: dict[str, float]
-    flops: int
-    sent: float
-    seconds: dict[str, float]
-    most_tokens: int
+    memory: dict[str, float]  # bytes on each GPU, by part
+    flops: int  # on all GPUs together
+    sent: float  # bytes that each GPU sends to others
+    seconds: dict[str, float]  # by part; none hides behind another
+    most_tokens: int  # a side that fit a GPU
 
     @property
     def step(self) -> float:
-        """Return the seconds of an update."""
-        return sum(self.seconds.values())
+        return sum(self.seconds.values())  # of an update
 
 
 def build(config: TrainingConfig, device: str = "meta") -> PreTrainedModel:
-    """Build the model of a configuration; on the device `meta`, its weights have no values.
-
-    Raises:
-        ValueError: it is a recurrent one.
-    """
+    """Build the model of a configuration, on `meta` without weights; raise a ValueError if it is a recurrent one."""
     if config.architecture != "transformer":
         raise ValueError(f"architecture is {config.architecture}; expected transformer, which alone is counted here")
     task = TASKS[config.task](config)
@@ -102,14 +79,10 @@ def build(config: TrainingConfig, device: str = "meta") -> PreTrainedModel:
         return task.auto_class.from_config(task.model_config(vocab_size=config.vocab_size))
 
 
-def stacks(model: nn.Module) -> list[nn.ModuleList]:
-    """Return the layers of the encoder, of the decoder, or both."""
-    return [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-
-
-def size(modules: Iterable[nn.Module]) -> int:
-    """Return the number of parameters."""
-    return sum(weight.numel() for module in modules for weight in module.parameters())
+def layer_sizes(model: nn.Module) -> list[int]:
+    """Return the number of parameters of each layer of all stacks."""
+    layers = [layer for stack in model.modules() if isinstance(stack, nn.ModuleList) for layer in stack]
+    return [sum(weight.numel() for weight in layer.parameters()) for layer in layers]
 
 
 def passes(config: VanillaBaseConfig, work: Work, itemsize: int, parameters: int, checkpointing: bool) -> float:
@@ -130,11 +103,7 @@ def launches(config: VanillaBaseConfig, itemsize: int, checkpointing: bool) -> f
 def make_plan(
     config: TrainingConfig, machine: Machine, length: int, sharded: bool = False, checkpointing: bool = False
 ) -> Plan:
-    """Predict what an update of `batch_tokens` in rows of `length` takes, under DDP or, if `sharded`, FSDP2.
-
-    Raises:
-        ValueError: the batch does not give a row to each micro-batch; or see [`build`].
-    """
+    """Predict an update of `batch_tokens` in rows of `length`, under DDP or, if `sharded`, FSDP2."""
     model = build(config)
     shape, gpus, micro_batches = model.config, machine.gpus, config.accumulation_steps
     rows = config.batch_tokens // length
@@ -144,28 +113,22 @@ def make_plan(
             f"{gpus * micro_batches * length}: a row for each of {gpus} GPUs and {micro_batches} micro-batches"
         )
     itemsize = 4 if config.mixed_precision == "no" else 2
-    parameters, share = size([model]), gpus if sharded else 1
-    layers = [layer for stack in stacks(model) for layer in stack]
-    largest = max(size([layer]) for layer in layers)
-    root = parameters - size(layers)
-    others = (gpus - 1) / gpus
-
-    copies = 0.0
+    parameters, share, others = model.num_parameters(), gpus if sharded else 1, (gpus - 1) / gpus
+    in_layers, largest = sum(layer_sizes(model)), max(layer_sizes(model))
+    root = parameters - in_layers
+    copies = 4 * parameters * bool(config.ema_decay)
     if sharded:  # what is gathered: the embeddings, a layer and the next, and their gradients
         copies += itemsize * (root + 4 * largest)
-        copies += itemsize * parameters if micro_batches > 1 else 0  # gradients are whole until they are exchanged
-        sent = others * itemsize * (micro_batches * (2 * size(layers) + root) + parameters)
+        copies += itemsize * parameters * (micro_batches > 1)  # gradients are whole until they are exchanged
+        sent = others * itemsize * (micro_batches * (2 * in_layers + root) + parameters)
     else:
-        copies += 4 * parameters if gpus > 1 else 0  # DDP's buckets
-        copies += 2 * size(layers) if itemsize == 2 else 0  # autocast's halves
+        copies += 4 * parameters * (gpus > 1) + 2 * in_layers * (itemsize == 2)  # DDP's buckets, autocast's halves
         sent = 2 * others * 4 * parameters
-    copies += 4 * parameters if config.ema_decay else 0
 
     def memory(rows: int) -> dict[str, float]:
         peak = activation_peak(shape, Work.of_rows(shape, rows, length), itemsize, checkpointing)
-        states = {"weights": 4, "gradients": 4, "optimiser": 8}
-        own = {name: count * parameters / share for name, count in states.items()}
-        return own | {"copies": copies, "activations": peak}
+        states = dict.fromkeys(("weights", "gradients"), 4 * parameters / share)
+        return states | {"optimiser": 8 * parameters / share, "copies": copies, "activations": peak}
 
     too_many = 1
     while machine.holds(memory(too_many)):
@@ -176,12 +139,10 @@ def make_plan(
     flops = training_flops(shape, Work.of_rows(shape, rows, length), checkpointing)
     own_flops = micro_batches * training_flops(shape, own, checkpointing)
     moved = micro_batches * passes(shape, own, itemsize, parameters, checkpointing)
-    moved += PASSES_OF_ADAM * parameters / share
-    kernels = micro_batches * launches(shape, itemsize, checkpointing)
     seconds = {
         "products": own_flops / (machine.tflops * 1e12 * machine.utilisation),
-        "other passes": moved / (machine.memory_bandwidth * 1e9),
-        "launches": kernels * machine.launch * 1e-6,
+        "other passes": (moved + PASSES_OF_ADAM * parameters / share) / (machine.memory_bandwidth * 1e9),
+        "launches": micro_batches * launches(shape, itemsize, checkpointing) * machine.launch * 1e-6,
         "exchange": sent / (machine.bandwidth * 1e9),
     }
     return Plan(memory(own_rows), flops, sent, seconds, max(0, most) * length)
@@ -197,10 +158,9 @@ def measure(config: TrainingConfig, rows: int, length: int) -> tuple[float, floa
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     torch.manual_seed(0)
-    family = TASKS[config.task].family
-    batch = make_batch(family, rows, length, 0.0, config.vocab_size)
+    batch = make_batch(family := TASKS[config.task].family, rows, length, 0.0, config.vocab_size)
     if family == "decoder":  # two documents in each row
-        batch = {"input_ids": batch["input_ids"], "labels": batch["labels"]}
+        del batch["attention_mask"]
         batch["position_ids"] = (torch.arange(length) % -(-length // 2)).expand(rows, length)
     half = choose_precision(config.mixed_precision) != "no"
 
@@ -212,39 +172,36 @@ def measure(config: TrainingConfig, rows: int, length: int) -> tuple[float, floa
             loss.backward()
 
     work = Work.of_rows(model.config, rows, length)
-    shared = 2 * size(layer for stack in stacks(model) for layer in stack) if half else 0
+    shared = 2 * sum(layer_sizes(model)) * half
     predicted = activation_peak(model.config, work, 2 if half else 4, config.gradient_checkpointing, on_gpu=False)
     return predicted + shared, peak_memory(step) * 2**20
 
 
 def report(config: TrainingConfig, machine: Machine, length: int, steps: int, price: float | None) -> str:
     """Return the table of what the ways to share the work take, in Markdown."""
-    plans = {
-        f"{name}{', checkpointing' * again}": make_plan(config, machine, length, sharded, again)
-        for name, sharded in WAYS
-        for again in (False, True)
-    }
-    lines: dict[str, Callable[[Plan], str]] = {
-        f"{part}, GiB": lambda p, part=part: f"{p.memory[part] / 2**30:.2f}" for part in plans["DDP"].memory
-    }
-    lines[f"together, of {machine.memory:g} GiB"] = lambda p: f"{sum(p.memory.values()) / 2**30:.2f}"
-    lines["most tokens a side that fit a GPU"] = lambda p: f"{p.most_tokens:,}"
-    lines["TFLOP an update, all GPUs"] = lambda p: f"{p.flops / 1e12:.3f}"
-    lines["MB that each GPU sends an update"] = lambda p: f"{p.sent / 1e6:,.0f}"
-    for part in plans["DDP"].seconds:
-        lines[f"{part}, ms"] = lambda p, part=part: f"{p.seconds[part] * 1e3:.1f}"
-    lines["an update, ms"] = lambda p: f"{p.step * 1e3:.1f}"
-    lines["target tokens a second"] = lambda p: f"{config.batch_tokens // length * length / p.step:,.0f}"
-    lines[f"{steps:,} updates, hours"] = lambda p: f"{p.step * steps / 3600:.2f}"
-    if price is not None:
-        lines["cost"] = lambda p: f"{p.step * steps / 3600 * machine.gpus * price:,.0f}"
+    plans = {}
+    for (name, sharded), again in itertools.product((("DDP", False), ("FSDP2", True)), (False, True)):
+        plans[f"{name}{', checkpointing' * again}"] = make_plan(config, machine, length, sharded, again)
 
-    def limit(plan: Plan) -> str:
-        longest = max(plan.seconds, key=lambda part: plan.seconds[part])
-        return LIMITS.get(longest, longest) if machine.holds(plan.memory) else "does not fit: memory"
+    def column(plan: Plan) -> dict[str, str]:
+        hours, longest = plan.step * steps / 3600, max(plan.seconds, key=plan.seconds.__getitem__)
+        limit = LIMITS.get(longest, longest) if machine.holds(plan.memory) else "does not fit: memory"
+        return {
+            **{f"{part}, GiB": f"{size / 2**30:.2f}" for part, size in plan.memory.items()},
+            f"together, of {machine.memory:g} GiB": f"{sum(plan.memory.values()) / 2**30:.2f}",
+            "most tokens a side that fit a GPU": f"{plan.most_tokens:,}",
+            "TFLOP an update, all GPUs": f"{plan.flops / 1e12:.3f}",
+            "MB that each GPU sends an update": f"{plan.sent / 1e6:,.0f}",
+            **{f"{part}, ms": f"{seconds * 1e3:.1f}" for part, seconds in plan.seconds.items()},
+            "an update, ms": f"{plan.step * 1e3:.1f}",
+            "target tokens a second": f"{config.batch_tokens // length * length / plan.step:,.0f}",
+            f"{steps:,} updates, hours": f"{hours:.2f}",
+            **({} if price is None else {"cost": f"{hours * machine.gpus * price:,.0f}"}),
+            "limited by": limit,
+        }
 
-    lines["limited by"] = limit
-    return markdown_table(["", *plans], [[name, *map(say, plans.values())] for name, say in lines.items()])
+    columns = [column(plan) for plan in plans.values()]
+    return markdown_table(["", *plans], [[line, *(each[line] for each in columns)] for line in columns[0]])
 
 
 ASSUMPTIONS = """
@@ -262,8 +219,8 @@ Assumed:
 """
 
 
-def read_options() -> tuple[argparse.ArgumentParser, argparse.Namespace, list[str]]:
-    """Return the parser, the options that it has read and checked, and those that are left for the configuration."""
+def main() -> None:
+    """Print the plan, or measure."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="a YAML file of scripts/configs, or one like it")
     parser.add_argument("--gpus", type=int, default=8, help="number of GPUs (default: 8)")
@@ -277,49 +234,41 @@ def read_options() -> tuple[argparse.ArgumentParser, argparse.Namespace, list[st
     ):
         spellings = dict.fromkeys([f"--{name}", f"--{name.replace('-', '_')}"])
         parser.add_argument(*spellings, type=float, default=default, help=f"{what} (default: {default})")
-    length_help = "tokens a row (default: 30 a sentence, max_length a language model)"
-    parser.add_argument("--length", type=int, help=length_help)
+    parser.add_argument("--length", type=int, help="tokens a row (default: 30, of a language model max_length)")
     parser.add_argument("--steps", type=int, help="updates of the run (default: max_steps of the configuration)")
     parser.add_argument("--price", type=float, help="price of a GPU for an hour")
-    measure_help = "instead, run a GPU's share of a step on this CPU, and compare its memory"
-    parser.add_argument("--measure", action="store_true", help=measure_help)
+    parser.add_argument("--measure", action="store_true", help="instead, measure the memory of a step on this CPU")
     options, given = parser.parse_known_args()
     for name, value in vars(options).items():
-        if isinstance(value, int | float) and not isinstance(value, bool) and not 0 < value < math.inf:
+        if type(value) in (int, float) and not 0 < value < math.inf:
             parser.error(f"--{name.replace('_', '-')} is {value:g}; expected a positive number")
     if options.utilisation > 1:
         parser.error(f"--utilisation is {options.utilisation:g}; expected a share of the peak, 1 at most")
-    return parser, options, given
-
-
-def main() -> None:
-    """Print the plan, or measure."""
-    parser, options, given = read_options()
     try:
         config = TrainingConfig.load(options.config, given)
         length = options.length or (30 if config.task == "translation" else config.max_length)
         if options.measure:
             rows = max(1, config.batch_tokens // length // (options.gpus * config.accumulation_steps))
-            predicted, taken = measure(config, rows, length)
+            predicted, taken = (size / 2**20 for size in measure(config, rows, length))
             print(
-                f"{options.config}: {rows} rows of {length} tokens, peak beyond weights, gradients and optimiser: "
-                f"predicted {predicted / 2**20:.1f} MiB, taken {taken / 2**20:.1f} MiB ({predicted / taken - 1:+.1%})"
+                f"{options.config}: {rows} rows of {length} tokens, peak beyond weights, gradients and optimiser:",
+                end=" ",
             )
+            print(f"predicted {predicted:.1f} MiB, taken {taken:.1f} MiB ({predicted / taken - 1:+.1%})")
             return
         steps = options.steps or config.max_steps
         if steps is None:
             parser.error(f"{options.config} limits a run by train_minutes; give --steps")
-        own = (options.gpus, options.gpu_memory, options.peak_tflops, options.bandwidth)
-        machine = Machine(*own, options.memory_bandwidth, options.utilisation, options.launch)
-        parameters, rows = size([build(config)]), config.batch_tokens // length
+        own = "gpus gpu_memory peak_tflops bandwidth memory_bandwidth utilisation launch"
+        machine = Machine(*operator.attrgetter(*own.split())(options))
+        parameters, rows = build(config).num_parameters(), config.batch_tokens // length
         print(f"{options.config}: {parameters:,} parameters, {rows:,} rows an update, {machine.gpus} GPUs\n")
         print(report(config, machine, length, steps, options.price))
     except (ValueError, OSError) as error:
         parser.error(str(error))
-    itemsize = 4 if config.mixed_precision == "no" else 2
+    itemsize, precision = (4, "float32") if config.mixed_precision == "no" else (2, "half")
     assumed = {"passes": PASSES[itemsize], "weights": PASSES_OF_WEIGHTS[itemsize], "logits": PASSES_OF_LOGITS}
-    assumed |= {"adam": PASSES_OF_ADAM, "usable": USABLE, "length": length}
-    assumed["precision"] = "float32" if itemsize == 4 else "half"
+    assumed |= {"adam": PASSES_OF_ADAM, "usable": USABLE, "length": length, "precision": precision}
     print(ASSUMPTIONS.format(**vars(machine), **assumed))
 
 

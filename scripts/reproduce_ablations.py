@@ -5,13 +5,10 @@
     python scripts/reproduce_ablations.py --output runs/ablations.json     # keeps what runs measured, and goes on
 
 First come claims that need no training, each with the test that checks it (tests/scripts/test_reproduce_ablations.py).
-Then models learn to reverse ten random symbols among 20, new ones in each update, so that nothing can be learned by
-heart. The table shows the training loss, and the share of symbols that are right after the true ones, as in training,
-and after the model's own, as in use. A guess has a loss of log 20 = 3.00, and is right in 5 % of the cases.
-Each run has a process of its own with one thread.
-
-Weights begin as N(0, 1 / d_model), which makes queries and keys what footnote 4 of the paper takes them for: of mean 0
-and variance 1.
+Then models learn to reverse ten random symbols among 20, new ones in each update; the table shows the training loss,
+and the share of symbols that are right after the true ones, as in training, and after the model's own, as in use. A
+guess has a loss of log 20 = 3.00, and is right in 5 % of the cases. Each run has a process of its own with one thread.
+Weights begin as N(0, 1 / d_model), so that queries and keys have mean 0 and variance 1, as in the paper's footnote 4.
 """
 
 import argparse
@@ -22,12 +19,12 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from paper.files import write_whole
-from paper.runs import Result, add_run_options, markdown_table, over_seeds, side_by_side
+from paper.runs import Result, add_run_options, markdown_table, over_seeds, side_by_side, write_whole
 from torch import Tensor, nn
 
 from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration
@@ -36,21 +33,8 @@ from hf_vanilla.models.unpadding_vanilla import dropout
 from hf_vanilla.training.optim import adam, noam_schedule
 
 SYMBOLS, FIRST, LENGTH = 20, 3, 10  # ids 0 to 2 are those of padding, start and end
-BATCH = 32
-WIDTH = 64
+BATCH, WIDTH = 32, 64
 SENTENCES = ("I am a cat", "cat I a am")
-
-
-class NoPositions(nn.Module):
-    """Stands in the place of positional encodings, and adds nothing."""
-
-    def __init__(self, hidden_size: int):
-        super().__init__()
-        self.hidden_size = hidden_size
-
-    def forward(self, position_ids: Tensor) -> Tensor:
-        """Return zeros (batch or 1, length, hidden_size)."""
-        return torch.zeros(*position_ids.shape, self.hidden_size)
 
 
 class NormAlone(AddNorm):
@@ -73,6 +57,10 @@ def replace_class(model: nn.Module, own: type[AddNorm]) -> None:
         module.__class__ = own
 
 
+without_residuals = partial(replace_class, own=NormAlone)
+without_normalisation = partial(replace_class, own=AddAlone)
+
+
 def without_scaling(model: nn.Module) -> None:
     """Let all attention compute softmax(Q K^T) V."""
     for module in model.modules():
@@ -81,19 +69,9 @@ def without_scaling(model: nn.Module) -> None:
 
 
 def without_positions(model: nn.Module) -> None:
-    """Take positional encodings out of encoder and decoder."""
+    """Let the positional encodings of encoder and decoder be zeros."""
     for stack in (model.model.encoder, model.model.decoder):
-        stack.embed_positions = NoPositions(model.config.hidden_size)
-
-
-def without_residuals(model: nn.Module) -> None:
-    """Take the residual connections around all sub-layers out."""
-    replace_class(model, NormAlone)
-
-
-def without_normalisation(model: nn.Module) -> None:
-    """Take the normalisation after all sub-layers out."""
-    replace_class(model, AddAlone)
+        stack.embed_positions.register_forward_hook(lambda module, args, output: torch.zeros_like(output))
 
 
 def without_causal_mask(model: nn.Module) -> None:
@@ -132,14 +110,11 @@ def make_model(seed: int, patch: Patch | None = None, **changes: int) -> Vanilla
     return model
 
 
-# What needs no training
-
-
 def scores_and_softmax(d_k: int, scaling: float, keys: int = 32, rows: int = 2000) -> tuple[float, float, float]:
     """Return the variance of scores, and the mean entropy (nats) and the mean norm of the Jacobian of their softmax.
 
-    The scores are q . k times `scaling`, of random queries and keys with components of mean 0 and variance 1. The
-    Jacobian diag(p) - p p^T multiplies every gradient on its way to the scores.
+    The scores are q . k times `scaling`, of unit normal queries and keys. The Jacobian diag(p) - p p^T multiplies
+    every gradient on its way to the scores.
     """
     generator = torch.Generator().manual_seed(d_k)
     query, key = (torch.randn(rows, n, d_k, generator=generator) for n in (1, keys))
@@ -151,11 +126,7 @@ def scores_and_softmax(d_k: int, scaling: float, keys: int = 32, rows: int = 200
 
 
 def shuffled_outputs(patch: Patch | None) -> tuple[float, float]:
-    """Return how much "cat I a am" differs from "I am a cat", in float64.
-
-    The first number is the largest difference between the encoder's outputs for a word in either, the second that
-    between the logits of the same target.
-    """
+    """Return the largest differences that "cat I a am" makes to a word's encoder output and to a target's logits."""
     words = [sentence.split() for sentence in SENTENCES]
     sources = torch.tensor([[FIRST + words[0].index(word) for word in sentence] for sentence in words])
     order = [words[1].index(word) for word in words[0]]
@@ -168,21 +139,14 @@ def shuffled_outputs(patch: Patch | None) -> tuple[float, float]:
 
 
 def layer_by_layer(patch: Patch | None, depth: int = 6) -> list[tuple[float, float]]:
-    """Return for each encoder layer, before any training, how far apart and how large the states after it are.
-
-    The first is 1 less the mean cosine of the angle between two positions of a sequence (0 if all are alike), the
-    second the mean standard deviation of a position's components.
-    """
+    """Return for each layer of an untrained encoder 1 - the mean cosine of two positions, and their mean deviation."""
     model = make_model(1, patch, N=depth).double().eval()
     with torch.no_grad():
         states = model.model.encoder(input_ids=make_sources(32), output_hidden_states=True).hidden_states
-    apart = ~torch.eye(LENGTH, dtype=torch.bool)
-    found = []
-    for state in states[1:]:
-        unit = nn.functional.normalize(state, dim=-1)
-        cosines = (unit @ unit.transpose(1, 2))[:, apart]
-        found.append((1 - float(cosines.mean()), float(state.std(-1, correction=0).mean())))
-    return found
+    apart, units = ~torch.eye(LENGTH, dtype=torch.bool), [nn.functional.normalize(state, dim=-1) for state in states]
+    cosines = [(unit @ unit.transpose(1, 2))[:, apart].mean() for unit in units]
+    deviations = [state.std(-1, correction=0).mean() for state in states]
+    return [(1 - float(cosine), float(std)) for cosine, std in zip(cosines[1:], deviations[1:], strict=True)]
 
 
 def gradient_from_the_future(patch: Patch | None) -> float:
@@ -194,19 +158,13 @@ def gradient_from_the_future(patch: Patch | None) -> float:
     return max(float(gradient.abs().max()) for gradient in future[:-1])
 
 
-# What is trained
-
-
 def make_sources(rows: int) -> Tensor:
     """Return random symbols (rows, LENGTH)."""
     return torch.randint(FIRST, FIRST + SYMBOLS, (rows, LENGTH))
 
 
 def train(model: VanillaForConditionalGeneration, updates: int) -> list[float]:
-    """Teach a model to reverse by the paper's optimiser and schedule.
-
-    Returns the loss of each update; one that is not finite is the last.
-    """
+    """Teach a model to reverse as the paper trains; return the losses of updates, up to one that is not finite."""
     optimizer = adam(model.parameters(), 0.2)
     schedule = noam_schedule(optimizer, WIDTH, max(1, updates // 10))
     losses: list[float] = []
@@ -238,21 +196,12 @@ def accuracy(model: VanillaForConditionalGeneration) -> tuple[float, float]:
 def measure(variant: str, seed: int, updates: int) -> Result:
     """Train and test one model."""
     changes, patch = VARIANTS[variant]
-    model = make_model(seed, patch, **changes)
-    start = time.monotonic()
+    model, start = make_model(seed, patch, **changes), time.monotonic()
     losses = train(model, updates)
     forced, generated = accuracy(model)
-    last = losses[-max(1, updates // 20) :]
-    return {
-        "variant": variant,
-        "seed": seed,
-        "updates": len(losses),
-        "of": updates,
-        "loss": statistics.mean(last),
-        "forced": forced,
-        "generated": generated,
-        "seconds": time.monotonic() - start,
-    }
+    result = {"variant": variant, "seed": seed, "updates": len(losses), "of": updates}
+    result |= {"loss": statistics.mean(losses[-max(1, updates // 20) :]), "forced": forced, "generated": generated}
+    return {**result, "seconds": time.monotonic() - start}
 
 
 def report_claims() -> str:
@@ -262,14 +211,11 @@ def report_claims() -> str:
         [f"{d_k}", *(f"{value:.3g}" for power in (0, 0.5) for value in scores_and_softmax(d_k, d_k**-power))]
         for d_k in (1, 4, 16, 64, 256, 1024)
     ]
-    shuffled = [
-        [name, *(f"{value:.1e}" for value in shuffled_outputs(patch))]
-        for name, patch in (("with positions", None), ("without", without_positions))
-    ]
+    patches = {"with positions": None, "without": without_positions}
+    shuffled = [[name, *(f"{value:.1e}" for value in shuffled_outputs(patches[name]))] for name in patches]
+    names = ("the paper's", "without residuals", "without normalisation")
     layers = [
-        [name, *(f"{apart:.2g} / {std:.2f}" for apart, std in layer_by_layer(VARIANTS[name][1]))]
-        for name in list(VARIANTS)[:4]
-        if "positions" not in name
+        [name, *(f"{apart:.2g} / {std:.2f}" for apart, std in layer_by_layer(VARIANTS[name][1]))] for name in names
     ]
     future = [f"{gradient_from_the_future(patch):.2g}" for patch in (None, without_causal_mask)]
     return "\n\n".join(
@@ -306,11 +252,7 @@ def report_runs(results: list[Result], updates: int) -> str:
 
 
 def read_output(path: Path, runs: list[tuple[str, int]], updates: int) -> list[Result]:
-    """Return what runs have left in the file of `--output`, after checking that it can be written.
-
-    Raises:
-        ValueError: it cannot be written, or holds something else.
-    """
+    """Return what runs have left in the file of `--output`; raise a ValueError if that is something else."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.open("a").close()
@@ -340,8 +282,9 @@ def main() -> None:
         results = read_output(options.output, runs, options.updates) if options.output else []
     except ValueError as error:
         parser.error(str(error))
-    done = {(result["variant"], result["seed"]) for result in results}
-    todo = [(*run, options.updates) for run in runs if run not in done]
+    todo = [
+        (*run, options.updates) for run in runs if run not in {(each["variant"], each["seed"]) for each in results}
+    ]
     print(report_claims(), flush=True)
 
     def report_end(run: tuple[str, int, int], result: Result | None, left: float) -> None:
@@ -350,12 +293,9 @@ def main() -> None:
         results.append(result)
         if options.output:
             write_whole(options.output, json.dumps(results, indent=1))
-        print(
-            f"{len(results)}/{len(runs)} {result['variant']}, seed {result['seed']}: loss {result['loss']:.3f}, "
-            f"{100 * result['forced']:.0f} % right, generated {100 * result['generated']:.0f} %, "
-            f"{result['seconds']:.0f} s; about {left:.1f} minutes left",
-            flush=True,
-        )
+        line = f"{len(results)}/{len(runs)} {run[0]}, seed {run[1]}: loss {result['loss']:.3f}, "
+        line += f"{100 * result['forced']:.0f} % right, generated {100 * result['generated']:.0f} %, "
+        print(f"{line}{result['seconds']:.0f} s; about {left:.1f} minutes left", flush=True)
 
     stopped = False
     try:

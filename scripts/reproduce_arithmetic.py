@@ -11,6 +11,7 @@ import argparse
 import math
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
 from paper.arithmetic import Work, forward_flops, training_flops
 from torch import Tensor, nn
@@ -124,22 +125,17 @@ def table_3() -> None:
             continue
         low, high = intervals[name] = vocabularies(paper, body, width)
         off = " (!)" if abs(more - (paper - 65)) > 1 else ""  # each of the two is rounded
-        print(
-            f"| {name} | {paper} | {ours} | {total / 1e6 - paper:+.2f} | {paper - 65:+d}{off} | {more:+.3f} | "
-            f"{low:,} to {high:,} |"
-        )
+        row_less_base = f"{paper - 65:+d}{off} | {more:+.3f}"
+        print(f"| {name} | {paper} | {ours} | {total / 1e6 - paper:+.2f} | {row_less_base} | {low:,} to {high:,} |")
     low, high, others = most_agreed(intervals)
-    print(
-        f"\nOne vocabulary of {low:,} to {high:,} gives all of the paper's counts but those of: {', '.join(others)}."
-    )
+    explained = "gives all of the paper's counts but those of"
+    print(f"\nOne vocabulary of {low:,} to {high:,} {explained}: {', '.join(others)}.")
     print("(!): by more than the rounding of both, not what the architecture adds to or takes from base.\n")
     heading("of ours", "base", "big")
-    for name, wanted in PARTS.items():
-        cells = []
-        for fields in ({}, BIG):
-            named = meta_model(**fields).named_parameters()
-            cells.append(f"{sum(weight.numel() for name, weight in named if wanted(name)):,}")
-        print(f"| {name} | {' | '.join(cells)} |")
+    models = [meta_model(**fields) for fields in ({}, BIG)]
+    for part, wanted in PARTS.items():
+        counts = (sum(w.numel() for name, w in model.named_parameters() if wanted(name)) for model in models)
+        print(f"| {part} | {' | '.join(f'{number:,}' for number in counts)} |")
     untied = [f"{count({**fields, 'tie_word_embeddings': False})[0]:,}" for fields in ({}, BIG)]
     print(f"| all, if source, target and output had a matrix each | {' | '.join(untied)} |")
 
@@ -153,8 +149,6 @@ def rates(width: int, warmup: int, steps: int) -> Tensor:
 
 def schedule(figure: Path) -> None:
     """Print the peaks of equation 3, and draw its curves."""
-    import matplotlib.pyplot as plt
-
     print("\n## The schedule (equation 3)\n")
     heading("d_model", "warm-up", "peak", "at step", "(d_model warm-up)^-0.5")
     _, axis = plt.subplots(figsize=(6.4, 3.6), layout="constrained")
@@ -194,8 +188,6 @@ def fitted_shift(offset: int, width: int, positions: Tensor) -> Tensor:
 
 def positions(figure: Path) -> None:
     """Print how exactly a shift of encodings is linear (section 3.5), and draw encodings and their products."""
-    import matplotlib.pyplot as plt
-
     print("\n## Positional encodings (section 3.5)\n")
     heading("k", "largest error of M_k PE(pos), pos < 10,000", "largest difference of M_k from a fit to pos < 1,000")
     width, every = 512, torch.arange(10_000)

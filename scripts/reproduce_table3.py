@@ -5,15 +5,12 @@
     python scripts/reproduce_table3.py runs/table3 --rows h=1 d_k=16 --seeds 1 --workers 1
     python scripts/reproduce_table3.py runs/quick --rows D --seeds 1 --updates 50 --vocab_size 1000
 
-Rows have the paper's names and are made smaller as the base model is (scripts/configs/paper/table3_base.yaml): widths
-by 4, depth by 2; heads, dropout and smoothing as they are. All runs make as many updates of as many tokens, as in the
-paper; time is reported, not equalised. Perplexity (per token of one vocabulary, without smoothing), BLEU and chrF
-(beam 4, alpha 0.6, one reference, no averaging of checkpoints) are of the validation verses. The paper's big model is
-not among the rows: it was trained three times as long.
-
-Each row is compared with the base of the same seeds (of all, if it has none of them): "holds" where the difference has
-the paper's sign and exceeds the standard deviation of such a difference over the seeds, "within spread" where it does
-not exceed it, else "opposite". Where the paper has none, one within the spread "holds", and another "differs".
+Rows have the paper's names, but widths over 4 and depth over 2, as the base (scripts/configs/paper/table3_base.yaml).
+All runs make as many updates of as many tokens; time is reported, not equalised. Perplexity (without smoothing), BLEU
+and chrF (beam 4, alpha 0.6, no averaging) are of the validation verses. The paper's big model was trained three times
+as long, and is not among the rows. A row "holds" if its difference from the base of the same seeds (of all, if it has
+none of them) has the paper's sign and exceeds the standard deviation of such a difference over the seeds; else it is
+"opposite", or "within spread". Where the paper has no difference, one within the spread "holds", another "differs".
 
 A run that is done is not done again, one that was interrupted goes on where it was, and the table (FOLDER/table3.md)
 shows all that are done. FOLDER/ROW-seedN holds result.json, what the run printed (output.txt), and the trained model.
@@ -33,19 +30,7 @@ from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
-from paper.files import write_whole
-from paper.runs import (
-    Result,
-    add_run_options,
-    changes_since,
-    markdown_table,
-    over_seeds,
-    pick,
-    read_results,
-    saying_how_to_go_on,
-    side_by_side,
-    train_here,
-)
+from paper import runs
 
 from hf_vanilla import Translator
 from hf_vanilla.environment import keep_freed_memory
@@ -87,8 +72,7 @@ FIELDS = {
     "positions": ("position_embedding_type",),
 }
 DIVISORS = {"N": 2, "d_k": 4, "d_model": 4, "d_ff": 4}
-QUICK = ("N=2", "d_model=256")
-"""The rows of a run without `--rows`: two that differ much from the base in the paper, and take the least time."""
+QUICK = ("N=2", "d_model=256")  # by default, two that differ much from the base in the paper, and take the least time
 
 
 def here(row: str) -> str:
@@ -105,43 +89,30 @@ def training_config(row: str, seed: int, folder: Path, given: list[str]) -> Trai
     return TrainingConfig.load(CONFIG, [*given, *changes, *own])
 
 
-def run(row: str, seed: int, folder: Path, given: list[str]) -> Result:
-    """Train one model, have it translate, leave `result.json`, and return what is in it.
-
-    It goes on with what an interrupted run left.
-
-    Raises:
-        filelock.Timeout: another process is at it.
-    """
+def run(row: str, seed: int, folder: Path, given: list[str]) -> runs.Result:
+    """Train one model or go on with it, have it translate, leave `result.json`, and return what is in it."""
     with FileLock(folder / "lock", timeout=0):
         config, model = training_config(row, seed, folder, given), folder / "model"
-        summary, start = train_here(config), time.monotonic()
+        summary, start = runs.train_here(config), time.monotonic()
         translator = Translator.from_pretrained(model, device="cpu")
-        pairs = [  # the perplexity is of these
-            pair
-            for pair in TASKS["translation"](config).load_corpus()["validation"]
-            if max(len(translator.tokenizer(pair[side])["input_ids"]) for side in ("source", "target"))
-            <= config.max_length
-        ]
-        quality = TranslationQuality().compute(
-            predictions=translator([pair["source"] for pair in pairs]), references=[[pair["target"]] for pair in pairs]
+        sides, pairs = ("source", "target"), TASKS["translation"](config).load_corpus()["validation"]
+        lengths = [max(len(translator.tokenizer(pair[side])["input_ids"]) for side in sides) for pair in pairs]
+        sources, targets = (
+            [pair[side] for pair, length in zip(pairs, lengths, strict=True) if length <= config.max_length]
+            for side in sides  # the perplexity is of these
         )
-        result = {
-            "row": row,
-            "seed": seed,
-            **quality,
-            **pick(summary, "versions"),
-            "parameters": translator.model.num_parameters(),
-            "training_seconds": summary["seconds"],
-            "seconds": summary["seconds"] + time.monotonic() - start,
-        }
-        write_whole(folder / "result.json", json.dumps(result, indent=1))
+        translations, references = translator(sources), [[target] for target in targets]
+        quality = TranslationQuality().compute(predictions=translations, references=references)
+        result = {"row": row, "seed": seed, **quality, **runs.pick(summary, "versions")}
+        result |= {"parameters": translator.model.num_parameters(), "training_seconds": summary["seconds"]}
+        result["seconds"] += time.monotonic() - start
+        runs.write_whole(folder / "result.json", json.dumps(result, indent=1))
         for name in ("checkpoints", "snapshots", "best"):  # of no more use
             shutil.rmtree(model / name, ignore_errors=True)
         return result
 
 
-def run_quietly(row: str, seed: int, folder: Path, given: list[str]) -> Result:
+def run_quietly(row: str, seed: int, folder: Path, given: list[str]) -> runs.Result:
     """Do `run` in a process of its own, whose output goes into FOLDER/ROW-seedN/output.txt."""
     keep_freed_memory()
     own = folder / f"{row}-seed{seed}"
@@ -153,43 +124,36 @@ def run_quietly(row: str, seed: int, folder: Path, given: list[str]) -> Result:
 
 
 def check_settings(folder: Path, config: TrainingConfig) -> None:
-    """Check by `settings.json` that results in the folder are of the settings of the base model.
-
-    Raises:
-        ValueError: they are of others, or of none that can be told.
-    """
+    """Raise a ValueError unless `settings.json` says that results in the folder are of the base model's settings."""
     path = folder / "settings.json"
     if path.exists():
-        if changes := changes_since(json.loads(path.read_text(encoding="utf-8")), config):
+        if changes := runs.changes_since(json.loads(path.read_text(encoding="utf-8")), config):
             raise ValueError(f"{folder} holds runs with other settings: {'; '.join(changes)}. Choose another folder")
     elif there := sorted(folder.glob("*-seed*/result.json")):
         raise ValueError(f"{there[0]} is of settings that {path} does not tell: it is not there")
 
 
-def do_missing(runs: list[tuple[str, int]], workers: int, folder: Path, given: list[str]) -> int:
+def do_missing(wanted: list[tuple[str, int]], workers: int, folder: Path, given: list[str]) -> int:
     """Do the runs that are missing, some side by side, with a line for each that ends; return how many failed."""
-    done = read_results(folder)
-    todo = [run for run in runs if run not in done]
+    done = runs.read_results(folder)
+    todo = [run for run in wanted if run not in done]
     if todo:
-        print(f"{len(todo)} of {len(runs)} runs to do, {workers} side by side", flush=True)
-    ended, failed = len(runs) - len(todo), 0
+        print(f"{len(todo)} of {len(wanted)} runs to do, {workers} side by side", flush=True)
+    ended, failed = len(wanted) - len(todo), 0
 
-    def report_end(run: tuple[str, int], result: Result | None, left: float) -> None:
+    def report_end(run: tuple[str, int], result: runs.Result | None, left: float) -> None:
         nonlocal ended, failed
         ended += 1
-        row, seed = run
+        line = f"{run[0]}, seed {run[1]}: "
         if result is None:
             failed += 1
-            print(f"{row}, seed {seed}: failed, see {folder / f'{row}-seed{seed}' / 'output.txt'}", flush=True)
-            return
-        print(
-            f"{ended}/{len(runs)} {row}, seed {seed}: perplexity {result['perplexity']:.2f}, "
-            f"BLEU {result['bleu']:.2f}, chrF {result['chrf']:.1f}, {result['training_seconds']:.0f} s; "
-            f"about {left:.0f} minutes left",
-            flush=True,
-        )
+            line += f"failed, see {folder / f'{run[0]}-seed{run[1]}' / 'output.txt'}"
+        else:
+            line = f"{ended}/{len(wanted)} {line}perplexity {result['perplexity']:.2f}, BLEU {result['bleu']:.2f}, "
+            line += f"chrF {result['chrf']:.1f}, {result['training_seconds']:.0f} s; about {left:.0f} minutes left"
+        print(line, flush=True)
 
-    side_by_side(partial(run_quietly, folder=folder, given=given), todo, workers, report_end)
+    runs.side_by_side(partial(run_quietly, folder=folder, given=given), todo, workers, report_end)
     return failed
 
 
@@ -201,55 +165,38 @@ def verdict(paper: float, own: list[float], base: list[float]) -> tuple[str, str
     spread = (statistics.variance(own) + statistics.variance(base)) ** 0.5
     if abs(difference) <= spread:
         word = "within spread" if paper else "holds"
-    elif paper:
-        word = "holds" if (difference > 0) == (paper > 0) else "opposite"
     else:
-        word = "differs"
+        word = "differs" if not paper else "holds" if difference * paper > 0 else "opposite"
     return f"{difference:+.2f} ± {spread:.2f}", word
 
 
-def compare(row: str, results: list[Result], base: list[Result]) -> list[tuple[str, str, str]]:
+def compare(row: str, results: list[runs.Result], base: list[runs.Result]) -> list[tuple[str, str, str]]:
     """Return for perplexity and BLEU the paper's cell, how the row differs from the base here, and the verdict."""
-    cells = []
+    cells, seeds = [], {result["seed"] for result in results}
+    paired = [result for result in base if result["seed"] in seeds] or base
     measures = (("perplexity", 2), ("bleu", 1))
     for (name, digits), paper, reference in zip(measures, PAPER[row][1:], PAPER["base"][1:], strict=True):
-        if row == "base" or not base:
-            cells.append((f"{paper:.{digits}f}", "", ""))
-            continue
-        difference = round(paper - reference, 2)
-        paired = [r[name] for r in base if r["seed"] in {own["seed"] for own in results}]
-        found, word = verdict(difference, [r[name] for r in results], paired or [r[name] for r in base])
-        cells.append((f"{paper:.{digits}f} ({difference:+.2f})", found, word))
+        cell, found, difference = f"{paper:.{digits}f}", ("", ""), round(paper - reference, 2)
+        if row != "base" and base:
+            cell += f" ({difference:+.2f})"
+            found = verdict(difference, *([result[name] for result in of] for of in (results, paired)))
+        cells.append((cell, *found))
     return cells
 
 
 def report(folder: Path) -> str:
     """Return the table of all that is done, in Markdown, below a line about it."""
-    by_row: dict[str, list[Result]] = {}
-    for (row, _), result in sorted(read_results(folder).items()):
-        by_row.setdefault(row, []).append(result)
-    every, rows, words = [result for results in by_row.values() for result in results], [], Counter[str]()
-    for row in PAPER:
-        if not (results := by_row.get(row)):
-            continue
+    by_row = runs.results_by_name(folder, PAPER)
+    rows, words = [], Counter[str]()
+    for row, results in by_row.items():
         compared = compare(row, results, by_row.get("base", []))
         words.update(word for _, _, word in compared if word)
-        rows.append(
-            [
-                PAPER[row][0],
-                row,
-                here(row),
-                f"{results[0]['parameters']:,}",
-                *(over_seeds(results, name, 2) for name in ("perplexity", "bleu")),
-                over_seeds(results, "chrf"),
-                over_seeds(results, "training_seconds", 0),
-                str(len(results)),
-                *compared[0],
-                *compared[1],
-            ]
-        )
-    about = every[0]
-    settled = ", ".join(f"{word} {count}" for word, count in sorted(words.items()))
+        cells = [PAPER[row][0], row, here(row), f"{results[0]['parameters']:,}"]
+        measures = {"perplexity": 2, "bleu": 2, "chrf": 1, "training_seconds": 0}
+        cells += [runs.over_seeds(results, name, digits) for name, digits in measures.items()]
+        rows.append([*cells, str(len(results)), *compared[0], *compared[1]])
+    every = [result for results in by_row.values() for result in results]
+    about, settled = every[0], ", ".join(f"{word} {count}" for word, count in sorted(words.items()))
     heading = (
         f"{about['updates']:,} updates, {about['target_tokens'] / 1e6:.2f} million target tokens a run; "
         f"{about['sentences']} validation verses; {' and '.join(sorted({each['hardware'] for each in every}))}; "
@@ -258,7 +205,7 @@ def report(folder: Path) -> str:
     columns = ["", "row", "here", "parameters", "PPL", "BLEU", "chrF", "seconds", "seeds"]
     for name in ("PPL", "BLEU"):
         columns += [f"{name} in the paper", "against base, here", "direction"]
-    return f"{heading}\n\n{markdown_table(columns, rows)}"
+    return f"{heading}\n\n{runs.markdown_table(columns, rows)}"
 
 
 def main() -> None:
@@ -269,7 +216,7 @@ def main() -> None:
     names = f"{' '.join(PAPER)}, or groups of them, {' '.join(groups)}"
     rows_help = f"rows to run, of {names}; the base is always among them (default: {' '.join(QUICK)})"
     parser.add_argument("--rows", nargs="+", choices=[*PAPER, *groups], default=QUICK, metavar="ROW", help=rows_help)
-    add_run_options(parser, seeds=(1, 2))
+    runs.add_run_options(parser, seeds=(1, 2))
     parser.add_argument("--updates", type=int, help="updates of each run (default: those of table3_base.yaml)")
     options, given = parser.parse_known_args()
     if options.workers < 1:
@@ -277,13 +224,13 @@ def main() -> None:
     folder = options.folder.resolve()
     given += [] if options.updates is None else ["--max_steps", str(options.updates)]
     chosen = [row for row in PAPER if row == "base" or row in options.rows or PAPER[row][0] in options.rows]
-    runs = [(row, seed) for seed in dict.fromkeys(options.seeds) for row in chosen]
+    wanted = [(row, seed) for seed in dict.fromkeys(options.seeds) for row in chosen]
     try:
-        for row, seed in runs:
+        for row, seed in wanted:
             TASKS["translation"](training_config(row, seed, folder, given))  # for its error
         config = training_config("base", 1, folder, given)
         check_settings(folder, config)
-        read_results(folder)
+        runs.read_results(folder)
         # One vocabulary, without which perplexities cannot be compared; and one process fills the cache of the corpus.
         task = TASKS["translation"](config)
         tokenizer, saved = task.load_tokenizer(task.load_corpus()), folder / "tokenizer"
@@ -296,14 +243,12 @@ def main() -> None:
         parser.error(str(error))
     settings = json.dumps(dataclasses.asdict(config) | {"output_dir": None}, indent=1)
     (folder / "settings.json").write_text(f"{settings}\n", encoding="utf-8")
-    with saying_how_to_go_on():
-        failed = do_missing(runs, options.workers, folder, given)
-    if read_results(folder):
-        table = report(folder)
-        (folder / "table3.md").write_text(f"{table}\n", encoding="utf-8")
-        print(f"\n{table}\n\nwritten: {folder / 'table3.md'}")
+    with runs.saying_how_to_go_on():
+        failed = do_missing(wanted, options.workers, folder, given)
+    if runs.read_results(folder):
+        runs.publish(report(folder), folder / "table3.md")
     if failed:
-        sys.exit(f"{failed} of {len(runs)} runs failed; the same command goes on with them")
+        sys.exit(f"{failed} of {len(wanted)} runs failed; the same command goes on with them")
 
 
 if __name__ == "__main__":

@@ -6,14 +6,12 @@
     python scripts/reproduce_table4.py runs/step --one_step               # of the paper's model, at its full size
     python scripts/reproduce_table4.py runs/wsj --treebank WSJ --systems paper
 
-A model reads words and writes the tree as a sequence (Vinyals et al., 2015, arXiv:1412.7449) of labelled brackets and
-parts of speech, "(S (NP DT NN )NP (VP VBZ )VP )S"; each word, bracket and part of speech is one token. As in the
-paper, the beam is 21, alpha 0.3, and an output has at most 300 tokens more than the source. Brackets alone are scored,
-as evalb does (scripts/evaluate_trees.py); malformed sequences are mended first.
+A model reads words and writes the tree as labelled brackets and parts of speech, "(S (NP DT NN )NP (VP VBZ )VP )S"
+(Vinyals et al., 2015, arXiv:1412.7449), a token each. As in the paper, the beam is 21, alpha 0.3, and an output has at
+most 300 tokens more than the source. Malformed sequences are mended, and scored as by evalb (evaluate_trees.py).
 
-The treebank is generated (scripts/generate_treebank.py), unless --treebank names a folder with train.mrg and test.mrg,
-trees in the Penn Treebank's notation. All runs of a seed make as many updates with the same batches; of the training
-trees 1 in 20 is held out, half of them for validation, the test trees are others.
+The treebank is generated (generate_treebank.py), unless --treebank names a folder with train.mrg and test.mrg in the
+Penn Treebank's notation; 1 in 20 training trees is held out. All runs of a seed make as many updates of equal batches.
 
 A run that is done is not done again, one that was interrupted goes on where it was, and the table (FOLDER/table4.md)
 shows all that are done. FOLDER/SYSTEM-seedN holds result.json, predicted.mrg and the trained model.
@@ -32,19 +30,8 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from filelock import FileLock, Timeout
-from paper.files import write_whole
+from paper import runs
 from paper.parsers import MostFrequentTree, RightBranching, TreebankGrammar
-from paper.runs import (
-    Result,
-    add_run_options,
-    changes_since,
-    markdown_table,
-    over_seeds,
-    pick,
-    read_results,
-    saying_how_to_go_on,
-    train_here,
-)
 from paper.treebank import write_treebank
 from paper.trees import Tree, delinearise, linearise, read_treebank, score
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -67,7 +54,7 @@ SYSTEMS = {
 RECURRENT = ["--architecture", "recurrent", "--attention_type", "additive", "--hidden_size", "160"]
 RECURRENT += ["--learning_rate", "3e-3", "--warmup_steps", "100"]  # at 2e-3 and 3e-3 the Transformer learns little
 BASELINES = {
-    "right-branching, gold tags": lambda trees: RightBranching(trees),
+    "right-branching, gold tags": RightBranching,
     "most frequent tree of the tags, gold tags": lambda trees: MostFrequentTree(trees, RightBranching(trees)),
     "treebank grammar, gold tags": lambda trees: TreebankGrammar(trees, RightBranching(trees)),
 }
@@ -75,7 +62,7 @@ BEAMS, ALPHA, EXTRA_TOKENS = 21, 0.3, 300
 BEAM_TOKENS = 8192  # source tokens searched together, times beams
 LONG = 12
 TRAIN_TREES, TEST_TREES = 20_000, 500
-SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<unk>"]
+SPECIAL_TOKENS = {"pad_token": "<pad>", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
 def without_empty_elements(tree: Tree) -> Tree | None:
@@ -86,20 +73,12 @@ def without_empty_elements(tree: Tree) -> Tree | None:
     return Tree(tree.label, children) if children else None
 
 
-def source_of(tree: Tree) -> str:
-    """Return the words of a tree, which a model reads."""
-    return " ".join(leaf.children[0] for leaf in tree.leaves())
-
-
 def make_tokenizer(trees: Sequence[Tree], vocab_size: int) -> PreTrainedTokenizerFast:
-    """Make a tokenizer of brackets, tags and the most frequent words, which fills up `vocab_size` with unused tokens.
-
-    Raises:
-        ValueError: there is room for no word.
-    """
-    outputs = Counter(token for tree in trees for token in linearise(tree).split())
-    words = Counter(word for tree in trees for word in source_of(tree).split())
-    tokens = list(dict.fromkeys([*SPECIAL_TOKENS, *sorted(outputs), *(word for word, _ in words.most_common())]))
+    """Make a tokenizer of brackets, tags, the most frequent words, and unused tokens up to `vocab_size`."""
+    outputs = {token for tree in trees for token in linearise(tree).split()}
+    words = Counter(word for tree in trees for word in tree.words())
+    special = SPECIAL_TOKENS.values()
+    tokens = list(dict.fromkeys([*special, *sorted(outputs), *(word for word, _ in words.most_common())]))
     if vocab_size <= len(SPECIAL_TOKENS) + len(outputs):
         raise ValueError(f"vocab_size is {vocab_size}; these trees have {len(outputs)} brackets and tags alone")
     tokens += [f"<unused{number}>" for number in range(vocab_size - len(tokens))]
@@ -107,16 +86,11 @@ def make_tokenizer(trees: Sequence[Tree], vocab_size: int) -> PreTrainedTokenize
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 2)])
-    names = dict(zip(("pad_token", "bos_token", "eos_token", "unk_token"), SPECIAL_TOKENS, strict=True))
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names, clean_up_tokenization_spaces=False)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS, clean_up_tokenization_spaces=False)
 
 
 def prepare(folder: Path, treebank: Path | None) -> tuple[list[Tree], list[Tree], int]:
-    """Return the trees to learn from, which also become the corpus FOLDER/train.jsonl, the test trees, and a checksum.
-
-    Raises:
-        ValueError: the folder is of other trees.
-    """
+    """Return trees to learn from, which also become the corpus FOLDER/train.jsonl, test trees, and their checksum."""
     folder.mkdir(parents=True, exist_ok=True)
     if treebank is None:
         treebank = folder / "treebank"
@@ -125,11 +99,10 @@ def prepare(folder: Path, treebank: Path | None) -> tuple[list[Tree], list[Tree]
             write_treebank(treebank, TRAIN_TREES, TEST_TREES, seed=0)
     read = (read_treebank(treebank / f"{name}.mrg") for name in ("train", "test"))
     training, test = ([kept for tree in trees if (kept := without_empty_elements(tree))] for trees in read)
-    rows = [json.dumps({"source": source_of(tree), "target": linearise(tree)}) for tree in training]
-    text = "".join(f"{row}\n" for row in rows)
-    path = folder / "train.jsonl"
+    rows = ({"source": " ".join(tree.words()), "target": linearise(tree)} for tree in training)
+    text, path = "".join(f"{json.dumps(row)}\n" for row in rows), folder / "train.jsonl"
     if not path.exists():
-        write_whole(path, text)
+        runs.write_whole(path, text)
     elif path.read_text(encoding="utf-8") != text:
         raise ValueError(f"{folder} holds runs on other trees. Choose another folder")
     return training, test, zlib.crc32((text + "".join(map(str, test))).encode())
@@ -140,30 +113,24 @@ def training_config(system: str, seed: int, folder: Path, given: list[str]) -> T
     name = "parsing.yaml" if system == "paper" else "parsing_small.yaml"
     own = ["--output_dir", str(folder / f"{system}-seed{seed}" / "model"), "--seed", str(seed)]
     own += ["--corpus", str(folder / "train.jsonl"), "--tokenizer", str(folder / f"tokenizer-{Path(name).stem}")]
-    return TrainingConfig.load(CONFIGS / name, [*(RECURRENT if system == "recurrent" else []), *given, *own])
+    return TrainingConfig.load(CONFIGS / name, RECURRENT * (system == "recurrent") + given + own)
 
 
 @torch.inference_mode()
 def parse(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, trees: Sequence[Tree]) -> tuple[list[Tree], int]:
     """Return the trees that a model finds for the words of trees, and how many of its outputs were malformed."""
     order = sorted(range(len(trees)), key=lambda i: -len(trees[i].leaves()))
-    decoder, outputs = make_incremental(model), [""] * len(trees)
+    outputs = [""] * len(trees)
+    search = {"custom_generate": beam_search, "incremental_decoder": make_incremental(model), "do_sample": False}
+    search |= {"num_beams": BEAMS, "length_penalty": ALPHA, "max_extra_tokens": EXTRA_TOKENS}
     with tqdm(total=len(trees), desc="parsing", unit=" sentences", mininterval=1) as bar:
         while order:
             size = max(1, BEAM_TOKENS // (BEAMS * (len(trees[order[0]].leaves()) + 1)))
             rows, order = order[:size], order[size:]
-            batch = tokenizer([source_of(trees[i]) for i in rows], padding=True, return_tensors="pt").to(model.device)
-            sequences = model.generate(
-                input_ids=batch["input_ids"],
-                attention_mask=batch["attention_mask"],
-                custom_generate=beam_search,
-                incremental_decoder=decoder,
-                num_beams=BEAMS,
-                length_penalty=ALPHA,
-                max_extra_tokens=EXTRA_TOKENS,
-                max_new_tokens=batch["input_ids"].shape[1] + EXTRA_TOKENS,
-                do_sample=False,
-            )
+            texts = [" ".join(trees[i].words()) for i in rows]
+            batch = tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False).to(model.device)
+            longest = batch["input_ids"].shape[1] + EXTRA_TOKENS
+            sequences = model.generate(**batch, **search, max_new_tokens=longest)
             for i, text in zip(rows, tokenizer.batch_decode(sequences, skip_special_tokens=True), strict=True):
                 outputs[i] = text
             bar.update(len(rows))
@@ -178,28 +145,23 @@ def scores_of(test: Sequence[Tree], predicted: Sequence[Tree]) -> dict[str, floa
     return score(test, predicted) | {"f1_long": of_long["f1"], "sentences_long": len(long)}
 
 
-def train_quietly(config: TrainingConfig) -> Result:
+def train_quietly(config: TrainingConfig) -> runs.Result:
     """Train in this process, whose output goes into output.txt beside the model, and return the run's summary."""
     folder = Path(config.output_dir).parent
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "output.txt").open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file):
-        return train_here(config)
+        return runs.train_here(config)
 
 
-def run(config: TrainingConfig, test: Sequence[Tree]) -> Result:
+def run(config: TrainingConfig, test: Sequence[Tree]) -> runs.Result:
     """Train one model, parse with it, and score the trees."""
     summary, folder = train_quietly(config), Path(config.output_dir)
     model = AutoModelForSeq2SeqLM.from_pretrained(folder).to(PartialState().device).eval()
     start = time.monotonic()
     predicted, malformed = parse(model, AutoTokenizer.from_pretrained(folder), test)
-    write_whole(folder.parent / "predicted.mrg", "".join(f"{tree}\n" for tree in predicted))
-    return {
-        **scores_of(test, predicted),
-        "malformed": malformed,
-        "parsing_seconds": time.monotonic() - start,
-        "parameters": model.num_parameters(),
-        **pick(summary, "configuration"),
-    }
+    runs.write_whole(folder.parent / "predicted.mrg", "".join(f"{tree}\n" for tree in predicted))
+    own = {"malformed": malformed, "parsing_seconds": time.monotonic() - start, "parameters": model.num_parameters()}
+    return {**scores_of(test, predicted), **own, **runs.pick(summary, "configuration")}
 
 
 def one_step(folder: Path, given: list[str]) -> str:
@@ -215,36 +177,32 @@ def one_step(folder: Path, given: list[str]) -> str:
     )
 
 
-def report(folder: Path, baselines: dict[str, Result]) -> str:
+def report(folder: Path, baselines: dict[str, runs.Result]) -> str:
     """Return the table of the baselines and of all that is done, in Markdown, below a line about it."""
     scored = ("precision", "recall", "f1", "f1_long", "complete_match")
     rows = [[name, "", *(f"{scores[column]:.1f}" for column in scored)] for name, scores in baselines.items()]
-    done, every = read_results(folder), []
-    for system, (name, paper) in SYSTEMS.items():
-        if not (results := [result for (of, _), result in done.items() if of == system]):
-            continue
-        every += results
-        cells = [name, paper, *(over_seeds(results, column) for column in (*scored, "malformed", "other_words"))]
-        cells += [f"{results[0]['parameters']:,}", over_seeds(results, "perplexity", 4)]
-        rows.append([*cells, *(over_seeds(results, f"{of}seconds", 0) for of in ("", "parsing_")), str(len(results))])
-    about = next(iter(baselines.values()))
+    done = runs.results_by_name(folder, SYSTEMS)
+    for system, results in done.items():
+        cells = [runs.over_seeds(results, column) for column in (*scored, "malformed", "other_words")]
+        cells += [f"{results[0]['parameters']:,}", runs.over_seeds(results, "perplexity", 4)]
+        cells += [runs.over_seeds(results, column, 0) for column in ("seconds", "parsing_seconds")]
+        rows.append([*SYSTEMS[system], *cells, str(len(results))])
+    about, every = next(iter(baselines.values())), [result for results in done.values() for result in results]
     heading = f"{about['sentences']} test trees, {about['sentences_long']} of them of more than {LONG} words"
     for updates, tokens in sorted({(each["updates"], f"{each['target_tokens'] / 1e6:.2f}") for each in every}):
         heading += f"; {updates:,} updates, {tokens} million target tokens"
-    heading += "".join(f"; {each}" for each in sorted({each["hardware"] for each in every}))
+    heading += "".join(f"; {hardware}" for hardware in sorted({each["hardware"] for each in every}))
     columns = ["", "F1 in the paper", "precision", "recall", "F1", f"F1, more than {LONG} words", "complete match"]
     columns += ["malformed", "other words", "parameters", "perplexity", "training s", "parsing s", "seeds"]
-    return f"{heading}. Mean ± standard deviation over seeds.\n\n{markdown_table(columns, rows)}"
+    return f"{heading}. Mean ± standard deviation over seeds.\n\n{runs.markdown_table(columns, rows)}"
 
 
-def check_done(done: dict[tuple[str, int], Result], folder: Path, given: list[str], identity: Result) -> None:
-    """Check that results in the folder are of these settings and trees.
-
-    Raises:
-        ValueError: one is of others.
-    """
+def check_done(
+    done: dict[tuple[str, int], runs.Result], folder: Path, given: list[str], identity: runs.Result
+) -> None:
+    """Raise a ValueError if a result in the folder is of other settings or trees."""
     for (system, seed), result in done.items():
-        changes = changes_since(result["configuration"], training_config(system, seed, folder, given))
+        changes = runs.changes_since(result["configuration"], training_config(system, seed, folder, given))
         changes += [f"{name} was {result[name]}, now {now}" for name, now in identity.items() if result[name] != now]
         if changes:
             path = folder / f"{system}-seed{seed}" / "result.json"
@@ -252,37 +210,32 @@ def check_done(done: dict[tuple[str, int], Result], folder: Path, given: list[st
 
 
 def provide_tokenizer(config: TrainingConfig, trees: Sequence[Tree]) -> None:
-    """Make the tokenizer of a run where it is missing.
-
-    Raises:
-        ValueError: it is there, and has another number of tokens than `config` says.
-    """
+    """Make the tokenizer of a run where it is missing; raise a ValueError if it is there and has another size."""
     if not (Path(str(config.tokenizer)) / "tokenizer.json").exists():
         make_tokenizer(trees, config.vocab_size).save_pretrained(str(config.tokenizer))
     elif (size := len(AutoTokenizer.from_pretrained(config.tokenizer))) != config.vocab_size:
         raise ValueError(f"{config.tokenizer} has {size} tokens, not {config.vocab_size}: another folder, please")
 
 
-def baseline_scores(path: Path, training: Sequence[Tree], test: Sequence[Tree]) -> dict[str, Result]:
+def baseline_scores(path: Path, training: Sequence[Tree], test: Sequence[Tree]) -> dict[str, runs.Result]:
     """Return the scores of the baselines, from a file if it is there, else anew, and write it."""
     if not path.exists():
-        parsers = {name: make(training) for name, make in BASELINES.items()}
-        scores = {
-            name: scores_of(test, [parser.parse(tree.leaves()) for tree in tqdm(test, desc=name)])
-            for name, parser in parsers.items()
-        }
-        write_whole(path, json.dumps(scores, indent=1))
+        scores = {}
+        for name, make in BASELINES.items():
+            parser = make(training)
+            scores[name] = scores_of(test, [parser.parse(tree.leaves()) for tree in tqdm(test, desc=name)])
+        runs.write_whole(path, json.dumps(scores, indent=1))
     return json.loads(path.read_text(encoding="utf-8"))
 
 
 def reproduce(folder: Path, options: argparse.Namespace, given: list[str], parser: argparse.ArgumentParser) -> None:
     """Do the runs that are missing, and write the table of all."""
-    runs = [(system, seed) for seed in dict.fromkeys(options.seeds) for system in dict.fromkeys(options.systems)]
+    wanted = [(system, seed) for seed in dict.fromkeys(options.seeds) for system in dict.fromkeys(options.systems)]
     try:
-        configs = {run: training_config(*run, folder, given) for run in runs}
+        configs = {run: training_config(*run, folder, given) for run in wanted}
         training, test, checksum = prepare(folder, options.treebank)
         test, identity = test[: options.test_trees], {"treebank": checksum, "test_trees": options.test_trees}
-        done = {run: result for run, result in read_results(folder).items() if run[0] in SYSTEMS}
+        done = {run: result for run, result in runs.read_results(folder).items() if run[0] in SYSTEMS}
         check_done(done, folder, given, identity)
         for config in [training_config("paper", 1, folder, given)] if options.one_step else configs.values():
             provide_tokenizer(config, training)
@@ -292,22 +245,18 @@ def reproduce(folder: Path, options: argparse.Namespace, given: list[str], parse
         print(one_step(folder, given))
         return
     baselines = baseline_scores(folder / f"baselines-{checksum}-{len(test)}.json", training, test)
-    for number, (system, seed) in enumerate(runs, start=1):
+    for number, (system, seed) in enumerate(wanted, start=1):
         if (system, seed) in done:
             continue
         try:
             result = identity | run(configs[system, seed], test)
         except (OSError, ValueError) as error:
             sys.exit(f"reproduce_table4.py: {system}, seed {seed}: {error}")
-        write_whole(folder / f"{system}-seed{seed}" / "result.json", json.dumps(result, indent=1))
-        print(
-            f"{number}/{len(runs)} {system}, seed {seed}: F1 {result['f1']:.1f}, complete match "
-            f"{result['complete_match']:.1f} %, {result['seconds']:.0f} + {result['parsing_seconds']:.0f} s",
-            flush=True,
-        )
-    table = report(folder, baselines)
-    (folder / "table4.md").write_text(f"{table}\n", encoding="utf-8")
-    print(f"\n{table}\n\nwritten: {folder / 'table4.md'}")
+        runs.write_whole(folder / f"{system}-seed{seed}" / "result.json", json.dumps(result, indent=1))
+        line = f"{number}/{len(wanted)} {system}, seed {seed}: F1 {result['f1']:.1f}, complete match "
+        line += f"{result['complete_match']:.1f} %, {result['seconds']:.0f} + {result['parsing_seconds']:.0f} s"
+        print(line, flush=True)
+    runs.publish(report(folder, baselines), folder / "table4.md")
 
 
 def main() -> None:
@@ -317,7 +266,7 @@ def main() -> None:
     parser.add_argument("--treebank", type=Path, help="folder with train.mrg and test.mrg (default: generate them)")
     chosen = ["recurrent", "transformer"]
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=chosen, help=f"(default: {' '.join(chosen)})")
-    add_run_options(parser, seeds=(1, 2, 3), side_by_side=False)
+    runs.add_run_options(parser, seeds=(1, 2, 3), side_by_side=False)
     parser.add_argument("--test_trees", type=int, help="number of test trees to parse (default: all)")
     parser.add_argument("--one_step", action="store_true", help="only make one update of the paper's model")
     options, given = parser.parse_known_args()
@@ -335,7 +284,7 @@ def main() -> None:
         parser.error(f"another process is at {folder}: wait for it, or choose another folder")
     except (OSError, ValueError) as error:
         parser.error(str(error))
-    with saying_how_to_go_on(), lock:
+    with runs.saying_how_to_go_on(), lock:
         reproduce(folder, options, given, parser)
 
 

@@ -15,12 +15,7 @@ KEPT_BY_ACTIVATION = {"relu": 1, "gelu": 2, "silu": 2, "swish": 2, "gelu_new": 5
 
 @dataclass(frozen=True)
 class Work:
-    """What a forward pass computes: positions, labels, and pairs of query and key.
-
-    Positions are those of sources (in an encoder) and targets (in a decoder), labels those of them that predict one,
-    pairs what a head compares: n^2 for a row of n positions. Padding counts where it is computed: on a GPU everywhere,
-    while training on CPU leaves it out.
-    """
+    """Positions of encoder and decoder (padding if it is computed), labels, and pairs of positions in attention."""
 
     source: int = 0
     target: int = 0
@@ -28,16 +23,11 @@ class Work:
     source_pairs: int = 0
     target_pairs: int = 0
     cross_pairs: int = 0
-    masks: bool = False
-    """Whether attention reads masks: where there is padding, or more than one document in a row."""
+    masks: bool = False  # attention reads masks where there is padding, or more than one document in a row
 
     @classmethod
     def of_rows(cls, config: VanillaBaseConfig, rows: int, length: int) -> "Work":
-        """Return the work of rows of `length` tokens on each side that the model has, without padding.
-
-        As in the tasks of training, each target token is a label, 15 % of what BERT reads is masked, and GPT's first
-        token is given.
-        """
+        """Return the work of full rows: all tokens of a target are labels, 15 % of BERT's, and all but GPT's first."""
         tokens, pairs = rows * length, rows * length**2
         if config.model_type == "vanilla_encoder":
             return cls(source=tokens, source_pairs=pairs, labels=rows * max(1, round(0.15 * length)))
@@ -61,18 +51,13 @@ def head_widths(config: VanillaBaseConfig) -> tuple[int, int]:
 
 
 def forward_flops(config: VanillaBaseConfig, work: Work) -> dict[str, int]:
-    """Return the FLOPs of a forward pass, by part.
-
-    With n queries, m keys: W^Q and W^O are 2 n d (h d_k + h d_v), W^K and W^V 2 m d (h d_k + h d_v), and
-    softmax(Q K^T) V is 2 n m (h d_k + h d_v) (eq. 1); the feed-forward network is 4 n d d_ff (eq. 2), and the output
-    projection 2 d V for each label.
-    """
+    """Return the FLOPs of a forward pass, by part: 2 n a b for a product of matrices (n, a) and (a, b)."""
     encoder, decoder = depths(config)
-    crossing = decoder if config.is_encoder_decoder else 0
+    crossing = decoder * config.is_encoder_decoder
     d, width = config.hidden_size, sum(head_widths(config))
     ends = 2 * (encoder * work.source + decoder * work.target) + crossing * (work.source + work.target)
     pairs = encoder * work.source_pairs + decoder * work.target_pairs + crossing * work.cross_pairs
-    transform = d * d if config.model_type == "vanilla_encoder" else 0  # BERT's, before its output projection
+    transform = d * d * (config.model_type == "vanilla_encoder")  # BERT's, before its output projection
     return {
         "attention projections": 2 * ends * d * width,
         "attention core": 2 * pairs * width,
@@ -86,9 +71,7 @@ def training_flops(
 ) -> int:
     """Return the FLOPs of forward and backward, where each product needs two more for the gradients of its factors.
 
-    Args:
-        checkpointing: layers are computed a second time in the backward pass.
-        fused_attention: by sdpa, which keeps no scores, and computes Q K^T again in the backward pass.
+    With `checkpointing`, layers are computed a second time; with `fused_attention` (by sdpa), so is Q K^T.
     """
     forward = forward_flops(config, work)
     layers = sum(forward.values()) - forward["output projection"]
@@ -102,32 +85,27 @@ def kept_bytes(config: VanillaBaseConfig, work: Work, itemsize: int) -> tuple[in
 
     In float32 (`itemsize` 4) products and norms keep their input, attention also its output and a logarithm for each
     query and head, dropout a byte an element. Under autocast (2) sums and norms stay float32, and each product keeps
-    its input as half, so that Q, K and V keep three copies of theirs.
-
-    Raises:
-        ValueError: the activation function is not one of `KEPT_BY_ACTIVATION`.
+    its input as half, so that Q, K and V keep three copies of theirs. Raises a ValueError if the activation is none of
+    `KEPT_BY_ACTIVATION`.
     """
     d, heads = config.hidden_size, config.num_attention_heads
     keys, values = head_widths(config)
     encoder, decoder = depths(config)
-    half, dropped = itemsize < 4, d if config.dropout else 0
-    norm = 4 * d + 8  # its input, mean and deviation
+    half, dropped, norm = itemsize < 4, d * bool(config.dropout), 4 * d + 8  # a norm keeps input, mean and deviation
     if config.activation_function not in KEPT_BY_ACTIVATION:
         raise ValueError(
             f"activation_function is {config.activation_function}: what it keeps is not known; expected one of "
             + ", ".join(KEPT_BY_ACTIVATION)
         )
 
-    def inputs(products: int) -> int:
-        return itemsize * d * (products if half else 1)
-
     # A position of a sub-layer, with residual sum and norm
-    attention = inputs(3) + 2 * itemsize * (keys + values) + 4 * heads + dropped + norm
-    inner = KEPT_BY_ACTIVATION[config.activation_function] * itemsize * config.intermediate_size
-    feed_forward = inputs(1) + inner + dropped + norm
-    queries = inputs(1) + itemsize * (keys + values) + 4 * heads + dropped + norm
-    encoded = itemsize * (keys + values) + (inputs(2) if half else 0)
-    mask = itemsize if work.masks else 0
+    one, own = itemsize * d, dropped + norm
+    attention = one * (3 if half else 1) + 2 * itemsize * (keys + values) + 4 * heads + own
+    activation = KEPT_BY_ACTIVATION[config.activation_function] * itemsize
+    feed_forward = one + activation * config.intermediate_size + own
+    queries = one + itemsize * (keys + values) + 4 * heads + own
+    encoded = itemsize * (keys + values) + 2 * one * half
+    mask = itemsize * work.masks
 
     encoder_layer = work.source * (attention + feed_forward) + mask * work.source_pairs
     decoder_layer = work.target * (attention + feed_forward) + mask * work.target_pairs
@@ -136,9 +114,9 @@ def kept_bytes(config: VanillaBaseConfig, work: Work, itemsize: int) -> tuple[in
         rest += (work.source + work.target) * norm
     if config.is_encoder_decoder:
         decoder_layer += work.target * queries + work.source * encoded + mask * work.cross_pairs
-        rest += 0 if half else inputs(1) * work.source
+        rest += one * work.source * (not half)
     if config.model_type == "vanilla_encoder":
-        rest += work.labels * (inputs(1) + (KEPT_BY_ACTIVATION[config.activation_function] - 1) * itemsize * d + norm)
+        rest += work.labels * (activation * d + norm)
     return encoder_layer, decoder_layer, rest
 
 
@@ -155,13 +133,12 @@ def activation_peak(
     d, vocabulary, inner = config.hidden_size, config.vocab_size, config.intermediate_size
     encoder_layer, decoder_layer, rest = kept_bytes(config, work, itemsize)
     if checkpointing:
-        layers = 4 * d * (encoder * work.source + decoder * work.target)  # what goes into each
+        sources, again = 4 * d * encoder * work.source, decoder_layer if decoder else encoder_layer
+        layers = sources + 4 * d * decoder * work.target  # what goes into each
         layers += work.masks * (work.source_pairs + work.target_pairs + work.cross_pairs)
-        sources = 4 * d * encoder * work.source
-        again = decoder_layer if decoder else encoder_layer
     else:
-        layers, again = encoder * encoder_layer + decoder * decoder_layer, 0
-        sources = encoder * encoder_layer
+        sources, again = encoder * encoder_layer, 0
+        layers = sources + decoder * decoder_layer
     half, last = itemsize < 4, work.target or work.source
     table = 4 * vocabulary * d
     chunk = min(max(CHUNK, vocabulary * itemsize), work.labels * vocabulary * itemsize)

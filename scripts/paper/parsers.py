@@ -17,11 +17,6 @@ UNLIKELY = 12.0
 """A symbol that is so much (in nats) less probable than the best of its span is dropped."""
 
 
-def tags_of(leaves: Sequence[Tree]) -> tuple[str, ...]:
-    """Return the parts of speech."""
-    return tuple(leaf.label for leaf in leaves)
-
-
 class RightBranching:
     """Opens a bracket at each word that ends before the full stop, with the label that its first tag begins most."""
 
@@ -34,33 +29,25 @@ class RightBranching:
         self.labels = {tag: counter.most_common(1)[0][0] for tag, counter in labels.items()}
 
     def parse(self, leaves: Sequence[Tree]) -> Tree:
-        *inner, last = leaves
-        stop = [last] if last.label == "." else []
-        inner += [] if stop else [last]
+        stop = leaves[-1:] if leaves[-1].label == "." else []
         tree: list[Tree] = []
-        for leaf in reversed(inner):
+        for leaf in reversed(leaves[: len(leaves) - len(stop)]):
             tree = [Tree(self.labels.get(leaf.label, "NP"), (leaf, *tree))]
-        return Tree("S", (*tree[0].children, *stop)) if tree else last
+        return Tree("S", (*tree[0].children, *stop)) if tree else leaves[-1]
 
 
 class MostFrequentTree:
-    """Takes the most frequent tree of the same parts of speech in training, or asks another parser if there is none.
-
-    Attributes:
-        known: the number of sentences that had one.
-    """
+    """Takes the most frequent tree of the same parts of speech in training, or asks another parser."""
 
     def __init__(self, trees: Sequence[Tree], otherwise: RightBranching):
         self.trees: dict[tuple[str, ...], Counter[str]] = defaultdict(Counter)
         for tree in trees:
-            self.trees[tags_of(tree.leaves())][linearise(tree)] += 1
-        self.otherwise, self.known = otherwise, 0
+            self.trees[tuple(leaf.label for leaf in tree.leaves())][linearise(tree)] += 1
+        self.otherwise = otherwise
 
     def parse(self, leaves: Sequence[Tree]) -> Tree:
-        if (found := self.trees.get(tags_of(leaves))) is None:
-            return self.otherwise.parse(leaves)
-        self.known += 1
-        return delinearise(found.most_common(1)[0][0], leaves)[0]
+        found = self.trees.get(tuple(leaf.label for leaf in leaves))
+        return delinearise(found.most_common(1)[0][0], leaves)[0] if found else self.otherwise.parse(leaves)
 
 
 class TreebankGrammar:

@@ -21,6 +21,13 @@ Result = dict[str, Any]
 Run = TypeVar("Run", bound=tuple)
 
 
+def write_whole(path: Path, text: str) -> None:
+    """Write a file that is either whole or not there, even if this is interrupted."""
+    unfinished = path.with_name(f"{path.name}.unfinished")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(path)
+
+
 def add_run_options(parser: ArgumentParser, seeds: Sequence[int], side_by_side: bool = True) -> None:
     """Add `--seeds` and, for runs `side_by_side`, `--workers`, by default as many as this process has cores."""
     shown = " ".join(map(str, seeds))
@@ -108,11 +115,7 @@ def pick(summary: Result, *names: str) -> Result:
 
 
 def read_results(folder: Path, separator: str = "-seed") -> dict[tuple[str, int], Result]:
-    """Return what the runs in a folder measured, by name and seed: those that have left NAME-seedN/result.json.
-
-    Raises:
-        ValueError: a result is not whole.
-    """
+    """Return what each NAME-seedN/result.json in a folder holds, or raise a ValueError if one is not whole."""
     results = {}
     for path in sorted(folder.glob(f"*{separator}*/result.json")):
         name, _, seed = path.parent.name.rpartition(separator)
@@ -123,12 +126,25 @@ def read_results(folder: Path, separator: str = "-seed") -> dict[tuple[str, int]
     return results
 
 
+def results_by_name(folder: Path, names: Iterable[str], separator: str = "-seed") -> dict[str, list[Result]]:
+    """Return what the runs in a folder measured, by name, in the order of `names`, for names that have any."""
+    results = read_results(folder, separator).items()
+    by_name = {name: [result for (of, _), result in results if of == name] for name in names}
+    return {name: own for name, own in by_name.items() if own}
+
+
 def changes_since(earlier: Result, config: "TrainingConfig") -> list[str]:
     """Return a line for each field by which a run would differ from one with the fields `earlier`."""
     changes = config.changes(earlier)
     if earlier["max_steps"] != config.max_steps and not any(line.startswith("max_steps ") for line in changes):
         changes.append(f"max_steps was {earlier['max_steps']}, now {config.max_steps}")
     return changes
+
+
+def publish(table: str, path: Path) -> None:
+    """Write a table, print it, and say where it is."""
+    path.write_text(f"{table}\n", encoding="utf-8")
+    print(f"\n{table}\n\nwritten: {path}")
 
 
 def over_seeds(results: Sequence[Result], name: str, digits: int = 1, scale: float = 1) -> str:

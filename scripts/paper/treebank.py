@@ -1,12 +1,11 @@
 """A generated treebank: English-like sentences with trees, drawn by a grammar with a lexicon.
 
-The Penn Treebank is not free, and no package registry has a free treebank of English phrases, so these trees are made
-up. They hold what makes parsing hard: prepositional phrases, relative clauses (of subject, of object, reduced),
-coordinated noun and verb phrases, complement clauses, adverbs of time. Tags do not tell what these belong to, but the
-words do, by one rule: to *the nearest phrase that can take it*, which is often far back in the sentence. NOUNS and
-VERBS say what a noun or verb can take ("with the fork" goes with "eats", "with the beard" with "cook"); a relative
-clause must agree with its noun in number and kind, verbs that are joined agree in number, tense and subject, and an
-adverb of time agrees with the tense.
+No registry has a free treebank of English phrases, so these trees are made up. They hold what makes parsing hard:
+prepositional phrases, relative clauses (of subject, of object, reduced), coordinated noun and verb phrases, complement
+clauses, adverbs of time. Tags do not tell what these belong to, but the words do, by one rule: to *the nearest phrase
+that can take it*, which is often far back in the sentence. NOUNS and VERBS say what a noun or verb can take ("with the
+fork" goes with "eats", "with the beard" with "cook"); a relative clause must agree with its noun in number and kind,
+verbs that are joined agree in number, tense and subject, and an adverb of time agrees with the tense.
 """
 
 import random
@@ -15,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from .files import write_whole
+from .runs import write_whole
 from .trees import Tree
 
 Verb = tuple[str, str, str, str]
@@ -92,7 +91,6 @@ class Phrase:
     subject: str = ""  # kind of a verb's subject
 
     def tree(self) -> Tree:
-        """Return it as a tree, without what only decided its form."""
         return Tree(self.label, tuple(c if isinstance(c, str) else c.tree() for c in self.children))
 
     def right_edge(self) -> "Iterator[Phrase]":
@@ -101,12 +99,7 @@ class Phrase:
         if isinstance(self.children[-1], Phrase):
             yield from self.children[-1].right_edge()
 
-    def inner_edge(self) -> "Iterator[Phrase]":
-        """Yield all other phrases that end with it."""
-        return islice(self.right_edge(), 1, None)
-
     def can_take(self, modifier: Modifier) -> bool:
-        """True if a modifier could belong to this phrase."""
         sort, *wanted = modifier
         if sort == "phrase":
             return wanted[0] in self.takes.split()
@@ -126,13 +119,12 @@ def free(nearer: Iterable[Phrase], modifier: Modifier) -> bool:
 
 
 class Grammar:
-    """Draws sentences by the seed; the deeper a phrase, the less is in it."""
+    """Draws sentences by the seed; the deeper a phrase, the smaller is the chance that more is in it."""
 
     def __init__(self, seed: int):
         self.draw = random.Random(seed)
 
     def chance(self, probability: float, depth: int = 0) -> bool:
-        """Draw True with this probability at depth 0, and with a smaller one below."""
         return self.draw.random() < probability * 0.7**depth
 
     def word(self, tag: str, words: Sequence[str]) -> Phrase:
@@ -146,7 +138,6 @@ class Grammar:
         return Phrase("S", [*parts, Phrase(".", ["."])]).tree()
 
     def clause(self, depth: int) -> Phrase:
-        """Draw an S: subject and verb phrase."""
         subject = self.noun_phrase("PERSON PERSON ANIMAL", depth + 1, pronouns=True)
         parts = [subject]
         if self.chance(0.12, depth):
@@ -155,7 +146,6 @@ class Grammar:
         return Phrase("S", [*parts, self.verb_phrase(subject.kind or "PERSON", subject.number, tense, depth)])
 
     def noun_phrase(self, kinds: str, depth: int, pronouns: bool = False) -> Phrase:
-        """Draw an NP: a noun of one of the kinds, what belongs to it, and what it is joined with."""
         kind, number = self.draw.choice(kinds.split()), self.draw.choice(("sg", "sg", "pl"))
         if kind == "PERSON" and self.chance(0.16):  # these take nothing
             if pronouns and self.chance(0.5):
@@ -175,7 +165,7 @@ class Grammar:
             if len(parts) == 1 or free(parts[-1].right_edge(), modifier):
                 parts.append(phrase)
                 whole = Phrase("NP", parts, kind, takes, number)
-        if self.chance(0.2, depth) and free(whole.inner_edge(), ("noun", kind)):
+        if self.chance(0.2, depth) and free(islice(whole.right_edge(), 1, None), ("noun", kind)):
             other = self.noun_phrase(kind, depth + 1)
             if other.kind:
                 return Phrase("NP", [whole, Phrase("CC", ["and"]), other], kind, number="pl")
@@ -199,14 +189,12 @@ class Grammar:
         if sort == "reduced" and past.endswith("ed") and len(verb[0].split()) == 2:
             by = Phrase("PP", [Phrase("IN", ["by"]), agent])
             return ("relative", verb[2], ""), Phrase("VP", [Phrase("VBN", [past]), by])
-        without_object = (*verb[:2], "", verb[3])
-        phrase = self.verb_phrase(agent.kind or "PERSON", agent.number, "past", depth, without_object)
+        phrase = self.verb_phrase(agent.kind or "PERSON", agent.number, "past", depth, (*verb[:2], "", verb[3]))
         return ("relative", verb[2], ""), Phrase("SBAR", [that, Phrase("S", [agent, phrase])])
 
     def prepositional_phrase(self, takes: list[str], depth: int) -> tuple[Modifier, Phrase]:
         """Draw one of the PPs that are taken, such as "with:TOOL"."""
-        chosen = self.draw.choice(takes)
-        preposition, kind = chosen.split(":")
+        preposition, kind = (chosen := self.draw.choice(takes)).split(":")
         tag = "TO" if preposition == "to" else "IN"
         return ("phrase", chosen), Phrase("PP", [Phrase(tag, [preposition]), self.noun_phrase(kind, depth)])
 
@@ -215,18 +203,16 @@ class Grammar:
         whole = self.single_verb_phrase(subject, number, tense, depth, verb or self.verb_of(subject, depth))
         if verb is None and self.chance(0.2, depth):
             other = self.verb_of(subject, depth)
-            if free(whole.inner_edge(), ("verb", tense, number, other[1])):
+            if free(islice(whole.right_edge(), 1, None), ("verb", tense, number, other[1])):
                 second = self.single_verb_phrase(subject, number, tense, depth + 1, other)
                 whole = Phrase("VP", [whole, Phrase("CC", ["and"]), second])
         return Phrase("VP", [Phrase("MD", ["will"]), whole]) if tense == "future" else whole
 
     def verb_of(self, subject: str, depth: int) -> Verb:
-        """Draw a verb of which this can be the subject."""
         choices = SAY + WANT + BE if self.chance(0.35, depth) else VERBS
         return self.draw.choice([verb for verb in choices if subject in verb[1].split()])
 
     def single_verb_phrase(self, subject: str, number: str, tense: str, depth: int, verb: Verb) -> Phrase:
-        """Draw a VP: a verb, its object or complement, and what it takes."""
         (base, past, *particle), _, objects, takes = verb[0].split(), *verb[1:]
         tag = {"present": "VBZ" if number == "sg" else "VBP", "past": "VBD"}.get(tense, "VB")
         form = {"VBZ": third_person(base), "VBD": past}.get(tag, base)
@@ -234,7 +220,7 @@ class Grammar:
             form = {"VBZ": "is", "VBP": "are", "VBD": "was" if number == "sg" else "were", "VB": "be"}[tag]
         parts = [Phrase(tag, [form]), *(Phrase("PRT", [Phrase("RP", [word])]) for word in particle)]
         if verb in SAY:
-            that = [Phrase("IN", ["that"])] if self.chance(0.7) else []
+            that = [Phrase("IN", ["that"])] * self.chance(0.7)
             parts.append(Phrase("SBAR", [*that, self.clause(depth + 1)]))
         elif verb in WANT:
             inner = self.verb_phrase(subject, number, "base", depth + 1)
@@ -270,10 +256,9 @@ def generate(count: int, seed: int) -> Iterator[Tree]:
     """Yield trees of different sentences of at most MOST_WORDS words."""
     grammar, seen = Grammar(seed), set()
     while len(seen) < count:
-        tree = grammar.sentence()
-        sentence = " ".join(tree.words())
-        if len(tree.words()) <= MOST_WORDS and sentence not in seen:
-            seen.add(sentence)
+        words = tuple((tree := grammar.sentence()).words())
+        if len(words) <= MOST_WORDS and words not in seen:
+            seen.add(words)
             yield tree
 
 

@@ -27,11 +27,10 @@ class Tree:
 
     @property
     def is_word(self) -> bool:
-        """True for a word with its part of speech."""
         return len(self.children) == 1 and isinstance(self.children[0], str)
 
     def leaves(self) -> "list[Tree]":
-        """Return the words with their parts of speech, from left to right."""
+        """Return the words with their parts of speech."""
         return [self] if self.is_word else [leaf for child in self.children for leaf in child.leaves()]
 
     def words(self) -> list[str]:
@@ -42,11 +41,7 @@ class Tree:
 
 
 def read_trees(text: str, name: str = "the text") -> Iterator[Tree]:
-    """Yield the trees of a text in the Penn Treebank's notation; errors call it `name`.
-
-    Raises:
-        ValueError: brackets do not match, or a word stands beside others in one bracket.
-    """
+    """Yield the trees of a text in the Penn Treebank's notation; a ValueError names its first mistake and `name`."""
     stack: list[tuple[str, list[Tree | str]]] = []
 
     def problem(what: str, match: re.Match[str]) -> ValueError:
@@ -74,13 +69,8 @@ def read_trees(text: str, name: str = "the text") -> Iterator[Tree]:
 
 
 def read_treebank(path: Path) -> list[Tree]:
-    """Return the trees of a file.
-
-    Raises:
-        ValueError: there are none, or see [`read_trees`].
-    """
-    trees = list(read_trees(path.read_text(encoding="utf-8"), str(path)))
-    if not trees:
+    """Return the trees of a file; raise a ValueError if there are none, or as [`read_trees`] does."""
+    if not (trees := list(read_trees(path.read_text(encoding="utf-8"), str(path)))):
         raise ValueError(f"{path}: no trees; expected some such as (S (NP (PRP It)) (VP (VBZ rains)))")
     return trees
 
@@ -91,10 +81,7 @@ def plain_label(label: str) -> str:
 
 
 def linearise(tree: Tree) -> str:
-    """Write a tree as a sequence such as "(S (NP DT NN )NP (VP VBZ )VP )S".
-
-    It has parts of speech in the place of words, and no empty elements (Vinyals et al., 2015, arXiv:1412.7449, 3.1).
-    """
+    """Write a tree without words and empty elements, such as "(S (NP DT NN )NP (VP VBZ )VP )S" (arXiv:1412.7449)."""
     if tree.is_word:
         return "" if tree.label == "-NONE-" else tree.label
     inner = " ".join(filter(None, map(linearise, tree.children)))
@@ -161,28 +148,22 @@ def brackets(tree: Tree) -> tuple[list[str], Counter[tuple[str, int, int]]]:
 
 
 def score(gold: Iterable[Tree], predicted: Iterable[Tree]) -> dict[str, float]:
-    """Return `precision`, `recall`, `f1` and `complete_match` in percent, `f1_of_valid` as evalb has it, and the
-    numbers of `sentences` and of `other_words`, those whose words are not the gold tree's.
-
-    Raises:
-        ValueError: there are more trees of one kind than of the other.
+    """Return `precision`, `recall`, `f1`, `f1_of_valid` (evalb's) and `complete_match` in percent, and the numbers of
+    `sentences` and of `other_words`, those whose words are not the gold tree's.
     """
-    matched = expected = found = complete = sentences = others = 0
-    of_others = 0  # brackets on both sides of sentences with other words
+    sums: Counter[str] = Counter()
     for own, other in zip(gold, predicted, strict=True):
         (words, right), (other_words, guessed) = brackets(own), brackets(other)
+        common, both = (right & guessed).total(), right.total() + guessed.total()
+        sums.update({"expected": right.total(), "found": guessed.total(), "sentences": 1})
         if words == other_words:
-            common = (right & guessed).total()
-            matched, complete = matched + common, complete + (common == right.total() == guessed.total())
-        else:
-            others, of_others = others + 1, of_others + right.total() + guessed.total()
-        expected, found, sentences = expected + right.total(), found + guessed.total(), sentences + 1
+            sums.update({"matched": common, "valid": both, "same_words": 1, "complete": int(2 * common == both)})
     return {
-        "precision": 100 * matched / max(1, found),
-        "recall": 100 * matched / max(1, expected),
-        "f1": 200 * matched / max(1, expected + found),
-        "f1_of_valid": 200 * matched / max(1, expected + found - of_others),
-        "complete_match": 100 * complete / max(1, sentences),
-        "sentences": sentences,
-        "other_words": others,
+        "precision": 100 * sums["matched"] / max(1, sums["found"]),
+        "recall": 100 * sums["matched"] / max(1, sums["expected"]),
+        "f1": 200 * sums["matched"] / max(1, sums["expected"] + sums["found"]),
+        "f1_of_valid": 200 * sums["matched"] / max(1, sums["valid"]),
+        "complete_match": 100 * sums["complete"] / max(1, sums["sentences"]),
+        "sentences": sums["sentences"],
+        "other_words": sums["sentences"] - sums["same_words"],
     }
