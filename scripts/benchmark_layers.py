@@ -2,10 +2,9 @@
 
     python scripts/benchmark_layers.py scripts/figures/layers.png
 
-It measures forward and backward passes on a sequence of n vectors of width d: of self-attention; of a recurrent layer
-(torch's LSTM); of a convolution of kernel k; and of self-attention that is restricted to a neighbourhood of r. As in
-Table 1, self-attention has no projections, whose n d^2 would hide n^2 d. For each layer, beside what Table 1 says, it
-prints:
+It measures forward and backward passes on a sequence of n vectors of width d: of self-attention (without projections,
+whose n d^2 would hide n^2 d), a recurrent layer (torch's LSTM), a convolution of kernel k, and self-attention that is
+restricted to a neighbourhood of r. For each layer, beside what Table 1 says, it prints:
 
 - the exponents of time and memory over n, d, k and r: straight lines through the upper half of the logarithms, since
   the constant cost of a call weighs on small sizes;
@@ -20,7 +19,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import torch
+from paper.runs import markdown_table
 from peers.measuring import exponent, mark_sizes, peak_memory, save_figure, seconds_of
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -32,7 +33,7 @@ VALUES = {
     "r": [17, 33, 65, 129],
 }
 PATHS = [4, 8, 16, 32, 64]
-LENGTH, WIDTH, KERNEL, NEIGHBOURHOOD = 256, 128, 3, 33  # where others vary
+START = {"n": 256, "d": 128, "k": 3, "r": 33}  # where others vary
 
 
 class SelfAttention(nn.Module):
@@ -91,6 +92,7 @@ LAYERS: dict[str, Callable[[int, int, int], nn.Module]] = {
     "convolutional": lambda d, k, r: Convolution(d, k),
     "restricted": lambda d, k, r: RestrictedSelfAttention(r),
 }
+STEPWISE = LAYERS | {"recurrent": lambda d, k, r: Recurrent(d, by_step=True)}  # each step is in autograd's graph
 THEORY = {
     "self-attention": ("n^2 d", {"n": 2, "d": 1}, "1", "1"),
     "recurrent": ("n d^2", {"n": 1, "d": 2}, "n", "n"),
@@ -100,11 +102,10 @@ THEORY = {
 COLOURS = dict(zip(LAYERS, ("#1f5fa8", "#7f7f7f", "#d98c00", "#2a9d4a"), strict=True))
 
 
-def measure(
-    name: str, rounds: int, n: int = LENGTH, d: int = WIDTH, k: int = KERNEL, r: int = NEIGHBOURHOOD
-) -> tuple[float, float]:
+def measure(name: str, rounds: int, **sizes: int) -> tuple[float, float]:
     """Return the median seconds of forward and backward over the rounds, and the MiB at their peak."""
     torch.manual_seed(0)
+    n, d, k, r = (START | sizes).values()
     layer, x = LAYERS[name](d, k, r), torch.randn(n, d, requires_grad=True)
 
     def step() -> None:
@@ -129,23 +130,17 @@ def chain(output: Tensor) -> int:
     return longest[output.grad_fn]
 
 
-def make_layer(name: str, d: int, k: int, r: int) -> nn.Module:
-    """Make a layer whose graph shows each of its steps."""
-    return Recurrent(d, by_step=True) if name == "recurrent" else LAYERS[name](d, k, r)
-
-
 def path(name: str, n: int, k: int, r: int) -> tuple[int, int]:
     """Return the layers until the first input has a gradient from the last output, and the steps on that path.
 
     Each layer is one step, and one more for each vector after the first that makes its chain of operations longer.
     """
     torch.manual_seed(0)
-    d = 8
-    x = torch.randn(n, d, requires_grad=True)
-    one, two, whole = (chain(make_layer(name, d, k, r)(x[:length])) for length in (1, 2, n))
-    outputs, layers = x.double(), 0
-    while layers <= n:
-        outputs, layers = make_layer(name, d, k, r).double()(outputs), layers + 1
+    x = torch.randn(n, 8, requires_grad=True)
+    one, two, whole = (chain(STEPWISE[name](8, k, r)(x[:length])) for length in (1, 2, n))
+    outputs = x.double()
+    for layers in range(1, n + 2):
+        outputs = STEPWISE[name](8, k, r).double()(outputs)
         (gradient,) = torch.autograd.grad(outputs[-1].sum(), x, retain_graph=True)
         if gradient[0].abs().sum() > 0:
             return layers, layers * (1 + (whole - one) // max(1, two - one))
@@ -156,12 +151,11 @@ def report_costs(rounds: int, axes: Sequence[Any]) -> None:
     """Print how time and memory grow, and draw time by n and d, and memory by n, on the first three axes."""
     curves = [("n", 0, 0), ("d", 1, 0), ("n", 2, 1)]
     print("| layer | Table 1 | time, by | memory, by |\n|---|---|---|---|")
-    for name in LAYERS:
-        theory, expected, *_ = THEORY[name]
+    for name, (theory, expected, *_) in THEORY.items():
         cells: list[list[str]] = [[], []]
         for variable, exponent_of_theory in expected.items():
             values = VALUES[variable]
-            points = list(zip(*[measure(name, rounds, **{variable: value}) for value in values], strict=True))
+            points = list(zip(*(measure(name, rounds, **{variable: value}) for value in values), strict=True))
             for cell, costs in zip(cells, points, strict=True):
                 cell.append(f"{variable} {exponent(values, costs):.2f}")
             cells[0][-1] += f" ({exponent_of_theory})"
@@ -173,19 +167,17 @@ def report_costs(rounds: int, axes: Sequence[Any]) -> None:
 
 def report_paths(axis: Any) -> None:
     """Print sequential operations and path lengths, and draw the paths' steps."""
-    print(
-        "\n| layer | sequential operations, Table 1 | chain of n = 64 over that of n = 32 | path length, Table 1 | "
-        + " | ".join(f"n = {n}: layers, steps" for n in PATHS)
-        + " |\n|"
-        + "---|" * (4 + len(PATHS))
-    )
-    for name in LAYERS:
-        layer = make_layer(name, 8, KERNEL, 5)
+    columns = ["layer", "sequential operations, Table 1", "chain of n = 64 over that of n = 32"]
+    columns += ["path length, Table 1", *(f"n = {n}: layers, steps" for n in PATHS)]
+    rows = []
+    for name, (_, _, sequential, length) in THEORY.items():
+        layer = STEPWISE[name](8, START["k"], 5)
         short, long = (chain(layer(torch.randn(n, 8, requires_grad=True))) for n in (32, 64))
-        found = [path(name, n, KERNEL, 5) for n in PATHS]
+        found = [path(name, n, START["k"], 5) for n in PATHS]
         axis.loglog(PATHS, [steps for _, steps in found], "o-", color=COLOURS[name], markersize=4, label=name)
-        ways = " | ".join(f"{layers}, {steps}" for layers, steps in found)
-        print(f"| {name} | {THEORY[name][2]} | {long / short:.2f} | {THEORY[name][3]} | {ways} |")
+        ways = [f"{layers}, {steps}" for layers, steps in found]
+        rows.append([name, sequential, f"{long / short:.2f}", length, *ways])
+    print(f"\n{markdown_table(columns, rows)}")
 
 
 def main() -> None:
@@ -200,8 +192,6 @@ def main() -> None:
     if options.figure.suffix != ".png":
         parser.error(f"{options.figure} is no PNG: its name must end in .png")
     torch.set_num_threads(options.threads)
-    import matplotlib.pyplot as plt
-
     figure, axes = plt.subplots(1, 4, figsize=(15, 3.9), layout="constrained")
     report_costs(options.rounds, axes)
     report_paths(axes[3])

@@ -12,7 +12,9 @@ import argparse
 import statistics
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import torch
+from matplotlib.ticker import LogLocator, NullLocator
 from peers.measuring import Runner, exponent, make_batch, mark_sizes, save_figure
 from peers.models import Shape, vanilla
 
@@ -28,8 +30,7 @@ VALUES = {
 
 def measure(rounds: int, length: int, batch: int, depth: int, width: int, vocabulary: int) -> tuple[float, float]:
     """Return the median of a step's seconds over the rounds, and the MiB at its peak."""
-    shape = Shape(depth, width, max(1, width // 64), 4 * width, vocabulary, length)
-    runner = Runner("hf_vanilla", vanilla, shape)
+    runner = Runner(vanilla, Shape(depth, width, max(1, width // 64), 4 * width, vocabulary, length))
     torch.manual_seed(0)
     inputs = make_batch("seq2seq", batch, length, 0.0, vocabulary)
     runner.step(inputs)
@@ -42,9 +43,6 @@ def main() -> None:
     parser.add_argument("figure", type=Path, help="where the PNG goes")
     parser.add_argument("--rounds", type=int, default=5, help="timed steps at each point (default: 5)")
     options = parser.parse_args()
-    import matplotlib.pyplot as plt
-    from matplotlib.ticker import LogLocator, NullLocator
-
     figure, axes = plt.subplots(2, len(VALUES), figsize=(3.2 * len(VALUES), 6), layout="constrained")
     print("| | from | to | exponent of time | exponent of memory |\n|---|---|---|---|---|")
     for column, (name, values) in enumerate(VALUES.items()):

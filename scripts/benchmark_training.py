@@ -9,15 +9,12 @@
     python scripts/benchmark_training.py --loop scripts/configs/verses_demo.yaml
 
 Prints, for each batch, tokens to predict a second of each model (tokens to read, for a head of an encoder), its speed
-as a multiple of the first peer's (median and quartiles of the ratios of steps that followed each other), the peak
-memory of a step beyond parameters, gradients and optimiser, and the share of the matrix unit's measured peak that the
-products of a step without padding would need. Dropout 0.1 as in the paper, but for Llama and ModernBERT, which have
-none; Adam, fused. Libraries that are not installed are named and left out. All models share what `hf-vanilla train`
-sets for its process: glibc keeps freed memory, and on AMD CPUs oneDNN makes float32 products; `--as_it_comes` leaves
-both as the peers' users have them.
-
-With `--loop` it prints what the loop of `hf-vanilla train` takes, log and loading of batches included, as a multiple
-of what forward, backward and optimiser step take in it.
+as a multiple of the first peer's (median and quartiles over steps that followed each other), the peak memory of a step
+beyond parameters, gradients and optimiser, and the share of the measured peak that products without padding need.
+Dropout is 0.1 as in the paper, but for Llama and ModernBERT, which have none; Adam is fused. Libraries that are not
+installed are left out. All models share the allocator and float32 products that `hf-vanilla train` sets, unless
+`--as_it_comes`. `--loop` prints the time of the training loop, log and loading of batches included, as a multiple of
+what forward, backward and optimiser step take in it.
 """
 
 import argparse
@@ -25,7 +22,6 @@ import dataclasses
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from unittest import mock
 
@@ -49,28 +45,23 @@ def verses(vocabulary: int, tokens: int, count: int) -> list[Batch]:
     task = TASKS["translation"](config)
     corpus = task.load_corpus()
     tokenizer = task.load_tokenizer(corpus)
-    model = task.build_model(tokenizer)
-    batches = task.batches(task.examples(corpus, "train", tokenizer), tokenizer, model, Accelerator())
+    batches = task.batches(task.examples(corpus, "train", tokenizer), tokenizer, task.build_model(tokenizer))
     return [dict(batch) for _, (_, _, (batch,)) in zip(range(count), batches.updates(0, 0), strict=False)]
 
 
 def loop_overhead(config: TrainingConfig, updates: int) -> float:
-    """Return the seconds from the first forward pass to the last optimiser step of a run of so many updates, over
-    those that are spent in forward, backward and optimiser step.
-    """
-    spent, times = 0.0, []
+    """Return the seconds of a run of `updates` over those of forward, backward and optimiser step in it."""
+    times: list[float] = []  # when a timed call began and ended, in turn
 
     def timed(owner: type, name: str) -> AbstractContextManager[object]:
         original = getattr(owner, name)
 
         def call(*args: object, **kwargs: object) -> object:
-            nonlocal spent
             times.append(time.perf_counter())
             result = original(*args, **kwargs)
             if DEVICE == "cuda":
                 torch.cuda.synchronize()
             times.append(time.perf_counter())
-            spent += times[-1] - times[-2]
             return result
 
         return mock.patch.object(owner, name, call)
@@ -85,61 +76,41 @@ def loop_overhead(config: TrainingConfig, updates: int) -> float:
         own = {"output_dir": folder, "max_steps": updates, "train_minutes": None, "average_last": 1}
         own |= {"schedule": "noam", "learning_rate": 1.0, "evaluations": 1, "bleu_sentences": 0}
         train(dataclasses.replace(config, **own, average_every=10**6, checkpoint_every=10**6))
-    return (times[-1] - times[0]) / spent
+    return (times[-1] - times[0]) / (sum(times[1::2]) - sum(times[::2]))
 
 
-def load_batches(options: argparse.Namespace, shape: Shape) -> Iterator[tuple[str, list[Batch]]]:
-    """Yield the name and the batches, on the device, of each `--batch`."""
-    for name in options.batch:
-        if name == "verses":
-            batches = verses(shape.vocabulary, 2500, options.rounds + 1)
-        else:
-            rows, length = map(int, name.split("x"))
-            torch.manual_seed(1)
-            wanted = (options.family, rows, length, options.padding, shape.vocabulary)
-            batches = [measuring.make_batch(*wanted) for _ in range(3)]
-        yield name, [{key: value.to(DEVICE) for key, value in batch.items()} for batch in batches]
-
-
-def load_runners(options: argparse.Namespace, shape: Shape) -> Iterator[Runner]:
-    """Yield ours and the chosen peers, each also compiled if asked; say which libraries are missing."""
+def compare(options: argparse.Namespace, shape: Shape, name: str, batches: list[Batch], peak: float) -> None:
+    """Let the models make steps in turn, and print the table; `peak` is what products reach, in GFLOP a second."""
+    runners = {}
     for peer, build in FAMILIES[options.family].items():
         if options.peers and peer not in (*options.peers, "hf_vanilla"):
             continue
         try:
             for compiled in (False, True)[: 1 + options.compile]:
-                yield Runner(peer, build, shape, options.precision, options.checkpointing, compiled)
+                runner = Runner(build, shape, options.precision == "bf16", options.checkpointing, compiled)
+                runners[f"{peer}{', compiled' * compiled}"] = runner
         except ImportError as error:
             print(f"{peer} is left out: {error}")
-
-
-def compare(options: argparse.Namespace, shape: Shape, name: str, batches: list[Batch], peak: float) -> None:
-    """Let the models make steps in turn, and print the table; `peak` is what products reach, in GFLOP a second."""
-    runners = list(load_runners(options, shape))
-    seconds: dict[str, list[float]] = {runner.name: [] for runner in runners}
+    seconds: dict[str, list[float]] = {model: [] for model in runners}
     for number in range(options.rounds + 1):
-        for runner in runners:
+        for model, runner in runners.items():
             taken = runner.step(batches[number % len(batches)])
-            if number:  # the first warms up
-                seconds[runner.name].append(taken)
+            seconds[model] += [taken] * bool(number)  # the first warms up
     tokens = statistics.median(measuring.counted_tokens(batch, options.family) for batch in batches)
     work = statistics.median(measuring.needed_products(batch, options.family, shape) for batch in batches)
-    reference = seconds[next((runner.name for runner in runners if "hf_vanilla" not in runner.name), "hf_vanilla")]
+    reference = seconds[next((model for model in runners if "hf_vanilla" not in model), "hf_vanilla")]
     print(f"\n{options.family}, {options.size}, {name}, {options.precision}, {torch.get_num_threads()} threads")
     print("| | tokens/s | times | quartiles | memory, MiB | of peak |\n|---|---|---|---|---|---|")
-    for runner in runners:
-        own = seconds[runner.name]
-        ratios = [other / mine for mine, other in zip(own, reference, strict=True)]
+    for model, runner in runners.items():
+        ratios = [other / mine for mine, other in zip(seconds[model], reference, strict=True)]
         low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
-        step = statistics.median(own)
+        step = statistics.median(seconds[model])
         memory = float("nan") if runner.compiled else runner.peak_memory(batches[0])
-        print(
-            f"| {runner.name} | {tokens / step:,.0f} | {middle:.2f} | {low:.2f} to {high:.2f} | {memory:,.0f} | "
-            f"{work / step / peak:.0%} |"
-        )
-    for runner in runners if options.parts else ():
+        cells = f"{tokens / step:,.0f} | {middle:.2f} | {low:.2f} to {high:.2f} | {memory:,.0f}"
+        print(f"| {model} | {cells} | {work / step / peak:.0%} |")
+    for model, runner in runners.items() if options.parts else ():
         shares = runner.parts(batches[0], shape)
-        print(f"{runner.name}: " + ", ".join(f"{part} {share:.0%}" for part, share in shares.items()))
+        print(f"{model}: " + ", ".join(f"{part} {share:.0%}" for part, share in shares.items()))
 
 
 def main() -> None:
@@ -174,7 +145,14 @@ def main() -> None:
     torch.set_num_threads(options.threads or torch.get_num_threads())
     peak = measuring.measured_peak(options.precision)
     shape = SIZES[options.size]
-    for name, batches in load_batches(options, shape):
+    for name in options.batch:
+        if name == "verses":
+            batches = verses(shape.vocabulary, 2500, options.rounds + 1)
+        else:
+            torch.manual_seed(1)
+            wanted = (options.family, *map(int, name.split("x")), options.padding, shape.vocabulary)
+            batches = [measuring.make_batch(*wanted) for _ in range(3)]
+        batches = [{key: value.to(DEVICE) for key, value in batch.items()} for batch in batches]
         compare(options, shape, name, batches, peak)
 
 

@@ -4,9 +4,8 @@
     python scripts/train_peer.py scripts/configs/verses_small.yaml runs/marian --max_steps 1000
     hf-vanilla evaluate runs/marian --corpus verses
 
-The peer of translation is MarianMTModel, of masked_lm BertForMaskedLM, of causal_lm GPT2LMHeadModel. Beside the
-averaged model it saves the one without averaging as `last`, and prints the validation loss of both. It has no restart
-and one process: it is for comparison.
+The peer of translation is MarianMTModel, of masked_lm BertForMaskedLM, of causal_lm GPT2LMHeadModel. The model without
+averaging is saved as `last` beside the averaged one, and the validation loss of both printed. It cannot be restarted.
 """
 
 import sys
@@ -16,20 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import transformers
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from peers.models import Shape, configure
 from torch.utils.data import DataLoader, IterableDataset
-from transformers import (
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    Seq2SeqTrainer,
-    Seq2SeqTrainingArguments,
-    TrainerCallback,
-    TrainerControl,
-    TrainerState,
-    TrainingArguments,
-)
 
 from hf_vanilla.environment import choose_precision
 from hf_vanilla.training.config import TrainingConfig
@@ -38,11 +28,10 @@ from hf_vanilla.training.optim import average_weights
 from hf_vanilla.training.tasks import TASKS, Batches
 
 
-def build_peer(config: TrainingConfig, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-    """Build the peer of the task in the shape of `config`, or load the `initial_model` of `config`.
-
-    As in the paper, dropout is on the outputs of sub-layers and on embeddings alone.
-    """
+def build_peer(
+    config: TrainingConfig, tokenizer: transformers.PreTrainedTokenizerBase
+) -> transformers.PreTrainedModel:
+    """Build the task's peer in the shape of `config`, with dropout where the paper has it, or load `initial_model`."""
     auto_class = TASKS[config.task].auto_class
     if config.initial_model is not None:
         return auto_class.from_pretrained(config.initial_model)
@@ -53,16 +42,13 @@ def build_peer(config: TrainingConfig, tokenizer: PreTrainedTokenizerBase) -> Pr
     shape = Shape(depth, width, heads, config.intermediate_size, len(tokenizer), positions)
     activation, dropout = config.activation_function, config.dropout
     own = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-    if config.task == "translation":
-        model_type = "marian"
-        own |= {"decoder_layers": config.decoder_layers, "decoder_start_token_id": tokenizer.bos_token_id}
-        own |= {"activation_function": activation, "dropout": dropout}
-    elif config.task == "masked_lm":
-        model_type = "bert"
-        own |= {"hidden_act": activation, "hidden_dropout_prob": dropout, "attention_probs_dropout_prob": 0.0}
-    else:
-        model_type = "gpt2"
-        own |= {"activation_function": activation, "attn_pdrop": 0.0, "resid_pdrop": dropout, "embd_pdrop": dropout}
+    start = {"decoder_layers": config.decoder_layers, "decoder_start_token_id": tokenizer.bos_token_id}
+    model_type, fields = {
+        "translation": ("marian", {"activation_function": activation, "dropout": dropout} | start),
+        "masked_lm": ("bert", {"hidden_act": activation, "hidden_dropout_prob": dropout}),
+        "causal_lm": ("gpt2", {"activation_function": activation, "resid_pdrop": dropout, "embd_pdrop": dropout}),
+    }[config.task]
+    own |= fields | {"bert": {"attention_probs_dropout_prob": 0.0}, "gpt2": {"attn_pdrop": 0.0}}.get(model_type, {})
     model = auto_class.from_config(configure(model_type, shape, **own))
     if config.task == "translation":
         model.generation_config.update(num_beams=4, length_penalty=1.0, max_length=None)
@@ -80,16 +66,14 @@ class SameBatches(IterableDataset):
             yield dict(batch)
 
 
-class Snapshots(TrainerCallback):
+class Snapshots(transformers.TrainerCallback):
     """Collects the weights to average after the updates at which our loop takes them."""
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
         self.states: list[dict[str, torch.Tensor]] = []
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def on_step_end(self, args: Any, state: transformers.TrainerState, control: Any, **kwargs: Any) -> None:
         if state.global_step % self.config.average_every == 0 or state.global_step == state.max_steps:
             copied = {name: weight.clone() for name, weight in kwargs["model"].state_dict().items()}
             self.states = [*self.states, copied][-self.config.average_last :]
@@ -106,34 +90,22 @@ def main(config: TrainingConfig, folder: Path) -> None:
     set_seed(config.seed)
     model = build_peer(config, tokenizer)
     train, validation = (
-        task.batches(task.examples(corpus, split, tokenizer), tokenizer, model, accelerator, split == "train")
+        task.batches(task.examples(corpus, split, tokenizer), tokenizer, model, split == "train")
         for split in ("train", "validation")
     )
 
-    class Trainer(Seq2SeqTrainer):
+    class Trainer(transformers.Seq2SeqTrainer):
         def get_train_dataloader(self) -> DataLoader:
             return DataLoader(SameBatches(train), batch_size=None)
 
     snapshots = Snapshots(config)
-    arguments = Seq2SeqTrainingArguments(
-        output_dir=str(folder),
-        max_steps=config.max_steps,
-        learning_rate=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        lr_scheduler_type=config.schedule,
-        optim="adamw_torch_fused",
-        adam_beta2=0.98,
-        adam_epsilon=1e-9,
-        max_grad_norm=config.max_grad_norm or 0.0,
-        label_smoothing_factor=config.label_smoothing or 0.0,
-        use_cpu=accelerator.device.type == "cpu",  # without it, Trainer takes bf16 for a GPU's alone
-        bf16=precision == "bf16",
-        fp16=precision == "fp16",
-        logging_steps=config.log_every,
-        save_strategy="no",
-        report_to=[],
-        seed=config.seed,
-    )
+    own = {"max_steps": config.max_steps, "warmup_steps": config.warmup_steps, "lr_scheduler_type": config.schedule}
+    own |= {"learning_rate": config.learning_rate, "label_smoothing_factor": config.label_smoothing or 0.0}
+    own |= {"optim": "adamw_torch_fused", "adam_beta2": 0.98, "adam_epsilon": 1e-9, "seed": config.seed}
+    own |= {"max_grad_norm": config.max_grad_norm or 0.0, "bf16": precision == "bf16", "fp16": precision == "fp16"}
+    own |= {"logging_steps": config.log_every, "save_strategy": "no", "report_to": []}
+    own["use_cpu"] = accelerator.device.type == "cpu"  # without it, Trainer takes bf16 for a GPU's alone
+    arguments = transformers.Seq2SeqTrainingArguments(str(folder), **own)
     start = time.monotonic()
     Trainer(model=model, args=arguments, callbacks=[snapshots], processing_class=tokenizer).train()
     print(f"{model.num_parameters():,} parameters, {time.monotonic() - start:.0f} seconds")

@@ -21,12 +21,8 @@ DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def random_ids(rows: int, length: int, padding: float, vocabulary: int) -> tuple[Tensor, Tensor]:
-    """Return random ids and their mask (rows, length).
-
-    Lengths are spread evenly, so that a share `padding` of the positions is empty.
-    """
-    shortest = max(1.0, (1 - 2 * padding) * length)
-    lengths = torch.linspace(length, shortest, rows).round().long()[torch.randperm(rows)]
+    """Return random ids and their mask (rows, length), of lengths spread evenly; a share `padding` is empty."""
+    lengths = torch.linspace(length, max(1.0, (1 - 2 * padding) * length), rows).round().long()[torch.randperm(rows)]
     mask = (torch.arange(length) < lengths[:, None]).long()
     return torch.randint(3, vocabulary, (rows, length)) * mask, mask
 
@@ -34,28 +30,24 @@ def random_ids(rows: int, length: int, padding: float, vocabulary: int) -> tuple
 def make_batch(family: str, rows: int, length: int, padding: float, vocabulary: int) -> Batch:
     """Return a random batch, with the labels that a family of models learns from."""
     ids, mask = random_ids(rows, length, padding, vocabulary)
+    batch = {"input_ids": ids, "attention_mask": mask}
     if family in TWO_SIDES:
         targets, target_mask = random_ids(rows, length, padding, vocabulary)
         shifted = torch.cat([torch.ones(rows, 1, dtype=torch.long), targets[:, :-1]], dim=1)
-        batch = {"decoder_input_ids": shifted, "labels": targets.masked_fill(target_mask == 0, -100)}
-    elif family == "encoder":
-        batch = {"labels": ids.masked_fill((mask == 0) | (torch.rand(ids.shape) > 0.15), -100)}
-    elif family == "sequence_classification":
-        batch = {"labels": torch.randint(2, (rows,))}
-    elif family == "token_classification":
-        batch = {"labels": (ids % 2).masked_fill(mask == 0, -100)}
-    elif family == "question_answering":
-        batch = dict.fromkeys(("start_positions", "end_positions"), mask.sum(1) // 2)
-    elif family == "multiple_choice":
-        ids, mask = (each.view(-1, CHOICES, length) for each in (ids, mask))
-        batch = {"labels": torch.randint(CHOICES, (len(ids),))}
-    else:
-        batch = {"labels": ids.masked_fill(mask == 0, -100)}
-    return {"input_ids": ids, "attention_mask": mask, **batch}
+        return batch | {"decoder_input_ids": shifted, "labels": targets.masked_fill(target_mask == 0, -100)}
+    if family == "question_answering":
+        return batch | dict.fromkeys(("start_positions", "end_positions"), mask.sum(1) // 2)
+    if family == "multiple_choice":
+        batch = {name: each.view(-1, CHOICES, length) for name, each in batch.items()}
+        return batch | {"labels": torch.randint(CHOICES, (rows // CHOICES,))}
+    if family == "sequence_classification":
+        return batch | {"labels": torch.randint(2, (rows,))}
+    left_out = (mask == 0) | (torch.rand(ids.shape) > 0.15) if family == "encoder" else mask == 0
+    return batch | {"labels": (ids % 2 if family == "token_classification" else ids).masked_fill(left_out, -100)}
 
 
 def seconds_of(function: Callable[[], object]) -> float:
-    """Call a function, and return the seconds that it took."""
+    """Return the seconds that a call takes."""
     start = time.perf_counter()
     function()
     return time.perf_counter() - start
@@ -76,25 +68,13 @@ def peak_memory(function: Callable[[], object], device: str = "cpu") -> float:
 
 
 class Runner:
-    """A model with its loss and its optimiser.
-
-    Args:
-        name: of the model, under which its results are printed.
-        build: makes model and loss, for which torch's seed is 0.
-        compiled: whether the model is compiled, which its name then says.
-    """
+    """A model with its loss and its optimiser, built with torch's seed 0."""
 
     def __init__(
-        self,
-        name: str,
-        build: Builder,
-        shape: Shape,
-        precision: str = "float32",
-        checkpointing: bool = False,
-        compiled: bool = False,
+        self, build: Builder, shape: Shape, is_half: bool = False, checkpointing: bool = False, compiled: bool = False
     ) -> None:
         torch.manual_seed(0)
-        self.name, self.compiled = f"{name}, compiled" if compiled else name, compiled
+        self.is_half, self.compiled = is_half, compiled
         self.model, self.loss = build(shape)
         self.model.to(DEVICE).train()
         if checkpointing and hasattr(self.model, "gradient_checkpointing_enable"):
@@ -102,7 +82,6 @@ class Runner:
         if compiled:
             self.model.compile(dynamic=True)
         self.optimizer = torch.optim.Adam(self.model.parameters(), lr=1e-4, betas=(0.9, 0.98), eps=1e-9, fused=True)
-        self.is_half = precision == "bf16"
 
     def forward_and_backward(self, batch: Batch) -> Tensor:
         with torch.autocast(DEVICE, torch.bfloat16, enabled=self.is_half):
@@ -111,8 +90,6 @@ class Runner:
         return loss
 
     def step(self, batch: Batch) -> float:
-        """Make a step, and return its seconds."""
-
         def whole() -> None:
             loss = self.forward_and_backward(batch)
             self.optimizer.step()
@@ -175,10 +152,7 @@ def counted_tokens(batch: Batch, family: str) -> int:
 
 
 def needed_products(batch: Batch, family: str, shape: Shape) -> float:
-    """Return the GFLOP of a step's matrix products on tokens alone: 6 for each weight that a token meets.
-
-    Products of queries with keys, and of weights with values, are left out.
-    """
+    """Return the GFLOP of a step's products with weights, on tokens alone: 6 for each weight that a token meets."""
     tokens, labels = int(batch["attention_mask"].sum()), 0 if family in HEADS else counted_tokens(batch, family)
     attention, inner = 4 * shape.width**2, 2 * shape.width * shape.inner
     if family.startswith("recurrent"):  # 4 gates of (inputs + states), 2 directions of half the width in the encoder

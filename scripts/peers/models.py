@@ -39,10 +39,7 @@ SIZES = {"base": Shape(6, 512, 8, 2048, 37_000), "small": Shape(3, 256, 4, 1024,
 
 
 def configure(model_type: str, shape: Shape, **changes: object) -> transformers.PreTrainedConfig:
-    """Return the configuration of a model of transformers, or of a single stack of ours; `changes` replace its fields.
-
-    Encoder-decoders have the paper's activation and scaled embeddings, if their type has a choice.
-    """
+    """Return the configuration of a type in a shape, with the paper's activation; `changes` replace its fields."""
     fields = {"vocab_size": shape.vocabulary, "hidden_size": shape.width, "max_position_embeddings": shape.length}
     fields |= {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
     if model_type in ("marian", "bart"):
@@ -75,41 +72,31 @@ def single_stack(auto_class: Any, model_type: str, **changes: object) -> Builder
     return lambda shape: with_own_loss(auto_class.from_config(configure(model_type, shape, **changes)))
 
 
-def encoder_decoder(model_type: str) -> Builder:
-    """Return what builds an encoder-decoder of transformers with the label-smoothed loss of its logits."""
+def encoder_decoder(shape: Shape, model_type: str) -> Peer:
+    """Build an encoder-decoder of transformers, with the label-smoothed loss of its logits."""
+    model = transformers.AutoModelForSeq2SeqLM.from_config(configure(model_type, shape))
 
-    def build(shape: Shape) -> Peer:
-        model = transformers.AutoModelForSeq2SeqLM.from_config(configure(model_type, shape))
+    def loss(batch: Batch) -> Tensor:
+        logits = model(**{name: batch[name] for name in INPUTS}, use_cache=False).logits
+        return cross_entropy(logits, batch["labels"])
 
-        def loss(batch: Batch) -> Tensor:
-            logits = model(**{name: batch[name] for name in INPUTS}, use_cache=False).logits
-            return cross_entropy(logits, batch["labels"])
+    return model, loss
 
-        return model, loss
 
-    return build
+def ours(shape: Shape, name: str, **fields: object) -> Peer:
+    """Build this package's encoder-decoder "Vanilla" or "Recurrent", which computes the label-smoothed loss itself."""
+    fields |= {"vocab_size": shape.vocabulary, "hidden_size": shape.width, "N": shape.layers}
+    model = getattr(hf_vanilla, f"{name}ForConditionalGeneration")
+    return with_own_loss(model(model.config_class(**fields)), label_smoothing=SMOOTHING)
 
 
 def vanilla(shape: Shape) -> Peer:
     """Build this package's Transformer."""
-    sizes = {"d_model": shape.width, "h": shape.heads, "d_ff": shape.inner, "N": shape.layers}
-    model = hf_vanilla.VanillaForConditionalGeneration(hf_vanilla.VanillaConfig(vocab_size=shape.vocabulary, **sizes))
-    return with_own_loss(model, label_smoothing=SMOOTHING)
-
-
-def recurrent(shape: Shape, attention_type: str) -> Peer:
-    """Build this package's recurrent model, of LSTMs."""
-    sizes = {"vocab_size": shape.vocabulary, "hidden_size": shape.width, "N": shape.layers}
-    config = hf_vanilla.RecurrentConfig(**sizes, attention_type=attention_type)
-    return with_own_loss(hf_vanilla.RecurrentForConditionalGeneration(config), label_smoothing=SMOOTHING)
+    return ours(shape, "Vanilla", num_attention_heads=shape.heads, intermediate_size=shape.inner)
 
 
 def with_positional_inputs(model: nn.Module, longest_first: bool = False) -> Peer:
-    """Pair a module that takes `INPUTS` in order, and returns logits, with a label-smoothed loss.
-
-    Args:
-        longest_first: sort each batch by the length of its sources, as JoeyNMT's recurrent encoder demands.
-    """
+    """Pair a module that takes `INPUTS` in order with a label-smoothed loss; `longest_first` sorts by length."""
 
     def loss(batch: Batch) -> Tensor:
         order = batch["attention_mask"].sum(1).argsort(descending=True) if longest_first else slice(None)
@@ -126,7 +113,7 @@ class TorchTransformer(nn.Module):
         self.embedding = nn.Embedding(shape.vocabulary, shape.width)
         self.register_buffer("positions", torch.randn(shape.length, shape.width))
         sizes = (shape.width, shape.heads, shape.layers, shape.layers, shape.inner, 0.1)
-        self.transformer = nn.Transformer(*sizes, batch_first=True, norm_first=False)
+        self.transformer = nn.Transformer(*sizes, batch_first=True)
         self.dropout = nn.Dropout(0.1)
 
     def embed(self, ids: Tensor) -> Tensor:
@@ -136,14 +123,9 @@ class TorchTransformer(nn.Module):
     def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
         padding = attention_mask == 0
         causal = nn.Transformer.generate_square_subsequent_mask(decoder_input_ids.shape[1], decoder_input_ids.device)
-        states = self.transformer(
-            self.embed(input_ids),
-            self.embed(decoder_input_ids),
-            tgt_mask=causal,
-            src_key_padding_mask=padding,
-            memory_key_padding_mask=padding,
-            tgt_is_causal=True,
-        )
+        embedded = (self.embed(ids) for ids in (input_ids, decoder_input_ids))
+        masks = {"src_key_padding_mask": padding, "memory_key_padding_mask": padding, "tgt_mask": causal}
+        states = self.transformer(*embedded, **masks, tgt_is_causal=True)
         return F.linear(states, self.embedding.weight)
 
 
@@ -192,12 +174,7 @@ class JoeyNMT(nn.Module):
 
 
 class JoeyNMTRecurrent(nn.Module):
-    """The recurrent model of JoeyNMT, which scores with the current state; for sources sorted longest first.
-
-    Args:
-        attention: "bahdanau" or "luong".
-        input_feeding: feed the attentional vector to the next step.
-    """
+    """The recurrent model of JoeyNMT, with attention "bahdanau" or "luong"; for sources sorted longest first."""
 
     def __init__(self, shape: Shape, attention: str, input_feeding: bool) -> None:
         from joeynmt.decoders import RecurrentDecoder
@@ -220,11 +197,7 @@ class JoeyNMTRecurrent(nn.Module):
 
 
 class TorchRecurrent(nn.Module):
-    """What users of torch write: its LSTMs, packed in the encoder, and attention by hand.
-
-    Args:
-        is_additive: score by Bahdanau's network, step by step, instead of by Luong's s^T W h, for all steps at once.
-    """
+    """torch's LSTMs with attention by hand: Bahdanau's step by step if `is_additive`, else Luong's s^T W h at once."""
 
     def __init__(self, shape: Shape, is_additive: bool) -> None:
         super().__init__()
@@ -270,10 +243,10 @@ class TorchRecurrent(nn.Module):
         return F.linear(self.dropout(torch.tanh(self.output(parts))), self.embedding.weight)
 
 
-def recurrent_family(ours: str, joeynmt: tuple[str, bool], is_additive: bool) -> dict[str, Builder]:
+def recurrent_family(attention_type: str, joeynmt: tuple[str, bool], is_additive: bool) -> dict[str, Builder]:
     """Return the recurrent models that attend in one way, by the name that each library has for it."""
     return {
-        "hf_vanilla": lambda shape: recurrent(shape, ours),
+        "hf_vanilla": lambda shape: ours(shape, "Recurrent", attention_type=attention_type),
         "JoeyNMT": lambda shape: with_positional_inputs(JoeyNMTRecurrent(shape, *joeynmt), longest_first=True),
         "torch.nn": lambda shape: with_positional_inputs(TorchRecurrent(shape, is_additive), longest_first=True),
     }
@@ -288,18 +261,16 @@ def encoders(auto_class: Any) -> dict[str, Builder]:
 
 
 HEADS = {
-    "sequence_classification": encoders(transformers.AutoModelForSequenceClassification),
-    "token_classification": encoders(transformers.AutoModelForTokenClassification),
-    "question_answering": encoders(transformers.AutoModelForQuestionAnswering),
-    "multiple_choice": encoders(transformers.AutoModelForMultipleChoice),
+    name: encoders(getattr(transformers, f"AutoModelFor{name.title().replace('_', '')}"))
+    for name in ("sequence_classification", "token_classification", "question_answering", "multiple_choice")
 }
 MASKED, CAUSAL = transformers.AutoModelForMaskedLM, transformers.AutoModelForCausalLM
 FAMILIES: dict[str, dict[str, Builder]] = {
     "seq2seq": {
         "hf_vanilla": vanilla,
-        "Marian": encoder_decoder("marian"),
-        "BART": encoder_decoder("bart"),
-        "T5": encoder_decoder("t5"),
+        "Marian": lambda shape: encoder_decoder(shape, "marian"),
+        "BART": lambda shape: encoder_decoder(shape, "bart"),
+        "T5": lambda shape: encoder_decoder(shape, "t5"),
         "nn.Transformer": lambda shape: with_positional_inputs(TorchTransformer(shape)),
         "x-transformers": x_transformers,
         "JoeyNMT": lambda shape: with_positional_inputs(JoeyNMT(shape)),
