@@ -5,7 +5,7 @@
 
 No free set of either kind installs from a package registry. Here each text says what some people have and where it is.
 The answer to "Where is the box of Ann?" is the one place that the text names for it, and of four statements one alone
-is in the text. Each row is checked by a reader that knows nothing but the form of sentences, then written to
+is in the text. A reader that knows only the form of sentences checks each row, written to
 FOLDER/{questions,choices}_{train,validation,test}.jsonl; no text occurs in two splits.
 """
 
@@ -29,8 +29,7 @@ CHOICES = 4
 
 def statement(fact: Fact) -> str:
     """Return the sentence that says of a person the colour, the thing and the place."""
-    person, colour, thing, place = fact
-    return f"{person} has a {colour} {thing} in the {place}."
+    return "{} has a {} {} in the {}.".format(*fact)
 
 
 def answer_to(context: str, question: str) -> list[str]:
@@ -45,11 +44,7 @@ def true_choices(context: str, choices: list[str]) -> list[int]:
 
 
 def rows(count: int, people: int, seed: int) -> Iterator[tuple[Row, Row]]:
-    """Yield a question and a choice for each of `count` different texts about so many people.
-
-    Raises:
-        ValueError: a row breaks the rule.
-    """
+    """Yield a question and a choice for each of `count` different texts; a ValueError says which breaks the rule."""
     draw, seen = random.Random(seed), set()
     while len(seen) < count:
         names = draw.sample(PEOPLE, people)
@@ -60,11 +55,8 @@ def rows(count: int, people: int, seed: int) -> Iterator[tuple[Row, Row]]:
         seen.add(context)
         fact = person, colour, thing, place = draw.choice(facts)
         start = context.index(statement(fact)) + statement(fact).rindex(place)
-        question = {
-            "context": context,
-            "question": f"Where is the {thing} of {person}?",
-            "answers": {"text": [place], "answer_start": [start]},
-        }
+        question = {"context": context, "question": f"Where is the {thing} of {person}?"}
+        question["answers"] = {"text": [place], "answer_start": [start]}
         # Wrong choices differ from the right one in colour or place alone, so that no single word gives them away.
         wrong = [(person, other, thing, place) for other in COLOURS if other != colour]
         wrong += [(person, colour, thing, other) for other in PLACES if other != place]
@@ -82,9 +74,7 @@ def main() -> None:
     """Write the six files, and print their sizes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    parser.add_argument(
-        "--rows", type=int, default=12_000, help="of all splits, a twelfth each held out (default: 12000)"
-    )
+    parser.add_argument("--rows", type=int, default=12_000, help="of all splits, a twelfth each held out (12000)")
     parser.add_argument("--people", type=int, default=4, help=f"people in a text, 1 to {len(PEOPLE)} (default: 4)")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()

@@ -15,65 +15,49 @@ START, END = "<!-- rooms: written by scripts/map_rooms.py -->", "<!-- rooms: end
 
 
 def module_of(path: Path, root: Path = ROOT) -> str:
-    """The dotted name by which a file is imported, such as `hf_vanilla.data.files`."""
-    parts = path.relative_to(root).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+    """Return the dotted name by which a file is imported, such as `hf_vanilla.data.files`."""
+    return ".".join(path.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
 
 
 def room_of(module: str) -> str:
-    """The folder that a module of the package lies in, or the module itself where it lies beside the folders."""
+    """Return the folder that a module of the package lies in, or the module itself if it lies beside the folders."""
     return (module.split(".") + [""])[1] or PACKAGE
 
 
 def imports_of(path: Path, modules: set[str], root: Path = ROOT) -> Iterator[tuple[str, bool]]:
-    """Each module of the project that a file imports, and whether it does so when it is loaded.
-
-    An import inside a function, or under `TYPE_CHECKING`, is no import at load time.
-    """
-    here = module_of(path, root).split(".")
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    at_load = {node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)}
+    """Yield each of `modules` that a file imports, and if at load time (not in a function, or for types alone)."""
+    here, tree = module_of(path, root).split("."), ast.parse(path.read_text(encoding="utf-8"))
     for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom):
             parents = here[: len(here) - node.level + (path.name == "__init__.py")] if node.level else []
             start = ".".join([*parents, *([node.module] if node.module else [])])
-            names = [start, *(f"{start}.{alias.name}" for alias in node.names)]
-            if any(name in modules for name in names[1:]):
-                names = names[1:]
-        else:
-            continue
-        for name in names:
-            if name in modules:
-                yield name, node in at_load
+            names = [f"{start}.{name}" for name in names]
+            names = names if modules.intersection(names) else [start]
+        yield from ((name, node in tree.body) for name in names if name in modules)
 
 
 def graph(root: Path = ROOT, at_load_alone: bool = False) -> dict[str, set[str]]:
-    """For each module of the package, the modules of the package that it imports."""
-    paths = {
-        module_of(path, root): path for path in sorted((root / PACKAGE).rglob("*.py")) if "templates" not in path.parts
-    }
+    """Return for each module of the package the modules of the package that it imports."""
+    files = (path for path in sorted((root / PACKAGE).rglob("*.py")) if "templates" not in path.parts)
+    paths = {module_of(path, root): path for path in files}
+    imports = {module: imports_of(path, set(paths), root) for module, path in paths.items()}
     return {
-        module: {
-            name
-            for name, at_load in imports_of(path, set(paths), root)
-            if name != module and (at_load or not at_load_alone)
-        }
-        for module, path in paths.items()
+        module: {name for name, at_load in found if at_load or not at_load_alone} - {module}
+        for module, found in imports.items()
     }
 
 
 def rooms(modules: dict[str, set[str]]) -> dict[str, set[str]]:
-    """For each room, the other rooms that its modules import."""
+    """Return for each room the other rooms that its modules import."""
     found: dict[str, set[str]] = {}
     for module, names in modules.items():
-        found.setdefault(room_of(module), set()).update(room_of(name) for name in names)
+        found.setdefault(room_of(module), set()).update(map(room_of, names))
     return {room: names - {room} for room, names in found.items()}
 
 
 def circle(of: dict[str, set[str]]) -> list[str]:
-    """The modules or rooms of a circle of imports; none for a graph without any."""
+    """Return the modules or rooms of a circle of imports; none for a graph without any."""
     try:
         TopologicalSorter(of).prepare()
     except CycleError as error:
@@ -82,10 +66,10 @@ def circle(of: dict[str, set[str]]) -> list[str]:
 
 
 def mermaid(of: dict[str, set[str]]) -> str:
-    """The rooms as a Mermaid flowchart. An arrow that follows from two others is left out."""
+    """Return the rooms as a Mermaid flowchart, without arrows that follow from two others."""
     reach: dict[str, set[str]] = {}
     for room in TopologicalSorter(of).static_order():
-        reach[room] = set().union(of[room], *(reach[name] for name in of[room]))
+        reach[room] = of[room].union(*(reach[name] for name in of[room]))
     lines = [
         f"    {room} --> {name}"
         for room in sorted(of)
