@@ -62,11 +62,11 @@ def of_task(config, task, **changes):
 if __name__ == "__main__":
     from accelerate import Accelerator
 
-    from hf_vanilla.training import loop
+    from hf_vanilla.training import distributed, loop
 
-    leave_together = loop.leave_together
+    leave_together = distributed.leave_together
     # Processes can form a group only once, so it must outlast all runs but the last.
-    loop.leave_together = Accelerator.wait_for_everyone
+    distributed.leave_together = Accelerator.wait_for_everyone
     for path in sys.argv[1:]:
         loop.train(TrainingConfig.load(path))
     leave_together(Accelerator())

@@ -2,7 +2,6 @@
 
 import contextlib
 import copy
-import hashlib
 import json
 import logging
 import os
@@ -14,18 +13,15 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
+from huggingface_hub.utils.sha import sha_fileobj
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 logger = logging.getLogger(__name__)
 
-MANIFEST = "manifest.json"
-STATE = "state.json"
-WEIGHTS = "weights.safetensors"
-UNFINISHED = ".unfinished"
-OLD = ".old"
-DAMAGED = ".damaged"
+MANIFEST, STATE, WEIGHTS = "manifest.json", "state.json", "weights.safetensors"
+UNFINISHED, OLD, DAMAGED = ".unfinished", ".old", ".damaged"
 
 
 class CheckpointError(OSError):
@@ -36,8 +32,7 @@ class CheckpointError(OSError):
 def atomic_folder(folder: Path, accelerator: Accelerator) -> Iterator[Path]:
     """Yield a new folder to write into, which takes the place of `folder` once every process is done with it.
 
-    Raises:
-        CheckpointError: on every process, if any of them could not write. What was at `folder` is left as it was.
+    If any process could not write, a CheckpointError is raised on each, and what was at `folder` is left as it was.
     """
     unfinished = folder.with_name(folder.name + UNFINISHED)
     try:
@@ -74,11 +69,8 @@ def _same_outcome_everywhere(folder: Path, accelerator: Accelerator) -> Iterator
 def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
     """Yield a new folder to write a model into, which takes the place of `folder` at the end of the `with` block.
 
-    This is for one process. If anything is raised, what was at `folder` is left as it was.
-
-    Raises:
-        FileExistsError: `folder` is a file, or is not empty and `overwrite` is false, or is not empty and holds
-            something else than a model.
+    This is for one process. If anything is raised, what was at `folder` is left as it was. That it is a file, or is
+    not empty and `overwrite` is false or it does not hold just a model, is a FileExistsError.
     """
     if folder.is_file():
         raise FileExistsError(f"{folder} is a file; give a folder")
@@ -88,10 +80,9 @@ def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
         if not (folder / "config.json").is_file():
             raise FileExistsError(f"{folder} holds no model (no config.json), so it is not overwritten: give another")
         runs = ("best", "checkpoint", "snapshot")
-        if kept := [path.name for path in folder.iterdir() if path.is_dir() and path.name.startswith(runs)]:
-            raise FileExistsError(
-                f"{folder} holds what a run left ({kept[0]}), so it is not overwritten: give another"
-            )
+        left = next((path.name for path in folder.iterdir() if path.is_dir() and path.name.startswith(runs)), None)
+        if left:
+            raise FileExistsError(f"{folder} holds what a run left ({left}), so it is not overwritten: give another")
     folder = folder.resolve()
     unfinished = folder.with_name(folder.name + UNFINISHED)
     shutil.rmtree(unfinished, ignore_errors=True)
@@ -105,7 +96,6 @@ def new_folder(folder: Path, overwrite: bool = False) -> Iterator[Path]:
 
 
 def _replace(folder: Path, unfinished: Path) -> None:
-    """Put `unfinished` in the place of `folder`, if there is one."""
     old = folder.with_name(folder.name + OLD)
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -120,11 +110,10 @@ def _replace(folder: Path, unfinished: Path) -> None:
 def _write_manifest(folder: Path) -> None:
     """Write names, sizes and SHA-256 of the files, and wait until all of them are on the disk."""
     manifest = {}
-    for file in sorted(folder.rglob("*")):
-        if file.is_file():
-            with file.open("rb+") as stream:
-                os.fsync(stream.fileno())
-            manifest[str(file.relative_to(folder))] = {"bytes": file.stat().st_size, "sha256": digest(file)}
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        with file.open("rb+") as stream:
+            os.fsync(stream.fileno())
+        manifest[str(file.relative_to(folder))] = {"bytes": file.stat().st_size, "sha256": digest(file)}
     with (folder / MANIFEST).open("w", encoding="utf-8") as stream:
         json.dump(manifest, stream, indent=1)
         stream.flush()
@@ -133,11 +122,8 @@ def _write_manifest(folder: Path) -> None:
 
 def digest(file: Path) -> str:
     """Return the SHA-256 of a file, in hexadecimal."""
-    sha256 = hashlib.sha256()
     with file.open("rb") as stream:
-        while part := stream.read(1 << 22):
-            sha256.update(part)
-    return sha256.hexdigest()
+        return sha_fileobj(stream).hex()
 
 
 def find_corruption(folder: Path) -> str | None:
@@ -159,7 +145,7 @@ def find_corruption(folder: Path) -> str | None:
 
 def numbered_folders(folder: Path) -> list[Path]:
     """Return the folders `step-N` in a folder, N ascending."""
-    found = [path for path in folder.glob("step-*") if path.name[5:].isdigit()]
+    found = (path for path in folder.glob("step-*") if path.name[5:].isdigit())
     return sorted(found, key=lambda path: int(path.name[5:]))
 
 
@@ -167,24 +153,13 @@ class Checkpoints:
     """The last few checkpoints of a run, as `checkpoints/step-N` in its folder: all that is needed to resume it.
 
     Model, optimiser, scaler and random states are written by `Accelerator.save_state`, sharded where the model is.
-
-    Args:
-        folder: the folder of the run.
-        accelerator: model and optimiser were prepared by it.
-        keep: how many checkpoints to keep.
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator, keep: int) -> None:
-        self.folder = folder / "checkpoints"
-        self.accelerator = accelerator
-        self.keep = keep
+        self.folder, self.accelerator, self.keep = folder / "checkpoints", accelerator, keep
 
     def save(self, step: int, state: dict[str, Any], weights: dict[str, Tensor]) -> None:
-        """Write a checkpoint, `state` (JSON) and additional `weights` in it, then remove those beyond the last few.
-
-        Raises:
-            CheckpointError: see `atomic_folder`.
-        """
+        """Write a checkpoint by `atomic_folder`, with `state` (JSON) and `weights`, and drop all but the last few."""
         with atomic_folder(self.folder / f"step-{step}", self.accelerator) as folder:
             self.accelerator.save_state(str(folder))
             if self.accelerator.is_main_process:
@@ -225,8 +200,7 @@ def make_skeleton(model: PreTrainedModel) -> PreTrainedModel:
 def with_weights(skeleton: PreTrainedModel, weights: dict[str, Tensor]) -> PreTrainedModel:
     """Return a copy of the skeleton that has these weights; of those that are tied, one is enough.
 
-    Raises:
-        RuntimeError: a weight is missing, or there is one that the model does not have.
+    If one is missing, or unknown to the model, it is a RuntimeError.
     """
     model = copy.deepcopy(skeleton)
     missing, unexpected = model.load_state_dict(weights, strict=False, assign=True)
@@ -238,27 +212,7 @@ def with_weights(skeleton: PreTrainedModel, weights: dict[str, Tensor]) -> PreTr
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
     """Return the weights that `save_pretrained` wrote into a folder."""
-    files = sorted(folder.glob("*.safetensors"))
-    return {name: tensor for file in files for name, tensor in load_file(file).items()}
-
-
-def save_model(
-    folder: Path,
-    weights: dict[str, Tensor],
-    skeleton: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    accelerator: Accelerator,
-) -> None:
-    """Write unsharded weights and the tokenizer into `folder`, for `from_pretrained`, completely or not at all.
-
-    Raises:
-        CheckpointError: see `atomic_folder`.
-    """
-    with atomic_folder(folder, accelerator) as unfinished:
-        if accelerator.is_main_process:
-            # Not by the model itself: sharding gives it another class, the code of which would be saved with it.
-            with_weights(skeleton, weights).save_pretrained(unfinished)
-            tokenizer.save_pretrained(unfinished)
+    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
 
 
 def discard_after(step: int, folder: Path) -> None:

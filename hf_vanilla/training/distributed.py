@@ -38,29 +38,23 @@ def free_group_at_exit() -> None:
     thread would ask for a lock that no longer exists, and the process would abort.
     """
     if torch.distributed.is_initialized():
-        atexit.register(free_last, [torch.distributed.group.WORLD])
+        atexit.register(_free_last, [torch.distributed.group.WORLD])
 
 
-def free_last(groups: list[ProcessGroup | None]) -> None:
-    """Free process groups once the models that use them are gone. Python releases its lock meanwhile."""
-    gc.collect()
+def _free_last(groups: list[ProcessGroup | None]) -> None:
+    gc.collect()  # the models that use the groups
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    groups.clear()
+    groups.clear()  # Python releases its lock meanwhile
 
 
 def make_accelerator(config: TrainingConfig) -> Accelerator:
-    """Return an accelerator as the launcher set it up.
-
-    Raises:
-        ValueError: a tracker is not installed, or sharding was asked for and is not in force.
-    """
+    """Return an accelerator as the launcher set it up. Trackers or sharding that cannot be had are a ValueError."""
     available = [str(tracker) for tracker in get_available_trackers()]
     for tracker in config.trackers:
         if tracker not in available:
-            raise ValueError(
-                f"trackers names {tracker}, which is not installed; installed: {', '.join(available) or 'none'}"
-            )
+            installed = ", ".join(available) or "none"
+            raise ValueError(f"trackers names {tracker}, which is not installed; installed: {installed}")
     asked_for = [kind for kind in SHARDING if parse_flag_from_env(f"ACCELERATE_USE_{kind.value}")]
     if DistributedType.DEEPSPEED in asked_for and not is_deepspeed_available():
         raise ValueError("DEEPSPEED was asked for, but it is not installed: pip install deepspeed")
@@ -95,10 +89,7 @@ def is_sharded(accelerator: Accelerator) -> bool:
 
 
 def group_tied_embeddings(model: PreTrainedModel, accelerator: Accelerator) -> None:
-    """Put all tied matrices of an encoder-decoder into one group of FSDP2.
-
-    Accelerate does so for the embeddings of the input and the output, but does not know of the decoder's own.
-    """
+    """Put all tied matrices of an encoder-decoder into one group of FSDP2. Accelerate forgets the decoder's input."""
     if accelerator.is_fsdp2 and model.config.is_encoder_decoder and model.config.tie_word_embeddings:
         from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
@@ -120,11 +111,6 @@ class StopSignal:
         return self
 
     def note(self, number: int, frame: FrameType | None) -> None:
-        """Remember the signal.
-
-        Raises:
-            KeyboardInterrupt: this is the second Ctrl-C.
-        """
         if number == self.received == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number

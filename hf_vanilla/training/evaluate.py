@@ -2,13 +2,12 @@
 
 import itertools
 import math
-from collections.abc import Iterable
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from hf_vanilla.models.losses_vanilla import cross_entropy
 from hf_vanilla.training.distributed import is_sharded
@@ -26,14 +25,10 @@ def evaluate(
     corpus: Corpus,
     accelerator: Accelerator,
 ) -> dict[str, float]:
-    """Measure a model on the validation split, all processes together.
+    """Measure a model on the validation split, all processes together. One with nothing to predict is a ValueError.
 
-    Returns:
-        `validation_loss`, the cross-entropy in nats per target token, without smoothing; `validation_perplexity`; and
-        for translation `bleu` and `chrf`, where `bleu_sentences` is not 0 and the model is not sharded.
-
-    Raises:
-        ValueError: the split has no token to predict.
+    Return `validation_loss`, the cross-entropy in nats per target token, without smoothing; `validation_perplexity`;
+    and for translation `bleu` and `chrf`, where `bleu_sentences` is not 0 and the model is not sharded.
     """
     model.eval()
     sums = torch.zeros(2, device=accelerator.device)
@@ -47,26 +42,19 @@ def evaluate(
     scores = {"validation_loss": loss, "validation_perplexity": math.exp(min(loss, 700))}
     # How many steps `generate` takes depends on the sentences: processes that share a model would wait for each other.
     if task.config.task == "translation" and task.config.bleu_sentences and not is_sharded(accelerator):
-        scores |= translation_scores(
-            task, accelerator.unwrap_model(model), tokenizer, corpus["validation"], accelerator
-        )
+        pairs = list(itertools.islice(corpus["validation"], task.config.bleu_sentences))
+        translator = Translator(accelerator.unwrap_model(model), tokenizer)
+        scores |= translation_scores(translator, pairs, task.config.bleu_beams)
     return scores
 
 
-def translation_scores(
-    task: Task,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    pairs: Iterable[dict[str, str]],
-    accelerator: Accelerator,
-) -> dict[str, float]:
-    """Return BLEU and chrF of the first sentences of a split, translated by all processes together."""
-    some = list(itertools.islice(pairs, task.config.bleu_sentences))
-    own = some[accelerator.process_index :: accelerator.num_processes]
-    translations = Translator(model, tokenizer)([pair["source"] for pair in own], num_beams=task.config.bleu_beams)
+def translation_scores(translator: Translator, pairs: list[dict[str, str]], num_beams: int) -> dict[str, float]:
+    """Return BLEU and chrF of translations of `pairs`, made by all processes together."""
+    own = pairs[PartialState().process_index :: PartialState().num_processes]
+    translations = translator([pair["source"] for pair in own], num_beams=num_beams)
     results = gather_object(list(zip(translations, [[pair["target"]] for pair in own], strict=True)))
     if not results:
         return {}
-    predictions, references = zip(*results, strict=True)
-    quality = TranslationQuality().compute(predictions=list(predictions), references=list(references))
+    predictions, references = map(list, zip(*results, strict=True))
+    quality = TranslationQuality().compute(predictions=predictions, references=references)
     return {"bleu": quality["bleu"], "chrf": quality["chrf"]}

@@ -1,6 +1,8 @@
 """The paper's optimiser and schedules (section 5.3), and averages of weights (section 6.1)."""
 
+import math
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -15,41 +17,32 @@ def adam(parameters: Iterable[Tensor], learning_rate: float = 1.0) -> Adam:
     return Adam(parameters, lr=learning_rate, betas=(0.9, 0.98), eps=1e-9, fused=True)
 
 
+@dataclass
 class Progress:
-    """The share of a run that is done: of its updates or of its time, whichever is larger.
+    """The share of a run that is done: of its updates or of its time, whichever is larger. None is no limit."""
 
-    Args:
-        max_steps: number of updates of the run; None for no limit.
-        train_minutes: minutes that the run takes; None for no limit.
-        warmup_steps: number of updates after which `linear_schedule` goes down.
-    """
-
-    def __init__(self, max_steps: int | None, train_minutes: float | None, warmup_steps: int = 0) -> None:
-        self.max_steps = max_steps or float("inf")
-        self.seconds = (train_minutes or float("inf")) * 60
-        self.warmup_steps = warmup_steps
-        self.done = 0.0
-        """The share, in [0, 1]."""
-        self.end_of_warmup = 0.0
-        """What `done` was when the warm-up ended."""
+    max_steps: int | None
+    train_minutes: float | None
+    warmup_steps: int = 0
+    done: float = 0.0  # the share, in [0, 1]
+    end_of_warmup: float = 0.0  # what `done` was when the warm-up ended
 
     def update(self, steps: int, elapsed: float) -> None:
         """Take note that `steps` updates are done, `elapsed` seconds after the start."""
-        self.done = min(1.0, max(steps / self.max_steps, elapsed / self.seconds))
+        seconds = (self.train_minutes or math.inf) * 60
+        self.done = min(1.0, max(steps / (self.max_steps or math.inf), elapsed / seconds))
         if steps < self.warmup_steps:
             self.end_of_warmup = self.done
 
 
-def make_schedule(
-    name: str, optimizer: Optimizer, progress: Progress, hidden_size: int, warmup_steps: int, max_steps: int | None
-) -> LambdaLR:
+def make_schedule(name: str, optimizer: Optimizer, progress: Progress, hidden_size: int) -> LambdaLR:
     """Return a schedule: equation 3 (`"noam"`), one that follows the clock (`"linear"`, in a run that time limits), or
     one of transformers by name."""
     if name == "noam":
-        return noam_schedule(optimizer, hidden_size, warmup_steps)
-    if name == "linear" and progress.seconds < float("inf"):
-        return linear_schedule(optimizer, warmup_steps, progress)
-    return get_scheduler(name, optimizer, num_warmup_steps=warmup_steps, num_training_steps=max_steps)
+        return noam_schedule(optimizer, hidden_size, progress.warmup_steps)
+    if name == "linear" and progress.train_minutes:
+        return linear_schedule(optimizer, progress)
+    return get_scheduler(name, optimizer, progress.warmup_steps, progress.max_steps)
 
 
 def noam_schedule(optimizer: Optimizer, hidden_size: int, warmup_steps: int = 4000) -> LambdaLR:
@@ -65,15 +58,15 @@ def noam_schedule(optimizer: Optimizer, hidden_size: int, warmup_steps: int = 40
     return LambdaLR(optimizer, rate)
 
 
-def linear_schedule(optimizer: Optimizer, warmup_steps: int, progress: Progress) -> LambdaLR:
-    """Return a rate that rises to the optimiser's own in `warmup_steps` updates, and falls to 0 at the end of the run.
+def linear_schedule(optimizer: Optimizer, progress: Progress) -> LambdaLR:
+    """Return a rate that rises to the optimiser's own while the run warms up, and falls to 0 at its end.
 
     A run that must end in ten minutes ends with a rate of 0 however fast the machine is.
     """
 
     def rate(updates: int) -> float:
-        if updates < warmup_steps:
-            return (updates + 1) / warmup_steps
+        if updates < progress.warmup_steps:
+            return (updates + 1) / progress.warmup_steps
         return (1 - progress.done) / max(1 - progress.end_of_warmup, 1e-9)
 
     return LambdaLR(optimizer, rate)
@@ -82,24 +75,19 @@ def linear_schedule(optimizer: Optimizer, warmup_steps: int, progress: Progress)
 def average_weights(states: Iterable[dict[str, Tensor]]) -> dict[str, Tensor]:
     """Return the mean of several `state_dict`s of one model, tensor by tensor (the paper: the last 5 checkpoints).
 
-    Only one state is in memory at a time, beside the sums, which are float32.
-
-    Raises:
-        ValueError: there are no states, or they differ in their keys.
+    Only one state is in memory at a time, beside the sums, which are float32. No states, or states that differ in
+    their keys, are a ValueError.
     """
     sums: dict[str, Tensor] = {}
-    dtypes: dict[str, torch.dtype] = {}
     count = 0
-    for state in states:
-        if count and state.keys() != sums.keys():
+    for count, state in enumerate(states, start=1):
+        if count > 1 and state.keys() != sums.keys():
             raise ValueError("states have different keys; expected snapshots of one model")
         for name, tensor in state.items():
-            sums[name] = sums[name] + tensor.float() if count else tensor.to(torch.float32, copy=True)
-            dtypes[name] = tensor.dtype
-        count += 1
+            sums[name] = sums[name] + tensor.float() if count > 1 else tensor.to(torch.float32, copy=True)
     if not count:
         raise ValueError("states is empty; expected at least one state_dict to average")
-    return {name: (total / count).to(dtypes[name]) for name, total in sums.items()}
+    return {name: (total / count).to(state[name].dtype) for name, total in sums.items()}
 
 
 class ExponentialMovingAverage:

@@ -15,7 +15,6 @@ from accelerate.utils import gather_object
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_vanilla.environment import hardware
-from hf_vanilla.training.config import TrainingConfig
 from hf_vanilla.training.state import SUMMARY, RunState
 from hf_vanilla.training.tasks import Task
 from hf_vanilla.translation.loading import side_by_side
@@ -27,15 +26,10 @@ def describe_examples(
 ) -> str:
     """Return a description of the examples of the update, and write them to `bad_examples.json`.
 
-    Args:
-        innocent: true if the loss of this process is finite, and that of another is not: its examples are left out.
+    A process is `innocent` if its own loss is finite, and that of another is not: its examples are left out.
     """
-    texts = [
-        tokenizer.decode(row, skip_special_tokens=True)
-        for batch in micro_batches
-        for row in batch["input_ids"].tolist()
-    ]
-    found = gather_object([] if innocent else texts)
+    ids = [row for batch in micro_batches for row in batch["input_ids"].tolist()]
+    found = gather_object([] if innocent else tokenizer.batch_decode(ids, skip_special_tokens=True))
     path = folder / "bad_examples.json"
     with contextlib.suppress(OSError):
         path.write_text(json.dumps(found, ensure_ascii=False, indent=1), encoding="utf-8")
@@ -53,29 +47,23 @@ def write_samples(
     some = rows[:: math.ceil(len(rows) / 5)]
     samples = [{"text": row["text"][:500]} for row in some if "text" in row]
     if not samples:
-        sources, targets = [row["source"] for row in some], [row["target"] for row in some]
+        sources = [row["source"] for row in some]
         translations = Translator(model, tokenizer)(sources)
-        print(side_by_side(sources, translations, [[target] for target in targets], 5), end="\n\n")
-        texts = zip(sources, targets, translations, strict=True)
-        samples = [dict(zip(("source", "target", "translation"), text, strict=True)) for text in texts]
+        print(side_by_side(sources, translations, [[row["target"]] for row in some], 5), end="\n\n")
+        pairs = zip(some, translations, strict=True)
+        samples = [{"source": row["source"], "target": row["target"], "translation": text} for row, text in pairs]
     lines = (json.dumps(sample, ensure_ascii=False) for sample in samples)
     (folder / "samples.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
 def write_summary(
-    folder: Path,
-    config: TrainingConfig,
-    command: str | None,
-    state: RunState,
-    scores: dict[str, float],
-    task: Task,
-    accelerator: Accelerator,
+    task: Task, command: str | None, state: RunState, scores: dict[str, float], accelerator: Accelerator
 ) -> None:
     """Write what a model card says about a run into `training_summary.json`."""
-    packages = ("torch", "transformers", "datasets", "tokenizers", "accelerate")
+    packages = ("hf-vanilla", "torch", "transformers", "datasets", "tokenizers", "accelerate")
     summary = {
         "command": command,
-        "configuration": dataclasses.asdict(config),
+        "configuration": dataclasses.asdict(task.config),
         "updates": state.step,
         "epochs": state.epoch + bool(state.next_update),
         "seconds": state.elapsed,
@@ -89,6 +77,6 @@ def write_summary(
         "hardware": hardware(),
         "distributed_type": accelerator.distributed_type.value,
         "mixed_precision": accelerator.mixed_precision,
-        "versions": {name: importlib.metadata.version(name) for name in ("hf-vanilla", *packages)},
+        "versions": {name: importlib.metadata.version(name) for name in packages},
     }
-    (folder / SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    Path(task.config.output_dir, SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")

@@ -31,34 +31,24 @@ SHOWN = {
 
 
 class RunLog:
-    """A progress bar with ETA on the main process, `log.jsonl`, and the trackers that the accelerator has.
+    """A progress bar with ETA on the main process, `log.jsonl` in `folder`, and the trackers of the accelerator.
 
-    Args:
-        folder: the folder that `log.jsonl` is written into.
-        accelerator: its trackers get every record; only the main process writes.
-        after: the update that the run was resumed at; lines of `log.jsonl` up to it are kept.
-        done: the share of the run that is done, in [0, 1].
+    A run that is resumed at update `after` keeps the lines up to it; `done` is the share of the run, in [0, 1].
     """
 
     def __init__(self, folder: Path, accelerator: Accelerator, after: int = 0, done: float = 0.0) -> None:
-        self.accelerator = accelerator
-        self.enabled = accelerator.is_main_process
-        self.path = folder / "log.jsonl"
+        self.accelerator, self.enabled = accelerator, accelerator.is_main_process
         self.records: list[Record] = []
         self.shown: Record = {}
-        self.bar = tqdm(
-            total=1.0,
-            initial=done,
-            disable=not self.enabled,
-            bar_format="{percentage:3.0f}%|{bar:10}| {elapsed}<{remaining}{postfix}",
-            mininterval=1 if sys.stderr.isatty() else 10,
-        )
+        bar_format = "{percentage:3.0f}%|{bar:10}| {elapsed}<{remaining}{postfix}"
+        interval = 1 if sys.stderr.isatty() else 10
+        self.bar = tqdm(total=1.0, initial=done, disable=not self.enabled, bar_format=bar_format, mininterval=interval)
         if self.enabled:
-            self.records = read_records(self.path, after) if after else []
-            rewritten = self.path.with_suffix(".tmp")
+            path = folder / "log.jsonl"
+            self.records = read_records(path, after) if after else []
+            rewritten = path.with_suffix(".tmp")
             rewritten.write_text("".join(f"{json.dumps(record)}\n" for record in self.records), encoding="utf-8")
-            rewritten.replace(self.path)
-            self.file = self.path.open("a", encoding="utf-8")
+            self.file = rewritten.replace(path).open("a", encoding="utf-8")
 
     def say(self, message: str) -> None:
         """Print a line above the bar."""
@@ -89,7 +79,6 @@ class RunLog:
             self.bar.set_postfix_str(", ".join(shown), refresh=False)
 
     def close(self) -> None:
-        """Close the bar and the file."""
         self.bar.close()
         if self.enabled:
             self.file.close()
@@ -105,15 +94,11 @@ def memory_gib() -> float:
 
 def read_records(path: Path, last_step: int | None = None) -> list[Record]:
     """Return the records of a `log.jsonl`, up to an update if one is given. Lines that were cut off are left out."""
-    records = []
+    records: list[Record] = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if last_step is None or record["step"] <= last_step:
-            records.append(record)
-    return records
+        with contextlib.suppress(ValueError):
+            records.append(json.loads(line))
+    return [record for record in records if last_step is None or record["step"] <= last_step]
 
 
 def plot_curves(records: Sequence[Record], path: Path) -> None:
@@ -123,23 +108,21 @@ def plot_curves(records: Sequence[Record], path: Path) -> None:
     except ImportError:
         logger.warning("no %s: pip install matplotlib", path.name)
         return
-    curves = {name: [(r["step"], r[name]) for r in records if name in r] for name in ("loss", "bleu", "learning_rate")}
-    validation = [(r["step"], r["validation_loss"]) for r in records if "validation_loss" in r]
-    panels = ["loss", *(name for name in ("bleu", "learning_rate") if curves[name])]
+    titles = {"loss": "nats per target token", "bleu": "BLEU", "learning_rate": "learning rate"}
+    curves = {name: [(r["step"], r[name]) for r in records if name in r] for name in (*titles, "validation_loss")}
+    panels = [name for name in titles if curves[name] or name == "loss"]
     figure = Figure(figsize=(7, 3 + 1.5 * (len(panels) - 1)), layout="constrained")
     ratios = [2.5] + [1.0] * (len(panels) - 1)
     all_axes = figure.subplots(len(panels), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
-    titles = {"loss": "nats per target token", "bleu": "BLEU", "learning_rate": "learning rate"}
     for axes, name in zip(all_axes, panels, strict=True):
-        marker = "o" if name == "bleu" or len(curves[name]) == 1 else None
         if curves[name]:
+            marker = "o" if name == "bleu" or len(curves[name]) == 1 else None
             axes.plot(*zip(*curves[name], strict=True), label="training", marker=marker, markersize=4)
         axes.set_ylabel(titles[name])
         axes.grid(alpha=0.3)
-    if validation:
-        all_axes[0].plot(
-            *zip(*validation, strict=True), label="validation, labels not smoothed", marker="o", markersize=4
-        )
+    if points := curves["validation_loss"]:
+        label = "validation, labels not smoothed"
+        all_axes[0].plot(*zip(*points, strict=True), label=label, marker="o", markersize=4)
     all_axes[0].legend()
     all_axes[-1].set_xlabel("update")
     figure.align_ylabels()

@@ -20,13 +20,11 @@ def training_step(
     accelerator: Accelerator,
     micro_batches: Sequence[BatchEncoding],
     target_tokens: int,
-    max_grad_norm: float | None,
 ) -> tuple[float, Tensor, float]:
     """Update the weights by the gradient of the mean loss over `target_tokens`, those of all processes together.
 
-    Returns:
-        The loss of all processes, in nats per target token; this process's part in it, (); and the norm of the
-        gradient before clipping, 0 where it is not known. If one is not finite, the weights are left as they are.
+    Return the loss of all processes, in nats per target token; this process's part in it, (); and the norm of the
+    gradient before clipping, 0 where it is not known. If one is not finite, the weights are left as they are.
     """
     model.train()
     own_loss = torch.zeros((), device=accelerator.device)
@@ -39,7 +37,7 @@ def training_step(
             accelerator.backward(loss * accelerator.num_processes)
         own_loss += loss.detach()
     update_loss = accelerator.reduce(own_loss).item()
-    norm = accelerator.clip_grad_norm_(model.parameters(), max_grad_norm or math.inf)
+    norm = accelerator.clip_grad_norm_(model.parameters(), task.config.max_grad_norm or math.inf)
     # In fp16 it may overflow: the gradient scaler then leaves out this update.
     norm = 0.0 if norm is None or accelerator.mixed_precision == "fp16" else float(norm)
     if math.isfinite(update_loss + norm):

@@ -13,33 +13,18 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+import transformers
+from accelerate import PartialState
 from accelerate.utils import extract_model_from_parallel
 from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
 from datasets.fingerprint import Hasher
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForMaskedLM,
-    AutoModelForSeq2SeqLM,
-    AutoTokenizer,
-    BatchEncoding,
-    DataCollatorForSeq2Seq,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_vanilla.data import collators, corpora
 from hf_vanilla.data.batching import TokenBatchSampler, TokenBatchStream
-from hf_vanilla.data.collators import (
-    Collator,
-    MaskedLanguageModelCollator,
-    causal_language_model_collator,
-    pack_documents,
-)
-from hf_vanilla.data.corpora import load_corpus, load_texts
 from hf_vanilla.data.tokenization import train_tokenizer
 from hf_vanilla.models.configuration_recurrent import RecurrentConfig
 from hf_vanilla.models.configuration_vanilla import VanillaConfig, VanillaDecoderConfig, VanillaEncoderConfig
@@ -50,7 +35,8 @@ from hf_vanilla.training.config import TrainingConfig
 logger = logging.getLogger(__name__)
 
 Family = Literal["seq2seq", "encoder", "decoder"]
-AutoClass = type[AutoModelForSeq2SeqLM] | type[AutoModelForMaskedLM] | type[AutoModelForCausalLM]
+AutoModel = transformers.AutoModelForSeq2SeqLM | transformers.AutoModelForMaskedLM | transformers.AutoModelForCausalLM
+BatchSource: TypeAlias = TokenBatchSampler | TokenBatchStream
 Corpus: TypeAlias = DatasetDict | IterableDatasetDict
 Examples: TypeAlias = Dataset | IterableDataset
 TokenIds = list[list[int]]
@@ -64,19 +50,13 @@ TOKENIZER_TEXTS = 2_000_000
 
 
 class Task:
-    """What the tasks have in common.
-
-    Raises:
-        ValueError: the model's configuration class refuses a field.
-    """
+    """What the tasks have in common. If the model's configuration class refuses a field, it is a ValueError."""
 
     family: Family
-    auto_class: AutoClass
-    columns: tuple[str, ...]
-    """The columns of token ids, one for each side: the longer side of an example counts for the size of a batch."""
+    auto_class: type[AutoModel]
+    columns: tuple[str, ...]  # of token ids, one for each side: an example is as long as its longer side
     text_columns: tuple[str, ...]
-    special_tokens: tuple[str, ...] = ("pad_token", "bos_token", "eos_token")
-    """Those that a tokenizer must have."""
+    special_tokens: tuple[str, ...] = ("pad_token", "bos_token", "eos_token")  # those that a tokenizer must have
 
     def __init__(self, config: TrainingConfig) -> None:
         self.config = config
@@ -86,19 +66,20 @@ class Task:
             raise ValueError(str(error.__cause__ or error).strip().splitlines()[-1].strip()) from None
         self.dropped: Counter[str] = Counter()
         self.workers = config.preprocessing_workers if config.preprocessing_workers > 1 else None
+        self.reading: dict[str, Any] = {"streaming": config.streaming, "num_proc": self.workers}
+        self.reading["configuration"] = config.corpus_configuration
 
     def load_corpus(self) -> Corpus:
-        """Return the corpus, in splits."""
+        """Return the corpus, in splits; see `hf_vanilla.data.corpora`."""
         raise NotImplementedError
 
     def load_tokenizer(self, corpus: Corpus) -> PreTrainedTokenizerBase:
         """Return the tokenizer that the configuration names, or one trained on the training split.
 
-        Raises:
-            ValueError: the tokenizer is a slow one, or lacks a special token that the task needs.
+        If it is a slow one, or lacks a special token that the task needs, it is a ValueError.
         """
         if given := self.config.initial_model or self.config.tokenizer:
-            tokenizer = AutoTokenizer.from_pretrained(given)
+            tokenizer = transformers.AutoTokenizer.from_pretrained(given)
             if not tokenizer.is_fast:
                 raise ValueError(f"the tokenizer of {given} is a slow one; expected one of the `tokenizers` library")
             for name in self.special_tokens:
@@ -121,11 +102,7 @@ class Task:
         return tokenizer
 
     def build_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-        """Return a model with random weights, or `initial_model`.
-
-        Raises:
-            ValueError: the tokenizer has more tokens than `initial_model`.
-        """
+        """Return a model with random weights, or `initial_model`. If that has fewer tokens, it is a ValueError."""
         if self.config.initial_model is None:
             return self.new_model(tokenizer)
         model = self.auto_class.from_pretrained(self.config.initial_model)
@@ -139,14 +116,14 @@ class Task:
     def new_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         """Return a model with random weights, and with the vocabulary and special tokens of `tokenizer`."""
         tokens = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
-        return self.auto_class.from_config(self.model_config(vocab_size=len(tokenizer), **tokens))
+        model = self.auto_class.from_config(self.model_config(vocab_size=len(tokenizer), **tokens))
+        if self.family == "seq2seq":  # the beam search of section 6.1
+            limit = max(256, self.config.max_length)
+            model.generation_config.update(num_beams=4, length_penalty=0.6, max_new_tokens=limit)
+        return model
 
     def model_config(self, **tokens: int) -> PreTrainedConfig:
-        """Return the model's configuration, with `vocab_size` and the ids of special tokens as given.
-
-        Raises:
-            StrictDataclassError: a field is out of range.
-        """
+        """Return the model's configuration, with `vocab_size` and the ids of special tokens as given."""
         fields = self.config.model_settings()
         if "max_position_embeddings" in fields:
             fields["max_position_embeddings"] = max(self.config.max_length, fields["max_position_embeddings"])
@@ -158,7 +135,7 @@ class Task:
         """Return the columns of token ids that the collator expects, for a batch of rows of text."""
         raise NotImplementedError
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> Collator:
+    def collator(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> collators.Collator:
         """Return the function that makes a batch of tensors from a list of examples."""
         raise NotImplementedError
 
@@ -173,33 +150,28 @@ class Task:
     def logits_and_labels(self, model: nn.Module, batch: BatchEncoding) -> tuple[Tensor, Tensor]:
         """Return logits (batch, length, vocabulary) and the labels for them (batch, length), -100 for none."""
         labels = batch.pop("labels")
-        return model(**batch).logits, labels
+        options = {} if self.family == "encoder" else {"use_cache": False}
+        return model(**batch, **options).logits, labels
 
     def examples(self, corpus: Corpus, split: str, tokenizer: PreTrainedTokenizerBase) -> Examples:
         """Return a split as token ids, without examples that are too long: from a cache, or on the fly if streaming.
 
-        Raises:
-            ValueError: nothing is left.
+        If nothing is left, it is a ValueError.
         """
         rows = corpus[split]
+        options: dict[str, Any] = {}
+        if not self.config.streaming:
+            # What the result depends on. A tokenizer also keeps how it padded and truncated last: that does not count.
+            rules = json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
+            content = [rules, inspect.getsource(type(self)), self.config.max_length]
+            fingerprint = Hasher.hash([rows._fingerprint, self.config.whole_word_masking, *content])
+            description = f"tokenising the {split} split"
+            options = {"num_proc": self.workers, "new_fingerprint": fingerprint, "desc": description}
         tokenise = functools.partial(self._with_lengths, tokenizer=tokenizer)
         columns = rows.column_names or list(self.text_columns)
+        encoded = self.assemble(rows.map(tokenise, batched=True, remove_columns=columns, **options), tokenizer)
         if self.config.streaming:
-            return self.assemble(rows.map(tokenise, batched=True, remove_columns=columns), tokenizer).filter(
-                self._is_wanted
-            )
-        # What the result depends on. A tokenizer also keeps how it padded and truncated last: that does not count.
-        rules = json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
-        content = [rules, inspect.getsource(type(self)), self.config.max_length]
-        encoded = rows.map(
-            tokenise,
-            batched=True,
-            remove_columns=columns,
-            num_proc=self.workers,
-            new_fingerprint=Hasher.hash([rows._fingerprint, self.config.whole_word_masking, *content]),
-            desc=f"tokenising the {split} split",
-        )
-        encoded = self.assemble(encoded, tokenizer)
+            return encoded.filter(self._is_wanted)
         wanted = self._select(lengths_of(encoded, self.columns), split)
         return encoded if wanted.all() else encoded.select(np.flatnonzero(wanted))
 
@@ -207,20 +179,15 @@ class Task:
         """Make examples of tokenised rows. By default, each row is one."""
         return encoded
 
-    def _with_lengths(
-        self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase
-    ) -> dict[str, TokenIds | list[int]]:
+    def _with_lengths(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, list]:
         encoded = self.tokenise(rows, tokenizer)
-        lengths = {f"{column}_length": list(map(len, encoded[column])) for column in self.columns}
-        return {**encoded, **lengths}
+        return {**encoded, **{f"{column}_length": list(map(len, encoded[column])) for column in self.columns}}
 
     def _select(self, lengths: np.ndarray, split: str) -> np.ndarray:
         """Return which examples to keep (examples), bool, by their lengths (sides, examples).
 
-        Counts in `dropped` how many it leaves out and why, and logs it for a split that is not streamed.
-
-        Raises:
-            ValueError: no example of a split is left.
+        It counts in `dropped` how many it leaves out and why. For a split that is not streamed, it logs that too, and
+        raises a ValueError if nothing is left.
         """
         longest = lengths.max(axis=0, initial=0)
         reasons = {f"longer than {self.config.max_length} tokens": longest > self.config.max_length}
@@ -242,30 +209,20 @@ class Task:
         return bool(self._select(np.array([[example[f"{column}_length"]] for column in self.columns]), "stream")[0])
 
     def batches(
-        self,
-        examples: Examples,
-        tokenizer: PreTrainedTokenizerBase,
-        model: nn.Module,
-        accelerator: Accelerator,
-        training: bool = True,
+        self, examples: Examples, tokenizer: PreTrainedTokenizerBase, model: nn.Module, training: bool = True
     ) -> "Batches":
         """Return this process's share of batches of about equally many tokens.
 
-        What an update learns from does not depend on the number of processes.
-
-        Raises:
-            ValueError: a batch cannot hold the longest examples, or there are too few examples.
+        What an update learns from does not depend on the number of processes. If a batch cannot hold the longest
+        examples, or there are too few examples, it is a ValueError.
         """
-        steps = self.config.accumulation_steps
-        share: dict[str, Any] = {
-            "batch_tokens": self.config.batch_tokens if training else self.config.batch_tokens // steps,
-            "num_processes": accelerator.num_processes,
-            "process_index": accelerator.process_index,
-            "accumulation_steps": steps if training else 1,
-            "seed": self.config.seed,
-        }
+        parts, process = self.config.accumulation_steps, PartialState()
+        share = {"num_processes": process.num_processes, "process_index": process.process_index}
+        share |= {"batch_tokens": self.config.batch_tokens, "accumulation_steps": parts, "seed": self.config.seed}
+        if not training:
+            share |= {"batch_tokens": self.config.batch_tokens // parts, "accumulation_steps": 1}
         if self.config.streaming:
-            source: TokenBatchStream | TokenBatchSampler = TokenBatchStream(examples, self.columns, **share)
+            source: BatchSource = TokenBatchStream(examples, self.columns, **share)
         else:
             try:
                 source = TokenBatchSampler(lengths_of(examples, self.columns), **share)
@@ -278,23 +235,20 @@ class Task:
 class Batches:
     """Batches epoch by epoch, in the order of `source`. Making them does not touch torch's random state."""
 
-    def __init__(
-        self, source: TokenBatchSampler | TokenBatchStream, examples: Examples, collator: Collator, workers: int
-    ) -> None:
-        self.source = source
-        self.collator = collator
-        # By it, a run that is resumed sees that the corpus has changed; 0 for a stream.
-        self.checksum = zlib.crc32(source.lengths.tobytes()) if isinstance(source, TokenBatchSampler) else 0
-        options: dict[str, Any] = {"num_workers": workers, "generator": torch.Generator()}
+    def __init__(self, source: BatchSource, examples: Examples, collator: collators.Collator, workers: int) -> None:
+        self.source, self.collator = source, collator
+        self.checksum = 0  # by it, a run that is resumed sees that the corpus has changed, unless it is a stream
+        options: dict[str, Any] = {"collate_fn": collator, "num_workers": workers, "generator": torch.Generator()}
         if isinstance(source, TokenBatchSampler):
-            self.loader = DataLoader(examples, batch_sampler=source, collate_fn=collator, **options)
+            self.checksum = zlib.crc32(source.lengths.tobytes())
+            self.loader = DataLoader(examples, batch_sampler=source, **options)
         else:
-            self.loader = DataLoader(source, batch_size=None, collate_fn=collator, **options)
+            self.loader = DataLoader(source, batch_size=None, **options)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[BatchEncoding]:
         """Return the micro-batches of one epoch, from its update number `start` on."""
         self.source.set_epoch(epoch, start)
-        if isinstance(self.collator, MaskedLanguageModelCollator):
+        if isinstance(self.collator, collators.MaskedLanguageModelCollator):
             self.collator.epoch = epoch
         return iter(self.loader)
 
@@ -315,88 +269,54 @@ class Translation(Task):
     """The paper's task: predict each token of the target from the source and the tokens before it."""
 
     family: Family = "seq2seq"
-    auto_class = AutoModelForSeq2SeqLM
+    auto_class = transformers.AutoModelForSeq2SeqLM
     columns = ("input_ids", "labels")
     text_columns = ("source", "target")
 
     def load_corpus(self) -> Corpus:
-        """Return pairs of sentences; see `hf_vanilla.data.corpora.load_corpus`."""
-        return load_corpus(
-            self.config.corpus,
-            self.config.target_path,
-            source_column=self.config.source_column,
-            target_column=self.config.target_column,
-            configuration=self.config.corpus_configuration,
-            streaming=self.config.streaming,
-            num_proc=self.workers,
-        )
-
-    def new_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
-        """Return an encoder-decoder with random weights, which translates by beam search as in section 6.1."""
-        model = super().new_model(tokenizer)
-        limit = max(256, self.config.max_length)
-        model.generation_config.update(num_beams=4, length_penalty=0.6, max_new_tokens=limit)
-        return model
+        config = self.config
+        columns: dict[str, Any] = {"source_column": config.source_column, "target_column": config.target_column}
+        return corpora.load_corpus(config.corpus, config.target_path, **columns, **self.reading)
 
     def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, TokenIds]:
-        """Return `input_ids` of the sources and `labels` of the targets."""
         encoded = tokenizer(rows["source"], text_target=rows["target"], return_attention_mask=False)
         return {"input_ids": encoded["input_ids"], "labels": encoded["labels"]}
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> Collator:
-        """Return a collator that pads both sides, and shifts the labels to the right for the decoder."""
-        return DataCollatorForSeq2Seq(tokenizer, model)
-
-    def logits_and_labels(self, model: nn.Module, batch: BatchEncoding) -> tuple[Tensor, Tensor]:
-        """Return the decoder's logits, and the labels."""
-        labels = batch.pop("labels")
-        return model(**batch, use_cache=False).logits, labels
+    def collator(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> collators.Collator:
+        return transformers.DataCollatorForSeq2Seq(tokenizer, model)
 
 
 class MaskedLanguageModel(Task):
     """BERT's task: predict masked tokens from those around them."""
 
     family: Family = "encoder"
-    auto_class: AutoClass = AutoModelForMaskedLM
+    auto_class: type[AutoModel] = transformers.AutoModelForMaskedLM
     columns = ("input_ids",)
     text_columns = ("text",)
     special_tokens: tuple[str, ...] = ("pad_token", "mask_token")
 
     def load_corpus(self) -> Corpus:
-        """Return documents; see `hf_vanilla.data.corpora.load_texts`."""
-        return load_texts(
-            self.config.corpus,
-            text_column=self.config.text_column,
-            configuration=self.config.corpus_configuration,
-            streaming=self.config.streaming,
-            num_proc=self.workers,
-        )
+        return corpora.load_texts(self.config.corpus, text_column=self.config.text_column, **self.reading)
 
     def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, TokenIds]:
         """Return `input_ids`, a row for each piece of `max_length` tokens, and `word_ids` for masking whole words."""
-        encoded = tokenizer(
-            rows["text"],
-            truncation=True,
-            max_length=self.config.max_length,
-            return_overflowing_tokens=True,
-            return_attention_mask=False,
-        )
+        pieces = {"truncation": True, "max_length": self.config.max_length, "return_overflowing_tokens": True}
+        encoded = tokenizer(rows["text"], return_attention_mask=False, **pieces)
         columns = {"input_ids": encoded["input_ids"]}
         if self.config.whole_word_masking:
-            pieces = range(len(encoded["input_ids"]))
-            columns["word_ids"] = [[-1 if w is None else w for w in encoded.word_ids(piece)] for piece in pieces]
+            words = map(encoded.word_ids, range(len(encoded["input_ids"])))
+            columns["word_ids"] = [[-1 if word is None else word for word in piece] for piece in words]
         return columns
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> Collator:
-        """Return a collator that pads and masks."""
-        return MaskedLanguageModelCollator(tokenizer, self.config.seed, self.config.whole_word_masking)
+    def collator(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> collators.Collator:
+        return collators.MaskedLanguageModelCollator(tokenizer, self.config.seed, self.config.whole_word_masking)
 
 
 class CausalLanguageModel(MaskedLanguageModel):
     """GPT's task: predict each token from those before it, in documents that are packed into full blocks."""
 
     family: Family = "decoder"
-    auto_class = AutoModelForCausalLM
+    auto_class = transformers.AutoModelForCausalLM
     special_tokens = ("pad_token", "bos_token", "eos_token")
 
     def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, TokenIds]:
@@ -410,21 +330,19 @@ class CausalLanguageModel(MaskedLanguageModel):
         length, pad = self.config.max_length, tokenizer.pad_token_id
 
         def pack(rows: dict[str, TokenIds]) -> dict[str, list[Any]]:
-            packed = pack_documents(rows["input_ids"], length, pad)
+            packed = collators.pack_documents(rows["input_ids"], length, pad)
             return packed | {"input_ids_length": [length] * len(packed["input_ids"])}
 
         options = {} if self.config.streaming else {"desc": "packing documents"}
         columns = ["input_ids", "input_ids_length"]
         return encoded.map(pack, batched=True, batch_size=10_000, remove_columns=columns, **options)
 
-    def collator(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> Collator:
-        """Return the function that stacks blocks."""
-        return causal_language_model_collator
+    def collator(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> collators.Collator:
+        return collators.causal_language_model_collator
 
     def logits_and_labels(self, model: nn.Module, batch: BatchEncoding) -> tuple[Tensor, Tensor]:
-        """Return the logits at each position, and as labels the tokens of the next."""
-        labels = batch.pop("labels")
-        return model(**batch, use_cache=False).logits[:, :-1], labels[:, 1:]
+        logits, labels = super().logits_and_labels(model, batch)
+        return logits[:, :-1], labels[:, 1:]  # those of the next position
 
 
 TASKS: dict[str, type[Task]] = {

@@ -42,7 +42,7 @@ def test_noam_is_equation_3_from_the_first_update_on(optimizer):
 
 def rates_in_time(optimizer, progress, times):
     """The learning rates of updates that end at `times` (seconds)."""
-    scheduler = linear_schedule(optimizer, progress.warmup_steps, progress)
+    scheduler = linear_schedule(optimizer, progress)
     used = []
     for step, elapsed in enumerate(times, start=1):
         used.append(optimizer.param_groups[0]["lr"])
@@ -70,7 +70,7 @@ def test_linear_follows_time_and_not_steps_where_time_is_short():
 @pytest.mark.parametrize("name", ["linear", "cosine", "polynomial", "constant_with_warmup", "inverse_sqrt"])
 def test_schedules_of_transformers_come_by_name(name):
     optimizers = [adam([torch.nn.Parameter(torch.zeros(1))], 1e-3) for _ in range(2)]
-    own = make_schedule(name, optimizers[0], Progress(50, None), 512, 10, 50)
+    own = make_schedule(name, optimizers[0], Progress(50, None, 10), 512)
     theirs = get_scheduler(name, optimizers[1], num_warmup_steps=10, num_training_steps=50)
     assert rates(optimizers[0], own, 50) == rates(optimizers[1], theirs, 50)
 

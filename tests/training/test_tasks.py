@@ -5,7 +5,6 @@ import json
 import logging
 
 import pytest
-from accelerate import Accelerator
 from datasets import IterableDataset
 
 from hf_vanilla.training.config import TrainingConfig
@@ -83,7 +82,7 @@ def test_every_example_comes_once_an_epoch_and_an_epoch_can_be_entered_in_the_mi
     rows = [row | {"text": " ".join(row.values())} for row in pairs()]
     made, _, tokenizer, examples = make(task, rows, max_length=20, batch_tokens=200, accumulation_steps=2)
     model = made.new_model(tokenizer)
-    batches = made.batches(examples, tokenizer, model, Accelerator())
+    batches = made.batches(examples, tokenizer, model)
     updates = list(itertools.takewhile(lambda update: update[0] == 0, batches.updates(0, 0)))
     assert sum(len(batch["input_ids"]) for _, _, update in updates for batch in update) == len(examples)
     assert all(len(update) == 2 for _, _, update in updates)
@@ -95,7 +94,7 @@ def test_every_example_comes_once_an_epoch_and_an_epoch_can_be_entered_in_the_mi
 def test_an_empty_stream_is_refused(make):
     made, _, tokenizer, _ = make("masked_lm", [{"text": f"a {n}"} for n in range(100)], streaming=True)
     nothing = IterableDataset.from_generator(lambda: iter(()))
-    batches = made.batches(nothing, tokenizer, made.new_model(tokenizer), Accelerator())
+    batches = made.batches(nothing, tokenizer, made.new_model(tokenizer))
     with pytest.raises(ValueError, match="the corpus is empty"):
         next(batches.updates(0, 0))
 
