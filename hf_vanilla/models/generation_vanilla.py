@@ -1,35 +1,29 @@
 """The paper's beam search (section 6.1; Wu et al., 2016, arXiv:1609.08144, section 7): `beam_search`, for
-`model.generate(..., custom_generate=beam_search)`.
-
-A checkpoint carries this file as `custom_generate/generate.py`, so it imports nothing of the package.
+`model.generate(..., custom_generate=beam_search)`. A checkpoint carries this file as `custom_generate/generate.py`, so
+it imports nothing of the package.
 
 Shapes: batch is the number of sentences that are not done, beams that of each one's hypotheses, length their tokens.
 """
 
 import copy
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-from transformers import PreTrainedModel
-from transformers.generation import (
-    EosTokenCriteria,
-    GenerateBeamDecoderOnlyOutput,
-    GenerateBeamEncoderDecoderOutput,
-    GenerationConfig,
-    LogitsProcessorList,
-    MaxLengthCriteria,
-    StoppingCriteria,
-    StoppingCriteriaList,
-)
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers.generation import EosTokenCriteria, MaxLengthCriteria
+from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateBeamEncoderDecoderOutput
 
-BeamSearchOutput = torch.Tensor | GenerateBeamEncoderDecoderOutput | GenerateBeamDecoderOnlyOutput
+BeamSearchOutput = Tensor | GenerateBeamEncoderDecoderOutput | GenerateBeamDecoderOnlyOutput
+Inputs = dict[str, Any]  # of a model, as `generate` prepared them, with a row for each sentence
+LayerStates = list[list[Tensor]]  # the key and the value (batch, heads, length, d_k or d_v) of each layer
 
-FORMS = ("paper", "transformers")
 # The score of an empty slot for a hypothesis: far below any log-probability, yet finite.
 MISSING_SCORE = -1.0e9
 # Finished sentences leave the batch once they are this share of it, for each time the others are copied.
@@ -41,19 +35,14 @@ PRUNE_FROM = 256
 
 
 class PackedLinear(nn.Module):
-    """x W^T + b for inference alone, with W laid out for products of few rows, or in fewer bits.
+    """x W^T + b for inference alone, with W (features, inner) laid out for products of few rows, or in fewer bits.
 
     On CPU, "float32" (and a bfloat16 W, where the CPU computes in it) has oneDNN's own layout, exact and up to 4 times
     as fast for few rows; "float16" holds W in half the bits; "int8" rounds W by row, and x as it comes, to 8 bits.
     Elsewhere it is `nn.Linear`.
-
-    Args:
-        weight: (features, inner).
-        bias: (features), or None.
-        precision: "float32", "float16" or "int8".
     """
 
-    def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None, precision: str):
+    def __init__(self, weight: Tensor, bias: Tensor | None, precision: str):
         super().__init__()
         ops, onednn = torch.ops, torch.backends.mkldnn.is_available()
         # Some of these layouts are no tensors but objects of torch's own.
@@ -80,28 +69,25 @@ class PackedLinear(nn.Module):
                 finally:
                     quantized.engine = engine
 
-    def forward(self, states: torch.Tensor) -> torch.Tensor:
-        """(..., inner) to (..., features)."""
-        ops = torch.ops
+    def forward(self, states: Tensor) -> Tensor:
         if self.kind == "onednn":
-            return ops.mkldnn._linear_pointwise(states, self.weight, self.bias, "none", [], "")
+            return torch.ops.mkldnn._linear_pointwise(states, self.weight, self.bias, "none", [], "")
         if self.kind == "float16":
-            return ops.quantized.linear_dynamic_fp16(states, self.weight)
+            return torch.ops.quantized.linear_dynamic_fp16(states, self.weight)
         if self.kind == "int8":
             # Both engines compute the same: fbgemm faster for few rows, oneDNN for many, where it has a matrix unit.
             many_rows = states.numel() // states.shape[-1] > 16
             weight = self.weight_for_many_rows if many_rows else self.weight
-            return ops.quantized.linear_dynamic(states, weight, True)
+            return torch.ops.quantized.linear_dynamic(states, weight, True)
         return F.linear(states, self.weight, self.bias)
 
 
-def packed(linears: list[nn.Linear], precision: str) -> Callable[[torch.Tensor], torch.Tensor]:
+def packed(linears: list[nn.Linear], precision: str) -> Callable[[Tensor], Tensor]:
     """Return a function that computes several layers of the same input at once, their outputs side by side."""
     if any(type(linear) is not nn.Linear for linear in linears):  # one with an adapter, for example
         return lambda states: torch.cat([linear(states) for linear in linears], dim=-1)
-    biases: list[torch.Tensor] = [linear.bias for linear in linears if linear.bias is not None]
-    weights: list[torch.Tensor] = [linear.weight for linear in linears]
-    weight = torch.cat(weights) if len(weights) > 1 else weights[0]
+    biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
+    weight = torch.cat([linear.weight for linear in linears]) if len(linears) > 1 else linears[0].weight
     return PackedLinear(weight, torch.cat(biases) if biases else None, precision).forward
 
 
@@ -114,47 +100,38 @@ class IncrementalAttention:
     def __init__(self, attention: Any, number: int, precision: str, to_source: bool):
         linears = [attention.q_proj, attention.k_proj, attention.v_proj]
         self.project = packed(linears[:1] if to_source else linears, precision)
-        self.project_source = packed(linears[1:], precision) if to_source else None
+        self.project_source: Any = packed(linears[1:], precision) if to_source else None
         self.o_proj = packed([attention.o_proj], precision)
         self.number, self.heads, self.scaling = number, attention.config.num_attention_heads, attention.scaling
         self.sizes = [linear.out_features for linear in linears]
 
-    def split(self, states: torch.Tensor, sizes: list[int]) -> list[torch.Tensor]:
+    def split(self, states: Tensor, sizes: list[int]) -> list[Tensor]:
         """(batch, length, sum of sizes) to (batch, heads, length, each size / heads)."""
         return [part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in states.split(sizes, dim=2)]
 
-    def read(self, encoded: torch.Tensor) -> list[torch.Tensor]:
+    def read(self, encoded: Tensor) -> list[Tensor]:
         """Return key and value (batch, heads, source, d_k or d_v) of a source (batch, source, hidden_size)."""
-        assert self.project_source is not None
         return [states.contiguous() for states in self.split(self.project_source(encoded), self.sizes[1:])]
 
     def __call__(
-        self,
-        hidden_states: torch.Tensor,
-        source: list[list[torch.Tensor]] | None = None,
-        attention_mask: torch.Tensor | None = None,
-        past_key_values: "list[GrowingCache] | None" = None,
-        **kwargs: Any,
-    ) -> tuple[torch.Tensor, None]:
+        self, hidden_states: Tensor, source: LayerStates | None, mask: Tensor | None, past: "list[GrowingCache]"
+    ) -> tuple[Tensor, None]:
         """Return the output (batch, length, hidden_size) for new tokens of that shape, and None in place of weights.
-
-        `source` holds what [`read`] made of the source for each layer. `attention_mask` (batch, 1, length, keys) is
-        true where a query may look.
+        `source` is what [`read`] made of the source; `mask` (batch, 1, length, keys) is true where a query may look.
         """
         projected = self.project(hidden_states)
         if source is not None:
             (query,) = self.split(projected, self.sizes[:1])
             key, value = source[self.number]
         else:
-            assert past_key_values is not None
             query, *states = self.split(projected, self.sizes)
-            key, value = past_key_values[self.number].update(*states)
+            key, value = past[self.number].update(*states)
         if query.shape[2] == 1 or query.device.type != "cpu":
-            heads = F.scaled_dot_product_attention(query, key, value, attention_mask, scale=self.scaling)
+            heads = F.scaled_dot_product_attention(query, key, value, mask, scale=self.scaling)
         else:  # for few queries sdpa takes up to three times as long
             scores = torch.matmul(query * self.scaling, key.transpose(2, 3))
-            if attention_mask is not None:
-                scores.masked_fill_(~attention_mask, torch.finfo(scores.dtype).min)
+            if mask is not None:
+                scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
             heads = torch.matmul(scores.softmax(3, dtype=torch.float32).to(value.dtype), value)
         return self.o_proj(heads.transpose(1, 2).flatten(2)), None
 
@@ -190,8 +167,7 @@ class IncrementalDecoder:
             children["feed_forward"] = copy_with(layer.feed_forward, **linears).forward
             self.layers.append(copy_with(layer, **children))
 
-    def begin(self, prompts: torch.Tensor, beams: int, max_length: int, inputs: dict[str, Any]) -> "Beams":
-        """Return the hypotheses of a search: see [`Beams`]."""
+    def begin(self, prompts: Tensor, beams: int, max_length: int, inputs: Inputs) -> "Beams":
         return Beams(self, prompts, beams, max_length, inputs)
 
 
@@ -201,14 +177,13 @@ def make_incremental(model: PreTrainedModel, precision: str = "float32") -> Any:
 
 
 class GrowingCache:
-    """Keys (batch, heads, length, d_k) and values (batch, heads, length, d_v) of a layer, with room for up to
-    `max_length` tokens, so that a step writes its own and copies none."""
+    """Keys and values of a layer, with room for up to `max_length` tokens, so that a step seldom copies the others."""
 
     def __init__(self, max_length: int):
         self.length, self.max_length = 0, max_length
-        self.buffers: list[torch.Tensor] = []
+        self.buffers: list[Tensor] = []
 
-    def update(self, *states: torch.Tensor) -> list[torch.Tensor]:
+    def update(self, *states: Tensor) -> list[Tensor]:
         """Add keys and values of new tokens, and return all."""
         start, self.length = self.length, self.length + states[0].shape[2]
         if not self.buffers or self.length > self.buffers[0].shape[2]:
@@ -221,51 +196,35 @@ class GrowingCache:
             buffer[:, :, start : self.length] = each
         return [buffer[:, :, : self.length] for buffer in self.buffers]
 
-    def keep(self, rows: torch.Tensor) -> None:
+    def keep(self, rows: Tensor) -> None:
         """Drop all sentences but those at `rows`."""
         self.buffers = [buffer[rows] for buffer in self.buffers]
 
-    def keep_tokens(self, columns: torch.Tensor) -> None:
+    def keep_tokens(self, columns: Tensor) -> None:
         """Drop all tokens but those at `columns` (batch, length)."""
         self.length = columns.shape[1]
-        columns = columns[:, None, :, None]
-        self.buffers = [
-            buffer.gather(2, columns.expand(-1, buffer.shape[1], -1, buffer.shape[3])) for buffer in self.buffers
-        ]
+        self.buffers = [buffer.take_along_dim(columns[:, None, :, None], 2) for buffer in self.buffers]
 
 
 class Beams:
-    """The hypotheses of a batch, and what the decoder keeps of them.
+    """The hypotheses of a batch that begin with `prompts` (batch, prompt) and come to at most `max_length` tokens, and
+    what the decoder keeps of them. `logits` (batch, 1, vocab_size), in float32, are those after the prompt.
 
     Those of a sentence are decoded as if they were its next tokens: they share one cache, and a mask lets each see its
     own past alone. So the prompt and the encoder's output are there once for all of them, and no cache is reordered
     when some are dropped; tokens that only those had seen leave it from time to time.
-
-    Args:
-        decoder: the decoder.
-        prompts: what the hypotheses begin with (batch, prompt).
-        beams: hypotheses of a sentence.
-        max_length: tokens that a hypothesis can come to, with the prompt's.
-        inputs: what `generate` prepared for the model, a row for each sentence.
-
-    Attributes:
-        logits: of the token after the prompt, float32 (batch, 1, vocab_size).
     """
 
-    def __init__(
-        self, decoder: IncrementalDecoder, prompts: torch.Tensor, beams: int, max_length: int, inputs: dict[str, Any]
-    ):
+    def __init__(self, decoder: IncrementalDecoder, prompts: Tensor, beams: int, max_length: int, inputs: Inputs):
         self.decoder, self.stack = decoder, decoder.stack
         device, new = prompts.device, max_length - prompts.shape[1]
         encoded, source_mask = inputs.get("encoder_outputs"), inputs.get("attention_mask")
         mask = inputs.get("decoder_attention_mask") if encoded is not None else source_mask
         mask = torch.ones_like(prompts) if mask is None else mask[:, -prompts.shape[1] :].bool().long()
-        self.source: list[list[torch.Tensor]] = []
+        self.source = [layer.cross_attention.read(encoded[0]) for layer in decoder.layers if encoded is not None]
         self.source_mask = None
-        if encoded is not None:
-            self.source = [layer.cross_attention.read(encoded[0]) for layer in decoder.layers]
-            if source_mask is not None and not source_mask.all():
-                self.source_mask = source_mask.bool()[:, None, None]
+        if self.source and source_mask is not None and not source_mask.all():
+            self.source_mask = source_mask.bool()[:, None, None]
         self.past = [GrowingCache(prompts.shape[1] + beams * new) for _ in decoder.layers]
         self.prune_at = PRUNE_FROM
         self.own = torch.eye(beams, dtype=torch.bool, device=device)
@@ -283,9 +242,7 @@ class Beams:
         causal = torch.ones(prompts.shape[1], prompts.shape[1], dtype=torch.bool, device=device).tril()
         self.logits = self.forward(prompts, position_ids, mask.bool()[:, None] & causal, slice(-1, None))
 
-    def forward(
-        self, tokens: torch.Tensor, position_ids: torch.Tensor, visible: torch.Tensor | None, after: slice
-    ) -> torch.Tensor:
+    def forward(self, tokens: Tensor, position_ids: Tensor, visible: Tensor | None, after: slice) -> Tensor:
         """Return the logits (batch, some, vocab_size), in float32, after those of `tokens` (batch, length) that
         `after` selects. `visible` (batch, length, past + length) is true where a token may look, None for everywhere.
         """
@@ -297,7 +254,7 @@ class Beams:
             hidden_states = type(layer).forward(layer, hidden_states, mask, source, self.source_mask, self.past)
         return self.decoder.head(stack.norm(hidden_states[:, after])).float()
 
-    def step(self, tokens: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
+    def step(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """Return the logits (batch, beams, vocab_size) after `tokens` (batch, beams), each of which continues the
         hypothesis `parents` (batch, beams) of its sentence."""
         if not self.sees_all:
@@ -316,10 +273,10 @@ class Beams:
         columns = seen.long().argsort(dim=1, descending=True, stable=True)[:, : int(seen.sum(1).max())]
         for cache in self.past:
             cache.keep_tokens(columns)
-        self.visible = self.visible.gather(2, columns[:, None].expand(-1, self.visible.shape[1], -1))
+        self.visible = self.visible.take_along_dim(columns[:, None], 2)
         self.prune_at = max(PRUNE_FROM, 2 * columns.shape[1])
 
-    def keep(self, rows: torch.Tensor) -> None:
+    def keep(self, rows: Tensor) -> None:
         """Drop all sentences but those at `rows`."""
         for cache in self.past:
             cache.keep(rows)
@@ -328,15 +285,12 @@ class Beams:
         self.source_mask = None if self.source_mask is None else self.source_mask[rows]
 
 
-# Scores
-
-
-def take(values: torch.Tensor, indices: torch.Tensor) -> torch.Tensor:
+def take(values: Tensor, indices: Tensor) -> Tensor:
     """(batch, many, length) at `indices` (batch, few) of its second dimension: (batch, few, length)."""
     return values.gather(1, indices[..., None].expand(-1, -1, values.shape[2]))
 
 
-def fast_topk(scores: torch.Tensor, count: int, chunk: int = 128) -> tuple[torch.Tensor, torch.Tensor]:
+def fast_topk(scores: Tensor, count: int, chunk: int = 128) -> tuple[Tensor, Tensor]:
     """Return `scores.topk(count)` of (rows, many), faster: the best are in the `count` chunks whose own best are."""
     whole = scores.shape[1] // chunk * chunk
     if whole <= 4 * chunk * count:
@@ -350,7 +304,7 @@ def fast_topk(scores: torch.Tensor, count: int, chunk: int = 128) -> tuple[torch
     return values, torch.cat((indices, rest), dim=1).gather(1, where)
 
 
-def length_penalty(length: int | torch.Tensor, alpha: float, form: str) -> float | torch.Tensor:
+def length_penalty(length: int | Tensor, alpha: float, form: str) -> float | Tensor:
     """Return what a log-probability is divided by: ((5 + length) / 6)^alpha (Wu et al., 2016, eq. 14), or for the form
     "transformers" length^alpha. The length is that of the generated tokens, the end included."""
     return length**alpha if form == "transformers" else ((5 + length) / 6) ** alpha
@@ -358,33 +312,23 @@ def length_penalty(length: int | torch.Tensor, alpha: float, form: str) -> float
 
 @dataclass
 class Finished:
-    """The best finished hypotheses of each sentence, best first.
+    """The best finished hypotheses of each sentence, best first."""
 
-    Attributes:
-        sequences: token ids (batch, beams, length), padded on the right.
-        origins: which hypothesis each of their generated tokens continued (batch, beams, generated), or -1.
-        scores: log-probability over length penalty (batch, beams).
-        lengths: generated tokens (batch, beams); 0 for an empty slot.
-        closed: true for sentences (batch) that take no more.
-    """
-
-    sequences: torch.Tensor
-    origins: torch.Tensor
-    scores: torch.Tensor
-    lengths: torch.Tensor
-    closed: torch.Tensor
+    sequences: Tensor  # token ids (batch, beams, length), padded on the right
+    origins: Tensor  # which hypothesis each of their generated tokens continued (batch, beams, generated), or -1
+    scores: Tensor  # log-probability over length penalty (batch, beams)
+    lengths: Tensor  # generated tokens (batch, beams); 0 for an empty slot
+    closed: Tensor  # true for sentences (batch) that take no more
 
     @classmethod
-    def empty(cls, prompts: torch.Tensor, beams: int) -> "Finished":
+    def empty(cls, prompts: Tensor, beams: int) -> "Finished":
         """Return empty slots for sentences that begin with `prompts` (batch, prompt)."""
         lengths = torch.zeros(len(prompts), beams, dtype=torch.int64, device=prompts.device)
         scores = torch.full(lengths.shape, MISSING_SCORE, device=prompts.device)
         sequences = prompts[:, None].expand(-1, beams, -1)
         return cls(sequences, lengths[..., None][..., :0], scores, lengths, lengths[:, 0] > 0)
 
-    def add(
-        self, sequences: torch.Tensor, origins: torch.Tensor, scores: torch.Tensor, ended: torch.Tensor, padding: int
-    ) -> None:
+    def add(self, sequences: Tensor, origins: Tensor, scores: Tensor, ended: Tensor, padding: int) -> None:
         """Put those of `sequences` (batch, new, length) that have `ended` (batch, new) in the place of worse ones."""
         new = torch.where(ended & ~self.closed[:, None], scores, MISSING_SCORE)
         self.scores, chosen = torch.cat((self.scores, new), dim=1).topk(self.scores.shape[1])
@@ -393,8 +337,7 @@ class Finished:
         self.sequences = take(torch.cat((F.pad(self.sequences, (0, 1), value=padding), sequences), dim=1), chosen)
         self.origins = take(torch.cat((F.pad(self.origins, (0, 1), value=-1), origins), dim=1), chosen)
 
-    def select(self, rows: torch.Tensor) -> "Finished":
-        """Return those of the sentences at `rows`."""
+    def select(self, rows: Tensor) -> "Finished":
         return Finished(**{name: value[rows] for name, value in vars(self).items()})
 
 
@@ -406,20 +349,19 @@ class NotServed(ValueError):
 
 
 def refuse_unserved(
-    has_source: bool, config: GenerationConfig, synced: bool, form: str, extra: int | None, inputs: dict[str, Any]
+    has_source: bool, config: GenerationConfig, synced: bool, form: str, extra: int | None, inputs: Inputs
 ) -> None:
     """Raise [`NotServed`] for arguments of [`beam_search`] that it cannot follow; `synced` and `extra` are its
     `synced_gpus` and `max_extra_tokens`."""
-    cache = inputs.get("past_key_values")
-    positions = "decoder_position_ids" if has_source else "inputs_embeds"
-    unknown = [name for name in ("decoder_inputs_embeds", positions) if inputs.get(name) is not None]
-    asks_states = config.output_attentions or config.output_hidden_states
-    sourceless = extra is not None and not has_source
+    cache, asks_states = inputs.get("past_key_values"), config.output_attentions or config.output_hidden_states
+    names = ("decoder_inputs_embeds", "decoder_position_ids" if has_source else "inputs_embeds")
+    unknown = [name for name in names if inputs.get(name) is not None]
+    forms, sourceless = ("paper", "transformers"), extra is not None and not has_source
     refused = {
         "it does not sample: leave out `do_sample`, or `custom_generate`": config.do_sample,
         "it cannot give attentions or hidden states: pass its sequences to `forward`": asks_states,
         "it does not run on parameters that are sharded (`synced_gpus`): leave out `custom_generate`": synced,
-        f"`length_penalty_form` must be 'paper' or 'transformers', got {form!r}": form not in FORMS,
+        f"`length_penalty_form` must be 'paper' or 'transformers', got {form!r}": form not in forms,
         "`num_return_sequences` must not exceed `num_beams`": config.num_return_sequences > config.num_beams,
         "it begins with a cache of its own: leave out `past_key_values`": cache and cache.get_seq_length(),
         "`max_extra_tokens` counts from the length of a source, and this model has none": sourceless,
@@ -443,7 +385,7 @@ def is_from_config(criterion: StoppingCriteria, config: GenerationConfig) -> boo
 
 def one_per_sentence(value: Any, beams: int) -> Any:
     """Return tensors, or nested tuples of them, with one row for each sentence where `generate` made `beams`."""
-    if isinstance(value, torch.Tensor) and value.ndim:
+    if isinstance(value, Tensor) and value.ndim:
         return value[::beams]
     if isinstance(value, (tuple, list, dict)):
         parts = value.values() if isinstance(value, dict) else value
@@ -453,45 +395,32 @@ def one_per_sentence(value: Any, beams: int) -> Any:
 
 @dataclass
 class Search:
-    """A beam search on its way.
+    """A beam search on its way; its open hypotheses are held as in [`Finished`], but without a length penalty."""
 
-    Args:
-        prompts: what the hypotheses begin with (batch, prompt).
-        limits: tokens that each sentence can get (batch, 1).
-        config: as `generate` completed it.
-        form: of the length penalty, "paper" or "transformers".
-        processors: of logits.
-        criteria: those that did not come from `config`.
-
-    Attributes:
-        active: number of each sentence among all that were given (batch).
-        hypotheses, origins, scores: the open hypotheses, as in [`Finished`], but without a length penalty.
-        all_scores, all_logits: for each step (sentences * beams, vocab_size), where `config` asks for them.
-    """
-
-    prompts: torch.Tensor
-    limits: torch.Tensor
-    config: GenerationConfig
-    form: str
+    prompts: Tensor  # what the hypotheses begin with (batch, prompt)
+    limits: Tensor  # tokens that each sentence can get (batch, 1)
+    config: GenerationConfig  # as `generate` completed it
+    form: str  # of the length penalty, "paper" or "transformers"
     processors: LogitsProcessorList
-    criteria: StoppingCriteriaList
+    criteria: StoppingCriteriaList  # those that did not come from `config`
 
     def __post_init__(self) -> None:
-        config, self.beams, self.ends = self.config, self.config.num_beams, self.config._eos_token_tensor
+        config, self.beams = self.config, self.config.num_beams
+        self.ends = self.prompts.new_empty(0) if config._eos_token_tensor is None else config._eos_token_tensor
         self.penalty = partial(length_penalty, alpha=config.length_penalty, form=self.form)
         self.padding = 0 if config._pad_token_tensor is None else int(config._pad_token_tensor)
         # Enough that as many are open as there are beams, even if all others end.
-        self.candidates = self.beams * max(2, 1 + (0 if self.ends is None else len(self.ends)))
+        self.candidates = self.beams * max(2, 1 + len(self.ends))
         self.records = config.return_dict_in_generate and (config.output_scores or config.output_logits)
-        self.all_scores: tuple[torch.Tensor, ...] = ()
-        self.all_logits: tuple[torch.Tensor, ...] = ()
-        self.active = torch.arange(len(self.prompts), device=self.prompts.device)
+        # For each step (sentences * beams, vocab_size), where `config` asks for them.
+        self.all_scores, self.all_logits = tuple[Tensor, ...](), tuple[Tensor, ...]()
+        self.active = torch.arange(len(self.prompts), device=self.prompts.device)  # number of each sentence among all
         self.finished, self.results = Finished.empty(self.prompts, self.beams), dict[int, Finished]()
         self.hypotheses, self.origins = self.finished.sequences, self.finished.origins
         self.scores = self.finished.scores.clone()
         self.scores[:, 0] = 0  # the hypotheses of a sentence begin alike, so only the first takes part
 
-    def rank_tokens(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def rank_tokens(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """Return log-probabilities and ids of the best next tokens, (batch * beams, candidates) each, by logits
         (batch * beams, vocab_size), which may be overwritten."""
         count = min(self.candidates, logits.shape[1])
@@ -507,13 +436,9 @@ class Search:
         most = values[:, :1].clone()
         return values - most - logits.sub_(most).exp_().sum(1, keepdim=True).log(), tokens
 
-    def advance(self, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Continue the open hypotheses by a token each, by the logits after them (batch, beams, vocab_size).
-
-        Returns:
-            The token of each hypothesis that is open now, and the number of the one that it continues, both
-            (batch, beams).
-        """
+    def advance(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """Continue the open hypotheses by a token, by the logits (batch, beams, vocab_size) after them. Return the
+        token of each one that is open now, and the number of the one that it continues, both (batch, beams)."""
         # The best continuations of each hypothesis, and of these the best of each sentence.
         values, tokens = self.rank_tokens(logits.flatten(0, 1))
         tokens, total = (each.view(len(self.active), -1) for each in (tokens, values + self.scores.view(-1, 1)))
@@ -523,8 +448,7 @@ class Search:
         numbers = self.active[:, None] * self.beams + parents
         origins = torch.cat((take(self.origins, parents), numbers[..., None]), dim=2)
         length = origins.shape[2]
-        ended = (length >= self.limits).expand_as(tokens)
-        ended = ended if self.ends is None else ended | torch.isin(tokens, self.ends)
+        ended = torch.isin(tokens, self.ends) | (length >= self.limits)
         if self.criteria:
             ended = ended | self.criteria(sequences.flatten(0, 1), self.all_scores or None).view_as(ended)
 
@@ -537,20 +461,18 @@ class Search:
         self.finished.closed = self.finished.closed | self.cannot_improve() | ended.all(1)
         return tokens.gather(1, kept), parents.gather(1, kept)
 
-    def cannot_improve(self) -> torch.Tensor:
+    def cannot_improve(self) -> Tensor:
         """True for sentences (batch) whose finished hypotheses no open one can be better than."""
         if self.beams == 1 or self.config.early_stopping is True:
             return self.finished.lengths.all(1)
         # With a penalty, what an open hypothesis can reach is its score if more tokens were to cost nothing.
-        exact = self.form == "paper" or self.config.early_stopping == "never"
-        at_best = (
-            self.limits if exact and self.config.length_penalty > 0 else self.limits.new_tensor(self.origins.shape[2])
-        )
+        to_limit = self.config.length_penalty > 0 and (self.form == "paper" or self.config.early_stopping == "never")
+        at_best = self.limits if to_limit else self.limits.new_tensor(self.origins.shape[2])
         reachable = self.scores[:, :1] / self.penalty(at_best)
         rank = self.beams if self.form == "transformers" else self.config.num_return_sequences
         return self.finished.scores[:, rank - 1] >= reachable.squeeze(1)
 
-    def drop_closed(self) -> torch.Tensor | None:
+    def drop_closed(self) -> Tensor | None:
         """Take closed sentences out of the batch, and return which rows stay; None if too few are closed to do so."""
         closed = self.finished.closed
         leaving, batch = int(closed.sum()), len(self.active)
@@ -566,34 +488,26 @@ class Search:
 
     def output(self, has_source: bool) -> BeamSearchOutput:
         """Return the best hypotheses of all sentences, as `generate` does."""
-        results = [self.results[number] for number in range(len(self.results))]
-        best = slice(self.config.num_return_sequences)
-        lengths = torch.cat([result.lengths[0, best] for result in results])
-        prompt = results[0].sequences.shape[2] - results[0].origins.shape[2]
-        longest = int(lengths.max())
+        ranks = range(self.config.num_return_sequences)
+        best = [(self.results[number], rank) for number in range(len(self.results)) for rank in ranks]
 
-        def together(rows: list[torch.Tensor], width: int, padding: int) -> torch.Tensor:
-            rows = [F.pad(row[0, best], (0, width - row.shape[2]), value=padding) for row in rows]
-            past_end = torch.arange(width, device=lengths.device) >= (width - longest + lengths)[:, None]
-            return torch.cat(rows).masked_fill(past_end, padding)
+        def together(field: str, start: int, padding: int) -> Tensor:
+            rows = [getattr(found, field)[0, rank, : start + int(found.lengths[0, rank])] for found, rank in best]
+            return pad_sequence(rows, batch_first=True, padding_value=padding)
 
-        sequences = together([result.sequences for result in results], prompt + longest, self.padding)
+        sequences = together("sequences", self.prompts.shape[1], self.padding)
         if not self.config.return_dict_in_generate:
             return sequences
-        fields: dict[str, Any] = {
-            "sequences": sequences,
-            "sequences_scores": torch.cat([result.scores[0, best] for result in results]),
-            "beam_indices": together([result.origins for result in results], longest, -1),
-            "scores": self.all_scores or None,
-            "logits": self.all_logits or None,
-        }
+        scores, origins = torch.stack([found.scores[0, rank] for found, rank in best]), together("origins", 0, -1)
+        fields: dict[str, Any] = {"sequences": sequences, "sequences_scores": scores, "beam_indices": origins}
+        fields |= {"scores": self.all_scores or None, "logits": self.all_logits or None}
         return GenerateBeamEncoderDecoderOutput(**fields) if has_source else GenerateBeamDecoderOnlyOutput(**fields)
 
 
 @torch.no_grad()
 def beam_search(
     model: PreTrainedModel,
-    input_ids: torch.Tensor,
+    input_ids: Tensor,
     logits_processor: LogitsProcessorList,
     stopping_criteria: StoppingCriteriaList,
     generation_config: GenerationConfig,
@@ -608,9 +522,8 @@ def beam_search(
     Of the generation config, it follows `num_beams` (1 is greedy search), `length_penalty` (alpha), `early_stopping`,
     `num_return_sequences`, the lengths, and all that works by logits processors or stopping criteria. Unless
     `early_stopping=True` ends a sentence once `num_beams` hypotheses are finished, it goes on until no open hypothesis
-    can still be among the best `num_return_sequences`: the search is exact but for its beam.
-
-    It cannot serve a `streamer`, which transformers does not pass on to such a function.
+    can still be among the best `num_return_sequences`: the search is exact but for its beam. It cannot serve a
+    `streamer`, which transformers does not pass on to such a function.
 
     Args:
         model: of the seq2seq, the decoder or the recurrent family.
@@ -618,7 +531,7 @@ def beam_search(
         logits_processor: applied to the log-probabilities, as in transformers' beam search.
         stopping_criteria: asked about each continuation.
         generation_config: as `generate` completed it.
-        synced_gpus: not supported.
+        synced_gpus: not served.
         length_penalty_form: "paper", ((5 + length) / 6)^alpha; or "transformers", length^alpha with the rules of
             transformers' own beam search for when a sentence is done. If not given, that of the generation config,
             which converted checkpoints have, or else the paper's.
@@ -627,12 +540,9 @@ def beam_search(
         incremental_decoder: the model's, by [`make_incremental`], to use again; made for this call if not given.
         model_kwargs: the model's inputs, each sentence's repeated for its beams.
 
-    Returns:
-        Token ids (batch * num_return_sequences, length), padded on the right; or, with `return_dict_in_generate`, a
-        structure with `sequences_scores` and `beam_indices`, and on demand `scores` and `logits` by step.
-
-    Raises:
-        NotServed: a `ValueError`, for sampling and whatever else it does not do.
+    Returns token ids (batch * num_return_sequences, length), padded on the right; or, with `return_dict_in_generate`,
+    a structure with `sequences_scores` and `beam_indices`, and on demand `scores` and `logits` by step. Raises
+    [`NotServed`], a `ValueError`, for sampling and whatever else it does not do.
     """
     config, beams = generation_config, generation_config.num_beams
     form = length_penalty_form or getattr(config, "length_penalty_form", None) or "paper"
@@ -647,8 +557,8 @@ def beam_search(
         limits = limits.clamp(max=sources + max_extra_tokens)
     criteria = StoppingCriteriaList(each for each in stopping_criteria if not is_from_config(each, config))
     search = Search(prompts, limits, config, form, logits_processor, criteria)
-    decoder = incremental_decoder or make_incremental(model)
-    state = decoder.begin(prompts, beams, prompts.shape[1] + int(limits.max()), inputs)
+    most = prompts.shape[1] + int(limits.max())
+    state = (incremental_decoder or make_incremental(model)).begin(prompts, beams, most, inputs)
     logits = state.logits.repeat(1, beams, 1)
     while True:
         tokens, parents = search.advance(logits)
@@ -670,8 +580,6 @@ def generate(*inputs: Any, model: Any, **arguments: Any) -> Any:
     config = arguments.get("generation_config") or model.generation_config
     beams = arguments.get("num_beams") or config.num_beams or 1
     if beams > 1 and arguments.get("streamer") is None and arguments.get("custom_generate") is None:
-        try:
-            return own(model, *inputs, **{**arguments, "custom_generate": beam_search})
-        except NotServed:
-            pass
+        with suppress(NotServed):
+            return own(model, *inputs, **arguments | {"custom_generate": beam_search})
     return own(model, *inputs, **arguments)
