@@ -9,50 +9,39 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "huggingface_hub")
-
 
 @functools.cache
 def use_onednn_for_float32() -> bool:
-    """Let oneDNN compute float32 matrix products on an AMD CPU, if it computes them as exactly as MKL.
+    """Let oneDNN compute float32 matrix products on an AMD CPU, if it is as exact as MKL, and return whether it does.
 
     MKL is slow on CPUs of AMD, and torch avoids it only if products may have "medium" precision. These still are
     float32, unless the CPU multiplies bfloat16 matrices (AMX), so the error of one product is measured. Nothing
     changes if a precision was set before, or if there is a GPU, whose products would change as well.
-
-    Returns:
-        True if oneDNN computes them.
     """
-    if float32_precision() != "highest" or torch.cuda.is_available():
-        return False
-    if not is_amd() or not torch.backends.mkldnn.is_available():
+    possible = is_amd() and torch.backends.mkldnn.is_available() and not torch.cuda.is_available()
+    if not possible or float32_precision() != "highest":
         return False
     torch.set_float32_matmul_precision("medium")
     generator = torch.Generator().manual_seed(0)
     left, right = (torch.randn(256, 256, generator=generator) for _ in range(2))
     exact = left.double() @ right.double()
-    if (left @ right - exact).norm() < 1e-6 * exact.norm():
-        return True
-    torch.set_float32_matmul_precision("highest")
-    return False
+    is_exact = bool((left @ right - exact).norm() < 1e-6 * exact.norm())
+    torch.set_float32_matmul_precision("medium" if is_exact else "highest")
+    return is_exact
 
 
 @functools.cache
 def keep_freed_memory() -> bool:
-    """Let glibc keep the memory that a step frees for the next step.
+    """Let glibc keep the memory that a step frees for the next step, and return whether it does.
 
     By default it returns large tensors to the system after every use, and a step on the CPU takes 1.0 to 1.9 times as
     long. Nothing changes if the environment has MALLOC_... or GLIBC_TUNABLES.
-
-    Returns:
-        True if it keeps it.
     """
-    chosen = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
+    chosen = any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ)
     if chosen or platform.libc_ver()[0] != "glibc":
         return False
     m_trim_threshold, m_top_pad, m_mmap_threshold = -1, -2, -3  # the parameters' numbers in malloc.h
-    mallopt = ctypes.CDLL(None).mallopt
-    return all(mallopt(name, 2**30) for name in (m_trim_threshold, m_top_pad, m_mmap_threshold))
+    return all(ctypes.CDLL(None).mallopt(name, 2**30) for name in (m_trim_threshold, m_top_pad, m_mmap_threshold))
 
 
 def float32_precision() -> str:
@@ -93,9 +82,8 @@ def allocator() -> str:
     for name in ("tcmalloc", "jemalloc", "mimalloc"):
         if name in loaded:
             return name
-    thresholds = [
-        name for name in ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES") if name in os.environ
-    ]
+    settings = ("MALLOC_TRIM_THRESHOLD_", "MALLOC_TOP_PAD_", "GLIBC_TUNABLES")
+    thresholds = [setting for setting in settings if setting in os.environ]
     name = " ".join(filter(None, platform.libc_ver())) or "the system's"
     if keep_freed_memory.cache_info().currsize and keep_freed_memory():
         return f"{name}, which keeps what is freed"
@@ -104,15 +92,14 @@ def allocator() -> str:
 
 def cpu() -> str:
     """Return the name of the processor."""
-    names = [line.split(":")[1].strip() for line in read(Path("/proc/cpuinfo")).splitlines() if "model name" in line]
-    return names[0] if names else platform.processor() or platform.machine()
+    names = (line.split(":")[1].strip() for line in read(Path("/proc/cpuinfo")).splitlines() if "model name" in line)
+    return next(names, platform.processor() or platform.machine())
 
 
 def hardware() -> str:
     """Return what this process computes on, for a model card."""
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"{cpu()}, {torch.get_num_threads()} thread(s)"
+    gpu = torch.cuda.is_available()
+    return torch.cuda.get_device_name() if gpu else f"{cpu()}, {torch.get_num_threads()} thread(s)"
 
 
 def describe() -> dict[str, str]:
@@ -120,16 +107,16 @@ def describe() -> dict[str, str]:
     # Not at the top: importing transformers registers the families, whose modules import this one.
     from transformers.utils.import_utils import is_flash_attn_2_available
 
+    packages = ("torch", "transformers", "accelerate", "datasets", "tokenizers", "huggingface_hub")
     devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
-    # These two switches hold for CPUs, too.
-    kernels = {"flash": torch.backends.cuda.flash_sdp_enabled(), "math": torch.backends.cuda.math_sdp_enabled()}
+    cuda = torch.backends.cuda  # its first two switches hold for CPUs, too
+    kernels = {"flash": cuda.flash_sdp_enabled(), "math": cuda.math_sdp_enabled()}
     if devices:
-        kernels["memory-efficient"] = torch.backends.cuda.mem_efficient_sdp_enabled()
-        kernels["cuDNN"] = torch.backends.cuda.cudnn_sdp_enabled()
+        kernels |= {"memory-efficient": cuda.mem_efficient_sdp_enabled(), "cuDNN": cuda.cudnn_sdp_enabled()}
     return {
         "hf_vanilla": importlib.metadata.version("hf_vanilla"),
         "Python": f"{platform.python_version()} on {platform.platform()}",
-        **{name: importlib.metadata.version(name) for name in PACKAGES},
+        **{name: importlib.metadata.version(name) for name in packages},
         "CPU": f"{cpu()}, {torch.backends.cpu.get_cpu_capability()}",
         "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
         "GPU": ", ".join(devices) or "none",
