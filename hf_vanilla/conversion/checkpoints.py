@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import logging
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrained
 from hf_vanilla.conversion.formats import HIDDEN_DIMENSION
 
 Config = TypeVar("Config", bound=PreTrainedConfig)
+logger = logging.getLogger(__name__)
 
 DTYPES = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 """Those that are converted, by the names that safetensors has for them."""
@@ -34,7 +36,7 @@ SENTENCE_FILES = ("config_sentence_transformers.json", "sentence_bert_config.jso
 class Weights:
     """Tensors by name, in memory or in safetensors files, which are read when a tensor is asked for.
 
-    `shapes`, `dtypes` and `files` hold what is known of each without that. A dtype that is not in `DTYPES` is None.
+    `shapes`, `dtypes` and `files` are known before that; a dtype that is not in `DTYPES` is None.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor] | None = None, files: Sequence[Path] = ()):
@@ -46,9 +48,9 @@ class Weights:
             try:
                 with safe_open(file, "pt") as opened:
                     for name in opened.keys():
-                        self.files[name] = file
-                        self.shapes[name] = tuple(opened.get_slice(name).get_shape())
-                        self.dtypes[name] = DTYPES.get(opened.get_slice(name).get_dtype())
+                        tensor, self.files[name] = opened.get_slice(name), file
+                        self.shapes[name] = tuple(tensor.get_shape())
+                        self.dtypes[name] = DTYPES.get(tensor.get_dtype())
             except SafetensorError as error:
                 raise ValueError(f"{file} is no whole safetensors file: {error}") from error
 
@@ -72,17 +74,17 @@ class Checkpoint(NamedTuple):
 def open_checkpoint(source: str | Path | PreTrainedModel) -> Checkpoint:
     """Return what `source`, a model or the folder or Hub id of one, holds; no weight is read yet."""
     if isinstance(source, PreTrainedModel):
-        names = [each.__name__ for each in type(source).__mro__]
-        generation_config = getattr(source, "generation_config", None)
-        return Checkpoint(source.config, Weights(source.state_dict()), names, generation_config)
+        names, generation = (
+            [each.__name__ for each in type(source).__mro__],
+            getattr(source, "generation_config", None),
+        )
+        return Checkpoint(source.config, Weights(source.state_dict()), names, generation)
     folder = local_folder(source)
     names = read_config(folder).get("architectures") or []
     config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     if (folder / "generation_config.json").is_file():
-        generation_config = GenerationConfig.from_pretrained(folder)
-    else:
-        generation_config = GenerationConfig.from_model_config(config)
-    return Checkpoint(config, open_weights(folder), names, generation_config)
+        return Checkpoint(config, open_weights(folder), names, GenerationConfig.from_pretrained(folder))
+    return Checkpoint(config, open_weights(folder), names, GenerationConfig.from_model_config(config))
 
 
 def local_folder(source: str | Path) -> Path:
@@ -114,17 +116,14 @@ def open_weights(path: Path) -> Weights:
     """Return the weights of a safetensors file, or of a folder with one or with several and their index.
 
     Raises:
-        FileNotFoundError: the file, or one that the index names, is missing.
-        ValueError: the checkpoint is a pickle, or damaged.
+        FileNotFoundError, ValueError: a file is missing, the checkpoint is a pickle, or it is damaged.
     """
-    if path.is_file():
-        if path.suffix != ".safetensors":
-            raise ValueError(f"{path}: not a safetensors file, and {PICKLE}")
-        return Weights(files=[path])
-    index = path / "model.safetensors.index.json"
-    if (path / "model.safetensors").is_file():
-        return Weights(files=[path / "model.safetensors"])
-    if index.is_file():
+    if path.is_file() and path.suffix != ".safetensors":
+        raise ValueError(f"{path}: not a safetensors file, and {PICKLE}")
+    for file in (path, path / "model.safetensors"):
+        if file.is_file():
+            return Weights(files=[file])
+    if (index := path / "model.safetensors.index.json").is_file():
         try:
             names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -149,15 +148,14 @@ def copy_companions(source: Path, folder: Path) -> list[str]:
             reason = f"its tokenizer cannot be loaded: {' '.join(str(error).split())}"
             raise ValueError(f"{source}: {reason}; install what it needs, or leave its files out") from error
         copied.append("its tokenizer")
-    if (source / "modules.json").is_file():
-        modules = json.loads((source / "modules.json").read_text(encoding="utf-8"))
+    if (modules := source / "modules.json").is_file():
         names = list(SENTENCE_FILES)
-        for path in filter(None, (module.get("path") for module in modules)):
-            module = source / path
-            if not module.resolve().is_relative_to(source.resolve()):
-                raise ValueError(f"{source / 'modules.json'}: {path!r} leads out of the folder")
-            if (module / "pytorch_model.bin").exists() and not (module / "model.safetensors").exists():
-                raise ValueError(f"{module / 'pytorch_model.bin'}: {PICKLE}")
+        for path in filter(None, (module.get("path") for module in json.loads(modules.read_text(encoding="utf-8")))):
+            pickle = source / path / "pytorch_model.bin"
+            if not (source / path).resolve().is_relative_to(source.resolve()):
+                raise ValueError(f"{modules}: {path!r} leads out of the folder")
+            if pickle.exists() and not pickle.with_name("model.safetensors").exists():
+                raise ValueError(f"{pickle}: {PICKLE}")
             (folder / path).mkdir(parents=True, exist_ok=True)
             names += [f"{path}/config.json", f"{path}/model.safetensors"]
         for name in names:
@@ -198,10 +196,7 @@ def quiet() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Step:
-    """One source becomes one target, or one becomes three or three become one where theirs fuse q, k and v.
-
-    Targets of a step without sources are zeros.
-    """
+    """A source becomes a target, or, where theirs fuse q, k and v, one three or three one. Without sources: zeros."""
 
     sources: list[str]
     targets: list[str]
@@ -212,15 +207,11 @@ class Step:
 # memory would not be that of one tensor, and its operations cut off gradients, which the tests compare through a plan.
 @dataclass
 class Plan:
-    """All that a conversion does.
+    """All that a conversion does: by `steps`, weights of `source` become those of the model that `skeleton` outlines.
 
     Attributes:
-        source: the weights to read.
-        steps: what becomes of them.
-        skeleton: the model to make, on the meta device.
-        generation_config: of that model; None for its default.
         options: further arguments of the model's class.
-        left_behind: names of weights that have no counterpart.
+        left_behind: names of the source's weights that have no counterpart.
         order: the source's hidden units in the order that the target has them, if it is another.
         new: targets that the source has nothing for, which are initialised.
     """
@@ -228,7 +219,6 @@ class Plan:
     source: Weights
     steps: list[Step]
     skeleton: PreTrainedModel
-    generation_config: GenerationConfig | None = None
     options: dict[str, Any] = field(default_factory=dict)
     left_behind: list[str] = field(default_factory=list)
     order: Tensor | None = None
@@ -242,7 +232,6 @@ class Plan:
         self.dtype = (found.pop() if len(found) == 1 else None) or torch.float32
 
     def dtype_of(self, step: Step) -> torch.dtype:
-        """Return the dtype of a step's targets, which is that of its first source."""
         return (self.source.dtypes[step.sources[0]] if step.sources else None) or self.dtype
 
     def run(self, step: Step) -> Iterator[tuple[str, Tensor]]:
@@ -257,7 +246,6 @@ class Plan:
             yield name, tensor.reshape(self.shapes[name]).to(self.dtype_of(step))
 
     def reorder(self, name: str, tensor: Tensor) -> Tensor:
-        """Return a source's tensor with its hidden units in the target's order."""
         axis = next((axis for pattern, axis in HIDDEN_DIMENSION if pattern.fullmatch(name)), None)
         if self.order is None or axis is None:
             return tensor
@@ -268,41 +256,43 @@ class Plan:
         form = torch.contiguous_format
         return {name: each.clone(memory_format=form) for step in self.steps for name, each in self.run(step)}
 
+    def warn_of_losses(self) -> None:
+        """Log which weights the conversion loses, and which it makes new."""
+        if self.left_behind:
+            logger.warning("left behind, for no class of ours has it: %s", ", ".join(self.left_behind))
+        if self.new:
+            logger.warning("new, for the source does not have it: %s", ", ".join(self.new))
+
     def model(self) -> PreTrainedModel:
         """Return the converted model, in evaluation mode."""
+        self.warn_of_losses()
         with quiet():  # it would list what is `new`
             model = type(self.skeleton).from_pretrained(
                 None, config=self.skeleton.config, state_dict=self.tensors(), dtype=self.dtype, **self.options
             )
-        if self.generation_config is not None:
-            model.generation_config = self.generation_config
+        if model.can_generate():
+            model.generation_config = self.skeleton.generation_config
         model.config._name_or_path = ""  # transformers has made it "None"
         return model
 
     def write(self, folder: Path) -> None:
-        """Write the model into an empty folder as `save_pretrained` does, in as many shards as the source has.
-
-        Only one tensor at a time is in memory.
-        """
-        if self.generation_config is not None:
-            self.skeleton.generation_config = self.generation_config
+        """Write the model as `save_pretrained` does, in as many shards as the source has, a tensor at a time."""
+        self.warn_of_losses()
         with quiet():
             nn.Module.to(self.skeleton, self.dtype)
             self.skeleton.save_pretrained(folder, state_dict={})
         for file in folder.glob("*.safetensors"):
             file.unlink()
-        files = [self.source.files[step.sources[0]] if step.sources else None for step in self.steps]
-        first = next(filter(None, files))
+        first = next(self.source.files[name] for step in self.steps for name in step.sources)
         shards: dict[Path, list[Step]] = {}
-        for source, step in zip(files, self.steps, strict=True):
-            shards.setdefault(source or first, []).append(step)
+        for step in self.steps:
+            shards.setdefault(self.source.files[step.sources[0]] if step.sources else first, []).append(step)
         weight_map: dict[str, str] = {}
         size = 0
         with tqdm(total=len(self.steps), desc="converting", unit=" weights", delay=2, mininterval=1) as bar:
             for number, steps in enumerate(shards.values(), 1):
                 part = f"-{number:05d}-of-{len(shards):05d}" if len(shards) > 1 else ""
-                name = f"model{part}.safetensors"
-                size += self.write_shard(folder / name, steps, bar)
+                size += self.write_shard(folder / (name := f"model{part}.safetensors"), steps, bar)
                 weight_map |= {target: name for step in steps for target in step.targets}
         if len(shards) > 1:
             index = {"metadata": {"total_size": size}, "weight_map": dict(sorted(weight_map.items()))}
@@ -332,18 +322,11 @@ class Plan:
         return end
 
 
-def check_weights(
-    owner: str, weights: Weights, expected: Mapping[str, Sequence[int]], missing: Sequence[str], extra: Sequence[str]
-) -> None:
-    """Raise `ValueError` if a source lacks weights, or has extra ones, or some of other shapes than `expected`.
-
-    The error says that they are not those of an `owner`, and names up to five of each kind.
-    """
-    wrong = [
-        f"{name} {list(weights.shapes[name])}, expected {list(shape)}"
-        for name, shape in expected.items()
-        if tuple(shape) != weights.shapes[name]
-    ]
+def check_weights(owner: str, weights: Weights, expected: Mapping[str, Sequence[int]], extra: Sequence[str]) -> None:
+    """Raise `ValueError`, with up to five names each, if weights are missing, `extra`, or not of `expected` shapes."""
+    missing = [name for name in expected if name not in weights.shapes]
+    shapes = [(name, list(weights.shapes.get(name, shape)), list(shape)) for name, shape in expected.items()]
+    wrong = [f"{name} {shape}, expected {right}" for name, shape, right in shapes if shape != right]
     problems = [
         f"{what}: {', '.join(names[:5])}" + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         for what, names in {"missing": missing, "too many": extra, "of another shape": wrong}.items()

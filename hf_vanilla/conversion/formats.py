@@ -1,23 +1,16 @@
-"""Tables that say which weight and field of BERT, RoBERTa, DistilBERT, GPT-2, Marian, BART and `torch.nn.Transformer`
-is which of ours, and what our blocks do not support. The tables work in both directions."""
+"""Tables, for both directions, of which weight and field of each other library's model is which of ours."""
 
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from transformers import PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
-from hf_vanilla.models.configuration_vanilla import (
-    VanillaBaseConfig,
-    VanillaConfig,
-    VanillaDecoderConfig,
-    VanillaEncoderConfig,
-)
+from hf_vanilla.models.configuration_vanilla import VanillaConfig, VanillaDecoderConfig, VanillaEncoderConfig
 
 Names = tuple[tuple[str, str], ...]
-"""Rows of our name and theirs. `{qkv}` in our name alone means that they fuse the three projections into one weight,
-q above k above v."""
+"""Rows of our name and theirs. `{qkv}` in ours alone: they fuse the three into one weight, q above k above v."""
 Fields = dict[str, tuple[str, ...]]
 """For each field of our configuration, their fields, which must all have the same value."""
 
@@ -29,33 +22,34 @@ class Format:
     """How a model type of transformers corresponds to one of our families.
 
     Attributes:
-        family: our configuration class.
-        base: their `base_model_prefix`.
-        classes: their classes, and ours for the same task. If two of theirs become one of ours, the way back leads to
-            the first.
-        fields: fields of the configurations.
+        family, base: our configuration class, and their `base_model_prefix`.
+        classes: their classes, and ours for the same task; where two become one, the way back leads to the first.
         fixed: values that our fields must have, for their architecture implies them.
-        names: weights of the base model.
-        heads: weights of the heads; here names start at the whole model.
-        required: allowed values of their fields that have no counterpart in our configuration.
+        names, heads: weights of the base model, and of the heads, where names start at the whole model.
+        required: values that their fields without a counterpart in our configuration must have.
         transposed: pattern of their matrices that are stored (in, out).
         zero: pattern of their weights that our model may lack; zeros then have the same effect.
         left_behind: pattern of their weights that no class of ours has.
         ignored: pattern of their buffers, and of second names of tied weights.
     """
 
-    family: type[VanillaBaseConfig]
+    family: type[PreTrainedConfig]
     base: str
     classes: dict[str, str]
     fields: Fields
     fixed: dict[str, Any]
     names: Names
     heads: Names
-    required: dict[str, tuple[bool, ...]] = field(default_factory=dict)
+    required: dict[str, bool] = field(default_factory=dict)
     transposed: str = ""
     zero: str = ""
     left_behind: str = ""
     ignored: str = ""
+
+
+def rows(ours: str, theirs: str, *names: tuple[str, str]) -> Names:
+    """Return rows for modules with weights and biases, whose names start with the prefixes `ours` and `theirs`."""
+    return tuple((f"{ours}{own}.{{p}}", f"{theirs}{their}.{{p}}") for own, their in names)
 
 
 def same(*names: str) -> Fields:
@@ -66,17 +60,14 @@ def same(*names: str) -> Fields:
 TOKEN_IDS = ("pad_token_id", "bos_token_id", "eos_token_id")
 COMMON = same("vocab_size", "hidden_size", "max_position_embeddings", "tie_word_embeddings", *TOKEN_IDS)
 STACK = COMMON | same("num_hidden_layers", "num_attention_heads", "initializer_range")
-LIKE_BERT = {
-    "norm_position": "post",
-    "position_embedding_type": "learned",
-    "embedding_norm": True,
-    "scale_embedding": False,
-}
-BERT_NAMES: Names = (
-    ("embed_tokens.weight", "embeddings.word_embeddings.weight"),
-    ("embed_positions.weight", "embeddings.position_embeddings.weight"),
-    ("embed_token_types.weight", "embeddings.token_type_embeddings.weight"),
-    ("embedding_norm.{p}", "embeddings.LayerNorm.{p}"),
+LIKE_BERT: dict[str, Any] = {"norm_position": "post", "position_embedding_type": "learned", "embedding_norm": True}
+LIKE_BERT |= {"scale_embedding": False}
+BERT_EMBEDDINGS = (
+    *rows("", "embeddings.", ("embed_tokens", "word_embeddings"), ("embed_positions", "position_embeddings")),
+    *rows("", "embeddings.", ("embed_token_types", "token_type_embeddings"), ("embedding_norm", "LayerNorm")),
+)
+BERT_NAMES = (
+    *BERT_EMBEDDINGS,
     ("layers.{n}.self_attention.q_proj.{p}", "encoder.layer.{n}.attention.self.query.{p}"),
     ("layers.{n}.self_attention.k_proj.{p}", "encoder.layer.{n}.attention.self.key.{p}"),
     ("layers.{n}.self_attention.v_proj.{p}", "encoder.layer.{n}.attention.self.value.{p}"),
@@ -87,12 +78,10 @@ BERT_NAMES: Names = (
     ("layers.{n}.feed_forward_norm.{p}", "encoder.layer.{n}.output.LayerNorm.{p}"),
     ("pooler.dense.{p}", "pooler.dense.{p}"),
 )
-ENCODER_HEADS = ("Model", *(f"For{task}" for task in ("MaskedLM", "SequenceClassification", "TokenClassification")))
-ENCODER_HEADS += ("ForQuestionAnswering", "ForMultipleChoice")
-COMMON_HEADS: Names = (
-    ("classifier.{p}", "classifier.{p}"),
-    ("qa_outputs.{p}", "qa_outputs.{p}"),
-    ("score.out_proj.{p}", "classifier.{p}"),
+TASKS = ("MaskedLM", "SequenceClassification", "TokenClassification", "QuestionAnswering", "MultipleChoice")
+ENCODER_HEADS = ("Model", *(f"For{task}" for task in TASKS))
+COMMON_HEADS = rows(
+    "", "", ("classifier", "classifier"), ("qa_outputs", "qa_outputs"), ("score.out_proj", "classifier")
 )
 
 BERT = Format(
@@ -102,23 +91,17 @@ BERT = Format(
     | {"BertForPreTraining": "VanillaEncoderForMaskedLM"},
     fields=STACK
     | same("intermediate_size", "classifier_dropout", "type_vocab_size", "layer_norm_eps")
-    | {
-        "activation_function": ("hidden_act",),
-        "dropout": ("hidden_dropout_prob",),
-        "attention_dropout": ("attention_probs_dropout_prob",),
-    },
+    | {"activation_function": ("hidden_act",), "dropout": ("hidden_dropout_prob",)}
+    | {"attention_dropout": ("attention_probs_dropout_prob",)},
     fixed={**LIKE_BERT, "position_offset": 0, "classifier_activation": "tanh"},
     names=BERT_NAMES,
     heads=(
-        ("transform.dense.{p}", "cls.predictions.transform.dense.{p}"),
-        ("transform.norm.{p}", "cls.predictions.transform.LayerNorm.{p}"),
-        ("lm_head.{p}", "cls.predictions.decoder.{p}"),
-        ("classifier.dense.{p}", "bert.pooler.dense.{p}"),
-        ("classifier.out_proj.{p}", "classifier.{p}"),
-        ("score.dense.{p}", "bert.pooler.dense.{p}"),
+        *rows("transform.", "cls.predictions.transform.", ("dense", "dense"), ("norm", "LayerNorm")),
+        *rows("", "", ("lm_head", "cls.predictions.decoder"), ("classifier.out_proj", "classifier")),
+        *rows("", "bert.pooler.", ("classifier.dense", "dense"), ("score.dense", "dense")),
         *COMMON_HEADS,
     ),
-    required={"is_decoder": (False,), "add_cross_attention": (False,)},
+    required={"is_decoder": False, "add_cross_attention": False},
     zero=r".*token_type_embeddings\.weight|cls\.predictions\.bias",
     left_behind=r"(bert\.)?pooler\..*|cls\.seq_relationship\..*",
     ignored=r".*\.(position_ids|token_type_ids)|cls\.predictions\.bias",
@@ -131,12 +114,9 @@ ROBERTA = replace(
     classes={f"Roberta{head}": f"VanillaEncoder{head}" for head in ENCODER_HEADS},
     fixed={**LIKE_BERT, "classifier_activation": "tanh"},
     heads=(
-        ("transform.dense.{p}", "lm_head.dense.{p}"),
-        ("transform.norm.{p}", "lm_head.layer_norm.{p}"),
-        ("lm_head.{p}", "lm_head.decoder.{p}"),
-        ("classifier.dense.{p}", "classifier.dense.{p}"),
-        ("classifier.out_proj.{p}", "classifier.out_proj.{p}"),
-        ("score.dense.{p}", "roberta.pooler.dense.{p}"),
+        *rows("", "lm_head.", ("transform.dense", "dense"), ("transform.norm", "layer_norm"), ("lm_head", "decoder")),
+        *rows("classifier.", "classifier.", ("dense", "dense"), ("out_proj", "out_proj")),
+        *rows("score.", "roberta.pooler.", ("dense", "dense")),
         *COMMON_HEADS,
     ),
     zero=r".*token_type_embeddings\.weight|lm_head\.bias",
@@ -150,37 +130,23 @@ DISTILBERT = Format(
     classes={f"DistilBert{head}": f"VanillaEncoder{head}" for head in ENCODER_HEADS},
     fields=STACK
     | same("dropout", "attention_dropout")
-    | {
-        "intermediate_size": ("hidden_dim",),
-        "activation_function": ("activation",),
-        "classifier_dropout": ("seq_classif_dropout",),
-    },
-    fixed={
-        **LIKE_BERT,
-        "position_offset": 0,
-        "type_vocab_size": 0,
-        "add_pooling_layer": False,
-        "layer_norm_eps": 1e-12,
-        "classifier_activation": "relu",
-    },
+    | {"intermediate_size": ("hidden_dim",), "activation_function": ("activation",)}
+    | {"classifier_dropout": ("seq_classif_dropout",)},
+    fixed=LIKE_BERT
+    | {"position_offset": 0, "type_vocab_size": 0, "add_pooling_layer": False}
+    | {"layer_norm_eps": 1e-12, "classifier_activation": "relu"},
     names=(
-        ("embed_tokens.weight", "embeddings.word_embeddings.weight"),
-        ("embed_positions.weight", "embeddings.position_embeddings.weight"),
-        ("embedding_norm.{p}", "embeddings.LayerNorm.{p}"),
+        *BERT_EMBEDDINGS,
         ("layers.{n}.self_attention.{qkv}_proj.{p}", "transformer.layer.{n}.attention.{qkv}_lin.{p}"),
         ("layers.{n}.self_attention.o_proj.{p}", "transformer.layer.{n}.attention.out_lin.{p}"),
         ("layers.{n}.self_attention_norm.{p}", "transformer.layer.{n}.sa_layer_norm.{p}"),
-        ("layers.{n}.feed_forward.linear1.{p}", "transformer.layer.{n}.ffn.lin1.{p}"),
-        ("layers.{n}.feed_forward.linear2.{p}", "transformer.layer.{n}.ffn.lin2.{p}"),
+        *rows("layers.{n}.feed_forward.", "transformer.layer.{n}.ffn.", ("linear1", "lin1"), ("linear2", "lin2")),
         ("layers.{n}.feed_forward_norm.{p}", "transformer.layer.{n}.output_layer_norm.{p}"),
     ),
     heads=(
-        ("transform.dense.{p}", "vocab_transform.{p}"),
-        ("transform.norm.{p}", "vocab_layer_norm.{p}"),
-        ("lm_head.{p}", "vocab_projector.{p}"),
-        ("classifier.dense.{p}", "pre_classifier.{p}"),
-        ("classifier.out_proj.{p}", "classifier.{p}"),
-        ("score.dense.{p}", "pre_classifier.{p}"),
+        *rows("transform.", "vocab_", ("dense", "transform"), ("norm", "layer_norm")),
+        *rows("", "", ("lm_head", "vocab_projector"), ("classifier.out_proj", "classifier")),
+        *rows("", "", ("classifier.dense", "pre_classifier"), ("score.dense", "pre_classifier")),
         *COMMON_HEADS,
     ),
     ignored=r".*\.position_ids",
@@ -189,66 +155,36 @@ DISTILBERT = Format(
 GPT2 = Format(
     family=VanillaDecoderConfig,
     base="transformer",
-    classes={
-        "GPT2Model": "VanillaDecoderModel",
-        "GPT2LMHeadModel": "VanillaDecoderForCausalLM",
-        "GPT2ForSequenceClassification": "VanillaDecoderForSequenceClassification",
-        "GPT2ForTokenClassification": "VanillaDecoderForTokenClassification",
-    },
+    classes={"GPT2Model": "VanillaDecoderModel", "GPT2LMHeadModel": "VanillaDecoderForCausalLM"}
+    | {f"GPT2For{task}": f"VanillaDecoderFor{task}" for task in ("SequenceClassification", "TokenClassification")},
     fields=STACK
     | same("activation_function", "use_cache")
-    | {
-        "dropout": ("resid_pdrop", "embd_pdrop"),
-        "attention_dropout": ("attn_pdrop",),
-        "layer_norm_eps": ("layer_norm_epsilon",),
-        "intermediate_size": ("n_inner",),
-    },
-    fixed={
-        "norm_position": "pre",
-        "position_embedding_type": "learned",
-        "position_offset": 0,
-        "embedding_norm": False,
-        "scale_embedding": False,
-    },
+    | {"dropout": ("resid_pdrop", "embd_pdrop"), "attention_dropout": ("attn_pdrop",)}
+    | {"layer_norm_eps": ("layer_norm_epsilon",), "intermediate_size": ("n_inner",)},
+    fixed=LIKE_BERT | {"norm_position": "pre", "position_offset": 0, "embedding_norm": False},
     names=(
-        ("embed_tokens.weight", "wte.weight"),
-        ("embed_positions.weight", "wpe.weight"),
-        ("layers.{n}.self_attention_norm.{p}", "h.{n}.ln_1.{p}"),
-        ("layers.{n}.self_attention.{qkv}_proj.{p}", "h.{n}.attn.c_attn.{p}"),
-        ("layers.{n}.self_attention.o_proj.{p}", "h.{n}.attn.c_proj.{p}"),
-        ("layers.{n}.feed_forward_norm.{p}", "h.{n}.ln_2.{p}"),
-        ("layers.{n}.feed_forward.linear1.{p}", "h.{n}.mlp.c_fc.{p}"),
-        ("layers.{n}.feed_forward.linear2.{p}", "h.{n}.mlp.c_proj.{p}"),
-        ("norm.{p}", "ln_f.{p}"),
+        *rows("", "", ("embed_tokens", "wte"), ("embed_positions", "wpe"), ("norm", "ln_f")),
+        *rows("layers.{n}.self_attention.", "h.{n}.attn.", ("{qkv}_proj", "c_attn"), ("o_proj", "c_proj")),
+        *rows("layers.{n}.feed_forward.", "h.{n}.mlp.", ("linear1", "c_fc"), ("linear2", "c_proj")),
+        *rows("layers.{n}.", "h.{n}.", ("self_attention_norm", "ln_1"), ("feed_forward_norm", "ln_2")),
     ),
-    heads=(
-        ("lm_head.weight", "lm_head.weight"),
-        ("score.weight", "score.weight"),
-        ("classifier.{p}", "classifier.{p}"),
-    ),
-    required={
-        "add_cross_attention": (False,),
-        "scale_attn_weights": (True,),
-        "scale_attn_by_inverse_layer_idx": (False,),
-    },
+    heads=tuple((name, name) for name in ("lm_head.weight", "score.weight", "classifier.{p}")),
+    required={"add_cross_attention": False, "scale_attn_weights": True, "scale_attn_by_inverse_layer_idx": False},
     transposed=r".*\.c_\w+\.weight",
     ignored=r".*\.attn\.(masked_)?bias",
 )
 
 SEQ2SEQ_FIXED = {"norm_position": "post", "layer_norm_eps": 1e-5}
-SEQ2SEQ_NAMES: Names = (
-    ("{stack}.embed_tokens.weight", "{stack}.embed_tokens.weight"),
-    ("{stack}.embed_positions.weight", "{stack}.embed_positions.weight"),
+EMBEDDINGS = rows("{stack}.", "{stack}.", ("embed_tokens", "embed_tokens"), ("embed_positions", "embed_positions"))
+LAYER = "{stack}.layers.{n}."
+SEQ2SEQ_NAMES = (
+    *EMBEDDINGS,
     ("{stack}.embedding_norm.{p}", "{stack}.layernorm_embedding.{p}"),
-    ("{stack}.layers.{n}.self_attention.{qkv}_proj.{p}", "{stack}.layers.{n}.self_attn.{qkv}_proj.{p}"),
-    ("{stack}.layers.{n}.self_attention.o_proj.{p}", "{stack}.layers.{n}.self_attn.out_proj.{p}"),
-    ("{stack}.layers.{n}.self_attention_norm.{p}", "{stack}.layers.{n}.self_attn_layer_norm.{p}"),
-    ("{stack}.layers.{n}.cross_attention.{qkv}_proj.{p}", "{stack}.layers.{n}.encoder_attn.{qkv}_proj.{p}"),
-    ("{stack}.layers.{n}.cross_attention.o_proj.{p}", "{stack}.layers.{n}.encoder_attn.out_proj.{p}"),
-    ("{stack}.layers.{n}.cross_attention_norm.{p}", "{stack}.layers.{n}.encoder_attn_layer_norm.{p}"),
-    ("{stack}.layers.{n}.feed_forward.linear1.{p}", "{stack}.layers.{n}.fc1.{p}"),
-    ("{stack}.layers.{n}.feed_forward.linear2.{p}", "{stack}.layers.{n}.fc2.{p}"),
-    ("{stack}.layers.{n}.feed_forward_norm.{p}", "{stack}.layers.{n}.final_layer_norm.{p}"),
+    *rows(f"{LAYER}self_attention.", f"{LAYER}self_attn.", ("{qkv}_proj", "{qkv}_proj"), ("o_proj", "out_proj")),
+    *rows(f"{LAYER}cross_attention.", f"{LAYER}encoder_attn.", ("{qkv}_proj", "{qkv}_proj"), ("o_proj", "out_proj")),
+    *rows(LAYER, LAYER, ("self_attention_norm", "self_attn_layer_norm"), ("feed_forward_norm", "final_layer_norm")),
+    *rows(LAYER, LAYER, ("cross_attention_norm", "encoder_attn_layer_norm")),
+    *rows(f"{LAYER}feed_forward.", LAYER, ("linear1", "fc1"), ("linear2", "fc2")),
 )
 
 MARIAN = Format(
@@ -258,15 +194,12 @@ MARIAN = Format(
     fields=COMMON
     | same("encoder_layers", "decoder_layers", "activation_function", "scale_embedding", "decoder_start_token_id")
     | same("dropout", "attention_dropout", "activation_dropout", "use_cache")
-    | {
-        "num_attention_heads": ("encoder_attention_heads", "decoder_attention_heads"),
-        "intermediate_size": ("encoder_ffn_dim", "decoder_ffn_dim"),
-        "initializer_range": ("init_std",),
-    },
+    | {"num_attention_heads": ("encoder_attention_heads", "decoder_attention_heads")}
+    | {"intermediate_size": ("encoder_ffn_dim", "decoder_ffn_dim"), "initializer_range": ("init_std",)},
     fixed={**SEQ2SEQ_FIXED, "position_embedding_type": "sinusoidal_halves", "embedding_norm": False},
     names=SEQ2SEQ_NAMES,
     heads=(("lm_head.weight", "lm_head.weight"), ("lm_head.bias", "final_logits_bias")),
-    required={"is_decoder": (False,)},
+    required={"is_decoder": False},
     zero=r"final_logits_bias",
     ignored=r".*\.embed_positions\.weight|model\.shared\.weight",
 )
@@ -290,22 +223,17 @@ MODEL_FORMATS = {
 """By `model_type`, in the order in which `to_hf` tries them."""
 
 # `torch.nn.Transformer` has neither embeddings nor an output projection; a state dict may add them under our names.
-TORCH_NAMES: Names = (
-    ("{stack}.embed_tokens.weight", "{stack}.embed_tokens.weight"),
-    ("{stack}.embed_positions.weight", "{stack}.embed_positions.weight"),
-    ("{stack}.layers.{n}.self_attention.{qkv}_proj.{p}", "{stack}.layers.{n}.self_attn.in_proj_{p}"),
-    ("{stack}.layers.{n}.self_attention.o_proj.{p}", "{stack}.layers.{n}.self_attn.out_proj.{p}"),
-    ("{stack}.layers.{n}.self_attention_norm.{p}", "{stack}.layers.{n}.norm1.{p}"),
-    ("{stack}.layers.{n}.cross_attention.{qkv}_proj.{p}", "{stack}.layers.{n}.multihead_attn.in_proj_{p}"),
-    ("{stack}.layers.{n}.cross_attention.o_proj.{p}", "{stack}.layers.{n}.multihead_attn.out_proj.{p}"),
-    ("{stack}.layers.{n}.cross_attention_norm.{p}", "{stack}.layers.{n}.norm2.{p}"),
-    ("{stack}.layers.{n}.feed_forward.linear1.{p}", "{stack}.layers.{n}.linear1.{p}"),
-    ("{stack}.layers.{n}.feed_forward.linear2.{p}", "{stack}.layers.{n}.linear2.{p}"),
+TORCH_NAMES = (
+    *EMBEDDINGS,
+    (f"{LAYER}self_attention.{{qkv}}_proj.{{p}}", f"{LAYER}self_attn.in_proj_{{p}}"),
+    (f"{LAYER}cross_attention.{{qkv}}_proj.{{p}}", f"{LAYER}multihead_attn.in_proj_{{p}}"),
+    *rows(LAYER, LAYER, ("self_attention.o_proj", "self_attn.out_proj"), ("self_attention_norm", "norm1")),
+    *rows(LAYER, LAYER, ("cross_attention.o_proj", "multihead_attn.out_proj"), ("cross_attention_norm", "norm2")),
+    *rows(f"{LAYER}feed_forward.", LAYER, ("linear1", "linear1"), ("linear2", "linear2")),
     ("encoder.layers.{n}.feed_forward_norm.{p}", "encoder.layers.{n}.norm2.{p}"),
     ("decoder.layers.{n}.feed_forward_norm.{p}", "decoder.layers.{n}.norm3.{p}"),
     ("{stack}.norm.{p}", "{stack}.norm.{p}"),
 )
-TORCH_HEADS: Names = (("lm_head.{p}", "lm_head.{p}"),)
 
 # The fields by which a configuration asks for what our blocks do not have.
 UNSUPPORTED: dict[str, tuple[str, ...]] = {
@@ -324,27 +252,39 @@ HIDDEN_DIMENSION = (
 )
 
 
+def check_supported(config: dict[str, Any]) -> None:
+    """Raise `ValueError` for a configuration of an unknown type, or with a field for what our blocks do not have."""
+    kind, heads = config["model_type"], config.get("num_attention_heads")
+    position = config.get("position_embedding_type")
+    if position not in (None, "absolute"):
+        raise ValueError(f"{kind}: `position_embedding_type` is {position!r}; these blocks have absolute positions")
+    asked = {name: what for what, names in UNSUPPORTED.items() for name in names if config.get(name)}
+    if config.get("num_key_value_heads", heads) != heads:
+        asked["num_key_value_heads"] = "shared keys and values"
+    if name := next(iter(asked), None):
+        raise ValueError(f"{kind}: `{name}` asks for {asked[name]}, which these blocks do not have")
+    if kind not in MODEL_FORMATS:
+        known = f"what can be converted is {', '.join(MODEL_FORMATS)}, and torch.nn.Transformer"
+        raise ValueError(f"`model_type` is {kind!r}; {known}")
+
+
 def pair_names(ours: Iterable[str], table: Names) -> dict[str, list[str]]:
     """Return, for each of their weights, the names of ours that it holds: one, or those of q, k and v."""
-    patterns = []
-    for own, theirs in table:
-        pattern = re.escape(own)
-        for placeholder, allowed in PLACEHOLDERS.items():
-            pattern = pattern.replace(rf"\{{{placeholder}\}}", f"(?P<{placeholder}>{allowed})")
-        patterns.append((re.compile(pattern), theirs))
+    groups = {name: f"(?P<{name}>{allowed})" for name, allowed in PLACEHOLDERS.items()}
+    patterns = [(re.compile(own.replace(".", r"\.").format(**groups)), theirs) for own, theirs in table]
     pairs: dict[str, list[str]] = {}
     for name in ours:
-        for expression, theirs in patterns:
-            if match := expression.fullmatch(name):
-                pairs.setdefault(theirs.format(**match.groupdict()), []).append(name)
-                break
-        else:
+        found = ((expression.fullmatch(name), theirs) for expression, theirs in patterns)
+        counterpart = next((theirs.format(**match.groupdict()) for match, theirs in found if match), None)
+        if counterpart is None:
             raise ValueError(f"{name} has no counterpart among their weights")
+        pairs.setdefault(counterpart, []).append(name)
     return pairs
 
 
-def table_of(form: Format, our_class: type[PreTrainedModel]) -> Names:
-    """Return the names of two classes: a model with a head keeps the weights of its base model under a prefix."""
-    has_head = "For" in our_class.__name__
-    ours, theirs = (f"{prefix}." if has_head else "" for prefix in (our_class.base_model_prefix, form.base))
-    return (*((ours + own, theirs + their) for own, their in form.names), *form.heads)
+def pair_weights(form: Format, model: PreTrainedModel) -> dict[str, list[str]]:
+    """Return, for each of their weights, the names of those of our `model`; see [`pair_names`]."""
+    # A model with a head keeps the weights of its base model under a prefix.
+    prefixes = (f"{model.base_model_prefix}.", f"{form.base}.") if "For" in type(model).__name__ else ("", "")
+    table = (*((prefixes[0] + ours, prefixes[1] + theirs) for ours, theirs in form.names), *form.heads)
+    return pair_names(dict(model.named_parameters()), table)

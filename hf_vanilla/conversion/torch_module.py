@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from hf_vanilla.conversion.checkpoints import Plan, Step, Weights, check_weights, make_config, skeleton_of
-from hf_vanilla.conversion.formats import TORCH_HEADS, TORCH_NAMES, pair_names
+from hf_vanilla.conversion.formats import TORCH_NAMES, pair_names
 from hf_vanilla.models.configuration_vanilla import VanillaConfig
 from hf_vanilla.models.modeling_vanilla import VanillaForConditionalGeneration, VanillaModel
 
@@ -17,16 +17,16 @@ ACTIVATIONS |= {getattr(nn.functional, name): name for name in ACTIVATIONS.value
 def fields_of_module(module: nn.Transformer) -> dict[str, Any]:
     """Return the fields of [`VanillaConfig`] that a module holds outside of its weights, the same in every layer."""
     found: list[dict[str, Any]] = []
-    stacks = ((module.encoder, nn.TransformerEncoder), (module.decoder, nn.TransformerDecoder))
-    for stack, kind in stacks:
+    for stack, kind in ((module.encoder, nn.TransformerEncoder), (module.decoder, nn.TransformerDecoder)):
         if not isinstance(stack, kind) or not len(stack.layers):
             raise ValueError(f"this torch.nn.Transformer has no {kind.__name__} with a layer or more")
         layer: Any
         for layer in stack.layers:
             activation = ACTIVATIONS.get(layer.activation) or ACTIVATIONS.get(type(layer.activation))
             if activation is None:
-                known = "these blocks have relu, gelu and silu for a torch module"
-                raise ValueError(f"`activation` is {layer.activation}; {known}")
+                raise ValueError(
+                    f"`activation` is {layer.activation}; these blocks have relu, gelu and silu for a torch module"
+                )
             fields = {
                 "num_attention_heads": layer.self_attn.num_heads,
                 "norm_position": "pre" if layer.norm_first else "post",
@@ -39,8 +39,9 @@ def fields_of_module(module: nn.Transformer) -> dict[str, Any]:
             found += [fields | {"layer_norm_eps": norm.eps} for norm in norms]
     for name, value in found[0].items():
         if others := {fields[name] for fields in found} - {value}:
-            other = f"{value!r} in one layer and {others.pop()!r} in another"
-            raise ValueError(f"`{name}` is {other}; these blocks have one")
+            raise ValueError(
+                f"`{name}` is {value!r} in one layer and {others.pop()!r} in another; these blocks have one"
+            )
     return found[0]
 
 
@@ -51,46 +52,38 @@ def plan_torch(weights: Weights, fields: dict[str, Any]) -> Plan:
     """
     first = re.compile(r"(.*?)encoder\.layers\.0\.linear1\.weight")
     prefix = next((match[1] for name in weights.shapes if (match := first.fullmatch(name))), "")
-    # Under their names without the prefix:
     names = {name.removeprefix(prefix): name for name in weights.shapes}
-    if "encoder.layers.0.linear1.weight" not in names:
-        raise ValueError(
-            "the weights are not those of a torch.nn.Transformer; missing: encoder.layers.0.linear1.weight"
-        )
     config = config_of_torch({name: weights.shapes[full] for name, full in names.items()}, fields)
     has_embeddings = "encoder.embed_tokens.weight" in names
     ours = skeleton_of(VanillaForConditionalGeneration if has_embeddings else VanillaModel, config)
-    model = "model." if has_embeddings else ""
-    pairs = pair_names(
-        dict(ours.named_parameters()), (*((model + name, their) for name, their in TORCH_NAMES), *TORCH_HEADS)
-    )
-    shapes = {name: tuple(tensor.shape) for name, tensor in ours.state_dict().items()}
-    has_biases = "encoder.layers.0.linear1.bias" in names
+    base = "model." if has_embeddings else ""
+    table = (*((base + name, their) for name, their in TORCH_NAMES), ("lm_head.{p}", "lm_head.{p}"))
+    pairs = pair_names(dict(ours.named_parameters()), table)
     steps: list[Step] = []
-    expected, missing, new = {}, [], []
+    expected, new = {}, []
     for theirs, our_names in pairs.items():
-        if theirs in names:
-            rows, *others = shapes[our_names[0]]
-            expected[names[theirs]] = (rows * len(our_names), *others)
-            steps.append(Step([names[theirs]], our_names))
-        elif theirs.endswith("bias") and not has_biases:
+        is_missing = theirs not in names
+        if is_missing and "encoder.layers.0.linear1.bias" not in names and theirs.endswith("bias"):
             steps.append(Step([], our_names))
-        elif not has_embeddings and theirs.endswith(("embed_tokens.weight", "embed_positions.weight")):
+        elif is_missing and not has_embeddings and theirs.endswith(("embed_tokens.weight", "embed_positions.weight")):
             new += our_names
         else:
-            missing.append(prefix + theirs)
-    check_weights(
-        "torch.nn.Transformer", weights, expected, missing, [full for name, full in names.items() if name not in pairs]
-    )
+            rows, *others = ours.get_parameter(our_names[0]).shape
+            name = names.get(theirs, prefix + theirs)
+            expected[name] = (rows * len(our_names), *others)
+            steps.append(Step([name], our_names))
+    extra = [full for name, full in names.items() if name not in pairs]
+    check_weights("torch.nn.Transformer", weights, expected, extra)
     return Plan(weights, steps, ours, new=new)
 
 
 def config_of_torch(shapes: dict[str, tuple[int, ...]], fields: dict[str, Any]) -> VanillaConfig:
     """Return our configuration of a state dict, by its names and shapes and, for what they do not tell, `fields`."""
+    for first in ("encoder.layers.0.linear1.weight", "decoder.layers.0"):
+        if not any(name.startswith(first) for name in shapes):
+            raise ValueError(f"the weights are not those of a torch.nn.Transformer; missing: {first}")
     if "num_attention_heads" not in fields:
         raise ValueError("`num_attention_heads` cannot be told from weights: give it, as in num_attention_heads=8")
-    if not any(name.startswith("decoder.layers.0.") for name in shapes):
-        raise ValueError("the weights are not those of a torch.nn.Transformer; missing: decoder.layers.0")
     embeddings = shapes.get("encoder.embed_tokens.weight")
     if embeddings is None and "vocab_size" not in fields:
         raise ValueError(
@@ -106,9 +99,8 @@ def config_of_torch(shapes: dict[str, tuple[int, ...]], fields: dict[str, Any]) 
         "tie_word_embeddings": not {"decoder.embed_tokens.weight", "lm_head.weight"} & set(shapes),
         "final_norm": "encoder.norm.weight" in shapes,
         "logits_bias": "lm_head.bias" in shapes,
-        **({"vocab_size": embeddings[0]} if embeddings else {}),
-    }
+    } | ({"vocab_size": embeddings[0]} if embeddings else {})
     for name, value in found.items():
         if fields.get(name, value) != value:
             raise ValueError(f"`{name}` is {fields[name]!r}, but {value!r} by the weights")
-    return make_config(VanillaConfig, {**fields, **found})
+    return make_config(VanillaConfig, fields | found)

@@ -115,7 +115,7 @@ def test_same_numbers_and_the_same_bits_on_the_way_back(kind, name, size, side, 
     theirs = theirs_of(kind, name, *size)
     ours = from_hf(theirs)
     assert type(ours).__name__ == MODEL_FORMATS[kind].classes[name] and not ours.training
-    states, gradients = differences(theirs, ours, *inputs_for(theirs, side))
+    states, gradients = differences(theirs, ours, side)
     assert states < 1e-5 and gradients < 1e-5
     back = to_hf(ours, kind)
     assert type(back) is type(theirs)
@@ -356,7 +356,7 @@ def test_minilm_through_sentence_transformers(tmp_path):
     assert rankings[0] == rankings[1] and set(rankings[0][:2]) == {0, 1}
     bert = transformers.AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
     for side in SIDES:
-        assert max(differences(bert, from_hf(folder), *inputs_for(bert, side, 40))) < 1e-5
+        assert max(differences(bert, from_hf(folder), side, 40)) < 1e-5
     assert_same_weights(bert, to_hf(tmp_path / "ours"))
 
 
@@ -466,10 +466,10 @@ def test_what_theirs_has_besides_is_zero():
 def test_torch_module_state_dict_and_file(tmp_path, capsys):
     torch.manual_seed(0)
     theirs = randomize(TorchTranslator(2, 6, 20, 1, "relu", False))
-    ours = from_hf(theirs.weights(), num_attention_heads=2)
+    ours = from_hf(theirs.state_dict(), num_attention_heads=2)
     assert type(ours) is VanillaForConditionalGeneration
     assert (ours.config.final_norm, ours.config.logits_bias, ours.config.decoder_layers) == (True, True, 2)
-    save_file({name: weight.detach().clone() for name, weight in theirs.weights().items()}, tmp_path / "w.safetensors")
+    save_file({name: weight.clone() for name, weight in theirs.state_dict().items()}, tmp_path / "w.safetensors")
     command = ["convert", str(tmp_path / "w.safetensors"), str(tmp_path / "ours")]
     cli.main([*command, "--set", "num_attention_heads=2"])
     assert_same_weights(ours, VanillaForConditionalGeneration.from_pretrained(tmp_path / "ours"))

@@ -37,7 +37,7 @@ from hf_vanilla import (
 )
 from hf_vanilla.conversion.checkpoints import Plan, Step, Weights
 from hf_vanilla.conversion.convert import match
-from hf_vanilla.conversion.formats import MODEL_FORMATS, TORCH_NAMES, pair_names, table_of
+from hf_vanilla.conversion.formats import TORCH_NAMES, pair_names
 from hf_vanilla.conversion.torch_module import plan_torch
 
 PAD, START, END, FIRST_WORD, VOCABULARY, TABLE = 0, 1, 2, 3, 29, 20
@@ -48,11 +48,10 @@ def like_theirs(theirs: PreTrainedModel, attention: str) -> tuple[nn.Module, Cal
     """Our model of their configuration, and what turns their parameters, by name, into its own."""
     ours = from_hf(theirs)
     ours.set_attn_implementation(attention)
-    form = MODEL_FORMATS[theirs.config.model_type]
 
     def convert(parameters: dict[str, Tensor]) -> dict[str, Tensor]:
         weights = Weights({**theirs.state_dict(), **parameters})
-        return match(weights, theirs, ours, form, table_of(form, type(ours))).tensors()
+        return match(weights, theirs, ours).tensors()
 
     return ours.train(), convert
 
