@@ -6,17 +6,10 @@ from huggingface_hub.dataclasses import strict
 
 from .configuration_vanilla import FamilyConfig
 
-CHOICES = {
-    "cell_type": ("lstm", "gru"),
-    "attention_type": ("none", "additive", "dot", "general", "concat", "local"),
-    "local_alignment": ("monotonic", "predictive"),
-}
-
 
 @strict
 class RecurrentConfig(FamilyConfig):
-    r"""
-    Configuration of a recurrent encoder-decoder, with or without attention.
+    r"""Configuration of a recurrent encoder-decoder, with or without attention.
 
     Args:
         vocab_size (`int`, defaults to 37000):
@@ -43,16 +36,15 @@ class RecurrentConfig(FamilyConfig):
         tie_word_embeddings (`bool`, defaults to `True`):
             Whether source embedding, target embedding and output projection share one matrix.
         initializer_range (`float`, *optional*):
-            Initial weights are uniform between its negative and it; sqrt(3 / hidden_size) if not given. Sutskever et
-            al. 0.08, Luong et al. 0.1, both with 1,000 units.
+            Bound of uniform initial weights; sqrt(3 / hidden_size) if not given. Sutskever et al. 0.08, Luong 0.1.
         pad_token_id, bos_token_id, eos_token_id, decoder_start_token_id (`int`, default to 0, 1, 2 and 1):
             Special tokens; the last starts each target.
         use_cache (`bool`, defaults to `True`):
             Whether the decoder returns its states for the next step.
 
     Raises:
-        ValueError: for sizes below 1, an odd `hidden_size`, a dropout outside of [0, 1), an unknown cell, attention or
-            alignment, a window or alignment without local attention, and input feeding where there is none to feed.
+        ValueError: for values outside of their range, an odd `hidden_size`, a window or alignment without local
+            attention, and input feeding where there is none to feed.
     """
 
     model_type = "vanilla_recurrent"
@@ -64,6 +56,11 @@ class RecurrentConfig(FamilyConfig):
     }
     # The decoder reads its layers' weights step by step, not by calling them: only whole models can be sharded.
     base_model_fsdp_plan: ClassVar[dict[str, str]] = {}
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "cell_type": ("lstm", "gru"),
+        "attention_type": ("none", "additive", "dot", "general", "concat", "local"),
+        "local_alignment": ("monotonic", "predictive"),
+    }
     family_auto_map: ClassVar[dict[str, str]] = {
         "AutoConfig": "configuration_recurrent.RecurrentConfig",
         "AutoModel": "modeling_recurrent.RecurrentModel",
@@ -96,34 +93,17 @@ class RecurrentConfig(FamilyConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
-        for name in ("vocab_size", "hidden_size", "encoder_layers", "decoder_layers", "attention_window"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}.")
+        super().validate_architecture()
+        kind = self.attention_type
         if self.hidden_size % 2:
-            raise ValueError(
-                f"`hidden_size` must be even, a half for each direction of the encoder, got {self.hidden_size}."
-            )
-        if not 0 <= self.dropout < 1:
-            raise ValueError(f"`dropout` must lie in [0, 1), got {self.dropout}.")
-        if self.initializer_range is not None and self.initializer_range <= 0:
-            raise ValueError(f"`initializer_range` must be positive, got {self.initializer_range}.")
-        for name, allowed in CHOICES.items():
-            value = getattr(self, name)
-            if value not in allowed and not (name == "local_alignment" and value is None):
-                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {value!r}.")
+            halves = "a half for each direction of the encoder"
+            raise ValueError(f"`hidden_size` must be even, {halves}, got {self.hidden_size}.")
         for name in ("local_alignment", "attention_window"):
-            if getattr(self, name) is not None and self.attention_type != "local":
-                raise ValueError(
-                    f'`{name}` is for `attention_type="local"`, not {self.attention_type!r}: leave it out.'
-                )
-        if self.input_feeding and self.attention_type in ("none", "additive"):
-            what = (
-                "has no attentional vector to feed" if self.attention_type == "none" else "feeds its context already"
-            )
-            raise ValueError(
-                f'`input_feeding` is for dot, general, concat and local attention; "{self.attention_type}" {what}.'
-            )
+            if getattr(self, name) is not None and kind != "local":
+                raise ValueError(f'`{name}` is for `attention_type="local"`, not {kind!r}: leave it out.')
+        if self.input_feeding and kind in ("none", "additive"):
+            what = "has no attentional vector to feed" if kind == "none" else "feeds its context already"
+            raise ValueError(f'`input_feeding` is for dot, general, concat and local attention; "{kind}" {what}.')
 
 
 __all__ = ["RecurrentConfig"]

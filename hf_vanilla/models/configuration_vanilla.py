@@ -1,5 +1,6 @@
 """Configurations of the three Transformer families: encoder-decoder (the paper), encoder-only and decoder-only."""
 
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 from huggingface_hub.dataclasses import strict
@@ -17,6 +18,20 @@ PAPER_NAMES = {
     "hidden_act": "activation_function",
 }
 
+# The names of a stack alone, whose depth may also be called as in an encoder-decoder.
+STACK_NAMES = PAPER_NAMES | {"N": "num_hidden_layers"}
+
+SIZES = ("vocab_size", "hidden_size", "intermediate_size", "qk_head_dim", "v_head_dim", "max_position_embeddings")
+COUNTS = ("num_attention_heads", "encoder_layers", "decoder_layers", "num_hidden_layers", "attention_window")
+RATES = ("dropout", "attention_dropout", "activation_dropout", "classifier_dropout")
+# Fields of any family, the condition on their values, and how an error puts it.
+BOUNDS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
+    ((*SIZES, *COUNTS), lambda value: value >= 1, "be at least 1"),
+    (("position_offset", "type_vocab_size"), lambda value: value >= 0, "not be negative"),
+    (RATES, lambda value: 0 <= value < 1, "lie in [0, 1)"),
+    (("layer_norm_eps", "initializer_range"), lambda value: value > 0, "be positive"),
+)
+
 # Megatron-style tensor parallelism: heads and inner units are split, and summed again by `o_proj` and `linear2`.
 ATTENTION_TP_PLAN = {"q_proj": "colwise", "k_proj": "colwise", "v_proj": "colwise", "o_proj": "rowwise"}
 STACK_TP_PLAN = {
@@ -24,17 +39,6 @@ STACK_TP_PLAN = {
     "layers.*.feed_forward.linear1": "colwise",
     "layers.*.feed_forward.linear2": "rowwise",
 }
-# What a [`VanillaConfig`] has, or has another value for, than the configurations of its stacks.
-SEQ2SEQ_FIELDS = (
-    "model_type",
-    "is_encoder_decoder",
-    "architectures",
-    "auto_map",
-    "decoder_start_token_id",
-    "logits_bias",
-    "encoder_layers",
-    "decoder_layers",
-)
 
 
 @strict
@@ -43,6 +47,8 @@ class FamilyConfig(PreTrainedConfig):
 
     # The module and class for each Auto class of the family, which `save_pretrained` writes into a checkpoint.
     family_auto_map: ClassVar[dict[str, str]] = {}
+    # The values that a field may have.
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {}
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Take the paper's N, where it is the depth of two stacks, for both."""
@@ -51,7 +57,15 @@ class FamilyConfig(PreTrainedConfig):
         super().__post_init__(**kwargs)
 
     def validate_architecture(self) -> None:
-        """Raise `ValueError` for fields that do not fit together: a part of the validation that `@strict` runs."""
+        """Raise `ValueError` for values outside of their range, or that do not fit together; `@strict` calls this."""
+        given = {name: value for name, value in vars(self).items() if value is not None}
+        for names, is_valid, rule in BOUNDS:
+            for name in names:
+                if name in given and not is_valid(given[name]):
+                    raise ValueError(f"`{name}` must {rule}, got {given[name]}.")
+        for name, allowed in self.choices.items():
+            if name in given and given[name] not in allowed:
+                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {given[name]!r}.")
 
     @classmethod
     def from_dict(
@@ -69,8 +83,7 @@ class FamilyConfig(PreTrainedConfig):
 
 @strict
 class VanillaBaseConfig(FamilyConfig):
-    r"""
-    The fields that all families share. Defaults are the paper's base model (Table 3).
+    r"""The fields that all families share. Defaults are the paper's base model (Table 3).
 
     Args:
         vocab_size (`int`, defaults to 37000):
@@ -86,8 +99,7 @@ class VanillaBaseConfig(FamilyConfig):
         v_head_dim (`int`, *optional*):
             d_v, the width of a head's values; `hidden_size / num_attention_heads` if not given.
         dropout (`float`, defaults to 0.1):
-            P_drop, on the output of each sub-layer before it is added to its input, and on the sum of embeddings and
-            positions (section 5.4).
+            P_drop, on each sub-layer's output before the residual sum, and on embeddings plus positions (section 5.4).
         attention_dropout (`float`, defaults to 0.0):
             Dropout on the attention weights. The paper has none; BERT, GPT-2, Marian and BART have.
         activation_dropout (`float`, defaults to 0.0):
@@ -98,11 +110,9 @@ class VanillaBaseConfig(FamilyConfig):
             `"sinusoidal"` (section 3.5), without an upper length; `"sinusoidal_halves"`, the same with all sines
             before all cosines (Marian); or `"learned"` (Table 3 (E); BERT, GPT-2, BART).
         norm_position (`str`, defaults to `"post"`):
-            Layer normalization after the residual sum (`"post"`, section 3.1) or before each sub-layer (`"pre"`;
-            GPT-2).
+            Layer normalization after the residual sum (`"post"`, section 3.1) or before sub-layers (`"pre"`, GPT-2).
         final_norm (`bool`, *optional*):
-            Layer normalization behind each stack; if not given, where the sub-layers are pre-norm (GPT-2). In
-            `torch.nn.Transformer` there is one behind post-norm stacks, too.
+            Layer normalization behind each stack (`torch.nn.Transformer`); if not given, behind pre-norm ones (GPT-2).
         embedding_norm (`bool`, defaults to `False`):
             Layer normalization of the sum of embeddings and positions (BERT, BART).
         layer_norm_eps (`float`, defaults to 1e-5):
@@ -121,11 +131,17 @@ class VanillaBaseConfig(FamilyConfig):
             Special tokens.
 
     Raises:
-        ValueError: for sizes below 1, dropout outside [0, 1), an unknown activation, position or norm, a hidden size
-            that the heads do not divide (where a head's width is not given), or an odd one with sinusoidal positions.
+        ValueError: for values outside of their range, a hidden size that the heads do not divide (where a head's width
+            is not given), or an odd one with sinusoidal positions.
     """
 
     attribute_map: ClassVar[dict[str, str]] = PAPER_NAMES
+    choices: ClassVar[dict[str, tuple[str, ...]]] = {
+        "position_embedding_type": ("sinusoidal", "learned", "sinusoidal_halves"),
+        "norm_position": ("post", "pre"),
+        "activation_function": tuple(ACT2FN),
+        "classifier_activation": tuple(ACT2FN),
+    }
 
     vocab_size: int = 37000
     hidden_size: int = 512
@@ -152,30 +168,7 @@ class VanillaBaseConfig(FamilyConfig):
     eos_token_id: int | list[int] | None = 2
 
     def validate_architecture(self) -> None:
-        layers = ("encoder_layers", "decoder_layers") if self.is_encoder_decoder else ("num_hidden_layers",)
-        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_attention_heads", "max_position_embeddings")
-        for name in (*sizes, "qk_head_dim", "v_head_dim", *layers):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {value}.")
-        for name in ("position_offset", "type_vocab_size"):
-            if getattr(self, name, 0) < 0:
-                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}.")
-        for name in ("dropout", "attention_dropout", "activation_dropout", "classifier_dropout"):
-            if not 0 <= getattr(self, name, 0) < 1:
-                raise ValueError(f"`{name}` must lie in [0, 1), got {getattr(self, name)}.")
-        for name in ("layer_norm_eps", "initializer_range"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}.")
-        choices = {
-            "position_embedding_type": ("sinusoidal", "learned", "sinusoidal_halves"),
-            "norm_position": ("post", "pre"),
-            "activation_function": tuple(ACT2FN),
-            "classifier_activation": tuple(ACT2FN),
-        }
-        for name, allowed in choices.items():
-            if getattr(self, name, allowed[0]) not in allowed:
-                raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {getattr(self, name)!r}.")
+        super().validate_architecture()
         if None in (self.qk_head_dim, self.v_head_dim) and self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "
@@ -190,8 +183,7 @@ class VanillaBaseConfig(FamilyConfig):
 
 @strict
 class VanillaConfig(VanillaBaseConfig):
-    r"""
-    Configuration of the encoder-decoder, the paper's model. See [`VanillaBaseConfig`] for the shared fields.
+    r"""Configuration of the encoder-decoder, the paper's model. See [`VanillaBaseConfig`] for the shared fields.
 
     Args:
         encoder_layers, decoder_layers (`int`, default to 6):
@@ -235,8 +227,7 @@ StackConfigType = TypeVar("StackConfigType", bound="StackConfig")
 
 @strict
 class StackConfig(VanillaBaseConfig):
-    r"""
-    The fields that the families of one stack share.
+    r"""The fields that the families of one stack share.
 
     Args:
         num_hidden_layers (`int`, defaults to 6):
@@ -261,15 +252,17 @@ class StackConfig(VanillaBaseConfig):
         """Build the configuration from a dictionary, which may be that of an encoder-decoder ([`VanillaConfig`])."""
         if config_dict.get("model_type") == VanillaConfig.model_type:
             depth = config_dict.get(cls.depth_in_seq2seq, getattr(VanillaConfig, cls.depth_in_seq2seq))
-            config_dict = {name: value for name, value in config_dict.items() if name not in SEQ2SEQ_FIELDS}
+            # What only an encoder-decoder has, or has another value for.
+            others = VanillaConfig.__dataclass_fields__.keys() - cls.__dataclass_fields__.keys()
+            others |= {"model_type", "is_encoder_decoder", "architectures", "auto_map"}
+            config_dict = {name: value for name, value in config_dict.items() if name not in others}
             config_dict["num_hidden_layers"] = depth
         return super().from_dict(config_dict, **kwargs)
 
 
 @strict
 class VanillaEncoderConfig(StackConfig):
-    r"""
-    Configuration of the encoder stack alone, the way to BERT. See [`StackConfig`] for the shared fields.
+    r"""Configuration of the encoder stack alone, the way to BERT. See [`StackConfig`] for the shared fields.
 
     Args:
         type_vocab_size (`int`, defaults to 0):
@@ -282,11 +275,7 @@ class VanillaEncoderConfig(StackConfig):
 
     model_type = "vanilla_encoder"
     depth_in_seq2seq: ClassVar[str] = "encoder_layers"
-    attribute_map: ClassVar[dict[str, str]] = {
-        **PAPER_NAMES,
-        "N": "num_hidden_layers",
-        "encoder_layers": "num_hidden_layers",
-    }
+    attribute_map: ClassVar[dict[str, str]] = STACK_NAMES | {"encoder_layers": "num_hidden_layers"}
     family_auto_map: ClassVar[dict[str, str]] = {
         "AutoConfig": "configuration_vanilla.VanillaEncoderConfig",
         "AutoModel": "modeling_vanilla_encoder.VanillaEncoderModel",
@@ -304,8 +293,7 @@ class VanillaEncoderConfig(StackConfig):
 
 @strict
 class VanillaDecoderConfig(StackConfig):
-    r"""
-    Configuration of the decoder stack alone, the way to GPT. See [`StackConfig`] for the shared fields.
+    r"""Configuration of the decoder stack alone, the way to GPT. See [`StackConfig`] for the shared fields.
 
     Args:
         use_cache (`bool`, defaults to `True`):
@@ -315,11 +303,7 @@ class VanillaDecoderConfig(StackConfig):
     model_type = "vanilla_decoder"
     depth_in_seq2seq: ClassVar[str] = "decoder_layers"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
-    attribute_map: ClassVar[dict[str, str]] = {
-        **PAPER_NAMES,
-        "N": "num_hidden_layers",
-        "decoder_layers": "num_hidden_layers",
-    }
+    attribute_map: ClassVar[dict[str, str]] = STACK_NAMES | {"decoder_layers": "num_hidden_layers"}
     family_auto_map: ClassVar[dict[str, str]] = {
         "AutoConfig": "configuration_vanilla.VanillaDecoderConfig",
         "AutoModel": "modeling_vanilla_decoder.VanillaDecoderModel",
