@@ -12,6 +12,7 @@ Weights begin as N(0, 1 / d_model), so that queries and keys have mean 0 and var
 """
 
 import argparse
+import inspect
 import json
 import math
 import signal
@@ -78,8 +79,11 @@ def without_causal_mask(model: nn.Module) -> None:
     """Let each position of the target see all of it: the decoder takes a mask of four dimensions as it is."""
 
     def show_all(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]]:
-        batch, length = kwargs["input_ids" if kwargs.get("input_ids") is not None else "inputs_embeds"].shape[:2]
-        return args, kwargs | {"attention_mask": torch.ones(batch, 1, length, length, dtype=torch.bool)}
+        given = inspect.signature(module.forward).bind(*args, **kwargs).arguments
+        given |= given.pop("kwargs", {})
+        ids = given.get("input_ids")
+        batch, length = (given["inputs_embeds"] if ids is None else ids).shape[:2]
+        return (), given | {"attention_mask": torch.ones(batch, 1, length, length, dtype=torch.bool)}
 
     model.model.decoder.register_forward_pre_hook(show_all, with_kwargs=True)
 
@@ -213,9 +217,11 @@ def report_claims() -> str:
     ]
     patches = {"with positions": None, "without": without_positions}
     shuffled = [[name, *(f"{value:.1e}" for value in shuffled_outputs(patches[name]))] for name in patches]
-    names = ("the paper's", "without residuals", "without normalisation")
+    patches = {"the paper's": None, "without residuals": without_residuals}
+    patches["without normalisation"] = without_normalisation
     layers = [
-        [name, *(f"{apart:.2g} / {std:.2f}" for apart, std in layer_by_layer(VARIANTS[name][1]))] for name in names
+        [name, *(f"{apart:.2g} / {std:.2f}" for apart, std in layer_by_layer(patch))]
+        for name, patch in patches.items()
     ]
     future = [f"{gradient_from_the_future(patch):.2g}" for patch in (None, without_causal_mask)]
     return "\n\n".join(
