@@ -87,7 +87,8 @@ def load_test_set(options: argparse.Namespace) -> tuple[list[str], list[list[str
         sources, *files = read_parallel_files(options.source, *options.reference)
         return sources, list(map(list, zip(*files, strict=True))), str(options.source)
     run = read_training_config(options.model)
-    own, names = {} if options.corpus else run, ("target_path", "source_column", "target_column")
+    own = {} if options.corpus else run
+    names = ("target_path", "source_column", "target_column")
     fields = {name: own.get(name, getattr(options, name)) for name in names}
     corpus = options.corpus or run.get("corpus", "verses")
     splits = hf_vanilla.load_corpus(corpus, configuration=run.get("corpus_configuration"), **fields)

@@ -13,9 +13,8 @@ class ExplainFields(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from hf_vanilla.training.config import TrainingConfig
 
-        fields = TrainingConfig.parser(parser.prog).format_help()
-        after = fields[fields.index("\n  --task") :]
-        print(f"{parser.format_help()}\nfields of CONFIG.yaml, and options after it:{after}")
+        fields = "".join(TrainingConfig.parser(parser.prog).format_help().partition("\n  --task")[1:])
+        print(f"{parser.format_help()}\nfields of CONFIG.yaml, and options after it:{fields}")
         parser.exit()
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -59,7 +58,7 @@ def run_translate(options: argparse.Namespace) -> None:
     refuse_undecodable(undecodable, source or "standard input", "left empty")
 
 
-def refuse_undecodable(numbers: Sequence[int], name: str | Path, outcome: str) -> None:
+def refuse_undecodable(numbers: list[int], name: str | Path, outcome: str) -> None:
     """Raise `ValueError` that names the first ten of the lines that are not UTF-8, if there are any."""
     if numbers:
         some = ", ".join(map(str, numbers[:10])) + (", ..." if len(numbers) > 10 else "")

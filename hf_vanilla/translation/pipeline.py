@@ -1,6 +1,6 @@
 """The pipeline "translation" of transformers."""
 
-from typing import Any, NoReturn
+from typing import Any
 
 from transformers import Pipeline
 
@@ -26,8 +26,7 @@ class TranslationPipeline(Pipeline):
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
         return {}, options, {}
 
-    def preprocess(self, input_: object, **options: object) -> NoReturn:
-        raise NotImplementedError  # pipelines prepare texts one by one, but a translator makes batches of them itself
-
-    _forward: Any = preprocess
-    postprocess: Any = preprocess
+    # A pipeline takes these three steps for one text after the other, but a translator makes batches itself.
+    preprocess: Any = None
+    _forward: Any = None
+    postprocess: Any = None

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from transformers import AutoModelForCausalLM, TextStreamer, set_seed
 
 from hf_vanilla.environment import keep_freed_memory, use_onednn_for_float32
@@ -25,8 +26,6 @@ def generate_texts(
         FileNotFoundError: there is no such folder or model.
         ValueError: it is no language model, has no tokenizer, or has no positions for so many tokens.
     """
-    from accelerate import PartialState
-
     keep_freed_memory()
     use_onednn_for_float32()
     set_seed(seed)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
 from torch import nn
 from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
@@ -104,8 +105,6 @@ class Translator:
             FileNotFoundError: there is no such folder or model.
             ValueError: it is no model that translates, has no tokenizer, or does not have the precision.
         """
-        from accelerate import PartialState
-
         use_onednn_for_float32()
         hub = {"trust_remote_code": trust_remote_code}
         config, tokenizer = load_config_and_tokenizer(name, AutoModelForSeq2SeqLM, "one that translates", **hub)
@@ -123,11 +122,8 @@ class Translator:
         """Return the translation of a text, or the list of those of many, in their order.
 
         A blank text stays blank; a long one is cut into sentences, which are joined again. `progress` shows a bar;
-        `search` are `num_beams`, `n_best` and `length_penalty`, as [`stream`] explains them.
-
-        Raises:
-            TypeError: a text is no string.
-            ValueError: a number is out of range.
+        `search` are `num_beams`, `n_best` and `length_penalty`, as [`stream`] explains them. What is no string is a
+        TypeError, a number out of range a ValueError.
         """
         many = [texts] if isinstance(texts, str) else list(texts)
         bar = {"desc": "translating", "total": len(many), "unit": " texts", "mininterval": 1, "disable": not progress}
@@ -143,14 +139,12 @@ class Translator:
         length_penalty: float | None = None,
         pool: int = POOL,
     ) -> Iterator[Any]:
-        """Yield the translation of each text, as they come; at most `pool` texts are held at a time.
+        """Yield the translation of each text, as they come; `pool` texts are held at a time, and sorted by length.
 
         Args:
-            texts: any number of them; blank and long ones, and the errors, are as for the call.
             num_beams: 1 is greedy; by default, what the model's generation config says.
             n_best: if given, yield this many of the best [`Hypothesis`] of each text instead of one string.
             length_penalty: alpha of the paper; by default, what the model's generation config says.
-            pool: the number of texts that are sorted by length together.
         """
         config = self.model.generation_config
         beams = (config.num_beams or 1) if num_beams is None else num_beams
@@ -170,9 +164,6 @@ class Translator:
 
     def translate_pool(self, texts: list[str], search: dict[str, Any]) -> list[list[Hypothesis]]:
         """Return the hypotheses of each text, best first; parts of about equal length are translated together."""
-        for text in texts:
-            if not isinstance(text, str):
-                raise TypeError(f"expected texts, got {type(text).__name__}: {text!r:.60}")
         parts = [(row, part) for row, text in enumerate(texts) for part in self.cut(text)]
         encoded = self.tokenizer([part for _, part in parts])["input_ids"] if parts else []
         translated: dict[int, list[Hypothesis]] = {}
@@ -187,10 +178,9 @@ class Translator:
         return [[join(ranks) for ranks in zip(*each, strict=True)] or [Hypothesis("", 0.0)] for each in of_text]
 
     def cut(self, text: str) -> list[str]:
-        """Return a text as it is, a blank one as no parts, and one of too many tokens as its sentences.
-
-        A sentence of too many tokens is cut between words, and a word of too many within.
-        """
+        """Return the parts of a text: itself, none if it is blank, sentences or pieces of them if it is too long."""
+        if not isinstance(text, str):
+            raise TypeError(f"expected texts, got {type(text).__name__}: {text!r:.60}")
         # A file's lines come with their ends, and half of a surrogate pair is no text.
         text, most = text.strip().encode("utf-8", "replace").decode(), self.max_source_tokens
         # Each token has at least one byte, so that most texts need not be encoded to see that they are short.
