@@ -20,9 +20,22 @@ import re
 import statistics
 import tempfile
 import time
+import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+import torch
+from peers.measuring import seconds_of
+from peers.models import SIZES, configure
+from transformers import AutoModelForSeq2SeqLM
+from transformers.utils import logging
+
+import hf_vanilla
+from hf_vanilla import IncrementalDecoder, beam_search
+from hf_vanilla.environment import use_onednn_for_float32
 
 PEERS = ("marian", "bart", "ctranslate2-float32", "ctranslate2-int8")
 TOKENS = 40
@@ -31,16 +44,11 @@ TARGET_LENGTHS = (64, 128, 256, 512, 1024)
 
 def build(name: str, size: str, exported: str) -> Callable[[Any, Any, int], object]:
     """Return a function that translates ids and their mask, (sentences, 32) each, with a number of beams."""
-    import torch
-    import transformers
-    from peers.models import SIZES, configure
-
     if name.startswith("ctranslate2"):
         import ctranslate2
 
-        engine = ctranslate2.Translator(
-            exported, compute_type=name.split("-")[1], inter_threads=1, intra_threads=torch.get_num_threads()
-        )
+        threads = {"inter_threads": 1, "intra_threads": torch.get_num_threads()}
+        engine = ctranslate2.Translator(exported, compute_type=name.split("-")[1], **threads)
 
         def by_ctranslate2(ids: Any, mask: Any, beams: int) -> object:
             sources = [[str(i) for i in row[:n]] for row, n in zip(ids.tolist(), mask.sum(1).tolist(), strict=True)]
@@ -49,48 +57,36 @@ def build(name: str, size: str, exported: str) -> Callable[[Any, Any, int], obje
 
         return by_ctranslate2
     if name in ("marian", "bart"):
-        model = transformers.AutoModelForSeq2SeqLM.from_config(configure(name, SIZES[size])).eval()
-        return lambda ids, mask, beams: model.generate(
-            ids, attention_mask=mask, num_beams=beams, max_new_tokens=TOKENS, min_new_tokens=TOKENS
-        )
-    from hf_vanilla import IncrementalDecoder, beam_search
+        model = AutoModelForSeq2SeqLM.from_config(configure(name, SIZES[size])).eval()
+        lengths = {"min_new_tokens": TOKENS, "max_new_tokens": TOKENS}
+        return lambda ids, mask, beams: model.generate(ids, attention_mask=mask, num_beams=beams, **lengths)
     from hf_vanilla.translation.translator import pack_linears
 
-    precision = name.removeprefix("hf_vanilla ")
-    ours = random_model(size)
+    ours, precision = random_model(size), name.removeprefix("hf_vanilla ")
     if precision == "bfloat16":
-        ours, precision = ours.to(torch.bfloat16), "float32"
+        ours, precision = ours.bfloat16(), "float32"
     decoder = IncrementalDecoder(ours, precision)
     encoder: Any = ours.get_encoder() if precision == "float32" else pack_linears(ours.get_encoder(), precision)
-    return lambda ids, mask, beams: ours.generate(
-        ids,
-        attention_mask=mask,
-        encoder_outputs=encoder(input_ids=ids, attention_mask=mask),
-        num_beams=beams,
-        max_new_tokens=TOKENS,
-        eos_token_id=None,
-        custom_generate=beam_search,
-        incremental_decoder=decoder,
-    )
+    options = {"max_new_tokens": TOKENS, "eos_token_id": None, "custom_generate": beam_search}
+
+    def by_us(ids: Any, mask: Any, beams: int) -> object:
+        inputs = {"attention_mask": mask, "encoder_outputs": encoder(input_ids=ids, attention_mask=mask)}
+        return ours.generate(ids, **inputs, num_beams=beams, **options, incremental_decoder=decoder)
+
+    return by_us
 
 
 def random_model(size: str) -> Any:
     """Return this package's Transformer with random weights."""
-    import torch
-    from peers.models import SIZES
-
-    from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration
-
     torch.manual_seed(0)
     shape, tokens = SIZES[size], {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1}
     sizes = {"d_model": shape.width, "d_ff": shape.inner, "h": shape.heads, "N": shape.layers}
-    return VanillaForConditionalGeneration(VanillaConfig(vocab_size=shape.vocabulary, **sizes, **tokens)).eval()
+    config = hf_vanilla.VanillaConfig(vocab_size=shape.vocabulary, **sizes, **tokens)
+    return hf_vanilla.VanillaForConditionalGeneration(config).eval()
 
 
 def export(size: str, folder: str) -> None:
     """Write the model for CTranslate2, with ids as text for its tokens."""
-    from unittest import mock
-
     from hf_vanilla.conversion.export import export_to_ctranslate2
 
     model = random_model(size)
@@ -106,47 +102,31 @@ def memory(name: str) -> float:
 
 def work(name: str, size: str, threads: int | None, exported: str, connection: Any) -> None:
     """Run a peer's process, which answers (sentences, beams) with seconds and MiB."""
-    import warnings
-
-    import torch
-    from peers.models import SIZES
-    from transformers.utils import logging
-
     warnings.simplefilter("ignore")
     logging.set_verbosity_error()
     torch.set_num_threads(threads or torch.get_num_threads())
     if name.startswith("hf_vanilla"):
-        from hf_vanilla.environment import use_onednn_for_float32
-
         use_onednn_for_float32()
     translate = build(name, size, exported)
     loaded = memory("VmRSS")
     connection.send("ready")
-    while point := connection.recv():
-        sentences, beams = point
+    for sentences, beams in iter(connection.recv, None):
         torch.manual_seed(1)
         ids = torch.randint(5, SIZES[size].vocabulary, (sentences, 32))
         mask = (torch.arange(32) < torch.linspace(32, 20, sentences).long()[:, None]).long()
         Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
-        start = time.perf_counter()
         with torch.inference_mode():
-            translate(ids, mask, beams)
-        seconds = time.perf_counter() - start
+            seconds = seconds_of(partial(translate, ids, mask, beams))
         connection.send((seconds, memory("VmHWM") - loaded))
 
 
 def by_length(rounds: int) -> None:
     """Print the milliseconds a token of greedy search, 8 sources of 32 tokens, by the length of the targets."""
-    import torch
-    from peers.models import SIZES
-
-    from hf_vanilla import RecurrentConfig, RecurrentForConditionalGeneration
-
     shape, models = SIZES["small"], dict[str, Any]()
-    for attention in ("none", "additive", "dot", "local"):
-        sizes = {"vocab_size": shape.vocabulary, "hidden_size": shape.width, "N": shape.layers}
-        config = RecurrentConfig(**sizes, attention_type=attention)
-        models[f"recurrent, {attention}"] = RecurrentForConditionalGeneration(config).eval()
+    sizes = {"vocab_size": shape.vocabulary, "hidden_size": shape.width, "N": shape.layers}
+    for kind in ("none", "additive", "dot", "local"):
+        config = hf_vanilla.RecurrentConfig(**sizes, attention_type=kind)
+        models[f"recurrent, {kind}"] = hf_vanilla.RecurrentForConditionalGeneration(config).eval()
     models["Transformer"] = random_model("small")
     ids = torch.randint(5, shape.vocabulary, (8, 32))
     print("| ms a token | " + " | ".join(f"{length} tokens" for length in TARGET_LENGTHS) + " |")
@@ -154,12 +134,9 @@ def by_length(rounds: int) -> None:
     for name, model in models.items():
         cells = []
         for length in TARGET_LENGTHS:
-            seconds = []
-            for _ in range(rounds):
-                start = time.perf_counter()
-                lengths = {"min_new_tokens": length, "max_new_tokens": length}
-                model.generate(ids, attention_mask=torch.ones_like(ids), do_sample=False, **lengths)
-                seconds.append(time.perf_counter() - start)
+            options = {"attention_mask": torch.ones_like(ids), "do_sample": False}
+            options |= {"min_new_tokens": length, "max_new_tokens": length}
+            seconds = [seconds_of(partial(model.generate, ids, **options)) for _ in range(rounds)]
             cells.append(f"{1000 * statistics.median(seconds) / length:.2f}")
         print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
 
@@ -179,10 +156,9 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("base", "small"), default="base")
-    parser.add_argument(
-        "--batch", nargs="+", type=int, default=[1, 8, 32, 128], help="sentences (default: 1 8 32 128)"
-    )
-    parser.add_argument("--beams", nargs="+", type=int, default=[1, 4], help="(default: 1 4)")
+    numbers: dict[str, Any] = {"nargs": "+", "type": int}
+    parser.add_argument("--batch", **numbers, default=[1, 8, 32, 128], help="sentences (default: 1 8 32 128)")
+    parser.add_argument("--beams", **numbers, default=[1, 4], help="(default: 1 4)")
     parser.add_argument("--precision", nargs="+", default=["float32", "float16", "int8"], help="of ours")
     parser.add_argument("--peers", nargs="+", choices=PEERS, default=list(PEERS), help="besides Marian (default: all)")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each (default: 5)")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
@@ -39,12 +39,7 @@ def export_to_ctranslate2(
     """Write a seq2seq model as [CTranslate2](https://opennmt.net/CTranslate2) reads it, with the tokenizer's files.
 
     It takes tokens, the end of the sentence among them: `tokenizer.convert_ids_to_tokens(tokenizer(text).input_ids)`.
-
-    Args:
-        model: the model.
-        tokenizer: the model's.
-        folder: where it goes; it must not exist, or be empty.
-        quantization: as CTranslate2 names them: "int8", "float16", ...; float32 if not given.
+    `folder` must not exist, or be empty; `quantization` is named as there ("int8", "float16", ...), or None: float32.
 
     Raises:
         ImportError: ctranslate2 is not installed.
@@ -56,15 +51,11 @@ def export_to_ctranslate2(
         raise ImportError("to export for CTranslate2: pip install ctranslate2") from error
     folder, config = Path(folder), model.config
     check_export(model, tokenizer, folder)
-    width = config.hidden_size // config.num_attention_heads
+    pre_norm, sizes = config.norm_position == "pre", {None, config.hidden_size // config.num_attention_heads}
     unfit = {
         f"activation_function {config.activation_function!r}": config.activation_function not in ACTIVATIONS,
-        "heads of other sizes than hidden_size / num_attention_heads": any(
-            size not in (None, width) for size in (config.qk_head_dim, config.v_head_dim)
-        ),
-        "norm behind a stack but where sub-layers are pre-norm": (
-            config.final_norm not in (None, config.norm_position == "pre")
-        ),
+        "heads of other sizes than hidden_size / num_attention_heads": {config.qk_head_dim, config.v_head_dim} - sizes,
+        "norm behind a stack but where sub-layers are pre-norm": config.final_norm not in (None, pre_norm),
     }
     for what, applies in unfit.items():
         if applies:
@@ -72,7 +63,7 @@ def export_to_ctranslate2(
     spec = transformer_spec.TransformerSpec.from_config(
         (config.encoder_layers, config.decoder_layers),
         config.num_attention_heads,
-        pre_norm=config.norm_position == "pre",
+        pre_norm=pre_norm,
         activation=getattr(common_spec.Activation, ACTIVATIONS[config.activation_function]),
         layernorm_embedding=config.embedding_norm,
     )
@@ -127,7 +118,7 @@ class SourceEncoder(nn.Module):
         self.encoder = model.get_encoder()
         self.attentions: Any = nn.ModuleList(layer.cross_attention for layer in model.get_decoder().layers)
 
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> list[torch.Tensor]:
+    def forward(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
         """Return the key and the value, each (batch, heads, source, d_k or d_v), of each layer in turn."""
         encoded = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
         pairs = [attention.keys_and_values(encoded, encoded, None) for attention in self.attentions]
@@ -142,18 +133,11 @@ class CachedDecoder(nn.Module):
         self.decoder, self.lm_head = model.get_decoder(), model.lm_head
 
     def forward(
-        self,
-        input_ids: torch.Tensor,
-        encoder_attention_mask: torch.Tensor,
-        source: list[torch.Tensor],
-        past: list[torch.Tensor],
-    ) -> list[torch.Tensor]:
+        self, input_ids: Tensor, encoder_attention_mask: Tensor, source: list[Tensor], past: list[Tensor]
+    ) -> list[Tensor]:
         """Return logits (batch, length, vocab_size), then the key and the value (batch, heads, past + length, ...) of
-        each layer in turn.
-
-        `input_ids` are (batch, length), `encoder_attention_mask` (batch, source); `source` and `past` hold the key and
-        the value (batch, heads, source or past, ...) of each layer.
-        """
+        each layer in turn, for ids (batch, length) and a mask (batch, source). `source` and `past` hold the key and
+        the value (batch, heads, source or past, ...) of each layer."""
         caches = [DynamicCache(list(zip(states[::2], states[1::2], strict=True))) for states in (past, source)]
         length, past_length = input_ids.shape[1], past[0].shape[2]
         # `(query, key)` is true where a token of the target may look: at its past and itself.
@@ -186,15 +170,9 @@ def export_to_onnx(
       `past_key_values.I.encoder.key`, `.value`, `past_key_values.I.decoder.key`, `.value` (batch, heads, past, ...)
       to `logits` (batch, length, vocab_size) and `present.I.decoder.key`, `.value`.
 
-    Args:
-        model: the model.
-        tokenizer: the model's.
-        folder: where it goes; it must not exist, or be empty.
-
     Raises:
         ImportError: onnx or onnxscript is not installed.
-        ValueError: for a model of another family, a tokenizer with more tokens than it, and a folder that holds
-            something.
+        ValueError: for a model of another family, a tokenizer with more tokens than it, and a folder with something.
     """
     if not (find_spec("onnx") and find_spec("onnxscript")):
         raise ImportError("to export to ONNX: pip install 'hf-vanilla[onnx]'")
@@ -206,30 +184,16 @@ def export_to_onnx(
     of_source, of_past = ([name.format(stack) for name in names] for stack in ("encoder", "decoder"))
     sources, mask, targets = (torch.ones(3, size, dtype=torch.long) for size in (7, 7, 5))
     batch, source, past, length = map(torch.export.Dim, ("batch", "source", "past", "length"))
+    ids, many = {0: batch, 1: source}, len(names)
+    dimensions = ({0: batch, 1: length}, ids, [{0: batch, 2: source}] * many, [{0: batch, 2: past}] * many)
     with torch.no_grad():
-        encoder, decoder = SourceEncoder(model), CachedDecoder(model)
-        keys_and_values = encoder(sources, mask)
-        write_graph(
-            encoder,
-            (sources, mask),
-            ({0: batch, 1: source}, {0: batch, 1: source}),
-            ["input_ids", "attention_mask"],
-            [f"present.{name}" for name in of_source],
-            folder / "encoder_model.onnx",
-        )
-        write_graph(
-            decoder,
-            (targets, mask, keys_and_values, [states[:, :, :2] for states in keys_and_values]),
-            (
-                {0: batch, 1: length},
-                {0: batch, 1: source},
-                [{0: batch, 2: source}] * len(names),
-                [{0: batch, 2: past}] * len(names),
-            ),
-            ["input_ids", "encoder_attention_mask", *(f"past_key_values.{name}" for name in (*of_source, *of_past))],
-            ["logits", *(f"present.{name}" for name in of_past)],
-            folder / "decoder_model.onnx",
-        )
+        encoder, outputs = SourceEncoder(model), [f"present.{name}" for name in of_source]
+        inputs = ["input_ids", "attention_mask"]
+        write_graph(encoder, (sources, mask), (ids, ids), inputs, outputs, folder / "encoder_model.onnx")
+        states, outputs = encoder(sources, mask), ["logits", *(f"present.{name}" for name in of_past)]
+        arguments = (targets, mask, states, [each[:, :, :2] for each in states])
+        inputs = ["input_ids", "encoder_attention_mask", *(f"past_key_values.{name}" for name in of_source + of_past)]
+        write_graph(CachedDecoder(model), arguments, dimensions, inputs, outputs, folder / "decoder_model.onnx")
     config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -238,11 +202,8 @@ def export_to_onnx(
 def write_graph(
     module: nn.Module, inputs: Any, dynamic_shapes: Any, input_names: list[str], output_names: list[str], path: Path
 ) -> None:
-    """Write what a module computes from `inputs` as an ONNX graph to `path`, and its weights beside it.
-
-    `dynamic_shapes` names those dimensions of each input that are free (see `torch.export.export`, which raises where
-    the module fixes one).
-    """
+    """Write what a module computes from `inputs` as an ONNX graph to `path`, and its weights beside it. The dimensions
+    of each input that `dynamic_shapes` names are free: `torch.export.export` raises where the module fixes one."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns that torchvision's operations are not there
