@@ -1,20 +1,19 @@
 """Checks of what goes into a model."""
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def embed_inputs(
     embed_tokens: nn.Embedding,
     prefix: str,
-    input_ids: torch.Tensor | None,
-    inputs_embeds: torch.Tensor | None,
-    attention_mask: torch.Tensor | None,
-    position_ids: torch.Tensor | None,
-    past_length: torch.Tensor | int | None = None,
-) -> torch.Tensor:
+    input_ids: Tensor | None,
+    inputs_embeds: Tensor | None,
+    attention_mask: Tensor | None,
+    position_ids: Tensor | None,
+    past_length: Tensor | int | None = None,
+) -> Tensor:
     """Return the embeddings (batch, length, hidden_size) of `input_ids` (batch, length), or those that were given.
-
     `prefix` is what the names of the arguments begin with where they come from a user: "decoder_" or nothing.
 
     Raises:
@@ -39,23 +38,18 @@ def embed_inputs(
     return inputs_embeds
 
 
-def check_source(states: torch.Tensor, mask: torch.Tensor | None, inputs_embeds: torch.Tensor) -> None:
-    """Raise `ValueError` for encoder states (batch, source, hidden_size) of another batch than the target's
-    `inputs_embeds`, and for a mask of another shape."""
+def check_source(states: Tensor, mask: Tensor | None, inputs_embeds: Tensor) -> None:
+    """Raise `ValueError` for encoder states of another batch than `inputs_embeds`, and masks of another shape."""
     if states.shape[0] != inputs_embeds.shape[0]:
         batches = f"{states.shape[0]} sources and {inputs_embeds.shape[0]} targets"
         raise ValueError(f"`input_ids` and `decoder_input_ids` must be of one batch, got {batches}.")
     check_mask(mask, states, "attention_mask")
 
 
-def check_mask(
-    mask: torch.Tensor | None, embeds: torch.Tensor, name: str, past_length: torch.Tensor | int | None = None
-) -> None:
-    """Raise `ValueError` for a mask that is neither 4D nor (batch, length) like `embeds` (batch, length, ...).
-
-    With a cache, it must cover at least its `past_length` tokens and those of `embeds`.
-    """
-    if not isinstance(mask, torch.Tensor) or mask.ndim == 4 or torch.compiler.is_compiling():
+def check_mask(mask: Tensor | None, embeds: Tensor, name: str, past_length: Tensor | int | None = None) -> None:
+    """Raise `ValueError` for a mask that is neither 4D nor (batch, length) like `embeds` (batch, length, ...) or, with
+    a cache, long enough for its `past_length` tokens and those of `embeds`."""
+    if not isinstance(mask, Tensor) or mask.ndim == 4 or torch.compiler.is_compiling():
         return
     batch, length = embeds.shape[:2]
     least = length if past_length is None else length + int(past_length)
@@ -70,17 +64,13 @@ def check_smoothing(label_smoothing: float) -> None:
         raise ValueError(f"`label_smoothing` must lie in [0, 1], got {label_smoothing}.")
 
 
-def check_ids(ids: torch.Tensor, size: int, name: str, field: str, ignored: int | None = None) -> None:
-    """Raise `ValueError` for ids outside [0, size), other than `ignored`.
-
-    Values are checked on CPU alone, where that costs nothing; elsewhere the host would have to wait for the device.
-    """
+def check_ids(ids: Tensor, size: int, name: str, field: str, ignored: int | None = None) -> None:
+    """Raise `ValueError` for ids outside [0, size), other than `ignored`; on CPU alone, for elsewhere the host would
+    have to wait for the device."""
     if ids.is_floating_point():
         raise ValueError(f"`{name}` must be integers, got {ids.dtype}.")
     if torch.compiler.is_compiling() or ids.device.type != "cpu" or ids.numel() == 0:
         return
-    wrong = (ids < 0) | (ids >= size)
-    if ignored is not None:
-        wrong &= ids != ignored
+    wrong = ((ids < 0) | (ids >= size)) & (True if ignored is None else ids != ignored)
     if wrong.any():
         raise ValueError(f"`{name}` must lie in [0, {size}), which is {field}, got {ids[wrong][0].item()}.")

@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 # Bytes of logits that are held at a time.
 CHUNK = 2**25
@@ -23,14 +24,14 @@ class LinearCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        hidden_states: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None,
-        labels: torch.Tensor,
-        count: torch.Tensor | int,
+        hidden_states: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        labels: Tensor,
+        count: Tensor | int,
         epsilon: float,
         differentiate: bool,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Return the float32 loss of `hidden_states` (rows, hidden_size) and `labels` (rows,)."""
         device = hidden_states.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
@@ -74,7 +75,7 @@ class LinearCrossEntropy(torch.autograd.Function):
         return total / count
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients that `forward` prepared, times `grad`."""
         if torch.is_grad_enabled():
             raise RuntimeError(

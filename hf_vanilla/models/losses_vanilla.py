@@ -5,7 +5,7 @@ from typing import Any, TypeAlias, TypeVar
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 from transformers.configuration_utils import PreTrainedConfig
 from transformers.utils import ModelOutput
@@ -15,44 +15,39 @@ from .fused_loss_vanilla import LinearCrossEntropy
 from .unpadding_vanilla import is_transformed
 
 OutputType = TypeVar("OutputType", bound=ModelOutput)
-TensorMap: TypeAlias = Callable[[torch.Tensor], torch.Tensor]
+TensorMap: TypeAlias = Callable[[Tensor], Tensor]
 
 
 def cross_entropy(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
-    num_items_in_batch: torch.Tensor | int | None = None,
+    logits: Tensor,
+    labels: Tensor,
+    num_items_in_batch: Tensor | int | None = None,
     label_smoothing: float = 0.0,
     name: str = "labels",
     **kwargs: Any,
-) -> torch.Tensor:
-    """Return the cross-entropy in float32: its mean over all labels but -100, or its sum divided by
-    `num_items_in_batch`, the number of labels in the global batch, so that micro-batches add up to one batch. Without
-    any label it is 0.
+) -> Tensor:
+    """Return the cross-entropy in float32: its mean over all labels but -100, 0 without any, or its sum divided by
+    `num_items_in_batch`, the number of labels in the global batch, so that micro-batches add up to one batch.
 
     Args:
-        logits: (..., classes).
-        labels: (...), from 0 to classes - 1, or -100.
+        logits, labels: (..., classes), and (...) from 0 to classes - 1, or -100.
         label_smoothing: epsilon_ls (section 5.4): the label gets probability 1 - epsilon_ls, and all classes
             together, the label's among them, share epsilon_ls evenly.
         name: what an error calls the labels.
 
     Raises:
-        ValueError: for labels of another shape, or outside of the classes (checked on CPU), or a smoothing outside of
-            [0, 1].
+        ValueError: for labels of another shape or that are no class (checked on CPU), or smoothing outside of [0, 1].
     """
     check_smoothing(label_smoothing)
     if labels.shape != logits.shape[:-1]:
         raise ValueError(f"`{name}` must be {tuple(logits.shape[:-1])} like the logits, got {tuple(labels.shape)}.")
     check_ids(labels, logits.shape[-1], name, "the number of classes", ignored=-100)
-    labels = labels.to(logits.device, torch.long)
-    total = F.cross_entropy(
-        logits.flatten(0, -2).float(), labels.flatten(), reduction="sum", label_smoothing=label_smoothing
-    )
+    labels, logits = labels.to(logits.device, torch.long).flatten(), logits.flatten(0, -2).float()
+    total = F.cross_entropy(logits, labels, reduction="sum", label_smoothing=label_smoothing)
     return total / count_of(labels != -100, num_items_in_batch)
 
 
-def has_label(labels: torch.Tensor | None, logits_to_keep: int | torch.Tensor = 0) -> torch.Tensor | None:
+def has_label(labels: Tensor | None, logits_to_keep: int | Tensor = 0) -> Tensor | None:
     """Return a mask of the positions (batch, length) that have a label; None without labels, and where they are not
     those of all positions, but of the last `logits_to_keep` or of those that it lists."""
     all_kept = isinstance(logits_to_keep, int) and logits_to_keep == 0
@@ -61,13 +56,13 @@ def has_label(labels: torch.Tensor | None, logits_to_keep: int | torch.Tensor = 
 
 def logits_and_loss(
     projection: nn.Module,
-    hidden_states: torch.Tensor,
-    labels: torch.Tensor | None,
+    hidden_states: Tensor,
+    labels: Tensor | None,
     output_logits: bool | None,
-    logits_to_keep: int | torch.Tensor = 0,
-    transform: TensorMap = torch.Tensor.contiguous,
+    logits_to_keep: int | Tensor = 0,
+    transform: TensorMap = Tensor.contiguous,
     **kwargs: Any,
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+) -> tuple[Tensor | None, Tensor | None]:
     """Return the logits (batch, length, vocab_size), `projection(transform(hidden_states))`, and the cross-entropy of
     `labels` (batch, length) if there are any; for the last `logits_to_keep` positions, all for 0, or those it lists.
 
@@ -82,31 +77,23 @@ def logits_and_loss(
     return logits, None if labels is None else cross_entropy(logits, labels, **kwargs)
 
 
-def make_output(
-    output_class: type[OutputType], outputs: ModelOutput, loss: torch.Tensor | None, logits: torch.Tensor | None
-) -> OutputType:
-    """Return the output of a head: its loss, its logits, and what its class has in common with the base model's."""
-    shared = {name: value for name, value in outputs.items() if hasattr(output_class, name)}
-    return output_class(loss=loss, logits=logits, **shared)
+def make_output(output_class: type[OutputType], outputs: ModelOutput, **own: Tensor | None) -> OutputType:
+    """Return the output of a head: its `own` loss and logits, and what its class shares with the base model's."""
+    return output_class(**own, **{name: value for name, value in outputs.items() if hasattr(output_class, name)})
 
 
 def projected_cross_entropy(
     projection: nn.Module,
     transform: TensorMap,
-    hidden_states: torch.Tensor,
-    labels: torch.Tensor,
-    num_items_in_batch: torch.Tensor | int | None = None,
+    hidden_states: Tensor,
+    labels: Tensor,
+    num_items_in_batch: Tensor | int | None = None,
     label_smoothing: float = 0.0,
     **kwargs: Any,
-) -> torch.Tensor:
+) -> Tensor:
     """Return `cross_entropy(projection(transform(hidden_states)), labels, ...)`, computed only where there is a label,
-    and with no more than `CHUNK` bytes of logits at a time.
-
-    Args:
-        projection: gives logits; if it is more than a linear layer, as an adapter is, all of them are held at once.
-        transform: a function of each position by itself.
-        hidden_states: (..., hidden_size).
-    """
+    and with no more than `CHUNK` bytes of logits at a time, unless `projection` is more than a linear layer, as an
+    adapter is. `transform` sees each position of `hidden_states` (..., hidden_size) by itself."""
     if is_transformed():
         return cross_entropy(projection(transform(hidden_states)), labels, num_items_in_batch, label_smoothing)
     check_smoothing(label_smoothing)
@@ -120,23 +107,21 @@ def projected_cross_entropy(
     if type(projection) is not nn.Linear or type(projection.weight) is not nn.Parameter or is_watched(projection):
         return cross_entropy(projection(hidden_states), labels, count, label_smoothing)
     check_ids(labels, projection.out_features, "labels", "the number of classes")
-    weights, differentiate = (projection.weight, projection.bias), torch.is_grad_enabled()
-    count = count_of(labels, count)
-    return LinearCrossEntropy.apply(hidden_states, *weights, labels, count, label_smoothing, differentiate)
+    options = (labels, count_of(labels, count), label_smoothing, torch.is_grad_enabled())
+    return LinearCrossEntropy.apply(hidden_states, projection.weight, projection.bias, *options)
 
 
 def sequence_classification_loss(
-    logits: torch.Tensor,
-    labels: torch.Tensor,
+    logits: Tensor,
+    labels: Tensor,
     config: PreTrainedConfig,
-    num_items_in_batch: torch.Tensor | int | None = None,
+    num_items_in_batch: Tensor | int | None = None,
     label_smoothing: float = 0.0,
     **kwargs: Any,
-) -> torch.Tensor:
-    """Return the loss of `config.problem_type`, which is set by the kind of the labels if it is None.
+) -> Tensor:
+    """Return the loss of `logits` (batch, num_labels) for `config.problem_type`, set by the kind of labels if None.
 
     Args:
-        logits: (batch, num_labels).
         labels: classes (batch,) for "single_label_classification"; 0 or 1 for each label (batch, num_labels) for
             "multi_label_classification"; values (batch,) or (batch, num_labels) for "regression".
         num_items_in_batch, label_smoothing: see [`cross_entropy`]; only classes can be smoothed.
@@ -162,11 +147,11 @@ def sequence_classification_loss(
     return loss(logits.float(), labels, reduction="sum") / count_of(labels == labels, num_items_in_batch)
 
 
-def count_of(counted: torch.Tensor, num_items_in_batch: torch.Tensor | int | None) -> torch.Tensor | int:
+def count_of(counted: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor | int:
     """Return `num_items_in_batch`, or else how many are `counted`; at least 1, so that without labels a loss is 0."""
     if num_items_in_batch is None:
         return counted.sum().clamp(min=1)
-    if isinstance(num_items_in_batch, torch.Tensor):
+    if isinstance(num_items_in_batch, Tensor):
         return num_items_in_batch.to(counted.device).clamp(min=1)
     return max(num_items_in_batch, 1)
 

@@ -13,7 +13,7 @@ from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from transformers import initialization as init
 from transformers.cache_utils import Cache
@@ -32,7 +32,7 @@ from .unpadding_vanilla import dropout, up_to_last
 
 LAYERS: dict[str, Any] = {"lstm": nn.LSTM, "gru": nn.GRU}
 # What a recurrent layer starts from or ends with, each (1, batch, width): h of a GRU, h and c of an LSTM.
-LayerState: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]
+LayerState: TypeAlias = Tensor | tuple[Tensor, ...]
 
 # Rows without their padding
 
@@ -40,13 +40,10 @@ LayerState: TypeAlias = torch.Tensor | tuple[torch.Tensor, ...]
 class Rows:
     """Where the tokens of a batch are, so that recurrent layers can read them without padding, wherever it stands.
 
-    A row of nothing but padding is read as if it had one token, whose result becomes 0 again.
-
-    Args:
-        kept: true for tokens (batch, length).
+    `kept` (batch, length) is true for tokens. A row of nothing but padding is read as one token, whose result is 0.
     """
 
-    def __init__(self, kept: torch.Tensor):
+    def __init__(self, kept: Tensor):
         self.kept = kept
         self.counts = kept.sum(1)
         self.whole = bool(kept.all())
@@ -56,30 +53,28 @@ class Rows:
             self.order = (~kept).long().argsort(dim=1, stable=True)  # tokens first
             self.lengths = self.counts.clamp(min=1)
 
-    def to_front(self, states: torch.Tensor) -> torch.Tensor:
+    def to_front(self, states: Tensor) -> Tensor:
         """Return `states` (batch, length, width) with the tokens of each row before its padding."""
         return states if self.whole or self.in_front else along(states, self.order)
 
-    def back(self, states: torch.Tensor) -> torch.Tensor:
+    def back(self, states: Tensor) -> Tensor:
         """Return `states` (batch, length, width) with tokens where they were, and zeros for padding."""
         if self.whole:
             return states
         states = states if self.in_front else along(states, self.order.argsort(1))
         return states.masked_fill(~self.kept[..., None], 0)
 
-    def pack(self, states: torch.Tensor) -> PackedSequence:
-        """Return `states` (batch, length, width), which have their tokens in front, as torch packs them."""
+    def pack(self, states: Tensor) -> PackedSequence:
         return pack_padded_sequence(states, self.lengths.cpu(), batch_first=True, enforce_sorted=False)
 
-    def unpack(self, states: PackedSequence) -> torch.Tensor:
-        """Return what was packed, with zeros for padding (batch, length, width)."""
+    def unpack(self, states: PackedSequence) -> Tensor:
         return pad_packed_sequence(states, batch_first=True, total_length=len(self.places))[0]
 
     def run(
-        self, layer: Any, states: torch.Tensor, before: LayerState | None = None, keeps_state: bool = False
-    ) -> tuple[torch.Tensor, LayerState | None]:
-        """Return the outputs (batch, length, width) of a layer for `states` with their tokens in front, and the
-        layer's state after them if `keeps_state`.
+        self, layer: Any, states: Tensor, before: LayerState | None = None, keeps_state: bool = False
+    ) -> tuple[Tensor, LayerState | None]:
+        """Return a layer's outputs (batch, length, width) for `states` with their tokens in front, and its state after
+        them if `keeps_state`.
 
         On CPU, the gradient of a packed layer takes time by the square of the length. There, padding is read behind
         the tokens instead, which changes nothing that is read of the outputs.
@@ -99,17 +94,16 @@ class Rows:
         return torch.cat((forward, along(backward, mirrored)), dim=2), None
 
 
-def run_direction(layer: nn.RNNBase, weights: list[torch.Tensor], states: torch.Tensor) -> torch.Tensor:
+def run_direction(layer: nn.RNNBase, weights: list[Tensor], states: Tensor) -> Tensor:
     """Return the outputs (batch, length, width / 2) of one direction of a bidirectional layer, read from the left."""
     zeros = states.new_zeros(1, len(states), layer.hidden_size)
     # Biases, layers, dropout, training, bidirectional, batch first
-    options = (True, 1, 0.0, layer.training, False, True)
-    if isinstance(layer, nn.LSTM):
-        return torch.lstm(states, (zeros, zeros), weights, *options)[0]
-    return torch.gru(states, zeros, weights, *options)[0]
+    options = (weights, True, 1, 0.0, layer.training, False, True)
+    is_lstm = isinstance(layer, nn.LSTM)
+    return (torch.lstm(states, (zeros, zeros), *options) if is_lstm else torch.gru(states, zeros, *options))[0]
 
 
-def along(states: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
+def along(states: Tensor, order: Tensor) -> Tensor:
     """Return `states` (batch, length, width) with the positions of each row in another order (batch, length)."""
     return states.gather(1, order[..., None].expand_as(states))
 
@@ -119,17 +113,12 @@ def along(states: torch.Tensor, order: torch.Tensor) -> torch.Tensor:
 
 @dataclass
 class Source:
-    """What a decoder looks at.
+    """What a decoder looks at: `values`, the encoder's states h_j, 0 for padding; `keys`, these as compared with
+    queries, both (batch, source, hidden_size); `hidden`, true for padding (batch, 1, source), None without any."""
 
-    Attributes:
-        values: the encoder's states h_j (batch, source, hidden_size), 0 for padding.
-        keys: those states as they are compared with queries (batch, source, hidden_size), computed once.
-        hidden: true for padding (batch, 1, source), or None without any.
-    """
-
-    values: torch.Tensor
-    keys: torch.Tensor
-    hidden: torch.Tensor | None
+    values: Tensor
+    keys: Tensor
+    hidden: Tensor | None
 
     def first(self, count: int) -> "Source":
         return self.map(lambda each: each[:count])
@@ -168,23 +157,15 @@ class Attention(nn.Module):
             self.position_proj = nn.Linear(width, width, bias=False)
             self.position_energy = nn.Linear(width, 1, bias=False)
 
-    def look_at(self, values: torch.Tensor, mask: torch.Tensor | None) -> Source:
-        """Return what queries are compared with, made of encoder states (batch, source, hidden_size) and a mask that
-        is 1 for tokens, 0 for padding (batch, source)."""
+    def look_at(self, values: Tensor, mask: Tensor | None) -> Source:
+        """Return what queries look at: encoder states (batch, source, hidden_size), their mask (batch, source)."""
         hidden = None if mask is None or mask.all() else ~mask.bool()[:, None]
         keys = values if self.attention_type == "dot" else self.key_proj(values)
         return Source(values.to(keys), keys, hidden)  # once, not in each step, where autocast makes them shorter
 
-    def forward(
-        self, query: torch.Tensor, source: Source, positions: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return contexts (batch, queries, hidden_size) and weights (batch, queries, source), 0 or tiny for padding.
-
-        Args:
-            query: states of the decoder (batch, queries, hidden_size).
-            source: what they look at.
-            positions: where in the target they stand (batch or 1, queries).
-        """
+    def forward(self, query: Tensor, source: Source, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return contexts (batch, queries, hidden_size) and weights (batch, queries, source), tiny for padding, of
+        decoder states `query` (batch, queries, hidden_size) at `positions` (batch or 1, queries) of the target."""
         if self.attention_type in ("additive", "concat"):
             scores = self.energy(torch.tanh(self.query_proj(query)[:, :, None] + source.keys[:, None])).squeeze(-1)
         else:
@@ -192,7 +173,7 @@ class Attention(nn.Module):
         lowest = torch.finfo(scores.dtype).min
         if source.hidden is not None:
             scores = scores.masked_fill(source.hidden, lowest)
-        gaussian: torch.Tensor | None = None
+        gaussian: Tensor | None = None
         if self.window:
             outside, gaussian = self.locate(query, source, positions)
             scores = scores.masked_fill(outside, lowest)
@@ -200,20 +181,17 @@ class Attention(nn.Module):
         weights = weights if gaussian is None else weights * gaussian
         return torch.matmul(weights, source.values), weights
 
-    def locate(
-        self, query: torch.Tensor, source: Source, positions: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def locate(self, query: Tensor, source: Source, positions: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return where a source is outside of each query's window, bool (batch, queries, source), and with predictive
         alignment the Gaussian that weighs the window, of the same shape."""
         is_token = torch.ones_like(source.values[..., 0], dtype=at_least_float32(query))
         is_token = is_token if source.hidden is None else is_token.masked_fill(source.hidden[:, 0], 0)
         length = is_token.sum(1, keepdim=True).clamp(min=1)
         place = (is_token.cumsum(1) - 1)[:, None]
+        centre = positions.to(length)
         if self.is_predictive:
             energy = self.position_energy(torch.tanh(self.position_proj(query))).squeeze(-1)
             centre = length * torch.sigmoid(energy.to(length))
-        else:
-            centre = positions.to(length)
         middle = torch.minimum(centre.detach().round(), length - 1)[..., None]
         outside = (place - middle).abs() > self.window
         if not self.is_predictive:
@@ -222,7 +200,7 @@ class Attention(nn.Module):
         return outside, gaussian.to(query.dtype)
 
 
-def at_least_float32(states: torch.Tensor) -> torch.dtype:
+def at_least_float32(states: Tensor) -> torch.dtype:
     """Return the type in which to take the softmax of `states`, or to count: its own, but float32 instead of less."""
     return torch.promote_types(states.dtype, torch.float32)
 
@@ -233,25 +211,21 @@ def at_least_float32(states: torch.Tensor) -> torch.dtype:
 class RecurrentCache(Cache):
     """The state of a recurrent decoder after some tokens: its size does not depend on how many.
 
-    Attributes:
-        states: for each layer, first to last, h and with LSTMs c (batch, hidden_size); with input feeding also the
-            last attentional vector. Empty before the first token.
-        source: what it looks at, or None without attention.
-        counts: tokens read, padding not among them (batch,).
-        length: tokens read, padding among them.
+    `states` has h and with LSTMs c (batch, hidden_size) of each layer, first to last, and with input feeding the last
+    attentional vector; none before the first token. `source` is what it looks at, None without attention. `counts`
+    (batch,) are the tokens read without padding, `length` those with it.
     """
 
     is_compileable = False
 
     def __init__(self) -> None:
         super().__init__(layers=[])
-        self.states: list[torch.Tensor] = []
+        self.states: list[Tensor] = []
         self.source: Any = None
         self.counts = torch.zeros(0, dtype=torch.long)
         self.length = 0
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens read, as in transformers' caches."""
         return self.length
 
     def map(self, function: TensorMap) -> None:
@@ -260,25 +234,22 @@ class RecurrentCache(Cache):
         self.source = None if self.source is None else self.source.map(function)
         self.counts = function(self.counts) if self.states else self.counts
 
-    def go_on(self, states: list[torch.Tensor], rows: Rows) -> None:
+    def go_on(self, states: list[Tensor], rows: Rows) -> None:
         """Take over the states after some tokens; those of a row without a token stay as they were."""
-        if not rows.whole:
-            still = (rows.counts == 0)[:, None]
-            states = [torch.where(still, old, new) for old, new in zip(self.states, states, strict=True)]
-        self.states = states
+        still = (rows.counts == 0)[:, None]
+        pairs = zip(self.states, states, strict=True)
+        self.states = states if rows.whole else [torch.where(still, old, new) for old, new in pairs]
 
     def reorder_cache(self, beam_idx: torch.LongTensor) -> None:
-        """Take the rows `beam_idx`: those of the hypotheses that a beam search continues."""
         self.map(lambda state: state.index_select(0, beam_idx.to(state.device)))
 
     def batch_repeat_interleave(self, repeats: int) -> None:
         self.map(lambda state: state.repeat_interleave(repeats, dim=0))
 
-    def batch_select_indices(self, indices: torch.Tensor) -> None:
+    def batch_select_indices(self, indices: Tensor) -> None:
         self.map(lambda state: state[indices])
 
     def crop(self, max_length: int) -> None:
-        """Raise `ValueError`: a state does not tell what it was before."""
         raise ValueError("A recurrent state cannot go back to an earlier token.")
 
 
@@ -307,18 +278,14 @@ class RecurrentStack(RecurrentPreTrainedModel):
     embed_tokens: nn.Embedding
 
     def read(
-        self,
-        prefix: str,
-        input_ids: torch.Tensor | None,
-        inputs_embeds: torch.Tensor | None,
-        mask: torch.Tensor | None,
-        past_length: int | None = None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return embeddings (batch, length, hidden_size), and where there are tokens, bool (batch, length).
-
-        Raises:
-            ValueError: see [`embed_inputs`]; and for masks that are not (batch, length).
-        """
+        self, prefix: str, inputs: tuple[Tensor | None, ...], mask: Tensor | None, past_length: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return embeddings (batch, length, hidden_size), and where there are tokens, bool (batch, length), of
+        `input_ids`, `inputs_embeds` and `position_ids`. Raise as [`embed_inputs`], and for positions and 4D masks."""
+        input_ids, inputs_embeds, position_ids = inputs
+        if position_ids is not None:
+            name = f"{prefix}position_ids"
+            raise ValueError(f"A recurrent model reads tokens in their order and takes no `{name}`: leave them out.")
         embeds = embed_inputs(self.embed_tokens, prefix, input_ids, inputs_embeds, mask, None, past_length)
         embeds = self.scale(embeds)
         if mask is None:
@@ -328,9 +295,9 @@ class RecurrentStack(RecurrentPreTrainedModel):
             raise ValueError(f"`{prefix}attention_mask` must be (batch, length) in a recurrent model, got {got}.")
         return embeds, mask[:, -embeds.shape[1] :].to(embeds.device).bool()
 
-    def scale(self, embeds: torch.Tensor) -> torch.Tensor:
-        """Return embeddings times sqrt(hidden_size): as large as cells want their inputs, where the projection to the
-        vocabulary, which is the same matrix, wants small ones (Vaswani et al., 2017, section 3.4)."""
+    def scale(self, embeds: Tensor) -> Tensor:
+        """Return embeddings times sqrt(hidden_size): cells want large inputs, the projection to the vocabulary, which
+        is the same matrix, small weights (Vaswani et al., 2017, section 3.4)."""
         return embeds * self.config.hidden_size**0.5
 
     def wants(self, name: str, options: Mapping[str, Any]) -> bool:
@@ -338,7 +305,7 @@ class RecurrentStack(RecurrentPreTrainedModel):
         asked = options.get(name)
         return bool(getattr(self.config, name) if asked is None else asked)
 
-    def drop(self, states: torch.Tensor) -> torch.Tensor:
+    def drop(self, states: Tensor) -> Tensor:
         return dropout(states, self.config.dropout, self.training)
 
 
@@ -359,25 +326,16 @@ class RecurrentEncoder(RecurrentStack):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        label_mask: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        label_mask: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput:
-        """Encode a batch; see [`EncoderDecoderModel.forward`] for the arguments. `position_ids` are not taken: these
-        models read tokens in their order. `label_mask` changes nothing, for padding is left out anyway.
-
-        Returns:
-            `last_hidden_state` (batch, source, hidden_size), 0 for padding.
-
-        Raises:
-            ValueError: for ids outside of the vocabulary, an empty source, a mask of another shape, neither or both
-                kinds of input, and for positions.
-        """
-        check_no_positions(position_ids, "position_ids")
-        embeds, kept = self.read("", input_ids, inputs_embeds, attention_mask)
+        """Return `last_hidden_state` (batch, source, hidden_size), 0 for padding; see [`EncoderDecoderModel.forward`]
+        for the arguments and what is raised. `label_mask` changes nothing, for padding is left out anyway."""
+        embeds, kept = self.read("", (input_ids, inputs_embeds, position_ids), attention_mask)
         rows = Rows(kept)
         states = rows.to_front(embeds)
         hidden_states = []
@@ -385,12 +343,8 @@ class RecurrentEncoder(RecurrentStack):
             states, _ = rows.run(layer, self.drop(states))
             hidden_states.append(states)
         last = rows.back(hidden_states.pop())
-        return BaseModelOutput(
-            last_hidden_state=last,
-            hidden_states=(
-                (embeds, *map(rows.back, hidden_states), last) if self.wants("output_hidden_states", kwargs) else None
-            ),
-        )
+        every = (embeds, *map(rows.back, hidden_states), last) if self.wants("output_hidden_states", kwargs) else None
+        return BaseModelOutput(last_hidden_state=last, hidden_states=every)
 
 
 class RecurrentDecoder(RecurrentStack):
@@ -432,36 +386,27 @@ class RecurrentDecoder(RecurrentStack):
     @merge_with_config_defaults
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        encoder_hidden_states: torch.Tensor | None = None,
-        encoder_attention_mask: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
         past_key_values: RecurrentCache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
-        label_mask: torch.Tensor | None = None,
+        label_mask: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Decode a batch, or its next tokens after those of `past_key_values`; see [`EncoderDecoderModel.forward`] for
-        the arguments. `position_ids` are not taken: these models read tokens in their order.
-
-        Returns:
-            `last_hidden_state` (batch, target, hidden_size), the output, 0 for padding; `hidden_states`, the
-            embeddings and then each layer's states; `cross_attentions`, a tuple of one (batch, 1, target, source).
-
-        Raises:
-            ValueError: for ids outside of the vocabulary, an empty target, masks of another shape, neither or both
-                kinds of input, no encoder's output, another kind of cache, and for positions.
-        """
-        check_no_positions(position_ids, "decoder_position_ids")
+        the arguments and what is raised. Return `last_hidden_state` (batch, target, hidden_size), 0 for padding;
+        `hidden_states`, embeddings and each layer's states; `cross_attentions`, one (batch, 1, target, source)."""
         if encoder_hidden_states is None:
             raise ValueError(f"{type(self).__name__} needs `encoder_hidden_states`.")
         if past_key_values is not None and not isinstance(past_key_values, RecurrentCache):
             kind = type(past_key_values).__name__
             raise ValueError(f"`past_key_values` must be a RecurrentCache that this model returned, got a {kind}.")
         cache = RecurrentCache() if past_key_values is None else past_key_values
-        embeds, kept = self.read("decoder_", input_ids, inputs_embeds, attention_mask, cache.length)
+        embeds, kept = self.read("decoder_", (input_ids, inputs_embeds, position_ids), attention_mask, cache.length)
         check_source(encoder_hidden_states, encoder_attention_mask, embeds)
         if not cache.states:
             self.begin(cache, encoder_hidden_states, encoder_attention_mask)
@@ -472,20 +417,18 @@ class RecurrentDecoder(RecurrentStack):
         run = self.run_by_step if self.input_feeding or self.feeds_context else self.run_as_a_whole
         output, weights, states = run(self.drop(rows.to_front(embeds)), rows, cache, positions, bool(use_cache))
         cache.counts, cache.length = cache.counts + rows.counts, cache.length + embeds.shape[1]
-        hidden_states = (embeds, *map(rows.back, states)) if self.wants("output_hidden_states", kwargs) else None
-        cross_attentions = None
-        if weights is not None and self.wants("output_attentions", kwargs):
-            cross_attentions = (rows.back(weights)[:, None],)
+        every = (embeds, *map(rows.back, states)) if self.wants("output_hidden_states", kwargs) else None
+        looks = weights if self.wants("output_attentions", kwargs) else None
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=rows.back(output),
             past_key_values=cache if use_cache else None,
-            hidden_states=hidden_states,
-            cross_attentions=cross_attentions,
+            hidden_states=every,
+            cross_attentions=None if looks is None else (rows.back(looks)[:, None],),
         )
 
-    def begin(self, cache: RecurrentCache, encoder_states: torch.Tensor, mask: torch.Tensor | None) -> None:
-        """Set `cache` to what a decoder knows before the first token of each target, from encoder states (batch,
-        source, hidden_size) and the mask of their tokens (batch, source)."""
+    def begin(self, cache: RecurrentCache, encoder_states: Tensor, mask: Tensor | None) -> None:
+        """Set `cache` to what a decoder knows before the first token of each target: encoder states (batch, source,
+        hidden_size) and their mask (batch, source)."""
         batch, length, width = encoder_states.shape
         rows = torch.arange(batch, device=encoder_states.device)
         first, last = torch.zeros_like(rows), torch.full_like(rows, length - 1)
@@ -503,8 +446,8 @@ class RecurrentDecoder(RecurrentStack):
         cache.counts = torch.zeros_like(rows)
 
     def run_as_a_whole(
-        self, inputs: torch.Tensor, rows: Rows, cache: RecurrentCache, positions: torch.Tensor, keeps_state: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]:
+        self, inputs: Tensor, rows: Rows, cache: RecurrentCache, positions: Tensor, keeps_state: bool
+    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
         """Return the output, the weights (batch, target, source), and the states h of each layer for `inputs` (batch,
         target, hidden_size), which have their tokens in front. The cache gets the state after it if `keeps_state`."""
         hidden_states, after = [], []
@@ -523,10 +466,9 @@ class RecurrentDecoder(RecurrentStack):
         return self.finish(torch.cat((context, inputs), dim=-1)), weights, hidden_states
 
     def run_by_step(
-        self, inputs: torch.Tensor, rows: Rows, cache: RecurrentCache, positions: torch.Tensor, keeps_state: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None, list[torch.Tensor]]:
-        """Return what `run_as_a_whole` does, computed one step after the other, each for those rows only that have not
-        ended."""
+        self, inputs: Tensor, rows: Rows, cache: RecurrentCache, positions: Tensor, keeps_state: bool
+    ) -> tuple[Tensor, Tensor | None, list[Tensor]]:
+        """Return what `run_as_a_whole` does, step by step, each for only those rows that have not ended."""
         states, source = cache.states, cache.source
         if rows.whole:
             steps, positions = inputs.unbind(1), positions[:, :1]
@@ -535,7 +477,7 @@ class RecurrentDecoder(RecurrentStack):
             steps, order = packed_inputs.data.split(packed_inputs.batch_sizes.tolist()), packed_inputs.sorted_indices
             states, source = [state[order] for state in states], source.map(lambda x: x[order])
             positions = positions[order, :1]
-        ended: list[list[torch.Tensor]] = []
+        ended: list[list[Tensor]] = []
         outputs, weights, hidden_states = [], [], []
         for x in steps:
             if len(x) < len(states[0]):
@@ -552,7 +494,7 @@ class RecurrentDecoder(RecurrentStack):
             after = [torch.cat(parts[::-1]) for parts in zip(*ended, strict=True)]
             cache.go_on(after if rows.whole else [state[packed_inputs.unsorted_indices] for state in after], rows)
 
-        def together(parts: Any) -> torch.Tensor:
+        def together(parts: Any) -> Tensor:
             return torch.stack(parts, 1) if rows.whole else rows.unpack(packed_inputs._replace(data=torch.cat(parts)))
 
         output = together(outputs)
@@ -560,19 +502,13 @@ class RecurrentDecoder(RecurrentStack):
         return output, together(weights), [together(parts) for parts in zip(*hidden_states, strict=True)]
 
     def step(
-        self, x: torch.Tensor, states: list[torch.Tensor], source: Source | None, positions: torch.Tensor
-    ) -> tuple[torch.Tensor, list[torch.Tensor], torch.Tensor | None]:
-        """Read one token of each hypothesis. Those of one source, one or several, stand in consecutive rows.
+        self, x: Tensor, states: list[Tensor], source: Source | None, positions: Tensor
+    ) -> tuple[Tensor, list[Tensor], Tensor | None]:
+        """Read one token of each hypothesis, from embeddings `x` (hypotheses, hidden_size) and `states` as those of
+        [`RecurrentCache`], at `positions` (sources or 1, 1). Hypotheses of one source stand in consecutive rows.
 
-        Args:
-            x: embeddings (hypotheses, hidden_size).
-            states: as in [`RecurrentCache`], (hypotheses, hidden_size).
-            source: what they look at.
-            positions: of the tokens (sources or 1, 1).
-
-        Returns:
-            What [`finish`] turns into the output, or with input feeding the output itself; the states after it; the
-            weights (hypotheses, source).
+        Return what [`finish`] turns into the output, or with input feeding the output itself; the states after it; the
+        weights (hypotheses, source).
         """
         weights = None
         if self.feeds_context:
@@ -597,20 +533,17 @@ class RecurrentDecoder(RecurrentStack):
             after.append(output)
         return output, after, weights
 
-    def look(self, query: torch.Tensor, source: Any, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return contexts (hypotheses, hidden_size) and weights (hypotheses, source) for queries (hypotheses,
-        hidden_size)."""
-        queries = query.unflatten(0, (len(source.values), -1))
-        context, weights = self.attention(queries, source, positions)
+    def look(self, query: Tensor, source: Any, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Return contexts (hypotheses, hidden_size) and weights (hypotheses, source) for queries like the contexts."""
+        context, weights = self.attention(query.unflatten(0, (len(source.values), -1)), source, positions)
         return context.flatten(0, 1), weights.flatten(0, 1)
 
-    def finish(self, states: torch.Tensor) -> torch.Tensor:
-        """Return the output (..., hidden_size), after dropout, for the last layer's `states`, or with attention for
-        these and their contexts."""
+    def finish(self, states: Tensor) -> Tensor:
+        """Return the output (..., hidden_size) for the last layer's `states`, with attention after their contexts."""
         return self.drop(states if self.attention is None else torch.tanh(self.output_proj(states)))
 
 
-def run_cell(layer: Any, x: torch.Tensor, before: list[torch.Tensor]) -> list[torch.Tensor]:
+def run_cell(layer: Any, x: Tensor, before: list[Tensor]) -> list[Tensor]:
     """Return the states of a layer, each (rows, hidden_size), after one step from those before it, as `nn.LSTMCell` or
     `nn.GRUCell` does."""
     weights = (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0)
@@ -619,22 +552,11 @@ def run_cell(layer: Any, x: torch.Tensor, before: list[torch.Tensor]) -> list[to
     return [torch.gru_cell(x, before[0], *weights)]
 
 
-def check_no_positions(position_ids: torch.Tensor | None, name: str) -> None:
-    """Raise `ValueError` for positions."""
-    if position_ids is not None:
-        raise ValueError(f"A recurrent model reads tokens in their order and takes no `{name}`: leave them out.")
-
-
 # Search
 
 
 class RecurrentIncrementalDecoder:
-    """The decoder of a model, prepared for the many steps of [`beam_search`].
-
-    Args:
-        model: of the recurrent family.
-        precision: "float32", or the model's own.
-    """
+    """The decoder of a model of the recurrent family, prepared for the many steps of [`beam_search`]."""
 
     def __init__(self, model: Any, precision: str = "float32"):
         if precision != "float32":
@@ -642,69 +564,47 @@ class RecurrentIncrementalDecoder:
         self.decoder: RecurrentDecoder = model.get_decoder()
         self.head = packed([model.lm_head], precision)
 
-    def begin(self, prompts: torch.Tensor, beams: int, most: int, inputs: dict[str, Any]) -> "RecurrentBeams":
+    def begin(self, prompts: Tensor, beams: int, most: int, inputs: dict[str, Any]) -> "RecurrentBeams":
         """Return the hypotheses of a search; a recurrent state needs no room for `beams` or for `most` tokens."""
         return RecurrentBeams(self, prompts, inputs)
 
 
 class RecurrentBeams:
-    """The hypotheses of a batch, and the decoder's state after each. Those of a sentence share its source.
+    """The hypotheses of a batch, which begin with `prompts` (batch, prompt), and the decoder's state after each. Those
+    of a sentence share its source. `logits` (batch, 1, vocab_size), in float32, are those after the prompt."""
 
-    Args:
-        incremental: the decoder.
-        prompts: what the hypotheses begin with (batch, prompt).
-        inputs: what `generate` prepared for the model, a row for each sentence.
-
-    Attributes:
-        logits: of the token after the prompt, float32 (batch, 1, vocab_size).
-    """
-
-    def __init__(self, incremental: RecurrentIncrementalDecoder, prompts: torch.Tensor, inputs: dict[str, Any]):
+    def __init__(self, incremental: RecurrentIncrementalDecoder, prompts: Tensor, inputs: dict[str, Any]):
         self.decoder, self.head = incremental.decoder, incremental.head
-        outputs = self.decoder(
-            input_ids=prompts,
-            attention_mask=inputs.get("decoder_attention_mask"),
-            encoder_hidden_states=inputs["encoder_outputs"][0],
-            encoder_attention_mask=inputs.get("attention_mask"),
-            use_cache=True,
-            return_dict=True,
-        )
-        cache = outputs.past_key_values
-        self.source, self.next_position = cache.source, cache.counts[:, None]
-        self.states = [state[:, None] for state in cache.states]  # (batch, hypotheses, hidden_size)
+        target, source = inputs.get("decoder_attention_mask"), inputs.get("attention_mask")
+        encoded = inputs["encoder_outputs"][0]
+        outputs = self.decoder(prompts, target, None, encoded, source, use_cache=True, return_dict=True)
+        self.cache: RecurrentCache = outputs.past_key_values
+        self.cache.states = [state[:, None] for state in self.cache.states]  # (batch, hypotheses, hidden_size)
         self.logits = self.head(outputs.last_hidden_state[:, -1:]).float()
 
-    def step(self, tokens: torch.Tensor, parents: torch.Tensor) -> torch.Tensor:
+    def step(self, tokens: Tensor, parents: Tensor) -> Tensor:
         """Return the logits (batch, beams, vocab_size) after `tokens` (batch, beams), each of which continues the
         hypothesis `parents` (batch, beams) of its sentence."""
-        decoder = self.decoder
+        decoder, cache = self.decoder, self.cache
         # After the prompt there is but one.
-        parents = parents.clamp(max=self.states[0].shape[1] - 1)[..., None]
-        states = [state.gather(1, parents.expand(-1, -1, state.shape[2])).flatten(0, 1) for state in self.states]
-        output, states, _ = decoder.step(
-            decoder.scale(decoder.embed_tokens(tokens.flatten())), states, self.source, self.next_position
-        )
+        parents = parents.clamp(max=cache.states[0].shape[1] - 1)[..., None]
+        states = [state.gather(1, parents.expand(-1, -1, state.shape[2])).flatten(0, 1) for state in cache.states]
+        embeds = decoder.scale(decoder.embed_tokens(tokens.flatten()))
+        output, states, _ = decoder.step(embeds, states, cache.source, cache.counts[:, None])
         output = output if decoder.input_feeding else decoder.finish(output)
-        self.states = [state.unflatten(0, tokens.shape) for state in states]
-        self.next_position = self.next_position + 1
+        cache.states, cache.counts = [state.unflatten(0, tokens.shape) for state in states], cache.counts + 1
         return self.head(output).float().unflatten(0, tokens.shape)
 
-    def keep(self, rows: torch.Tensor) -> None:
-        """Drop all sentences but those at `rows`."""
-        self.states = [state[rows] for state in self.states]
-        self.source = None if self.source is None else self.source.map(lambda x: x[rows])
-        self.next_position = self.next_position[rows]
+    def keep(self, rows: Tensor) -> None:
+        self.cache.batch_select_indices(rows)
 
 
 # Models
 
 
 class RecurrentModel(RecurrentPreTrainedModel, EncoderDecoderModel):
-    """The encoder-decoder without its output projection: `AutoModel` of the recurrent family.
-
-    Arguments are those of [`EncoderDecoderModel.forward`], but for positions; `past_key_values` is a
-    [`RecurrentCache`].
-    """
+    """The encoder-decoder without its output projection: `AutoModel` of the recurrent family. Arguments are those of
+    [`EncoderDecoderModel.forward`], but for positions; `past_key_values` is a [`RecurrentCache`]."""
 
     def __init__(self, config: RecurrentConfig):
         super().__init__(config, RecurrentEncoder(config), RecurrentDecoder(config))
@@ -712,10 +612,8 @@ class RecurrentModel(RecurrentPreTrainedModel, EncoderDecoderModel):
 
 
 class RecurrentForConditionalGeneration(RecurrentPreTrainedModel, EncoderDecoderForConditionalGeneration):
-    """The encoder-decoder and the projection of its output to the vocabulary.
-
-    Arguments are those of [`EncoderDecoderForConditionalGeneration.forward`], but for positions.
-    """
+    """The encoder-decoder and the projection of its output to the vocabulary. Arguments are those of
+    [`EncoderDecoderForConditionalGeneration.forward`], but for positions."""
 
     incremental_decoder_class = RecurrentIncrementalDecoder
     # Candidates of assisted generation are taken back; a recurrent state cannot be.

@@ -5,17 +5,14 @@ Shapes: batch, source and target are sizes of a batch, its sources and its targe
 """
 
 from collections.abc import Callable
-from os import PathLike
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
+from transformers import Cache, DynamicCache, EncoderDecoderCache, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache, DynamicCache, EncoderDecoderCache
-from transformers.configuration_utils import PreTrainedConfig
-from transformers.generation import GenerationMixin
 from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
@@ -25,7 +22,7 @@ from transformers.modeling_outputs import (
     Seq2SeqLMOutput,
     Seq2SeqModelOutput,
 )
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple, merge_with_config_defaults
@@ -34,7 +31,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .checks_vanilla import check_ids, check_source, embed_inputs
 from .configuration_vanilla import FamilyConfig, VanillaBaseConfig, VanillaConfig
 from .losses_vanilla import has_label, logits_and_loss, make_output
-from .pretrained_vanilla import FamilyPreTrainedModel, ModelType, warm_start
+from .pretrained_vanilla import EncoderDecoderPreTrainedModel, FamilyPreTrainedModel
 from .unpadding_vanilla import (
     AttentionMask,
     attend,
@@ -64,7 +61,7 @@ class SinusoidalPositionalEmbedding(nn.Module):
         # CODEPATH: in Marian, all sines come before all cosines; the paper has them in turn.
         self.halves = config.position_embedding_type == "sinusoidal_halves"
 
-    def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
+    def forward(self, position_ids: Tensor) -> Tensor:
         """Return float32 encodings (batch or 1, length, hidden_size) of positions (batch or 1, length)."""
         dtype = widest_float(position_ids.device)  # in float32 the angle of position 10,000 would be off by 0.0005
         two_i = torch.arange(0, self.hidden_size, 2, dtype=dtype, device=position_ids.device)
@@ -80,12 +77,9 @@ class LearnedPositionalEmbedding(nn.Embedding):
         super().__init__(config.max_position_embeddings + config.position_offset, config.hidden_size)
         self.offset = config.position_offset
 
-    def forward(self, position_ids: torch.Tensor) -> torch.Tensor:
-        """Return the vectors (batch or 1, length, hidden_size) of positions (batch or 1, length).
-
-        Raises:
-            ValueError: for positions beyond the table (checked on CPU).
-        """
+    def forward(self, position_ids: Tensor) -> Tensor:
+        """Return the vectors (batch or 1, length, hidden_size) of positions (batch or 1, length); raise `ValueError`
+        for those beyond the table (checked on CPU)."""
         check_ids(position_ids, self.num_embeddings - self.offset, "position_ids", "max_position_embeddings")
         return super().forward(position_ids + self.offset)
 
@@ -95,14 +89,14 @@ class LearnedPositionalEmbedding(nn.Embedding):
 
 def eager_attention_forward(
     module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
     scaling: float,
     dropout: float = 0.0,
     **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor]:
+) -> tuple[Tensor, Tensor]:
     r"""Scaled dot-product attention (eq. 1): Attention(Q, K, V) = softmax(Q K^T / sqrt(d_k)) V.
 
     The scores of hidden positions are lowered to the smallest float32 before the softmax, which is taken in float32: a
@@ -118,9 +112,7 @@ def eager_attention_forward(
 
     Args:
         module: the attention module that calls; its training flag switches the dropout.
-        query: Q, (batch, heads, length, d_k).
-        key: K, (batch, heads, key length, d_k).
-        value: V, (batch, heads, key length, d_v).
+        query, key, value: Q (batch, heads, length, d_k), K (batch, heads, key length, d_k) and V (the same, d_v).
         attention_mask: added to the scores, or boolean and true where a query may look,
             (batch or 1, heads or 1, length, key length).
         scaling: 1 / sqrt(d_k).
@@ -165,40 +157,31 @@ class MultiHeadAttention(nn.Module):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
-        encoder_hidden_states: torch.Tensor | None = None,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
         attention_mask: AttentionMask = None,
         past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Attend from `hidden_states` (batch, length, hidden_size) to `encoder_hidden_states` (batch, source,
         hidden_size) if these are given, or else to themselves and what is cached of their past.
 
-        Returns:
-            The output, of the shape of `hidden_states`, and the weights (batch, heads, length, key length) if the
-            implementation gives them, as it always does with `output_attentions=True`.
+        Return the output, of the shape of `hidden_states`, and the weights (batch, heads, length, key length) if the
+        implementation gives them, as it always does with `output_attentions=True`.
         """
         shape = hidden_states.shape[:-1]
         query = self.q_proj(hidden_states).view(*shape, -1, self.qk_head_dim).transpose(1, 2)
-        key, value = self.keys_and_values(hidden_states, encoder_hidden_states, past_key_values)
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        states = (query, *self.keys_and_values(hidden_states, encoder_hidden_states, past_key_values), attention_mask)
+        function = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
+        rate = self.config.attention_dropout if self.training else 0.0
         output, weights = attend(
-            attention,
-            eager_attention_forward,
-            self,
-            query,
-            key,
-            value,
-            attention_mask,
-            dropout=self.config.attention_dropout if self.training else 0.0,
-            scaling=self.scaling,
-            **kwargs,
+            function, eager_attention_forward, self, *states, dropout=rate, scaling=self.scaling, **kwargs
         )
         return self.o_proj(output.reshape(*shape, -1)), weights
 
     def keys_and_values(
-        self, hidden_states: torch.Tensor, encoder_hidden_states: torch.Tensor | None, past_key_values: Cache | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
+        self, hidden_states: Tensor, encoder_hidden_states: Tensor | None, past_key_values: Cache | None
+    ) -> tuple[Tensor, Tensor]:
         """Return keys (batch, heads, key length, d_k) and values (batch, heads, key length, d_v), through the cache if
         there is one: those of the encoder are projected once and then read from it."""
         cache: Any = past_key_values
@@ -225,7 +208,7 @@ class FeedForward(nn.Module):
         self.linear2 = nn.Linear(config.intermediate_size, config.hidden_size)
         self.dropout = config.activation_dropout
 
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+    def forward(self, hidden_states: Tensor) -> Tensor:
         inner = self.activation(self.linear1(hidden_states))
         return self.linear2(dropout(inner, self.dropout, self.training))
 
@@ -242,8 +225,8 @@ class AddNorm(nn.LayerNorm):
         self.dropout = config.dropout
 
     def forward(  # type: ignore[override]
-        self, hidden_states: torch.Tensor, sublayer: Callable[[torch.Tensor], torch.Tensor]
-    ) -> torch.Tensor:
+        self, hidden_states: Tensor, sublayer: Callable[[Tensor], Tensor]
+    ) -> Tensor:
         """Return `hidden_states` (batch, length, hidden_size) after `sublayer`, which keeps their shape, too."""
         normalize = super().forward
         # CODEPATH: GPT-2 is pre-norm; the paper, BERT, Marian and BART are post-norm.
@@ -263,8 +246,8 @@ class EncoderLayer(GradientCheckpointingLayer):
         self.feed_forward_norm = AddNorm(config)
 
     def forward(
-        self, hidden_states: torch.Tensor, attention_mask: AttentionMask = None, **kwargs: Unpack[TransformersKwargs]
-    ) -> torch.Tensor:
+        self, hidden_states: Tensor, attention_mask: AttentionMask = None, **kwargs: Unpack[TransformersKwargs]
+    ) -> Tensor:
         """Return the states (batch, source, hidden_size) after this layer."""
         hidden_states = self.self_attention_norm(
             hidden_states, lambda x: self.self_attention(x, attention_mask=attention_mask, **kwargs)[0]
@@ -273,10 +256,8 @@ class EncoderLayer(GradientCheckpointingLayer):
 
 
 class DecoderLayer(GradientCheckpointingLayer):
-    """Masked self-attention, attention to the encoder's output, then feed-forward (section 3.1; figure 1, right).
-
-    The decoder-only family has no encoder to look at, and no such sub-layer.
-    """
+    """Masked self-attention, attention to the encoder's output, which the decoder-only family lacks, then
+    feed-forward (section 3.1; figure 1, right)."""
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int):
         super().__init__()
@@ -291,13 +272,13 @@ class DecoderLayer(GradientCheckpointingLayer):
 
     def forward(
         self,
-        hidden_states: torch.Tensor,
+        hidden_states: Tensor,
         attention_mask: AttentionMask = None,
-        encoder_hidden_states: torch.Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: AttentionMask = None,
         past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> torch.Tensor:
+    ) -> Tensor:
         """Return the states (batch, target, hidden_size) after this layer."""
         hidden_states = self.self_attention_norm(
             hidden_states, lambda x: self.self_attention(x, None, attention_mask, past_key_values, **kwargs)[0]
@@ -385,9 +366,7 @@ class VanillaStack(VanillaBasePreTrainedModel):
         if self.config.is_encoder_decoder:
             self._tp_plan, self._fsdp_plan = {}, {}
 
-    def embed(
-        self, inputs_embeds: torch.Tensor, position_ids: torch.Tensor, token_type_ids: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def embed(self, inputs_embeds: Tensor, position_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return embeddings (batch, length, hidden_size) scaled (section 3.4), plus positions (3.5), after dropout
         (5.4). In models that have token types (batch or 1, length), which are 0 if not given, theirs are added."""
         hidden_states = inputs_embeds * self.embedding_scale
@@ -405,11 +384,8 @@ class VanillaStack(VanillaBasePreTrainedModel):
 
 
 class VanillaEncoder(VanillaStack):
-    """The encoder stack (section 3.1).
-
-    Its `forward` takes, beside the arguments of [`VanillaStack`], `token_type_ids` (batch or 1, length): such as the
-    sentence of a pair, 0 or 1, that a token is of; 0 if not given.
-    """
+    """The encoder stack (section 3.1). Its `forward` takes, beside the arguments of [`VanillaStack`], `token_type_ids`
+    (batch or 1, length): such as the sentence of a pair, 0 or 1, that a token is of; 0 if not given."""
 
     _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": OutputRecorder(MultiHeadAttention, index=1)}
 
@@ -420,19 +396,18 @@ class VanillaEncoder(VanillaStack):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        token_type_ids: torch.Tensor | None = None,
-        label_mask: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        token_type_ids: Tensor | None = None,
+        label_mask: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput | BaseModelOutputWithPooling:
         """Encode a batch; see [`VanillaStack`] for the arguments.
 
         Raises:
-            ValueError: for ids outside of the vocabulary, a mask of another shape, neither or both kinds of input,
-                and token types that there are not.
+            ValueError: for ids or token types that there are not, a mask of another shape, neither or both inputs.
         """
         inputs_embeds = embed_inputs(self.embed_tokens, "", input_ids, inputs_embeds, attention_mask, position_ids)
         if position_ids is None:
@@ -447,8 +422,8 @@ class VanillaEncoder(VanillaStack):
             hidden_states = layer(hidden_states, mask, **kwargs)
         return self.output(unpadding.restore(self.norm(hidden_states)))
 
-    def output(self, hidden_states: torch.Tensor) -> BaseModelOutput | BaseModelOutputWithPooling:
-        """Return what `forward` does, made of the last layer's states (batch, source, hidden_size)."""
+    def output(self, hidden_states: Tensor) -> BaseModelOutput | BaseModelOutputWithPooling:
+        """Return what `forward` does, from the last states (batch, source, hidden_size)."""
         return BaseModelOutput(last_hidden_state=hidden_states)
 
 
@@ -475,18 +450,18 @@ class VanillaDecoder(VanillaStack):
     @capture_outputs
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        encoder_hidden_states: torch.Tensor | None = None,
-        encoder_attention_mask: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        encoder_hidden_states: Tensor | None = None,
+        encoder_attention_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
-        label_mask: torch.Tensor | None = None,
+        label_mask: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """Decode a batch, or its next tokens after those of `past_key_values`; see [`VanillaStack`] for the arguments.
+        """Decode a batch, or its next tokens after those of `past_key_values`; see the class for the arguments.
 
         Raises:
             ValueError: for ids outside of the vocabulary, a mask of another shape, neither or both kinds of input,
@@ -497,16 +472,14 @@ class VanillaDecoder(VanillaStack):
             needs = "has no cross-attention and takes no" if has_source else "needs"
             raise ValueError(f"{type(self).__name__} {needs} `encoder_hidden_states`.")
         past_length = None if past_key_values is None else past_key_values.get_seq_length()
-        inputs = (input_ids, inputs_embeds, attention_mask, position_ids, past_length)
         # What the target's arguments are called depends on whether there are those of a source, too.
-        inputs_embeds = embed_inputs(self.embed_tokens, "decoder_" if has_source else "", *inputs)
+        inputs = ("decoder_" if has_source else "", input_ids, inputs_embeds, attention_mask, position_ids)
+        inputs_embeds = embed_inputs(self.embed_tokens, *inputs, past_length)
         past_key_values = self.prepare_cache(past_key_values, use_cache)
         masked: dict[str, Any] = {"config": config_of_masks(self.config, kwargs), "inputs_embeds": inputs_embeds}
+        cache = getattr(past_key_values, "self_attention_cache", past_key_values)
         mask: AttentionMask = create_causal_mask(
-            **masked,
-            attention_mask=attention_mask,
-            past_key_values=getattr(past_key_values, "self_attention_cache", past_key_values),
-            position_ids=position_ids,
+            **masked, attention_mask=attention_mask, past_key_values=cache, position_ids=position_ids
         )
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
@@ -536,31 +509,13 @@ class VanillaDecoder(VanillaStack):
 
     def prepare_cache(self, past_key_values: Cache | None, use_cache: bool | None) -> Cache | None:
         """Return the given cache, or a new one if `use_cache`; with an encoder, a pair of caches."""
-        if past_key_values is None and use_cache:
-            past_key_values = DynamicCache(config=self.config)
-        if (
-            past_key_values is not None
-            and self.config.is_encoder_decoder
-            and not isinstance(past_key_values, EncoderDecoderCache)
-        ):
-            past_key_values = EncoderDecoderCache(past_key_values, DynamicCache(config=self.config))
-        return past_key_values
+        cache = DynamicCache(config=self.config) if past_key_values is None and use_cache else past_key_values
+        if cache is None or not self.config.is_encoder_decoder or isinstance(cache, EncoderDecoderCache):
+            return cache
+        return EncoderDecoderCache(cache, DynamicCache(config=self.config))
 
 
 # Models (section 3, figure 1)
-
-
-class EncoderDecoderPreTrainedModel(FamilyPreTrainedModel):
-    """What models of an encoder and a decoder share, whatever these are made of."""
-
-    def _resize_token_embeddings(self, new_num_tokens: int, *args: Any, **kwargs: Any) -> nn.Embedding:
-        """Resize the decoder's embeddings, too, if they are its own."""
-        if not self.config.tie_word_embeddings:
-            decoder = self.get_decoder()
-            resized = decoder._get_resized_embeddings(decoder.embed_tokens, new_num_tokens, *args, **kwargs)
-            resized.requires_grad_(decoder.embed_tokens.weight.requires_grad)
-            decoder.set_input_embeddings(resized)
-        return super()._resize_token_embeddings(new_num_tokens, *args, **kwargs)
 
 
 # trf-ignore: TRF013 (each family's model calls `post_init`)
@@ -575,11 +530,9 @@ class EncoderDecoderModel(EncoderDecoderPreTrainedModel):
         self.decoder = decoder
 
     def get_input_embeddings(self) -> nn.Module:
-        """Return the source's embeddings; with `tie_word_embeddings` also the target's."""
         return self.encoder.get_input_embeddings()
 
     def set_input_embeddings(self, value: nn.Module) -> None:
-        """Replace the source's embeddings; with `tie_word_embeddings` also the target's."""
         self.encoder.set_input_embeddings(value)
         if self.config.tie_word_embeddings:
             self.decoder.set_input_embeddings(value)
@@ -587,18 +540,18 @@ class EncoderDecoderModel(EncoderDecoderPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.Tensor | None = None,
-        decoder_attention_mask: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
         encoder_outputs: BaseModelOutput | tuple[Any, ...] | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        decoder_inputs_embeds: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        decoder_position_ids: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        decoder_position_ids: Tensor | None = None,
         use_cache: bool | None = None,
-        label_mask: torch.Tensor | None = None,
+        label_mask: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqModelOutput:
         """Encode a source, unless `encoder_outputs` are given, and decode a target.
@@ -621,29 +574,16 @@ class EncoderDecoderModel(EncoderDecoderPreTrainedModel):
             ValueError: for ids outside of the vocabulary, masks of another shape, neither or both kinds of an input.
         """
         if encoder_outputs is None:
+            source = (input_ids, attention_mask, position_ids, inputs_embeds)
             encoder_outputs = self.encoder(
-                input_ids=input_ids,
-                attention_mask=attention_mask,
-                position_ids=position_ids,
-                inputs_embeds=inputs_embeds,
-                label_mask=None if label_mask is None else attention_mask,
-                **kwargs,
+                *source, label_mask=None if label_mask is None else attention_mask, **kwargs
             )
         encoded = BaseModelOutput(*encoder_outputs) if isinstance(encoder_outputs, tuple) else encoder_outputs
         if decoder_input_ids is None and decoder_inputs_embeds is None and input_ids is not None:
             decoder_input_ids = shift_right(input_ids, self.config)
-        decoder_outputs = self.decoder(
-            input_ids=decoder_input_ids,
-            attention_mask=decoder_attention_mask,
-            position_ids=decoder_position_ids,
-            encoder_hidden_states=encoded.last_hidden_state,
-            encoder_attention_mask=attention_mask,
-            past_key_values=past_key_values,
-            inputs_embeds=decoder_inputs_embeds,
-            use_cache=use_cache,
-            label_mask=label_mask,
-            **kwargs,
-        )
+        target = (decoder_input_ids, decoder_attention_mask, decoder_position_ids)
+        others = (encoded.last_hidden_state, attention_mask, past_key_values, decoder_inputs_embeds)
+        decoder_outputs = self.decoder(*target, *others, use_cache=use_cache, label_mask=label_mask, **kwargs)
         return Seq2SeqModelOutput(
             last_hidden_state=decoder_outputs.last_hidden_state,
             past_key_values=decoder_outputs.past_key_values,
@@ -669,30 +609,31 @@ class EncoderDecoderForConditionalGeneration(EncoderDecoderPreTrainedModel, Gene
         self.model = model
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=logits_bias)
 
-    def prepare_decoder_input_ids_from_labels(self, labels: torch.Tensor) -> torch.Tensor:
+    def prepare_decoder_input_ids_from_labels(self, labels: Tensor) -> Tensor:
         """Return the target (batch, target) shifted right, so that each position predicts its label (figure 1)."""
         return shift_right(labels, self.config)
 
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        decoder_input_ids: torch.Tensor | None = None,
-        decoder_attention_mask: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        decoder_input_ids: Tensor | None = None,
+        decoder_attention_mask: Tensor | None = None,
         encoder_outputs: BaseModelOutput | tuple[Any, ...] | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        decoder_inputs_embeds: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
-        decoder_position_ids: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        decoder_inputs_embeds: Tensor | None = None,
+        position_ids: Tensor | None = None,
+        decoder_position_ids: Tensor | None = None,
+        labels: Tensor | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
+        logits_to_keep: int | Tensor = 0,
         output_logits: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
-        """See [`EncoderDecoderModel.forward`] for the other arguments, and for what it raises.
+        """Return `logits` (batch, target, vocab_size), and with `labels` the mean cross-entropy per token, or their
+        sum over `num_items_in_batch`. See [`EncoderDecoderModel.forward`] for the other arguments and what it raises.
 
         Args:
             labels: target ids (batch, target), -100 where there is no loss; shifted right for `decoder_input_ids`.
@@ -700,10 +641,6 @@ class EncoderDecoderForConditionalGeneration(EncoderDecoderPreTrainedModel, Gene
             output_logits: whether to return the logits; by default they are, except in training with `labels`: see
                 [`logits_and_loss`].
             kwargs: `label_smoothing` and `num_items_in_batch`, see [`cross_entropy`].
-
-        Returns:
-            `logits` (batch, target, vocab_size), and with `labels` the mean cross-entropy per token, or their sum over
-            `num_items_in_batch`.
 
         Raises:
             ValueError: for labels that do not fit the target, and where nothing says what to decode.
@@ -715,33 +652,17 @@ class EncoderDecoderForConditionalGeneration(EncoderDecoderPreTrainedModel, Gene
                 decoder_input_ids = shift_right(labels, self.config)
         elif decoder_input_ids is None and decoder_inputs_embeds is None:
             raise ValueError("Give `labels`, `decoder_input_ids` or `decoder_inputs_embeds`, or call `generate`.")
-        outputs = self.model(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            decoder_input_ids=decoder_input_ids,
-            decoder_attention_mask=decoder_attention_mask,
-            encoder_outputs=encoder_outputs,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            decoder_inputs_embeds=decoder_inputs_embeds,
-            position_ids=position_ids,
-            decoder_position_ids=decoder_position_ids,
-            use_cache=use_cache,
-            label_mask=has_label(labels, logits_to_keep),
-            **kwargs,
-        )
+        ids = (input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, past_key_values)
+        others = (inputs_embeds, decoder_inputs_embeds, position_ids, decoder_position_ids, use_cache)
+        outputs = self.model(*ids, *others, has_label(labels, logits_to_keep), **kwargs)
         hidden_states = outputs.last_hidden_state
         logits, loss = logits_and_loss(self.lm_head, hidden_states, labels, output_logits, logits_to_keep, **kwargs)
         return make_output(Seq2SeqLMOutput, outputs, loss=loss, logits=logits)
 
 
-def shift_right(ids: torch.Tensor, config: FamilyConfig) -> torch.Tensor:
-    """Return `ids` (batch, target) with the start token put first and the last dropped ("shifted right" in figure 1);
-    -100 becomes padding.
-
-    Raises:
-        ValueError: for ids of another shape, and where the configuration has no start token, or no padding token.
-    """
+def shift_right(ids: Tensor, config: FamilyConfig) -> Tensor:
+    """Return `ids` (batch, target) with the start token put first and the last dropped ("shifted right" in figure 1),
+    padding for -100; raise `ValueError` for ids of another shape, and where the configuration lacks either token."""
     if ids.ndim != 2:
         raise ValueError(f"`labels` must be (batch, target), got {tuple(ids.shape)}.")
     start, padding = config.decoder_start_token_id, config.pad_token_id
@@ -755,30 +676,6 @@ class VanillaPreTrainedModel(VanillaBasePreTrainedModel):
     """The paper's family, the encoder-decoder Transformer."""
 
     config: VanillaConfig
-
-    @classmethod
-    def from_encoder_decoder_pretrained(
-        cls: type[ModelType],
-        encoder: str | PathLike[str],
-        decoder: str | PathLike[str] | None = None,
-        trust_remote_code: bool | None = None,
-        **kwargs: Any,
-    ) -> ModelType:
-        """Return a model whose stacks start from an encoder-only and a decoder-only checkpoint.
-
-        The cross-attention is new. The two embeddings and the output projection, which is the decoder's, stay apart
-        (`tie_word_embeddings=False`). Of an encoder's token types, the first becomes part of its embeddings.
-
-        Args:
-            encoder: folder or Hub id of a checkpoint of the encoder family.
-            decoder: folder or Hub id of one of the decoder family; a new stack, as deep as the encoder, if not given.
-            trust_remote_code: whether to run the checkpoints' own code where `hf_vanilla` is not installed.
-            kwargs: fields of [`VanillaConfig`] to set, such as `decoder_start_token_id`.
-
-        Raises:
-            ValueError: where the two differ in a field that a seq2seq model has but once, unless `kwargs` set it.
-        """
-        return warm_start(cls, encoder, decoder, trust_remote_code, **kwargs)
 
 
 class VanillaModel(VanillaPreTrainedModel, EncoderDecoderModel):

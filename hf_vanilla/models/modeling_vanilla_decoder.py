@@ -2,18 +2,11 @@
 
 import torch
 import torch.nn.functional as F
-from torch import nn
-from transformers.cache_utils import Cache
-from transformers.generation import GenerationMixin
-from transformers.modeling_outputs import (
-    CausalLMOutputWithPast,
-    SequenceClassifierOutputWithPast,
-    TokenClassifierOutput,
-)
+from torch import Tensor, nn
+from transformers import Cache, GenerationMixin, modeling_outputs
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs
-from transformers.utils.generic import can_return_tuple
+from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
 from .checks_vanilla import check_ids
@@ -32,11 +25,9 @@ class VanillaDecoderPreTrainedModel(VanillaBasePreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^(model\.)?encoder\.", r"\.cross_attention"]
 
 
-class VanillaDecoderModel(VanillaDecoder, VanillaDecoderPreTrainedModel):
+class VanillaDecoderModel(VanillaDecoderPreTrainedModel, VanillaDecoder):
     """The decoder alone, without cross-attention: `AutoModel` of the decoder family."""
 
-    config: VanillaDecoderConfig
-    base_model_prefix = "decoder"
     _can_record_outputs = {"hidden_states": DecoderLayer, "attentions": OutputRecorder(MultiHeadAttention, index=1)}
 
 
@@ -56,17 +47,17 @@ class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
         use_cache: bool | None = None,
-        logits_to_keep: int | torch.Tensor = 0,
+        logits_to_keep: int | Tensor = 0,
         output_logits: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> CausalLMOutputWithPast:
+    ) -> modeling_outputs.CausalLMOutputWithPast:
         """See [`VanillaDecoder`] for the inputs, and [`EncoderDecoderForConditionalGeneration.forward`] for the other
         arguments and what is returned.
 
@@ -74,27 +65,19 @@ class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
             labels: the same ids as `input_ids` (batch, target), -100 where there is no loss; they are shifted here, so
                 that each position predicts the next. `shift_labels` are taken as they are.
         """
-        if labels is not None and use_cache is None:
-            use_cache = False
+        use_cache = False if labels is not None and use_cache is None else use_cache
         next_tokens = kwargs.get("shift_labels")
         if next_tokens is None and labels is not None:
             if labels.ndim != 2:
                 raise ValueError(f"`labels` must be (batch, target), got {tuple(labels.shape)}.")
             check_ids(labels, self.config.vocab_size, "labels", "vocab_size", ignored=-100)
             next_tokens = F.pad(labels[:, 1:], (0, 1), value=-100)
-        outputs = self.decoder(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            label_mask=has_label(next_tokens, logits_to_keep),
-            **kwargs,
-        )
+        inputs = {"past_key_values": past_key_values, "inputs_embeds": inputs_embeds, "use_cache": use_cache}
+        label_mask = has_label(next_tokens, logits_to_keep)
+        outputs = self.decoder(input_ids, attention_mask, position_ids, label_mask=label_mask, **inputs, **kwargs)
         states = outputs.last_hidden_state
         logits, loss = logits_and_loss(self.lm_head, states, next_tokens, output_logits, logits_to_keep, **kwargs)
-        return make_output(CausalLMOutputWithPast, outputs, loss=loss, logits=logits)
+        return make_output(modeling_outputs.CausalLMOutputWithPast, outputs, loss=loss, logits=logits)
 
 
 # `Trainer` shifts smoothed labels for the classes that this table names, and for no others.
@@ -114,44 +97,34 @@ class DecoderClassifier(VanillaDecoderPreTrainedModel):
         self.decoder = VanillaDecoderModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
 
-    def classify(self, states: torch.Tensor) -> torch.Tensor:
+    def classify(self, states: Tensor) -> Tensor:
         """Return logits (..., num_labels) of states (..., hidden_size)."""
         raise NotImplementedError
 
     @can_return_tuple
     def forward(
         self,
-        input_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        position_ids: torch.Tensor | None = None,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        position_ids: Tensor | None = None,
         past_key_values: Cache | None = None,
-        inputs_embeds: torch.Tensor | None = None,
-        labels: torch.Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        labels: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ModelOutput:
-        """See [`VanillaDecoder`] for the other arguments. Positions count tokens, not padding, unless given.
+        """Return `logits` (batch, target, num_labels) of tokens or (batch, num_labels) of texts, and with `labels` the
+        loss. See [`VanillaDecoder`] for the other arguments; positions count tokens, not padding, unless given.
 
         Args:
             labels: of tokens (batch, target), -100 where there is no loss; or see [`sequence_classification_loss`].
-
-        Returns:
-            `logits` (batch, target, num_labels) of tokens or (batch, num_labels) of texts, and with `labels` the loss.
         """
-        if self.training and labels is not None and use_cache is None:
-            use_cache = False
+        use_cache = False if self.training and labels is not None and use_cache is None else use_cache
         if position_ids is None and past_key_values is None:
             position_ids = token_positions(attention_mask)
-        outputs = self.decoder(
-            input_ids=input_ids,
-            attention_mask=attention_mask,
-            position_ids=position_ids,
-            past_key_values=past_key_values,
-            inputs_embeds=inputs_embeds,
-            use_cache=use_cache,
-            label_mask=has_label(labels) if self.each_token else first_token(attention_mask),
-            **kwargs,
-        )
+        inputs = {"past_key_values": past_key_values, "inputs_embeds": inputs_embeds, "use_cache": use_cache}
+        label_mask = has_label(labels) if self.each_token else first_token(attention_mask)
+        outputs = self.decoder(input_ids, attention_mask, position_ids, label_mask=label_mask, **inputs, **kwargs)
         states, loss = outputs.last_hidden_state, None
         if not self.each_token:
             states = last_token(states, input_ids, attention_mask, self.config.pad_token_id)
@@ -166,7 +139,7 @@ class DecoderClassifier(VanillaDecoderPreTrainedModel):
 class VanillaDecoderForSequenceClassification(DecoderClassifier):
     """Classes, labels or a value for a text, from its last token."""
 
-    output_class = SequenceClassifierOutputWithPast
+    output_class = modeling_outputs.SequenceClassifierOutputWithPast
     each_token = False
 
     def __init__(self, config: VanillaDecoderConfig):
@@ -174,14 +147,14 @@ class VanillaDecoderForSequenceClassification(DecoderClassifier):
         self.score = nn.Linear(config.hidden_size, config.num_labels or 2, bias=False)
         self.post_init()
 
-    def classify(self, states: torch.Tensor) -> torch.Tensor:
+    def classify(self, states: Tensor) -> Tensor:
         return self.score(states)
 
 
 class VanillaDecoderForTokenClassification(DecoderClassifier):
     """A class for each token, from it and the tokens before it."""
 
-    output_class = TokenClassifierOutput
+    output_class = modeling_outputs.TokenClassifierOutput
     each_token = True
 
     def __init__(self, config: VanillaDecoderConfig):
@@ -189,13 +162,11 @@ class VanillaDecoderForTokenClassification(DecoderClassifier):
         self.classifier = nn.Linear(config.hidden_size, config.num_labels or 2)
         self.post_init()
 
-    def classify(self, states: torch.Tensor) -> torch.Tensor:
+    def classify(self, states: Tensor) -> Tensor:
         return self.classifier(states)
 
 
-def last_token(
-    states: torch.Tensor, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, padding: int | None
-) -> torch.Tensor:
+def last_token(states: Tensor, input_ids: Tensor | None, attention_mask: Tensor | None, padding: int | None) -> Tensor:
     """Return the states (batch, hidden_size) of each row's last token, from those of all (batch, length, hidden_size):
     the last that is not padding, by the mask (batch, cached + length), or else by the id of padding."""
     length = states.shape[1]
@@ -208,7 +179,7 @@ def last_token(
     return states[torch.arange(states.shape[0], device=last.device), last]
 
 
-def token_positions(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+def token_positions(attention_mask: Tensor | None) -> Tensor | None:
     """Return positions (batch, length) that count the tokens of a mask (batch, length), so that padding on the left
     moves none; None without a mask of that shape."""
     if attention_mask is None or attention_mask.ndim != 2:

@@ -7,24 +7,17 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, TypeVar
 
-from transformers import AutoModel, AutoModelForCausalLM
-from transformers.configuration_utils import PreTrainedConfig
+from torch import nn
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.core_model_loading import WeightTransform
-from transformers.modeling_utils import PreTrainedModel
 
-from .configuration_vanilla import (
-    FamilyConfig,
-    VanillaBaseConfig,
-    VanillaConfig,
-    VanillaDecoderConfig,
-    VanillaEncoderConfig,
-)
+from .configuration_vanilla import FamilyConfig, StackConfig, VanillaConfig, VanillaDecoderConfig, VanillaEncoderConfig
 from .generation_vanilla import beam_search
 
 # The arguments of `from_pretrained` that say where a checkpoint is found.
 HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 # The families of one stack, by the name that a head's attribute and its checkpoint have for the stack.
-STACK_CONFIGS: dict[str, type[VanillaBaseConfig]] = {"encoder": VanillaEncoderConfig, "decoder": VanillaDecoderConfig}
+STACK_CONFIGS: dict[str, type[StackConfig]] = {"encoder": VanillaEncoderConfig, "decoder": VanillaDecoderConfig}
 
 ModelType = TypeVar("ModelType", bound="FamilyPreTrainedModel")
 
@@ -49,19 +42,16 @@ class FamilyPreTrainedModel(PreTrainedModel):
     def from_pretrained(
         cls: type[ModelType], pretrained_model_name_or_path: str | PathLike[str] | None, *args: Any, **kwargs: Any
     ) -> ModelType:
-        """As in transformers, but from a pickle, which may run code, only where `use_safetensors=False` asks for it;
-        and a single-stack model also takes its stack out of a seq2seq checkpoint, a head that classifies texts the
-        pooler of a checkpoint without a head.
+        """As in transformers, but a single-stack model also takes its stack out of a seq2seq checkpoint, and a head
+        that classifies texts the pooler of a checkpoint without a head.
 
         Raises:
-            OSError: for a folder that holds nothing but a pickle, unless it is asked for.
+            OSError: for a folder that holds only a pickle, which may run code, unless `use_safetensors=False`.
         """
         folder = Path(str(pretrained_model_name_or_path))
-        if kwargs.setdefault("use_safetensors", True) and not any(folder.glob("*.safetensors")):
-            if any(folder.glob("pytorch_model*.bin")):
-                raise OSError(
-                    f"{folder}: its weights are a pickle, which may run code; use_safetensors=False loads it"
-                )
+        is_pickle = any(folder.glob("pytorch_model*.bin")) and not any(folder.glob("*.safetensors"))
+        if kwargs.setdefault("use_safetensors", True) and is_pickle:
+            raise OSError(f"{folder}: its weights are a pickle, which may run code; use_safetensors=False loads it")
         is_stack = cls.base_model_prefix in STACK_CONFIGS
         if is_stack and pretrained_model_name_or_path is not None:
             kwargs = arguments_for_stack(cls, pretrained_model_name_or_path, kwargs)
@@ -72,8 +62,7 @@ class FamilyPreTrainedModel(PreTrainedModel):
         return loaded
 
     def save_pretrained(self, save_directory: str | PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """As in transformers, with the Auto classes of the whole family, and the paper's beam search, beside the
-        weights."""
+        """As in transformers, with the Auto classes of the whole family and the paper's beam search."""
         self.config.auto_map = dict(self.config.family_auto_map)
         if self.can_generate() and kwargs.get("is_main_process", True):
             code = Path(save_directory, "custom_generate", "generate.py")
@@ -85,8 +74,8 @@ class FamilyPreTrainedModel(PreTrainedModel):
 def arguments_for_stack(
     cls: type[FamilyPreTrainedModel], checkpoint: str | PathLike[str], kwargs: dict[str, Any]
 ) -> dict[str, Any]:
-    """Return the arguments with which transformers' `from_pretrained` loads a single-stack model from `checkpoint`,
-    which may be of the seq2seq family, and may have a pooler."""
+    """Return the arguments with which transformers loads a single-stack model from `checkpoint`, which may be of the
+    seq2seq family, and may have a pooler."""
     hub_kwargs = {name: kwargs[name] for name in HUB_KWARGS if name in kwargs}
     fields = PreTrainedConfig.get_config_dict(checkpoint, **hub_kwargs)[0]
     if fields.get("model_type") != VanillaConfig.model_type:
@@ -104,45 +93,74 @@ def arguments_for_stack(
         key_mapping["^lm_head"] = "decoder.lm_head"
     elif fields.get("tie_word_embeddings", True):
         # The shared matrix is stored once, under the encoder's name.
-        names = (r"model\.encoder\.embed_tokens", r"encoder\.embed_tokens")
-        key_mapping |= {f"^{name}": "decoder.embed_tokens" for name in names}
+        names = (r"^model\.encoder\.embed_tokens", r"^encoder\.embed_tokens")
+        key_mapping |= dict.fromkeys(names, "decoder.embed_tokens")
     return {**kwargs, "key_mapping": key_mapping}
 
 
-def warm_start(
-    cls: type[ModelType],
-    encoder: str | PathLike[str],
-    decoder: str | PathLike[str] | None,
-    trust_remote_code: bool | None,
-    **fields: Any,
-) -> ModelType:
-    """Return a seq2seq model whose stacks start from single-stack checkpoints: see
-    [`VanillaPreTrainedModel.from_encoder_decoder_pretrained`]."""
-    options: dict[str, Any] = {"trust_remote_code": trust_remote_code}
-    # Each with the configuration of its own family, for a checkpoint may also be of the seq2seq family.
-    source = AutoModel.from_pretrained(encoder, config=VanillaEncoderConfig.from_pretrained(encoder), **options)
-    target = source
-    if decoder is not None:
-        config = VanillaDecoderConfig.from_pretrained(decoder)
-        target = AutoModelForCausalLM.from_pretrained(decoder, config=config, **options)
-    names = {field.name for field in dataclasses.fields(VanillaBaseConfig)}
-    names -= {field.name for field in dataclasses.fields(PreTrainedConfig)} | {"tie_word_embeddings"} | set(fields)
-    for name in sorted(names):
-        ours, theirs = getattr(source.config, name), getattr(target.config, name)
-        if ours != theirs:
-            raise ValueError(
-                f"`{name}` is {ours!r} in the encoder's checkpoint and {theirs!r} in the decoder's, but a seq2seq "
-                f"model has one: give `{name}`, or checkpoints that agree."
-            )
-    depths = {"encoder_layers": source.config.num_hidden_layers, "decoder_layers": target.config.num_hidden_layers}
-    shared = {name: getattr(target.config, name) for name in names}
-    model = cls(VanillaConfig(**{**shared, **depths, "tie_word_embeddings": False, **fields}))
-    weights = {name: weight for name, weight in source.state_dict().items() if not name.startswith("pooler.")}
-    if (types := weights.pop("embed_token_types.weight", None)) is not None:
-        weights["embed_tokens.weight"] = weights["embed_tokens.weight"] + types[0] / source.embedding_scale
-    model.get_encoder().load_state_dict(weights)
-    if decoder is not None:
-        model.get_decoder().load_state_dict(target.decoder.state_dict(), strict=False)
-        if (projection := model.get_output_embeddings()) is not None:
-            projection.load_state_dict(target.lm_head.state_dict(), strict=not model.config.logits_bias)
-    return model.eval()
+class EncoderDecoderPreTrainedModel(FamilyPreTrainedModel):
+    """What models of an encoder and a decoder share, whatever these are made of."""
+
+    def _resize_token_embeddings(self, new_num_tokens: int, *args: Any, **kwargs: Any) -> nn.Embedding:
+        """Resize the decoder's embeddings, too, if they are its own."""
+        if not self.config.tie_word_embeddings:
+            decoder = self.get_decoder()
+            resized = decoder._get_resized_embeddings(decoder.embed_tokens, new_num_tokens, *args, **kwargs)
+            resized.requires_grad_(decoder.embed_tokens.weight.requires_grad)
+            decoder.set_input_embeddings(resized)
+        return super()._resize_token_embeddings(new_num_tokens, *args, **kwargs)
+
+    @classmethod
+    def from_encoder_decoder_pretrained(
+        cls: type[ModelType],
+        encoder: str | PathLike[str],
+        decoder: str | PathLike[str] | None = None,
+        trust_remote_code: bool | None = None,
+        **kwargs: Any,
+    ) -> ModelType:
+        """Return a model of the paper's family whose stacks start from encoder-only and decoder-only checkpoints.
+
+        The cross-attention is new. The two embeddings and the output projection, which is the decoder's, stay apart
+        (`tie_word_embeddings=False`). The first of an encoder's token types becomes part of its embeddings.
+
+        Args:
+            encoder: folder or Hub id of a checkpoint of the encoder family.
+            decoder: folder or Hub id of one of the decoder family; a new stack, as deep as the encoder, if not given.
+            trust_remote_code: whether to run the checkpoints' own code where `hf_vanilla` is not installed.
+            kwargs: fields of [`VanillaConfig`] to set, such as `decoder_start_token_id`.
+
+        Raises:
+            ValueError: in a recurrent model, whose stacks have no checkpoints of their own; and where the two differ
+                in a field that a seq2seq model has but once, unless `kwargs` set it.
+        """
+        if cls.config_class is not VanillaConfig:
+            raise ValueError(f"{cls.__name__} has no families of one stack to start from: use `from_pretrained`.")
+        # Each with the configuration of its own family, for a checkpoint may also be of the seq2seq family.
+        config: StackConfig = VanillaEncoderConfig.from_pretrained(encoder)
+        source = AutoModel.from_pretrained(encoder, config=config, trust_remote_code=trust_remote_code)
+        target = source
+        if decoder is not None:
+            config = VanillaDecoderConfig.from_pretrained(decoder)
+            target = AutoModelForCausalLM.from_pretrained(decoder, config=config, trust_remote_code=trust_remote_code)
+        families = (VanillaConfig, StackConfig, PreTrainedConfig)
+        seq2seq, stack, other = ({field.name for field in dataclasses.fields(family)} for family in families)
+        names = (seq2seq & stack) - other - {"tie_word_embeddings", *kwargs}
+        for name in sorted(names):
+            ours, theirs = getattr(source.config, name), getattr(target.config, name)
+            if ours != theirs:
+                raise ValueError(
+                    f"`{name}` is {ours!r} in the encoder's checkpoint and {theirs!r} in the decoder's, but a seq2seq "
+                    f"model has one: give `{name}`, or checkpoints that agree."
+                )
+        depths = {"encoder_layers": source.config.num_hidden_layers, "decoder_layers": target.config.num_hidden_layers}
+        shared = {name: getattr(target.config, name) for name in names}
+        model = cls(VanillaConfig(**{**shared, **depths, "tie_word_embeddings": False, **kwargs}))
+        weights = {name: weight for name, weight in source.state_dict().items() if not name.startswith("pooler.")}
+        if (types := weights.pop("embed_token_types.weight", None)) is not None:
+            weights["embed_tokens.weight"] = weights["embed_tokens.weight"] + types[0] / source.embedding_scale
+        model.get_encoder().load_state_dict(weights)
+        if decoder is not None:
+            model.get_decoder().load_state_dict(target.decoder.state_dict(), strict=False)
+            if (projection := model.get_output_embeddings()) is not None:
+                projection.load_state_dict(target.lm_head.state_dict(), strict=not model.config.logits_bias)
+        return model.eval()

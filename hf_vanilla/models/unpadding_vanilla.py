@@ -1,38 +1,34 @@
-"""What makes a training step faster on a given device, and gives the results of the plain step.
-
-Padding is left out of everything but attention, which alone looks at more than one position. The models themselves do
-not know which device they are on: what depends on it is decided here.
-"""
+"""What makes a training step faster on a given device, with the results of the plain step: padding is left out of all
+but attention, which alone looks at more than one position. The models do not know the device: all about it is here."""
 
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
-from torch import nn
+from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx
 from torch.nn.attention.flex_attention import BlockMask
-from transformers.configuration_utils import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.modeling_utils import PreTrainedModel
 
 # Leave padding out where it is at least this share of a batch: less does not pay for what leaving it out costs.
 WORTH_IT = 0.05
-
 # Up to this length, attention over all rows at once, with their padding, is faster than over one row after the other.
 SHORT = 64
-
 # Up to this length, plain products are faster than the kernel of sdpa if oneDNN computes both.
 SHORT_IN_ONEDNN = 128
 
 
-def dropout(hidden_states: torch.Tensor, p: float, training: bool) -> torch.Tensor:
-    """Return what `F.dropout` returns. On CPU that takes twice the time of this, and for the backward pass it keeps
-    four bytes for each element, where this keeps one."""
-    if not training or p == 0 or hidden_states.device.type != "cpu":
-        return F.dropout(hidden_states, p, training)
+def dropout(hidden_states: Tensor, p: float, training: bool) -> Tensor:
+    """Return what `F.dropout` does, which on CPU takes twice as long, and keeps four bytes an element, not one."""
+    if not training or p == 0:
+        return hidden_states
+    if hidden_states.device.type != "cpu":
+        return F.dropout(hidden_states, p)
     return hidden_states * (torch.rand_like(hidden_states, dtype=torch.float32) >= p) / (1 - p)
 
 
@@ -42,84 +38,75 @@ def widest_float(device: torch.device) -> torch.dtype:
 
 
 def is_transformed() -> bool:
-    """True while code is compiled or differentiated by `torch.func`, neither of which can follow shapes that depend on
-    data or a custom backward pass."""
+    """True while code is compiled or transformed by `torch.func`, which cannot follow shapes that depend on data."""
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
 class Unpadding:
     """Takes the padding out of a batch, so that its tokens stand in one row, and puts them back into their places.
+    `kept` is true at the positions to keep (batch, length); without it, nothing is taken out."""
 
-    Args:
-        kept: true at the positions to keep (batch, length); without it, nothing is taken out.
-    """
-
-    def __init__(self, kept: torch.Tensor | None = None):
+    def __init__(self, kept: Tensor | None = None):
         self.is_active = kept is not None
         if kept is not None:
             self.shape = kept.shape
             self.places = kept.flatten().nonzero().squeeze(1)
             self.lengths = kept.sum(1).tolist()
 
-    def remove(self, rows: torch.Tensor) -> torch.Tensor:
+    def remove(self, rows: Tensor) -> Tensor:
         """Return the tokens (1, tokens, ...) of `rows` (batch, length, ...)."""
         return rows.flatten(0, 1).index_select(0, self.places)[None] if self.is_active else rows
 
-    def restore(self, tokens: torch.Tensor) -> torch.Tensor:
+    def restore(self, tokens: Tensor) -> Tensor:
         """Return rows (batch, length, ...) with `tokens` (1, tokens, ...) in their places, and zeros for padding."""
         if not self.is_active:
             return tokens
         return PutInPlace.apply(tokens[0], self.places, self.shape.numel()).unflatten(0, self.shape)
 
-    def columns(self) -> tuple[torch.Tensor, ...]:
+    def columns(self) -> tuple[Tensor, ...]:
         """Return the positions kept of each row, (tokens of the row,)."""
         return (self.places % self.shape[1]).split(self.lengths)
 
-    def split(self, states: torch.Tensor) -> list[torch.Tensor]:
+    def split(self, states: Tensor) -> list[Tensor]:
         """Return each row of `states` (1, heads, tokens, width) by itself, (1, heads, tokens of the row, width)."""
         return list(states.split(self.lengths, dim=2) if self.is_active else states.split(1))
 
 
 class PutInPlace(torch.autograd.Function):
-    """`index_copy` into zeros, without keeping what it copies for the backward pass, which needs only the places."""
+    """`index_copy` of tokens (tokens, ...) into `count` zeros, which does not keep them for the backward pass."""
 
     @staticmethod
-    def forward(ctx: FunctionCtx, tokens: torch.Tensor, places: torch.Tensor, count: int) -> torch.Tensor:
-        """Return `count` rows of zeros, with `tokens` (tokens, ...) at `places` (tokens,)."""
+    def forward(ctx: FunctionCtx, tokens: Tensor, places: Tensor, count: int) -> Tensor:
         ctx.save_for_backward(places)
         return tokens.new_zeros(count, *tokens.shape[1:]).index_copy_(0, places, tokens)
 
     @staticmethod
-    def backward(ctx: Any, grad: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        """Return the gradients at the places."""
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         return grad.index_select(0, *ctx.saved_tensors), None, None
 
 
 @dataclass
 class UnpaddedMask:
-    """The mask of attention between queries and keys that come without padding, made by [`unpad_mask`].
-
-    Attributes:
-        queries, keys: what took their padding out.
-        mask: for short rows, which get their padding back for attention, one mask (batch, 1, length, key length). For
-            long rows a list of masks (1, 1, tokens of the row, keys of the row), None where a query may look at every
-            key or, in causal attention, at every key up to its own position.
+    """What attention needs where `queries` and `keys` took the padding out of its own; made by [`unpad_mask`].
+    For short rows, which get their padding back for attention, `mask` is one (batch, 1, length, key length). For long
+    ones it is a list of masks (1, 1, tokens of the row, keys of the row), None where a query may look at every key or,
+    in causal attention, at every key up to its own position.
     """
 
     queries: Unpadding
     keys: Unpadding
-    mask: torch.Tensor | list[torch.Tensor | None] | None
+    mask: Tensor | list[Tensor | None] | None
 
 
-AttentionMask: TypeAlias = torch.Tensor | BlockMask | UnpaddedMask | None
-AttentionFunction: TypeAlias = Callable[..., tuple[torch.Tensor, torch.Tensor | None]]
+AttentionMask: TypeAlias = Tensor | BlockMask | UnpaddedMask | None
+AttentionFunction: TypeAlias = Callable[..., tuple[Tensor, Tensor | None]]
 
 
 def find_unpadding(
     stack: PreTrainedModel,
-    states: torch.Tensor | None,
-    mask: torch.Tensor | None,
-    label_mask: torch.Tensor | None,
+    states: Tensor | None,
+    mask: Tensor | None,
+    label_mask: Tensor | None,
     options: Any,
     is_causal: bool = False,
 ) -> Unpadding:
@@ -127,8 +114,8 @@ def find_unpadding(
     `mask` and the positions of `label_mask` (batch, length); causal attention without a mask, all up to the latter.
 
     It takes nothing out without `label_mask`, for the caller may then read every position; outside of training; where
-    little is padding; where `options` ask for the states inside of the stack; and with attention other than sdpa's,
-    in which a position that may see nothing sees padding.
+    there is little padding, or `options` ask for the states inside; and with attention other than sdpa's, in which a
+    position that may see nothing sees padding.
     """
     nothing = Unpadding()
     asked = (options.get(name, getattr(stack.config, name)) for name in ("output_attentions", "output_hidden_states"))
@@ -138,47 +125,43 @@ def find_unpadding(
     shape = states.shape[:2]
     if stack.config._attn_implementation != "sdpa" or is_transformed() or label_mask.shape != shape:
         return nothing
-    if isinstance(mask, torch.Tensor) and mask.shape == shape:
-        kept = mask.bool() | label_mask.bool()
-    elif mask is None and is_causal:
+    if mask is None and is_causal:
         kept = up_to_last(label_mask)
+    elif mask is not None and mask.shape == shape:
+        kept = mask.bool() | label_mask.bool()
     else:
         return nothing
     worth_it = kept.count_nonzero() <= (1 - WORTH_IT) * kept.numel() and kept.any(1).all()
     return Unpadding(kept) if worth_it else nothing
 
 
-def up_to_last(label_mask: torch.Tensor) -> torch.Tensor:
+def up_to_last(label_mask: Tensor) -> Tensor:
     """Return a mask (batch, length) that is true up to the last true position of each row of `label_mask`."""
     return label_mask.flip(1).cummax(1).values.flip(1)
 
 
-def first_token(attention_mask: torch.Tensor | None) -> torch.Tensor | None:
+def first_token(attention_mask: Tensor | None) -> Tensor | None:
     """Return a mask (batch, length) that is true at the first position of each row, which a head may read even if it
     is padding; None without a mask of that shape."""
     if attention_mask is None or attention_mask.ndim != 2:
         return None
-    first = torch.zeros_like(attention_mask, dtype=torch.bool)
-    first[:, 0] = True
-    return first
+    return (torch.arange(attention_mask.shape[1], device=attention_mask.device) == 0).expand_as(attention_mask)
 
 
 def unpad_mask(mask: AttentionMask, queries: Unpadding, keys: Unpadding, is_causal: bool = False) -> AttentionMask:
     """Return `mask` (batch, 1, length, key length), true where a query may look, for queries and keys without their
-    padding; `mask` as it is if neither had any taken out."""
+    padding; as it is if neither had any taken out."""
     if not (queries.is_active or keys.is_active):
         return mask
-    assert mask is None or isinstance(mask, torch.Tensor)  # sdpa has no others
+    assert mask is None or isinstance(mask, Tensor)  # sdpa has no others
     lengths = [each.shape[1] for each in (queries, keys) if each.is_active]
-    if mask is not None:
-        lengths += mask.shape[-2:]
-    if max(lengths) <= SHORT:
+    if max(lengths + ([] if mask is None else list(mask.shape[-2:]))) <= SHORT:
         if mask is None and is_causal:
             mask = torch.ones(1, 1, lengths[0], lengths[0], dtype=torch.bool).tril()
         if mask is None or mask.any(-1).all():  # a query that sees nothing gets zeros from sdpa alone
             return UnpaddedMask(queries, keys, mask)
     batch = (queries if queries.is_active else keys).shape[0]
-    masks: list[torch.Tensor | None] = [None] * batch
+    masks: list[Tensor | None] = [None] * batch
     if mask is not None:
         every = (slice(None),) * batch
         columns = (each.columns() if each.is_active else every for each in (queries, keys))
@@ -190,8 +173,7 @@ def unpad_mask(mask: AttentionMask, queries: Unpadding, keys: Unpadding, is_caus
 
 
 def config_of_masks(config: PreTrainedConfig, options: Any) -> PreTrainedConfig:
-    """Return the configuration to make attention masks for: where `options` ask for attention weights that of eager
-    attention, which alone gives them."""
+    """Return the configuration to make attention masks for: that of eager attention if `options` ask for weights."""
     if options.get("output_attentions"):
         config = copy.copy(config)
         config._attn_implementation = "eager"
@@ -202,20 +184,17 @@ def attend(
     function: AttentionFunction,
     plain: AttentionFunction,
     module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
     attention_mask: AttentionMask,
     **kwargs: Any,
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return the output (batch, length, heads, d_v) of an attention function, and its weights if it gives any.
-
-    That is `function`, which the configuration names, but for three cases: rows without padding (see
-    [`unpadded_attention`]); `plain`, equation 1 as it is written, where weights are asked for; and where it trains
-    faster. Arguments are those of attention functions in transformers.
-    """
+) -> tuple[Tensor, Tensor | None]:
+    """Return the output (batch, length, heads, d_v) of an attention function, and its weights if it gives any: of
+    `function`, which the configuration names; but of [`unpadded_attention`] for rows without padding, and of `plain`,
+    which is equation 1 as it is written, where weights are asked for or it trains faster."""
     if isinstance(attention_mask, UnpaddedMask):
-        return unpadded_attention(plain, module, query, key, value, attention_mask, **kwargs)
+        return unpadded_attention(plain, module, (query, key, value), attention_mask, **kwargs)
     if kwargs.get("output_attentions"):
         function = plain
     elif function is sdpa_attention_forward and "is_causal" not in kwargs:
@@ -227,36 +206,25 @@ def attend(
 
 
 def unpadded_attention(
-    plain: AttentionFunction,
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: UnpaddedMask,
-    dropout: float,
-    scaling: float,
-    **kwargs: Any,
-) -> tuple[torch.Tensor, None]:
+    plain: AttentionFunction, module: nn.Module, states: tuple[Tensor, ...], unpadded: UnpaddedMask, **options: Any
+) -> tuple[Tensor, None]:
     """Return the output of attention (1, tokens, heads, d_v) for queries, keys and values (1, heads, tokens, width)
-    without padding: by `plain` for short rows, which get their padding back for it; by sdpa for one long row after the
-    other."""
-    queries, keys, mask = attention_mask.queries, attention_mask.keys, attention_mask.mask
+    without padding: by `plain` for short rows, with their padding; by sdpa for one long row after the other."""
+    queries, keys, mask = unpadded.queries, unpadded.keys, unpadded.mask
+    pairs = list(zip((queries, keys, keys), states, strict=True))
     if not isinstance(mask, list):
-        query, key, value = (
-            unpadding.restore(states.transpose(1, 2)).transpose(1, 2)
-            for unpadding, states in ((queries, query), (keys, key), (keys, value))
-        )
-        return queries.remove(plain(module, query, key, value, mask, dropout=dropout, scaling=scaling)[0]), None
+        restored = [each.restore(state.transpose(1, 2)).transpose(1, 2) for each, state in pairs]
+        return queries.remove(plain(module, *restored, mask, **options)[0]), None
+    rows = zip(*(each.split(state) for each, state in pairs), mask, strict=True)
+    attention = partial(F.scaled_dot_product_attention, dropout_p=options["dropout"], scale=options["scaling"])
     outputs = [
-        F.scaled_dot_product_attention(
-            q, k, v, row_mask, dropout, is_causal=row_mask is None and bool(module.is_causal), scale=scaling
-        ).transpose(1, 2)
-        for q, k, v, row_mask in zip(queries.split(query), keys.split(key), keys.split(value), mask, strict=True)
+        attention(query, key, value, row_mask, is_causal=row_mask is None and bool(module.is_causal)).transpose(1, 2)
+        for query, key, value, row_mask in rows
     ]
     return torch.cat(outputs, dim=1 if queries.is_active else 0), None
 
 
-def trains_faster_plain(module: nn.Module, query: torch.Tensor, key: torch.Tensor, mask: AttentionMask) -> bool:
+def trains_faster_plain(module: nn.Module, query: Tensor, key: Tensor, mask: AttentionMask) -> bool:
     """True if attention in `module` by plain products of all rows and heads trains faster than by sdpa: `query`
     (batch, heads, length, d_k), `key` (batch, heads, key length, d_k), `mask` as for sdpa.
 
@@ -268,11 +236,9 @@ def trains_faster_plain(module: nn.Module, query: torch.Tensor, key: torch.Tenso
         return False
     if query.shape[-2] == 1 or key.shape[-2] > SHORT_IN_ONEDNN:
         return False
-    if query.dtype == torch.float32:
-        onednn: Any = torch.backends.mkldnn
-        if onednn.matmul.fp32_precision not in ("bf16", "tf32"):
-            return False
-    elif query.dtype != torch.bfloat16:
+    onednn: Any = torch.backends.mkldnn
+    rounds = query.dtype == torch.float32 and onednn.matmul.fp32_precision in ("bf16", "tf32")
+    if query.dtype != torch.bfloat16 and not rounds:
         return False
     # A query that sees nothing gets zeros from sdpa alone.
-    return mask is None or (isinstance(mask, torch.Tensor) and mask.dtype == torch.bool and bool(mask.any(-1).all()))
+    return mask is None or (isinstance(mask, Tensor) and mask.dtype == torch.bool and bool(mask.any(-1).all()))

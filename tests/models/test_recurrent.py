@@ -546,6 +546,12 @@ def test_models_of_the_two_families_do_not_load_each_other(tmp_path):
         RecurrentForConditionalGeneration.from_pretrained(tmp_path / "vanilla")
 
 
+@pytest.mark.parametrize("model_class", [RecurrentModel, RecurrentForConditionalGeneration])
+def test_there_are_no_recurrent_stacks_to_start_from(model_class):
+    with pytest.raises(ValueError, match="no families of one stack"):
+        model_class.from_encoder_decoder_pretrained("encoder", "decoder")
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
