@@ -118,16 +118,24 @@ class Translator:
         model = AutoModelForSeq2SeqLM.from_pretrained(name, config=config, dtype=dtype, **hub).to(device)
         return cls(model, tokenizer, precision if on_cpu else "float32", **options)
 
-    def __call__(self, texts: str | Iterable[str], *, progress: bool = False, **search: Any) -> Any:
+    def __call__(
+        self,
+        texts: str | Iterable[str],
+        *,
+        num_beams: int | None = None,
+        n_best: int | None = None,
+        length_penalty: float | None = None,
+        progress: bool = False,
+    ) -> Any:
         """Return the translation of a text, or the list of those of many, in their order.
 
         A blank text stays blank; a long one is cut into sentences, which are joined again. `progress` shows a bar;
-        `search` are `num_beams`, `n_best` and `length_penalty`, as [`stream`] explains them. What is no string is a
-        TypeError, a number out of range a ValueError.
+        [`stream`] explains the other arguments. What is no string is a TypeError, a number out of range a ValueError.
         """
         many = [texts] if isinstance(texts, str) else list(texts)
         bar = {"desc": "translating", "total": len(many), "unit": " texts", "mininterval": 1, "disable": not progress}
-        translations = list(tqdm(self.stream(many, **search), **bar))
+        translated = self.stream(many, num_beams=num_beams, n_best=n_best, length_penalty=length_penalty)
+        translations = list(tqdm(translated, **bar))
         return translations[0] if isinstance(texts, str) else translations
 
     def stream(
