@@ -41,12 +41,8 @@ PIPELINES = {
     "AutoModelForMultipleChoice": "multiple-choice",
     "AutoModel": "feature-extraction",
 }
-FAMILY_NAMES = {
-    "vanilla": "encoder-decoder",
-    "vanilla_encoder": "encoder",
-    "vanilla_decoder": "decoder",
-    "vanilla_recurrent": "recurrent",
-}
+FAMILY_NAMES = {"vanilla": "encoder-decoder"}
+FAMILY_NAMES |= {f"vanilla_{family}": family for family in ("encoder", "decoder", "recurrent")}
 METRICS = {"bleu": "BLEU", "chrf": "chrF2", "perplexity": "perplexity"}
 EXAMPLE = "In the beginning God made the heaven and the earth."
 SETTINGS = {
@@ -82,7 +78,6 @@ class Score:
 
     @property
     def metric_name(self) -> str:
-        """The metric as people write it."""
         return METRICS.get(self.metric, self.metric)
 
     @property
@@ -95,12 +90,8 @@ class Records:
     """What a folder records of a model and of its training.
 
     Attributes:
-        config, auto_class: the model's configuration, and the Auto class of its head.
-        pipeline_tag: the task, as the Hub calls it.
-        summary: `training_summary.json`; empty if there is none.
+        run: `training_summary.json`; empty if there is none.
         configuration: in the summary of `hf-vanilla train`, the fields of its configuration; empty for a Trainer.
-        scores: of test sets and of the validation split.
-        samples: texts of the validation split, with translations if the model translates.
         corpus, built_in: Hub id or name of what it learned from, never a path, and the facts of a built-in corpus.
         base_model: Hub id or name of the model whose weights it started from.
     """
@@ -109,14 +100,13 @@ class Records:
         self.config = load_config(folder)
         self.auto_class = auto_class_of(self.config)
         self.pipeline_tag = PIPELINES[self.auto_class]
-        self.summary: dict[str, Any] = read_json(folder / SUMMARY) or {}
-        self.configuration: dict[str, Any] = self.summary.get("configuration", {})
-        self.scores = scores_of(self.summary, current_evaluations(folder))
+        self.run: dict[str, Any] = read_json(folder / SUMMARY) or {}
+        self.configuration: dict[str, Any] = self.run.get("configuration", {})
+        self.scores = scores_of(self.run, current_evaluations(folder))
         self.samples = read_samples(folder)
-        corpus = self.configuration.get("corpus") or self.summary.get("dataset") or ""
-        self.corpus = public(corpus)
-        self.built_in = BUILT_IN.get(corpus, {})
-        self.base_model = public(self.summary.get("base_model") or self.configuration.get("initial_model"))
+        corpus = self.configuration.get("corpus") or self.run.get("dataset") or ""
+        self.corpus, self.built_in = public(corpus), BUILT_IN.get(corpus, {})
+        self.base_model = public(self.run.get("base_model") or self.configuration.get("initial_model"))
 
 
 def render_card(
@@ -125,7 +115,7 @@ def render_card(
     """Return the card of the model in a folder that `hf-vanilla train`, or a Trainer with [`use_model_card`], wrote.
 
     Args:
-        folder: holds the [`RECORDS`]; of these only `config.json` must be there. The card is silent about the others.
+        folder: holds the [`RECORDS`], or at least `config.json`: the card is silent about what is missing.
         repo_id: `user/name`, in the code of the card.
         languages: ISO 639-1 codes (default: those of a built-in corpus, if it learned from one).
         license: of the weights, by the Hub's identifier (default: apache-2.0 if a run of `hf-vanilla train` began with
@@ -136,33 +126,24 @@ def render_card(
     """
     validate_repo_id(repo_id)
     records = Records(folder)
-    run, samples, auto_class = records.summary, records.samples, records.auto_class
-    texts = [sample[side] for side in ("source", "text") for sample in samples if side in sample]
-    template = files("hf_vanilla") / "templates" / "model_card.md"
+    texts = (sample[side] for sample in records.samples for side in ("source", "text") if side in sample)
     return ModelCard.from_template(
         metadata_of(records, repo_id, languages, license),
-        template_str=template.read_text(encoding="utf-8"),
+        template_str=(files("hf_vanilla") / "templates" / "model_card.md").read_text(encoding="utf-8"),
         name=repo_id.split("/")[-1],
         repo_id=repo_id,
         summary=describe_model(records),
-        config=records.config,
-        auto_class=auto_class,
-        pipeline_tag=records.pipeline_tag,
-        has_pipeline=auto_class.endswith(("MaskedLM", "SequenceClassification", "TokenClassification")),
+        has_pipeline=records.auto_class.endswith(("MaskedLM", "SequenceClassification", "TokenClassification")),
         length_penalty=(read_json(folder / "generation_config.json") or {}).get("length_penalty_form", "paper"),
-        example=literal(example_of(texts[0] if texts else EXAMPLE, records.pipeline_tag)),
-        corpus=records.corpus,
-        built_in=records.built_in,
-        run=run,
-        precision=run.get("mixed_precision", "no").replace("no", "float32"),
+        example=literal(example_of(next(texts, EXAMPLE), records.pipeline_tag)),
+        precision=records.run.get("mixed_precision", "no").replace("no", "float32"),
         hyperparameters=settings_of(records),
-        scores=records.scores,
         signatures=sorted({score.arguments["signature"] for score in records.scores if score.arguments}),
-        samples=[sample for sample in samples[:3] if "source" in sample],
         curves=(folder / CURVES).exists(),
         attention=(folder / ATTENTION).exists(),
         plain=plain,
         oneline=oneline,
+        **vars(records) | {"samples": [sample for sample in records.samples[:3] if "source" in sample]},
     )
 
 
@@ -187,7 +168,7 @@ def metadata_of(records: Records, repo_id: str, languages: Sequence[str] | None,
     ]
     return ModelCardData(
         language=list(languages or records.built_in.get("languages", [])) or None,
-        license=license or ("apache-2.0" if "configuration" in records.summary and not base else None),
+        license=license or ("apache-2.0" if "configuration" in records.run and not base else None),
         library_name="transformers",
         pipeline_tag=records.pipeline_tag,
         tags=["hf_vanilla", "attention-is-all-you-need", FAMILY_NAMES[records.config.model_type]],
@@ -210,11 +191,6 @@ def load_config(folder: Path) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(folder)
     except Exception as error:  # of huggingface_hub's checks, too
         raise ValueError(f"{folder / 'config.json'}: {oneline(error)}") from None
-
-
-def class_of(config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """Return the class of this package that a configuration names as its architecture."""
-    return getattr(hf_vanilla, (config.architectures or [""])[0])
 
 
 def auto_class_of(config: PreTrainedConfig) -> str:
@@ -256,9 +232,7 @@ def current_evaluations(folder: Path) -> list[dict[str, Any]]:
     """Return what `hf-vanilla evaluate` recorded of the weights in a folder; scores of others are left out."""
     evaluations: list[dict[str, Any]] = read_json(folder / EVALUATION) or []
     weights = weights_digest(folder) if evaluations else None
-    if weights is None:
-        return evaluations
-    current = [scores for scores in evaluations if scores["weights"] == weights]
+    current = [scores for scores in evaluations if weights in (None, scores["weights"])]
     if len(current) < len(evaluations):
         logger.warning("%s: left out what was measured of other weights; evaluate these again", folder / EVALUATION)
     return current
@@ -284,10 +258,9 @@ def scores_of(summary: dict[str, Any], evaluations: Sequence[dict[str, Any]]) ->
     for row in evaluations:
         search = "greedy" if row["num_beams"] == 1 else f"beam {row['num_beams']}"
         details = f"{row['sentences']:,} sentences, {row['references']} reference(s), {search}, {row['precision']}"
+        how = {name: row[name] for name in ("num_beams", "references")}
         for metric in ("bleu", "chrf"):
-            arguments = {"signature": row[f"{metric}_signature"]}
-            arguments |= {name: row[name] for name in ("num_beams", "references")}
-            confidence = row[f"{metric}_confidence"]
+            arguments, confidence = {"signature": row[f"{metric}_signature"]} | how, row[f"{metric}_confidence"]
             scores.append(Score(row["set"], row["split"], metric, row[metric], details, confidence, arguments))
     for name, value in summary.get("final", {}).items():
         metric = name.removeprefix("validation_").removeprefix("eval_")
@@ -301,33 +274,28 @@ def describe_model(records: Records) -> str:
     """Return the first paragraph: what the model is, does, and started from, and its sizes."""
     config, auto_class = records.config, records.auto_class
     with torch.device("meta"):
-        model = class_of(config)(config)
+        model: PreTrainedModel = getattr(hf_vanilla, (config.architectures or [""])[0])(config)
     parameters = sum(weight.numel() for weight in model.parameters())
-    task = f" for {records.pipeline_tag.replace('-', ' ')}"
     does = {
         "AutoModelForSeq2SeqLM": " that translates",
         "AutoModelForMaskedLM": " that fills in masked tokens",
         "AutoModelForCausalLM": " that continues text",
-    }.get(auto_class, task)
-    family = FAMILY_NAMES[config.model_type]
-    heads = ""
+    }.get(auto_class, f" for {records.pipeline_tag.replace('-', ' ')}")
+    family, heads = FAMILY_NAMES[config.model_type], ""
     if family == "recurrent":
-        attention = (
-            "without attention" if config.attention_type == "none" else f"with {config.attention_type} attention"
-        )
-        kind = f"A recurrent encoder-decoder{does}, of {config.cell_type.upper()} cells, {attention}"
+        attention = "without" if config.attention_type == "none" else f"with {config.attention_type}"
+        kind = f"A recurrent encoder-decoder{does}, of {config.cell_type.upper()} cells, {attention} attention"
     else:
         paper = "[Attention Is All You Need](https://arxiv.org/abs/1706.03762)"
         kind = f"{'An' if family[0] == 'e' else 'A'} {family} Transformer{does}, as in {paper}"
         heads = f"{config.num_attention_heads} heads, "
     if records.base_model:
         kind += f", fine-tuned from {plain(records.base_model)}"
-    elif records.summary:
+    elif records.run:
         kind += ", trained from scratch"
-    is_seq2seq = config.is_encoder_decoder
-    depth = f"{config.encoder_layers} + {config.decoder_layers}" if is_seq2seq else config.num_hidden_layers
-    labels = ""
-    names = list((config.id2label or {}).values())
+    both = config.is_encoder_decoder
+    depth = f"{config.encoder_layers} + {config.decoder_layers}" if both else config.num_hidden_layers
+    labels, names = "", list((config.id2label or {}).values())
     if auto_class.endswith(("SequenceClassification", "TokenClassification")) and len(names) > 1:
         labels = f" It answers with one of {len(names)} labels: {', '.join(map(plain, names))}."
     return (
@@ -338,11 +306,9 @@ def describe_model(records: Records) -> str:
 
 def settings_of(records: Records) -> list[list[str]]:
     """Return rows of the table of hyperparameters: those of `hf-vanilla train`, or those of a Trainer."""
-    configuration = records.configuration or records.summary.get("arguments") or {}
-    names = (
-        SETTINGS if "configuration" in records.summary else {name: name.replace("_", " ") for name in configuration}
-    )
-    values = {shown: configuration.get(name) for name, shown in names.items()}
+    fields = records.configuration or records.run.get("arguments") or {}
+    names = SETTINGS if "configuration" in records.run else {name: name.replace("_", " ") for name in fields}
+    values = {shown: fields.get(name) for name, shown in names.items()}
     return [[plain(shown), plain(public(value))] for shown, value in values.items() if value is not None]
 
 
@@ -360,7 +326,6 @@ def use_model_card(trainer: Trainer) -> None:
     """Let a Trainer write this card where it would write its own: with each push, and by `create_model_card`.
 
     Beside the card in `output_dir` it leaves `training_summary.json`, of which `hf-vanilla push` makes the card anew.
-    Arguments of `create_model_card` that are used: `language`, `license`, `dataset`, `finetuned_from`.
     """
 
     def create_model_card(
@@ -388,11 +353,10 @@ def summarise_trainer(trainer: Trainer, dataset: str | None, base_model: str | N
     """Return what a Trainer knows of its run, as `hf-vanilla train` would record it."""
     arguments, log = trainer.args, trainer.state.log_history
     evaluations = [record for record in log if any(name.startswith("eval_") for name in record)]
-    speed = ("runtime", "per_second", "_time")
+    final = {name: value for name, value in (evaluations or [{}])[-1].items() if name.startswith("eval_")}
     examples: Any = trainer.train_dataset
     model: Any = trainer.model
-    precision = "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no"
-    packages = ("torch", "transformers", "datasets", "tokenizers", "accelerate")
+    packages = ("hf-vanilla", "torch", "transformers", "datasets", "tokenizers", "accelerate")
     return {
         "base_model": public(base_model or model.config._name_or_path or None),
         "dataset": public(dataset or getattr(getattr(examples, "info", None), "dataset_name", None)),
@@ -401,15 +365,11 @@ def summarise_trainer(trainer: Trainer, dataset: str | None, base_model: str | N
         "updates": trainer.state.global_step,
         "epochs": trainer.state.epoch or 0.0,
         "seconds": sum(record.get("train_runtime", 0.0) for record in log),
-        "final": {
-            name: value
-            for name, value in (evaluations[-1] if evaluations else {}).items()
-            if name.startswith("eval_") and not name.endswith(speed)
-        },
+        "final": {name: final[name] for name in final if not name.endswith(("runtime", "per_second", "_time"))},
         "processes": arguments.world_size,
-        "mixed_precision": precision,
+        "mixed_precision": "bf16" if arguments.bf16 else "fp16" if arguments.fp16 else "no",
         "hardware": hardware(),
-        "versions": {name: importlib.metadata.version(name) for name in ("hf-vanilla", *packages)},
+        "versions": {name: importlib.metadata.version(name) for name in packages},
     }
 
 

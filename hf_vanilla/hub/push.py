@@ -7,15 +7,8 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.errors import (
-    HfHubHTTPError,
-    HFValidationError,
-    HTTPError,
-    LocalEntryNotFoundError,
-    LocalTokenNotFoundError,
-    OfflineModeIsEnabled,
-)
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, errors
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
@@ -27,15 +20,9 @@ from hf_vanilla.training.checkpointing import digest
 CODE = "checks|configuration|fused_loss|generation|losses|modeling|padding|pretrained|unpadding"
 STALE = re.compile(rf"[^/]*\.safetensors(\.index\.json)?|({CODE})_(vanilla|recurrent)(_\w+)?\.py|hf_vanilla/.*\.py")
 """What a push removes from a repository if it is not among what it sends: weights and code of an earlier one."""
-KINDS = {
-    "weights": (".safetensors", ".index.json"),
-    "code": (".py",),
-    "card": (".md", ".png"),
-    "tokenizer": ("tokenizer.json", "tokenizer_config.json"),
-    "configuration": ("config.json",),
-    "records": ("",),
-}
-"""How a commit's message calls a file, by the first of these endings that its name has."""
+KINDS = {"weights": (".safetensors", ".index.json"), "code": (".py",), "card": (".md", ".png")}
+KINDS |= {"tokenizer": ("tokenizer.json", "tokenizer_config.json"), "configuration": ("config.json",)}
+"""How a commit's message calls a file, by the first of these endings that its name has; all others are records."""
 
 
 def push(
@@ -53,7 +40,7 @@ def push(
     dry_run: bool = False,
     api: HfApi | None = None,
 ) -> str:
-    """Send a model, with all that a stranger needs to load, judge and use it, to the Hub.
+    """Send a model, with all that a stranger needs to load, judge and use it, to the Hub; return its page's address.
 
     What goes there is first written into a folder of its own, loaded back in a process that cannot import
     `hf_vanilla`, and compared. It is sent in one commit: a push that fails, or is interrupted, changes nothing, and
@@ -61,9 +48,8 @@ def push(
 
     Args:
         source: folder of a run of `hf-vanilla train`, or of any model of this package with its tokenizer.
-        repo_id: `user/name`; made if it is not there.
+        repo_id, revision: `user/name`, and branch; each is made if it is not there.
         private: whether a repository that is made is private (default: as your account has it).
-        revision: branch; made if it is not there.
         tag: a name for this state, such as `"v1.0"`.
         message: of the commit (default: what changed).
         languages, license: see [`render_card`].
@@ -72,19 +58,15 @@ def push(
         dry_run: print what would be sent, and send nothing.
         api: says to which Hub, and by which token (default: as `hf auth login` or HF_ENDPOINT and HF_TOKEN have it).
 
-    Returns:
-        The address of the model's page.
-
     Raises:
-        FileNotFoundError, ValueError: the folder holds no model that is fit for this, or the Hub does not take it;
-            nothing was sent.
+        FileNotFoundError, ValueError: the model is not fit for this, or the Hub does not take it; nothing was sent.
         ConnectionError: the Hub cannot be reached, or broke off.
     """
     source, api = Path(source), api or HfApi()
     check_repo_id(repo_id)
     with tempfile.TemporaryDirectory() as temporary:
         folder, app = Path(temporary, "model"), Path(temporary, "space")
-        model, tokenizer = stage(source, folder, repo_id, languages, license, max_shard_size)
+        model, tokenizer = stage(source, folder, repo_id, max_shard_size, languages=languages, license=license)
         if space and auto_class_of(model.config) != "AutoModelForSeq2SeqLM":
             raise ValueError("the Space translates: it is for models of AutoModelForSeq2SeqLM")
         check_stands_alone(folder, model, tokenizer)
@@ -95,10 +77,10 @@ def push(
                 show(app, f"spaces/{repo_id}")
         else:
             with explained(repo_id):
-                commit = send(api, repo_id, "model", folder, private, revision, tag, message)
+                commit = send(api, repo_id, "model", folder, private, revision, tag or "", message or "")
                 if space:
                     write_space(app, folder, repo_id, commit, license)
-                    send(api, repo_id, "space", app, private, message=f"Show {repo_id} at {commit[:8]}")
+                    send(api, repo_id, "space", app, private, "main", "", f"Show {repo_id} at {commit[:8]}")
     return f"{api.endpoint}/{repo_id}"
 
 
@@ -134,10 +116,9 @@ def write_card(
     """
     check_repo_id(repo_id)
     with tempfile.TemporaryDirectory() as temporary:
-        records = source
-        if any(source.glob("*.safetensors")):
-            records = Path(temporary)
-            stage(source, records, repo_id, languages, license)
+        records = Path(temporary) if any(source.glob("*.safetensors")) else source
+        if records != source:
+            stage(source, records, repo_id, languages=languages, license=license)
         card = render_card(records, repo_id, languages, license)
         folder.mkdir(parents=True, exist_ok=True)
         # A run's own records stay as they are: those of a card tell less.
@@ -148,19 +129,9 @@ def write_card(
 
 
 def send(
-    api: HfApi,
-    repo_id: str,
-    kind: str,
-    folder: Path,
-    private: bool | None,
-    revision: str = "main",
-    tag: str | None = None,
-    message: str | None = None,
+    api: HfApi, repo_id: str, kind: str, folder: Path, private: bool | None, revision: str, tag: str, message: str
 ) -> str:
-    """Make the files of a folder those of a repository's branch, in one commit that holds only what changed.
-
-    Returns:
-        The hash of the commit, or of the branch's newest one if nothing changed.
+    """Send what changed in a folder to a repository's branch in one commit; return the hash of the branch's newest.
 
     Raises:
         ValueError: the repository holds another type of model, or has the tag at another state.
@@ -176,9 +147,8 @@ def send(
     there = {file.path: file for file in tree if isinstance(file, RepoFile)}
     if kind == "model" and "config.json" in there:
         with tempfile.TemporaryDirectory() as temporary:
-            name = api.hf_hub_download(repo_id, "config.json", revision=head, local_dir=temporary)
-            other = (read_json(Path(name)) or {}).get("model_type")
-        own = read_json(staged["config.json"])["model_type"]
+            config = Path(api.hf_hub_download(repo_id, "config.json", revision=head, local_dir=temporary))
+            other, own = ((read_json(path) or {}).get("model_type") for path in (config, staged["config.json"]))
         if other != own:
             raise ValueError(f"{repo_id} is taken by a model of type {other!r}, this is {own!r}: choose another name")
     # `upload_folder` does not serve here: with hf_xet it may make several commits, and it does not say beforehand what
@@ -192,10 +162,7 @@ def send(
         details = [f"{'change' if name in there else 'add'} {name}" for name in changed]
         head = api.create_commit(
             repo_id,
-            [
-                *(CommitOperationAdd(name, staged[name]) for name in changed),
-                *(CommitOperationDelete(name) for name in removed),
-            ],
+            [*(CommitOperationAdd(name, staged[name]) for name in changed), *map(CommitOperationDelete, removed)],
             repo_type=kind,
             revision=revision,
             commit_message=message or message_of([*changed, *removed], first="config.json" not in there),
@@ -216,7 +183,8 @@ def message_of(names: Sequence[str], first: bool) -> str:
     """Return the title of a commit that changes these files; `first` if there was no model before it."""
     if first:
         return "Add model, tokenizer, code and card"
-    *others, last = sorted({next(kind for kind in KINDS if name.endswith(KINDS[kind])) for name in names})
+    kinds = {next((kind for kind in KINDS if name.endswith(KINDS[kind])), "records") for name in names}
+    *others, last = sorted(kinds)
     return f"Change {', '.join(others)} and {last}" if others else f"Change {last}"
 
 
@@ -225,11 +193,18 @@ def explained(repo_id: str) -> Iterator[None]:
     """Raise, in place of huggingface_hub's errors, `ValueError` or `ConnectionError` with one line and a remedy."""
     try:
         yield
-    except LocalTokenNotFoundError:
+    except errors.LocalTokenNotFoundError:
         raise ValueError("there is no token: run `hf auth login`, or set HF_TOKEN to one that may write") from None
-    except OfflineModeIsEnabled:
+    except errors.OfflineModeIsEnabled:
         raise ConnectionError("HF_HUB_OFFLINE is set: unset it to push") from None
-    except (HfHubHTTPError, HTTPError, RuntimeError, LocalEntryNotFoundError, ConnectionError, TimeoutError) as error:
+    except (
+        HfHubHTTPError,
+        errors.HTTPError,
+        RuntimeError,
+        LocalEntryNotFoundError,
+        ConnectionError,
+        TimeoutError,
+    ) as error:
         # Where an upload or a download fails, huggingface_hub raises one of these two from the true cause.
         wraps = isinstance(error, RuntimeError | LocalEntryNotFoundError)
         cause = error.__cause__ if wraps and error.__cause__ else error
@@ -241,10 +216,9 @@ def explained(repo_id: str) -> Iterator[None]:
         }
         if status in refusals:
             raise ValueError(refusals[status]) from None
+        reason = f"the Hub cannot be reached, or broke off ({type(cause).__name__})"
+        if isinstance(cause, HfHubHTTPError):
+            reason = f"the Hub answered {status}: {oneline(cause.server_message or '')}"
         if status == 412:
             reason = f"{repo_id} changed meanwhile"
-        elif isinstance(cause, HfHubHTTPError):
-            reason = f"the Hub answered {status}: {oneline(cause.server_message or '')}"
-        else:
-            reason = f"the Hub cannot be reached, or broke off ({type(cause).__name__})"
         raise ConnectionError(f"{reason}. Nothing there is left half-written; the same command completes it") from None

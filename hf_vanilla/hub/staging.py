@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from importlib.metadata import requires
 from importlib.resources import files
 from pathlib import Path
@@ -22,35 +21,16 @@ from huggingface_hub import SpaceCard, SpaceCardData
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+import hf_vanilla
 from hf_vanilla.attention.figures import plot_heads, save_figure
 from hf_vanilla.attention.reader import attention_maps
-from hf_vanilla.hub.model_card import (
-    ATTENTION,
-    CARD,
-    CONFIG,
-    CURVES,
-    EVALUATION,
-    SAMPLES,
-    SUMMARY,
-    auto_class_of,
-    class_of,
-    current_evaluations,
-    load_config,
-    oneline,
-    public,
-    read_json,
-    read_samples,
-    render_card,
-    weights_digest,
-    write_record,
-)
+from hf_vanilla.hub import model_card
+from hf_vanilla.hub.model_card import oneline, public, read_json
 from hf_vanilla.models.generation_vanilla import beam_search
 
 logger = logging.getLogger(__name__)
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-MOST_WORDS = 16
-"""At most this many words of a text are drawn in the card's picture of attention."""
 GRADIO = "6.31.0"
 """The version of gradio that the Space was tested with."""
 STAND_ALONE = re.compile(r"(torch|transformers|tokenizers|safetensors)[<>=~!]")
@@ -88,30 +68,21 @@ for name in json.loads((folder / "config.json").read_text())["auto_map"]:
 
 
 def load_model_and_tokenizer(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Return a model of this package and its tokenizer, from a folder.
-
-    Raises:
-        FileNotFoundError, ValueError: something is missing, is a pickle, or does not fit together.
-    """
+    """Return a folder's model and tokenizer, or raise `FileNotFoundError` or `ValueError` if they are not whole."""
     if (source / "adapter_config.json").is_file():
         raise ValueError(f"{source} holds an adapter: push that by PEFT, `model.push_to_hub(...)`")
-    config = load_config(source)
-    auto_class_of(config)
+    config = model_card.load_config(source)
+    model_card.auto_class_of(config)
     check_weight_files(source)
-    model_class = class_of(config)
-    model: PreTrainedModel
-    loading: dict[str, set[str]]
+    architecture, options = (config.architectures or [""])[0], {"output_loading_info": True, "local_files_only": True}
     try:
-        loaded: Any = model_class.from_pretrained(
-            source, dtype="auto", output_loading_info=True, local_files_only=True
-        )
-        model, loading = loaded
+        model, loading = getattr(hf_vanilla, architecture).from_pretrained(source, dtype="auto", **options)
     except Exception as error:  # of many libraries
         raise ValueError(f"{source}: its weights do not load: {oneline(error)}") from None
     for problem in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if loading[problem]:
             names = ", ".join(sorted(map(str, loading[problem]))[:3])
-            raise ValueError(f"{source}: the weights are not those of {model_class.__name__}, {problem}: {names}")
+            raise ValueError(f"{source}: the weights are not those of {architecture}, {problem}: {names}")
     for name, weight in model.named_parameters():
         if not weight.isfinite().all():
             raise ValueError(f"{source}: {name} holds values that are not finite numbers")
@@ -122,8 +93,7 @@ def load_model_and_tokenizer(source: Path) -> tuple[PreTrainedModel, PreTrainedT
     for name in tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else ():
         if Path(name).name != name:
             raise ValueError(f"{source}: the tokenizer has a chat template named {name!r}, which is no name of a file")
-    last = max(tokenizer.get_vocab().values(), default=-1)
-    if last >= config.vocab_size:
+    if (last := max(tokenizer.get_vocab().values(), default=-1)) >= config.vocab_size:
         sizes = f"the tokenizer has ids up to {last}, the model {config.vocab_size} embeddings"
         raise ValueError(f"{source}: {sizes}: one of them is of another model")
     for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
@@ -142,51 +112,45 @@ def check_weight_files(source: Path) -> None:
     if not any(source.glob("*.safetensors")):
         for path in source.iterdir():
             if path.suffix in PICKLES and path.name != "training_args.bin":
-                raise ValueError(
-                    f"{source} has its weights in {path.name}, a pickle, which may run code when it is loaded: save "
-                    "them as safetensors, `model.save_pretrained(...)`, where you trust it"
-                )
+                what = f"{source} has its weights in {path.name}, a pickle, which may run code when it is loaded"
+                raise ValueError(f"{what}: save them as safetensors, `model.save_pretrained(...)`, where you trust it")
         raise FileNotFoundError(f"{source} has no weights: expected model.safetensors")
 
 
 def stage(
-    source: Path,
-    folder: Path,
-    repo_id: str,
-    languages: Sequence[str] | None = None,
-    license: str | None = None,
-    max_shard_size: str = "5GB",
+    source: Path, folder: Path, repo_id: str, max_shard_size: str = "5GB", **card: Any
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Write all that a repository will hold into a new `folder`, and return model and tokenizer.
+    """Write all that a repository will hold, and no more, into a new `folder`; return model and tokenizer.
 
-    Files that `source` holds besides a model, its tokenizer and the records of its training are left out.
+    `card` has `languages` and `license`, if they are given, for [`model_card.render_card`].
     """
     model, tokenizer = load_model_and_tokenizer(source)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     tokenizer.save_pretrained(folder)
-    for name in (CURVES, SAMPLES):
+    for name in (model_card.CURVES, model_card.SAMPLES):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
-    if evaluations := current_evaluations(source):
+    if evaluations := model_card.current_evaluations(source):
         # Saved anew, the same weights may lie in other files.
-        own = {"weights": weights_digest(folder)}
-        write_record(folder / EVALUATION, [scores | {"set": public(scores["set"])} | own for scores in evaluations])
-    if summary := read_json(source / SUMMARY):
-        for part in ("configuration", "arguments"):
-            if part in summary:
-                summary[part] = {name: public(value) for name, value in summary[part].items()}
+        own = {"weights": model_card.weights_digest(folder)}
+        model_card.write_record(
+            folder / model_card.EVALUATION, [scores | {"set": public(scores["set"])} | own for scores in evaluations]
+        )
+    if summary := read_json(source / model_card.SUMMARY):
+        for part in {"configuration", "arguments"} & set(summary):
+            summary[part] = {name: public(value) for name, value in summary[part].items()}
         if command := summary.get("command"):
             # Of an absolute path its last part alone is for others.
             outside = r"(^|=)(?:[~/]|\.\.?[/\\]|file:|[A-Za-z]:[/\\]).*[/\\]"
             summary["command"] = shlex.join(re.sub(outside, r"\1", word) for word in shlex.split(command))
-        write_record(folder / SUMMARY, summary)
+        model_card.write_record(folder / model_card.SUMMARY, summary)
         if "configuration" in summary:
             text = yaml.safe_dump(summary["configuration"], sort_keys=False)
-            (folder / CONFIG).write_text(text, encoding="utf-8")
+            (folder / model_card.CONFIG).write_text(text, encoding="utf-8")
     with contextlib.suppress(ValueError):  # a text that cannot be drawn is no reason not to push
-        draw_attention(model, tokenizer, source, folder / ATTENTION)
+        draw_attention(model, tokenizer, source, folder / model_card.ATTENTION)
     write_requirements(folder)
-    render_card(folder, repo_id, languages, license).save(folder / CARD)
+    model_card.render_card(folder, repo_id, **card).save(folder / model_card.CARD)
     return model, tokenizer
 
 
@@ -197,11 +161,11 @@ def write_requirements(folder: Path, *others: str) -> None:
 
 
 def draw_attention(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run: Path, picture: Path) -> None:
-    """Draw the heads of the last layer on the shortest sample of a run, or on its first words, if it has samples."""
-    rows = read_samples(run)
+    """Draw the heads of the last layer on the shortest sample of a run, or on 16 words of it, if it has samples."""
+    rows = model_card.read_samples(run)
     if rows and getattr(model.config, "attention_type", None) != "none":
         row = min(rows, key=lambda row: len(row.get("source") or row["text"]))
-        text = row.get("source") or " ".join(row["text"].split()[:MOST_WORDS])
+        text = row.get("source") or " ".join(row["text"].split()[:16])
         maps = attention_maps(model, tokenizer, text, row.get("translation") or row.get("target"))
         try:
             save_figure(plot_heads(list(maps.kinds.values())[-1]), picture)
@@ -210,11 +174,8 @@ def draw_attention(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, r
 
 
 def check_stands_alone(folder: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> None:
-    """Load a staged folder in a process that cannot import `hf_vanilla`; raise `ValueError` if it does not work there.
-
-    It must load through every Auto class, and give the same outputs and tokens.
-    """
-    auto_class = auto_class_of(model.config)
+    """Raise `ValueError` unless a process without `hf_vanilla` loads `folder` by each Auto class, to equal results."""
+    auto_class = model_card.auto_class_of(model.config)
     torch.manual_seed(0)
     choices = (2,) if auto_class == "AutoModelForMultipleChoice" else ()
     words = torch.randint(min(len(tokenizer), model.config.vocab_size), (2, *choices, 7))
@@ -223,9 +184,8 @@ def check_stands_alone(folder: Path, model: PreTrainedModel, tokenizer: PreTrain
         inputs["decoder_input_ids"] = words[:, :5].contiguous()
     expected = {f"input.{name}": tensor for name, tensor in inputs.items()}
     with torch.no_grad():
-        for name, value in model(**inputs).items():
-            if isinstance(value, torch.Tensor):
-                expected[f"output.{name}"] = value.float().contiguous()
+        outputs = {name: value for name, value in model(**inputs).items() if isinstance(value, torch.Tensor)}
+        expected |= {f"output.{name}": value.float().contiguous() for name, value in outputs.items()}
         if model.can_generate():
             generate: Any = model.generate
             expected["tokens"] = generate(words, custom_generate=beam_search, **SEARCH)
@@ -236,13 +196,8 @@ def check_stands_alone(folder: Path, model: PreTrainedModel, tokenizer: PreTrain
         hidden = ("TOKEN", "PYTHONPATH", "TRANSFORMERS_CACHE", "HF_MODULES_CACHE")
         environment = {name: value for name, value in os.environ.items() if not name.endswith(hidden)}
         environment |= {"HF_HOME": temporary, "HF_HUB_OFFLINE": "1"}
-        checked = subprocess.run(
-            [sys.executable, "-c", CHECK, str(folder), str(tensors), auto_class, json.dumps(SEARCH)],
-            cwd=temporary,
-            env=environment,
-            capture_output=True,
-            text=True,
-        )
+        command = [sys.executable, "-c", CHECK, str(folder), str(tensors), auto_class, json.dumps(SEARCH)]
+        checked = subprocess.run(command, cwd=temporary, env=environment, capture_output=True, text=True)
     if checked.returncode:
         lines = checked.stderr.strip().splitlines() or ["no reason given"]
         raise ValueError(f"nothing was sent: loaded without hf_vanilla, it fails: {oneline(lines[-1])}")
@@ -253,19 +208,14 @@ def write_space(app: Path, model: Path, repo_id: str, commit: str, license: str 
 
     The package is part of the Space, so that it needs to trust no code but its own.
     """
-    shutil.copytree(
-        str(files("hf_vanilla")), app / "hf_vanilla", ignore=shutil.ignore_patterns("templates", "__pycache__")
-    )
-    shutil.copyfile(str(files("hf_vanilla") / "templates" / "space" / "app.py"), app / "app.py")
-    examples = sorted((row["source"] for row in read_samples(model)), key=len)[:3]
-    write_record(app / "model.json", {"model": repo_id, "revision": commit, "examples": examples})
+    package = Path(str(files("hf_vanilla")))
+    shutil.copytree(package, app / "hf_vanilla", ignore=shutil.ignore_patterns("templates", "__pycache__"))
+    shutil.copyfile(package / "templates" / "space" / "app.py", app / "app.py")
+    examples = sorted((row["source"] for row in model_card.read_samples(model)), key=len)[:3]
+    model_card.write_record(app / "model.json", {"model": repo_id, "revision": commit, "examples": examples})
     write_requirements(app, "matplotlib")
-    data = SpaceCardData(
-        title=repo_id.split("/")[-1],
-        sdk="gradio",
-        sdk_version=GRADIO,
-        app_file="app.py",
-        license=license or "apache-2.0",
-        models=[repo_id],
+    how: dict[str, Any] = {"sdk": "gradio", "sdk_version": GRADIO, "app_file": "app.py", "models": [repo_id]}
+    data = SpaceCardData(title=repo_id.split("/")[-1], license=license or "apache-2.0", **how)
+    SpaceCard(f"---\n{data}\n---\nTranslates with [{repo_id}](https://huggingface.co/{repo_id}).\n").save(
+        app / model_card.CARD
     )
-    SpaceCard(f"---\n{data}\n---\nTranslates with [{repo_id}](https://huggingface.co/{repo_id}).\n").save(app / CARD)

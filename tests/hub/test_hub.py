@@ -22,7 +22,8 @@ from safetensors.torch import load_file, save_file
 
 from hf_vanilla import VanillaDecoderForCausalLM, VanillaEncoderForMaskedLM, VanillaForConditionalGeneration, cli
 from hf_vanilla.data.tokenization import train_tokenizer
-from hf_vanilla.hub.push import STALE, push
+from hf_vanilla.hub import push
+from hf_vanilla.hub.push import STALE
 from hf_vanilla.hub.staging import CHECK, stage
 from hf_vanilla.training.loop import train
 
@@ -70,7 +71,7 @@ def hub(server):
 @pytest.fixture
 def unchecked(monkeypatch):
     """For tests that push and are about something else: a process less each time."""
-    monkeypatch.setattr("hf_vanilla.hub.push.check_stands_alone", lambda *arguments: None)
+    monkeypatch.setattr(sys.modules["hf_vanilla.hub.push"], "check_stands_alone", lambda *arguments: None)
 
 
 @pytest.fixture
@@ -250,15 +251,13 @@ def test_what_lies_beside_a_model_stays_at_home(runs, hub, online, tmp_path, unc
 
 
 def test_nothing_is_sent_that_does_not_load_without_the_package(runs, hub, online, monkeypatch):
-    from hf_vanilla.hub import push as module
-
     def broken(*arguments, **options):
         staged = stage(*arguments, **options)
         code = arguments[1] / "modeling_vanilla_encoder.py"
         code.write_text("import hf_vanilla\n" + code.read_text(encoding="utf-8"), encoding="utf-8")
         return staged
 
-    monkeypatch.setattr(module, "stage", broken)
+    monkeypatch.setattr(sys.modules["hf_vanilla.hub.push"], "stage", broken)
     with pytest.raises(ValueError, match="nothing was sent: loaded without hf_vanilla, it fails: .*hf_vanilla"):
         push(runs / "masked_lm", "user/broken", api=api_of(hub))
     assert not api_of(hub).repo_exists("user/broken")
@@ -511,7 +510,7 @@ hf_hub_download("user/plain", "modeling_vanilla_encoder.py")
 def test_what_trainer_and_models_push_loads_and_has_our_card(runs, hub, online, tmp_path, monkeypatch, capfd):
     python(STOCK, hub, tmp_path, runs / "masked_lm", tmp_path / "out", token=TOKEN)
     # And the whole of it, by ours, from what Trainer left.
-    monkeypatch.setattr("hf_vanilla.hub.push.HfApi", lambda: api_of(hub))
+    monkeypatch.setattr(sys.modules["hf_vanilla.hub.push"], "HfApi", lambda: api_of(hub))
     cli.main(["push", str(tmp_path / "out"), "user/classifier"])
     printed, said = capfd.readouterr()
     assert f"see {hub.url}/user/classifier" in printed and TOKEN not in printed + said
