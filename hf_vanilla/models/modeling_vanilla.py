@@ -574,16 +574,29 @@ class EncoderDecoderModel(EncoderDecoderPreTrainedModel):
             ValueError: for ids outside of the vocabulary, masks of another shape, neither or both kinds of an input.
         """
         if encoder_outputs is None:
-            source = (input_ids, attention_mask, position_ids, inputs_embeds)
             encoder_outputs = self.encoder(
-                *source, label_mask=None if label_mask is None else attention_mask, **kwargs
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                position_ids=position_ids,
+                inputs_embeds=inputs_embeds,
+                label_mask=None if label_mask is None else attention_mask,
+                **kwargs,
             )
         encoded = BaseModelOutput(*encoder_outputs) if isinstance(encoder_outputs, tuple) else encoder_outputs
         if decoder_input_ids is None and decoder_inputs_embeds is None and input_ids is not None:
             decoder_input_ids = shift_right(input_ids, self.config)
-        target = (decoder_input_ids, decoder_attention_mask, decoder_position_ids)
-        others = (encoded.last_hidden_state, attention_mask, past_key_values, decoder_inputs_embeds)
-        decoder_outputs = self.decoder(*target, *others, use_cache=use_cache, label_mask=label_mask, **kwargs)
+        decoder_outputs = self.decoder(
+            input_ids=decoder_input_ids,
+            attention_mask=decoder_attention_mask,
+            position_ids=decoder_position_ids,
+            encoder_hidden_states=encoded.last_hidden_state,
+            encoder_attention_mask=attention_mask,
+            past_key_values=past_key_values,
+            inputs_embeds=decoder_inputs_embeds,
+            use_cache=use_cache,
+            label_mask=label_mask,
+            **kwargs,
+        )
         return Seq2SeqModelOutput(
             last_hidden_state=decoder_outputs.last_hidden_state,
             past_key_values=decoder_outputs.past_key_values,
@@ -652,9 +665,21 @@ class EncoderDecoderForConditionalGeneration(EncoderDecoderPreTrainedModel, Gene
                 decoder_input_ids = shift_right(labels, self.config)
         elif decoder_input_ids is None and decoder_inputs_embeds is None:
             raise ValueError("Give `labels`, `decoder_input_ids` or `decoder_inputs_embeds`, or call `generate`.")
-        ids = (input_ids, attention_mask, decoder_input_ids, decoder_attention_mask, encoder_outputs, past_key_values)
-        others = (inputs_embeds, decoder_inputs_embeds, position_ids, decoder_position_ids, use_cache)
-        outputs = self.model(*ids, *others, has_label(labels, logits_to_keep), **kwargs)
+        outputs = self.model(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            decoder_input_ids=decoder_input_ids,
+            decoder_attention_mask=decoder_attention_mask,
+            encoder_outputs=encoder_outputs,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            decoder_inputs_embeds=decoder_inputs_embeds,
+            position_ids=position_ids,
+            decoder_position_ids=decoder_position_ids,
+            use_cache=use_cache,
+            label_mask=has_label(labels, logits_to_keep),
+            **kwargs,
+        )
         hidden_states = outputs.last_hidden_state
         logits, loss = logits_and_loss(self.lm_head, hidden_states, labels, output_logits, logits_to_keep, **kwargs)
         return make_output(Seq2SeqLMOutput, outputs, loss=loss, logits=logits)

@@ -72,9 +72,16 @@ class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
                 raise ValueError(f"`labels` must be (batch, target), got {tuple(labels.shape)}.")
             check_ids(labels, self.config.vocab_size, "labels", "vocab_size", ignored=-100)
             next_tokens = F.pad(labels[:, 1:], (0, 1), value=-100)
-        inputs = {"past_key_values": past_key_values, "inputs_embeds": inputs_embeds, "use_cache": use_cache}
-        label_mask = has_label(next_tokens, logits_to_keep)
-        outputs = self.decoder(input_ids, attention_mask, position_ids, label_mask=label_mask, **inputs, **kwargs)
+        outputs = self.decoder(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            label_mask=has_label(next_tokens, logits_to_keep),
+            **kwargs,
+        )
         states = outputs.last_hidden_state
         logits, loss = logits_and_loss(self.lm_head, states, next_tokens, output_logits, logits_to_keep, **kwargs)
         return make_output(modeling_outputs.CausalLMOutputWithPast, outputs, loss=loss, logits=logits)
@@ -122,9 +129,16 @@ class DecoderClassifier(VanillaDecoderPreTrainedModel):
         use_cache = False if self.training and labels is not None and use_cache is None else use_cache
         if position_ids is None and past_key_values is None:
             position_ids = token_positions(attention_mask)
-        inputs = {"past_key_values": past_key_values, "inputs_embeds": inputs_embeds, "use_cache": use_cache}
-        label_mask = has_label(labels) if self.each_token else first_token(attention_mask)
-        outputs = self.decoder(input_ids, attention_mask, position_ids, label_mask=label_mask, **inputs, **kwargs)
+        outputs = self.decoder(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=past_key_values,
+            inputs_embeds=inputs_embeds,
+            use_cache=use_cache,
+            label_mask=has_label(labels) if self.each_token else first_token(attention_mask),
+            **kwargs,
+        )
         states, loss = outputs.last_hidden_state, None
         if not self.each_token:
             states = last_token(states, input_ids, attention_mask, self.config.pad_token_id)
