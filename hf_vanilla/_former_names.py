@@ -40,7 +40,7 @@ FORMER = {
 }
 
 
-def look_up_in(former: str, places: tuple[str, ...]) -> Callable[[str], Any]:
+def look_up_in(former: str, places: tuple[str, ...]) -> Callable[[str], object]:
     """Makes the `__getattr__` of a module: it gives a name as one of `places` has it, and warns that it has moved.
 
     Args:
@@ -48,7 +48,7 @@ def look_up_in(former: str, places: tuple[str, ...]) -> Callable[[str], Any]:
         places: modules without the package's name, searched in this order.
     """
 
-    def look_up(name: str) -> Any:
+    def look_up(name: str) -> object:
         for place in () if name.startswith("__") else places:
             if hasattr(found := importlib.import_module(f"hf_vanilla.{place}"), name):
                 moved = f"hf_vanilla.{former}.{name} is deprecated: it is hf_vanilla.{place}.{name} now"

@@ -215,7 +215,7 @@ class Reader:
             limit = f"with {count} new ones more than the model's {self.max_length}"
             raise ValueError(f"{name} has {len(ids)} tokens, {limit}")
         inputs = torch.tensor([ids], device=self.model.device)
-        options: dict[str, Any] = {"max_new_tokens": count, "do_sample": False, "num_return_sequences": 1}
+        options: dict[str, object] = {"max_new_tokens": count, "do_sample": False, "num_return_sequences": 1}
         if self.model.config.model_type in ("vanilla", "vanilla_recurrent"):
             options["custom_generate"] = beam_search
         with evaluation_mode(self.model):
@@ -223,7 +223,7 @@ class Reader:
 
     def encode(self, text: str, name: str, text_target: bool = False) -> EncodedText:
         """Return a text's tokens; none, too many, only unknown or foreign ones are a ValueError, which says `name`."""
-        texts: dict[str, Any] = {"text_target" if text_target else "text": text}
+        texts: dict[str, str] = {"text_target" if text_target else "text": text}
         if self.tokenizer.is_fast:
             fast = self.tokenizer(**texts, return_offsets_mapping=True)
             encoded = EncodedText(list(fast["input_ids"]), list(fast["offset_mapping"]), text)

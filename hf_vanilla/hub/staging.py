@@ -35,7 +35,7 @@ GRADIO = "6.31.0"
 """The version of gradio that the Space was tested with."""
 STAND_ALONE = re.compile(r"(torch|transformers|tokenizers|safetensors)[<>=~!]")
 """The packages that a checkpoint needs where `hf_vanilla` is not installed."""
-SEARCH: dict[str, Any] = {"num_beams": 2, "max_new_tokens": 5, "do_sample": False, "num_return_sequences": 1}
+SEARCH: dict[str, float] = {"num_beams": 2, "max_new_tokens": 5, "do_sample": False, "num_return_sequences": 1}
 SEARCH |= dict.fromkeys(("return_dict_in_generate", "output_attentions", "output_hidden_states"), False)
 """The search by which tokens are compared, whatever a model's own generation config says."""
 # This program loads a folder as a stranger to this package would, through every Auto class that its configuration

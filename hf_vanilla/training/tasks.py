@@ -205,7 +205,7 @@ class Task:
             logger.info("%s: dropped %s; %s examples are left", split, dropped, f"{wanted.sum():,}")
         return wanted
 
-    def _is_wanted(self, example: dict[str, Any]) -> bool:
+    def _is_wanted(self, example: dict[str, int]) -> bool:
         return bool(self._select(np.array([[example[f"{column}_length"]] for column in self.columns]), "stream")[0])
 
     def batches(

@@ -224,7 +224,7 @@ class Translator:
         mask = pad_sequence([torch.ones_like(row) for row in rows], True)
         batch = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
         most = min(ids.shape[1] + EXTRA_TOKENS, self.max_positions - 1, config.max_new_tokens or self.max_positions)
-        options: dict[str, Any] = {"max_new_tokens": most, "do_sample": False, "output_attentions": False, **search}
+        options: dict[str, object] = {"max_new_tokens": most, "do_sample": False, "output_attentions": False, **search}
         options |= {"output_hidden_states": False, "return_dict_in_generate": True, "output_scores": not self.is_ours}
         if self.is_ours:
             options |= {"custom_generate": beam_search, "incremental_decoder": self.decoder}
