@@ -79,18 +79,23 @@ def mermaid(of: dict[str, set[str]]) -> str:
     return "\n".join(["```mermaid", "flowchart TD", *lines, "```"])
 
 
+def picture() -> str:
+    """Return the picture of the rooms, without the modules beside them that only load and rename."""
+    hidden = {room for room in rooms(graph()) if room == PACKAGE or room.startswith("_")}
+    return mermaid({room: names - hidden for room, names in rooms(graph()).items() if room not in hidden})
+
+
 def main() -> None:
     """Print the picture, or write it into CONTRIBUTING.md."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--write", action="store_true", help="replace the picture in CONTRIBUTING.md")
     arguments = parser.parse_args()
-    picture = mermaid({room: names - {PACKAGE} for room, names in rooms(graph()).items() if room != PACKAGE})
     if not arguments.write:
-        print(picture)
+        print(picture())
         return
     path = ROOT / "CONTRIBUTING.md"
     before, rest = path.read_text(encoding="utf-8").split(START)
-    path.write_text(f"{before}{START}\n{picture}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    path.write_text(f"{before}{START}\n{picture()}\n{END}{rest.split(END)[1]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

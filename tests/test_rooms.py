@@ -3,7 +3,7 @@
 import ast
 import sys
 
-from map_rooms import ROOT, circle, graph, rooms
+from map_rooms import ROOT, circle, graph, picture, rooms
 
 BELOW = {
     "data": set(),
@@ -46,3 +46,7 @@ def test_neither_the_package_nor_a_script_imports_a_script():
     for path in [*(ROOT / "hf_vanilla").rglob("*.py"), *(ROOT / "scripts").glob("*.py")]:
         shared = {"paper", "peers"} if path.parent.name == "scripts" else set()
         assert not {name for level, name in imported_by(path) if not level} & (SCRIPTS - shared), path
+
+
+def test_the_picture_in_contributing_is_that_of_today():
+    assert picture() in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
