@@ -101,6 +101,8 @@ __all__ = [*_MODULE_OF]
 
 
 def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF and name in _former_names.FORMER:
+        return importlib.import_module(f"hf_vanilla.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'hf_vanilla' has no attribute {name!r}")
     value = getattr(importlib.import_module(_MODULE_OF[name]), name)

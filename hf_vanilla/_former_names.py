@@ -33,15 +33,26 @@ FORMER = {
     "model_card": ("hub.model_card",),
     "optim": ("training.optim",),
     "question_answering": ("finetuning.answers",),
+    "recurrent": (),
+    "recurrent.configuration_recurrent": ("models.configuration_recurrent",),
+    "recurrent.modeling_recurrent": ("models.modeling_recurrent",),
     "run_log": ("training.run_log",),
     "tasks": ("training.tasks",),
     "tokenization": ("data.tokenization",),
     "training_config": ("training.config",),
+    "transformer": (),
+    "transformer.configuration_vanilla": ("models.configuration_vanilla",),
+    "transformer.generation_vanilla": ("models.generation_vanilla",),
+    "transformer.losses_vanilla": ("models.losses_vanilla", "models.fused_loss_vanilla", "models.checks_vanilla"),
+    "transformer.modeling_vanilla": ("models.modeling_vanilla", "models.pretrained_vanilla", "models.checks_vanilla"),
+    "transformer.modeling_vanilla_decoder": ("models.modeling_vanilla_decoder",),
+    "transformer.modeling_vanilla_encoder": ("models.modeling_vanilla_encoder",),
+    "transformer.padding_vanilla": ("models.unpadding_vanilla",),
 }
 
 
 def look_up_in(former: str, places: tuple[str, ...]) -> Callable[[str], object]:
-    """Makes the `__getattr__` of a module: it gives a name as one of `places` has it, and warns that it has moved.
+    """Return the `__getattr__` of a module: it gives a name as one of `places` has it, and warns that it has moved.
 
     Args:
         former: the name of the module, without the package's.
@@ -49,6 +60,9 @@ def look_up_in(former: str, places: tuple[str, ...]) -> Callable[[str], object]:
     """
 
     def look_up(name: str) -> object:
+        if name == "__all__":  # for `from hf_vanilla.decoding import *`
+            modules = [importlib.import_module(f"hf_vanilla.{place}") for place in places]
+            return [each for module in modules for each in vars(module) if not each.startswith("_")]
         for place in () if name.startswith("__") else places:
             if hasattr(found := importlib.import_module(f"hf_vanilla.{place}"), name):
                 moved = f"hf_vanilla.{former}.{name} is deprecated: it is hf_vanilla.{place}.{name} now"
@@ -71,9 +85,11 @@ class FormerModules(MetaPathFinder, Loader):
     """Finds the former modules. They are empty but for what looks a name up where it is now."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """A spec for `hf_vanilla.<former name>`, and None for every other module."""
-        package, _, former = name.rpartition(".")
-        return ModuleSpec(name, self) if package == "hf_vanilla" and former in FORMER else None
+        """Return a spec for `hf_vanilla.<former name>`, and None for every other module."""
+        package, _, former = name.partition(".")
+        if package != "hf_vanilla" or former not in FORMER:
+            return None
+        return ModuleSpec(name, self, is_package=former in ("transformer", "recurrent"))
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         """An empty module."""
@@ -81,7 +97,7 @@ class FormerModules(MetaPathFinder, Loader):
 
     def exec_module(self, module: ModuleType) -> None:
         """Fills the module."""
-        former = module.__name__.rpartition(".")[2]
+        former = module.__name__.partition(".")[2]
         module.__dict__["__getattr__"] = look_up_in(former, FORMER[former])
 
 

@@ -6,12 +6,12 @@ Not before, because transformers imports torch, and a command line that only pri
 import importlib
 import sys
 from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
+from importlib.machinery import ModuleSpec
 from typing import Any
 
 
 def register() -> None:
-    """Tells the Auto classes and the pipeline "translation" of transformers about the families."""
+    """Tell the Auto classes and the pipeline "translation" of transformers about the families."""
     import transformers
     from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast, pipelines
 
@@ -35,13 +35,14 @@ def register() -> None:
 
 
 class AfterTransformers(MetaPathFinder):
-    """Finds transformers as Python does, once, and has [`register`] called when it is loaded."""
+    """Finds transformers as Python does, and has [`register`] called when it is loaded."""
 
     def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        """The spec of transformers, and None for every other module."""
+        """Return the spec of transformers as the other finders have it, and None for every other module."""
         if name != "transformers":
             return None
-        spec = PathFinder.find_spec(name, path, target)
+        others = (finder for finder in sys.meta_path if not isinstance(finder, AfterTransformers))
+        spec = next(filter(None, (finder.find_spec(name, path, target) for finder in others)), None)
         if spec is not None and spec.loader is not None:
             spec.loader = Registering(spec.loader)
         return spec
@@ -62,9 +63,9 @@ class Registering(Loader):
 
     def exec_module(self, module: Any) -> None:
         """As the own loader does; then transformers is whole, and the families are registered."""
-        sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, AfterTransformers)]
         module.__spec__.loader = module.__loader__ = self.loader
         self.loader.exec_module(module)
+        sys.meta_path[:] = [finder for finder in sys.meta_path if not isinstance(finder, AfterTransformers)]
         register()
 
 

@@ -1,4 +1,4 @@
-"""Fine-tune a model, by the stock Trainer, to go on with text, or train one from new weights.
+r"""Fine-tune a model, by the stock Trainer, to go on with text, or train one from new weights.
 
     python scripts/fetch_labelled_corpora.py
     python scripts/finetune_causal_lm.py --dataset_name brown --model_name_or_path runs/causal_lm \

@@ -1,4 +1,4 @@
-"""Fine-tune a model, by the stock Trainer, to choose which of several continuations or answers is right.
+r"""Fine-tune a model, by the stock Trainer, to choose which of several continuations or answers is right.
 
     python scripts/generate_reading_tasks.py runs/reading
     python scripts/finetune_multiple_choice.py --train_file runs/reading/choices_train.jsonl \

@@ -1,4 +1,4 @@
-"""Fine-tune a model, by the stock Trainer, to find the answer to a question in a text.
+r"""Fine-tune a model, by the stock Trainer, to find the answer to a question in a text.
 
     python scripts/generate_reading_tasks.py runs/reading
     python scripts/finetune_question_answering.py --train_file runs/reading/questions_train.jsonl \

@@ -1,4 +1,4 @@
-"""Fine-tune a model, by the stock Trainer, to classify texts or pairs of texts, to label them, or to give a value.
+r"""Fine-tune a model, by the stock Trainer, to classify texts or pairs of texts, to label them, or to give a value.
 
     python scripts/fetch_labelled_corpora.py
     python scripts/finetune_sequence_classification.py --dataset_name movie_reviews \

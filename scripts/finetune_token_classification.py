@@ -1,4 +1,4 @@
-"""Fine-tune a model, by the stock Trainer, to tag words: parts of speech, names.
+r"""Fine-tune a model, by the stock Trainer, to tag words: parts of speech, names.
 
     python scripts/fetch_labelled_corpora.py
     python scripts/finetune_token_classification.py --dataset_name brown_tags --model_name_or_path runs/masked_lm \

@@ -1,4 +1,4 @@
-"""Fine-tune a model, by the stock Seq2SeqTrainer, to translate, or to turn texts into texts in any other way.
+r"""Fine-tune a model, by the stock Seq2SeqTrainer, to translate, or to turn texts into texts in any other way.
 
     python scripts/finetune_translation.py --dataset_name verses --model_name_or_path runs/verses_demo \
         --output_dir runs/verses_tuned --label_smoothing_factor 0.1 \

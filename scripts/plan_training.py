@@ -1,4 +1,4 @@
-"""Predict what a run of `hf-vanilla train` takes on GPUs: memory, FLOPs, exchange, time and cost.
+r"""Predict what a run of `hf-vanilla train` takes on GPUs: memory, FLOPs, exchange, time and cost.
 
     python scripts/plan_training.py scripts/configs/paper/wmt14_en_de_big.yaml --gpus 8 --gpu-memory 80 \
         --peak-tflops 990 --bandwidth 400 --price 3

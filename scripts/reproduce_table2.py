@@ -1,4 +1,4 @@
-"""Table 2 of the paper, WMT 2014: what its four training runs take on this machine, and their models' BLEU.
+r"""Table 2 of the paper, WMT 2014: what its four training runs take on this machine, and their models' BLEU.
 
     python scripts/reproduce_table2.py probe scripts/configs/paper/wmt14_en_de_base.yaml --steps 20
     python scripts/reproduce_table2.py probe scripts/configs/paper/wmt14_en_de_big.yaml --mixed_precision bf16 \

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from hf_vanilla.environment import choose_precision
 from hf_vanilla.training.config import TrainingConfig
-from hf_vanilla.training.evaluate import evaluate
+from hf_vanilla.training.evaluation import evaluate
 from hf_vanilla.training.optim import average_weights
 from hf_vanilla.training.tasks import TASKS, Batches
 

@@ -69,6 +69,8 @@ def test_all_public_names_are_there_for_python_and_for_type_checkers():
         ("decoding", "Translator"),
         ("training", "train"),
         ("finetuning", "fine_tune"),
+        ("transformer.modeling_vanilla", "MultiHeadAttention"),
+        ("recurrent.configuration_recurrent", "RecurrentConfig"),
     ],
 )
 def test_a_former_module_works_with_one_line_of_deprecation(former, name):
@@ -80,6 +82,20 @@ def test_a_former_module_works_with_one_line_of_deprecation(former, name):
     assert getattr(hf_vanilla, name, found) is found
     with pytest.raises(AttributeError, match=f"'hf_vanilla.{former}' has no attribute 'absent'"):
         _ = module.absent
+
+
+def test_former_modules_are_there_as_they_were():
+    code = """
+import hf_vanilla
+print(hf_vanilla.decoding.Translator.__name__, hf_vanilla.convert.convert.__name__)
+from hf_vanilla.decoding import *
+print(Translator is hf_vanilla.Translator)
+from hf_vanilla.training import evaluate
+import hf_vanilla.training.loop
+from hf_vanilla.training import evaluate as again
+print(evaluate is again)
+"""
+    assert run(code).split() == ["Translator", "convert", "True", "True"]
 
 
 def test_former_modules_lead_to_modules_that_are_there():

@@ -18,7 +18,7 @@ from transformers import AutoTokenizer, BatchEncoding
 from hf_vanilla.environment import use_onednn_for_float32
 from hf_vanilla.training import checkpointing, distributed, optim, records
 from hf_vanilla.training.config import TrainingConfig
-from hf_vanilla.training.evaluate import evaluate
+from hf_vanilla.training.evaluation import evaluate
 from hf_vanilla.training.run_log import RunLog, plot_curves
 from hf_vanilla.training.state import CONFIG, SUMMARY, RunState, check_folder, share_counts
 from hf_vanilla.training.step import training_step
@@ -195,7 +195,8 @@ class Run:
             self.save_snapshot()
         if int(state.done * config.evaluations) > state.validations and not is_last:
             state.validations = int(state.done * config.evaluations)
-            self.validate(model)
+            with self.log.going_on_after(checkpointing.CheckpointError):
+                self.validate(model)
         if state.step % config.checkpoint_every == 0 or is_last:
             with self.log.going_on_after(checkpointing.CheckpointError):
                 self.save_checkpoint()
@@ -235,8 +236,7 @@ class Run:
         scores = evaluate(self.task, model, self.tokenizer, self.validation_batches, self.corpus, self.accelerator)
         self.log.write(step=self.state.step, **scores)
         if self.state.is_best(scores["validation_loss"]):
-            with self.log.going_on_after(checkpointing.CheckpointError):
-                self.save_weights(self.folder / "best", weights)
+            self.save_weights(self.folder / "best", weights)
         return scores
 
     def finish(self, command: str | None) -> None:
