@@ -6,7 +6,7 @@ Shapes: batch is the number of sentences that are not done, beams that of each o
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -114,18 +114,24 @@ class IncrementalAttention:
         return [states.contiguous() for states in self.split(self.project_source(encoded), self.sizes[1:])]
 
     def __call__(
-        self, hidden_states: Tensor, source: LayerStates | None, mask: Tensor | None, past: "list[GrowingCache]"
+        self,
+        hidden_states: Tensor,
+        encoder_hidden_states: LayerStates | None = None,
+        attention_mask: Tensor | None = None,
+        past_key_values: "Sequence[GrowingCache]" = (),
     ) -> tuple[Tensor, None]:
         """Return the output (batch, length, hidden_size) for new tokens of that shape, and None in place of weights.
-        `source` is what [`read`] made of the source; `mask` (batch, 1, length, keys) is true where a query may look.
+        Of a source, `encoder_hidden_states` are what [`read`] made; `attention_mask` (batch, 1, length, keys) is true
+        where a query may look.
         """
+        mask = attention_mask
         projected = self.project(hidden_states)
-        if source is not None:
+        if encoder_hidden_states is not None:
             (query,) = self.split(projected, self.sizes[:1])
-            key, value = source[self.number]
+            key, value = encoder_hidden_states[self.number]
         else:
             query, *states = self.split(projected, self.sizes)
-            key, value = past[self.number].update(*states)
+            key, value = past_key_values[self.number].update(*states)
         if query.shape[2] == 1 or query.device.type != "cpu":
             heads = F.scaled_dot_product_attention(query, key, value, mask, scale=self.scaling)
         else:  # for few queries sdpa takes up to three times as long

@@ -130,7 +130,7 @@ class TrainingConfig:
         self._expect("train_minutes", (self.train_minutes or 1) < 10**9, "a number of minutes")
         for name in ("bleu_sentences", "loader_workers", "warmup_steps", "seed"):
             self._expect(name, getattr(self, name) >= 0, "0 or a positive number")
-        for name in ("max_steps", "train_minutes", "max_grad_norm", "qk_head_dim", "v_head_dim"):
+        for name in ("max_steps", "train_minutes", "max_grad_norm"):
             self._expect(name, getattr(self, name) is None or getattr(self, name) > 0, "a positive number or nothing")
         self._expect("label_smoothing", 0 <= (self.label_smoothing or 0) < 1, "a number in [0, 1)")
         self._expect("ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "a number between 0 and 1")
