@@ -124,7 +124,6 @@ class IncrementalAttention:
         Of a source, `encoder_hidden_states` are what [`read`] made; `attention_mask` (batch, 1, length, keys) is true
         where a query may look.
         """
-        mask = attention_mask
         projected = self.project(hidden_states)
         if encoder_hidden_states is not None:
             (query,) = self.split(projected, self.sizes[:1])
@@ -133,11 +132,11 @@ class IncrementalAttention:
             query, *states = self.split(projected, self.sizes)
             key, value = past_key_values[self.number].update(*states)
         if query.shape[2] == 1 or query.device.type != "cpu":
-            heads = F.scaled_dot_product_attention(query, key, value, mask, scale=self.scaling)
+            heads = F.scaled_dot_product_attention(query, key, value, attention_mask, scale=self.scaling)
         else:  # for few queries sdpa takes up to three times as long
             scores = torch.matmul(query * self.scaling, key.transpose(2, 3))
-            if mask is not None:
-                scores.masked_fill_(~mask, torch.finfo(scores.dtype).min)
+            if attention_mask is not None:
+                scores.masked_fill_(~attention_mask, torch.finfo(scores.dtype).min)
             heads = torch.matmul(scores.softmax(3, dtype=torch.float32).to(value.dtype), value)
         return self.o_proj(heads.transpose(1, 2).flatten(2)), None
 

@@ -280,9 +280,11 @@ class DecoderLayer(GradientCheckpointingLayer):
         **kwargs: Unpack[TransformersKwargs],
     ) -> Tensor:
         """Return the states (batch, target, hidden_size) after this layer."""
-        past = {"past_key_values": past_key_values}
         hidden_states = self.self_attention_norm(
-            hidden_states, lambda x: self.self_attention(x, attention_mask=attention_mask, **past, **kwargs)[0]
+            hidden_states,
+            lambda x: self.self_attention(x, attention_mask=attention_mask, past_key_values=past_key_values, **kwargs)[
+                0
+            ],
         )
         if encoder_hidden_states is not None:
             cross = (encoder_hidden_states, encoder_attention_mask, past_key_values)

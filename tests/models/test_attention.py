@@ -9,7 +9,7 @@ from families import BASES, HEADS, batch_for, small_config, small_model
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hf_vanilla import VanillaConfig
+from hf_vanilla import VanillaConfig, VanillaDecoderForCausalLM, VanillaForConditionalGeneration
 from hf_vanilla.models.modeling_vanilla import MultiHeadAttention, eager_attention_forward
 
 IMPLEMENTATIONS = ["eager", "sdpa"]
@@ -170,3 +170,22 @@ def test_row_of_nothing_but_padding_stays_finite(model_class, dtype, implementat
     sum(tensor.float().square().sum() for tensor in tensors).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad is None or parameter.grad.isfinite().all(), name
+
+
+@pytest.mark.parametrize("model_class", [VanillaForConditionalGeneration, VanillaDecoderForCausalLM])
+def test_hooks_find_the_inputs_of_each_part_by_name(model_class):
+    """What watches a model, such as Accelerate's hooks, looks for masks, caches and ids among the keywords."""
+    model = small_model(model_class)
+    seen = {}
+    for name, module in model.named_modules():
+        module.register_forward_pre_hook(
+            lambda module, arguments, options, name=name: seen.__setitem__(name, set(options)), with_kwargs=True
+        )
+    model(**batch_for(model_class))
+    decoder = "model.decoder" if model.config.is_encoder_decoder else "decoder"
+    assert {"input_ids", "attention_mask", "past_key_values"} <= seen[decoder]
+    assert {"attention_mask", "past_key_values"} <= seen[f"{decoder}.layers.0.self_attention"]
+    if model.config.is_encoder_decoder:
+        assert {"input_ids", "attention_mask"} <= seen["model.encoder"]
+        assert {"decoder_input_ids", "encoder_outputs"} <= seen["model"]
+        assert "encoder_hidden_states" in seen[decoder]
