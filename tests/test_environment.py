@@ -57,10 +57,13 @@ def test_other_cpus_and_choices_are_left_alone(monkeypatch):
 
 
 def after(code: str, **variables: str) -> str:
-    """What `code` left in `kept`, and whether its fresh process then gets what it frees again, pages and all."""
+    """What `code` left in `kept`, and whether its fresh process then gets what it frees again, pages and all.
+
+    It does so once it has used all of the 1 GiB that it takes from the system at a time, 128 MiB at every turn.
+    """
     code += """
 import resource, torch
-for _ in range(3):
+for _ in range(16):
     torch.ones(2**25)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(3):
