@@ -6,7 +6,7 @@ Shapes: batch is the number of sentences that are not done, beams that of each o
 """
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -118,7 +118,8 @@ class IncrementalAttention:
         hidden_states: Tensor,
         encoder_hidden_states: LayerStates | None = None,
         attention_mask: Tensor | None = None,
-        past_key_values: "Sequence[GrowingCache]" = (),
+        *,
+        past_key_values: "list[GrowingCache]",
     ) -> tuple[Tensor, None]:
         """Return the output (batch, length, hidden_size) for new tokens of that shape, and None in place of weights.
         Of a source, `encoder_hidden_states` are what [`read`] made; `attention_mask` (batch, 1, length, keys) is true

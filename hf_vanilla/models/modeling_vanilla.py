@@ -280,17 +280,22 @@ class DecoderLayer(GradientCheckpointingLayer):
         **kwargs: Unpack[TransformersKwargs],
     ) -> Tensor:
         """Return the states (batch, target, hidden_size) after this layer."""
-        hidden_states = self.self_attention_norm(
-            hidden_states,
-            lambda x: self.self_attention(x, attention_mask=attention_mask, past_key_values=past_key_values, **kwargs)[
-                0
-            ],
-        )
+
+        def look_back(x: Tensor) -> Tensor:
+            return self.self_attention(x, attention_mask=attention_mask, past_key_values=past_key_values, **kwargs)[0]
+
+        def look_at_source(x: Tensor) -> Tensor:
+            return self.cross_attention(
+                x,
+                encoder_hidden_states=encoder_hidden_states,
+                attention_mask=encoder_attention_mask,
+                past_key_values=past_key_values,
+                **kwargs,
+            )[0]
+
+        hidden_states = self.self_attention_norm(hidden_states, look_back)
         if encoder_hidden_states is not None:
-            cross = (encoder_hidden_states, encoder_attention_mask, past_key_values)
-            hidden_states = self.cross_attention_norm(
-                hidden_states, lambda x: self.cross_attention(x, *cross, **kwargs)[0]
-            )
+            hidden_states = self.cross_attention_norm(hidden_states, look_at_source)
         return self.feed_forward_norm(hidden_states, self.feed_forward)
 
 

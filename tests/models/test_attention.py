@@ -184,8 +184,10 @@ def test_hooks_find_the_inputs_of_each_part_by_name(model_class):
     model(**batch_for(model_class))
     decoder = "model.decoder" if model.config.is_encoder_decoder else "decoder"
     assert {"input_ids", "attention_mask", "past_key_values"} <= seen[decoder]
-    assert {"attention_mask", "past_key_values"} <= seen[f"{decoder}.layers.0.self_attention"]
+    asked = {"attention_mask", "past_key_values"}
+    assert asked <= seen[f"{decoder}.layers.0.self_attention"]
     if model.config.is_encoder_decoder:
+        assert asked | {"encoder_hidden_states"} <= seen[f"{decoder}.layers.0.cross_attention"]
         assert {"input_ids", "attention_mask"} <= seen["model.encoder"]
         assert {"decoder_input_ids", "encoder_outputs"} <= seen["model"]
         assert "encoder_hidden_states" in seen[decoder]
