@@ -13,7 +13,7 @@ from .checks_vanilla import check_ids
 from .configuration_vanilla import VanillaDecoderConfig
 from .losses_vanilla import cross_entropy, has_label, logits_and_loss, make_output, sequence_classification_loss
 from .modeling_vanilla import DecoderLayer, MultiHeadAttention, VanillaBasePreTrainedModel, VanillaDecoder
-from .unpadding_vanilla import first_token
+from .unpadding_vanilla import Dropout, first_token
 
 
 class VanillaDecoderPreTrainedModel(VanillaBasePreTrainedModel):
@@ -102,7 +102,7 @@ class DecoderClassifier(VanillaDecoderPreTrainedModel):
     def __init__(self, config: VanillaDecoderConfig):
         super().__init__(config)
         self.decoder = VanillaDecoderModel(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = Dropout(config.classifier_dropout)
 
     def classify(self, states: Tensor) -> Tensor:
         """Return logits (..., num_labels) of states (..., hidden_size)."""

@@ -12,7 +12,7 @@ from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 from .configuration_vanilla import VanillaEncoderConfig
 from .losses_vanilla import cross_entropy, has_label, logits_and_loss, make_output, sequence_classification_loss
 from .modeling_vanilla import VanillaBasePreTrainedModel, VanillaEncoder
-from .unpadding_vanilla import first_token
+from .unpadding_vanilla import Dropout, first_token
 
 
 class VanillaEncoderPreTrainedModel(VanillaBasePreTrainedModel):
@@ -112,7 +112,7 @@ class ClassificationHead(nn.Module):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.activation = ACT2FN[config.classifier_activation]
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = Dropout(config.classifier_dropout)
         self.out_proj = nn.Linear(config.hidden_size, num_labels or config.num_labels or 2)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -191,7 +191,7 @@ class VanillaEncoderForTokenClassification(EncoderClassifier):
 
     def __init__(self, config: VanillaEncoderConfig):
         super().__init__(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels or 2)
         self.post_init()
 
