@@ -174,7 +174,7 @@ def train(model: VanillaForConditionalGeneration, updates: int) -> list[float]:
     model.train()
     while len(losses) < updates and (not losses or math.isfinite(losses[-1])):
         sources = make_sources(BATCH)
-        loss = model(input_ids=sources, labels=sources.flip(1)).loss
+        loss = model(input_ids=sources, labels=sources.flip(1), output_logits=False).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

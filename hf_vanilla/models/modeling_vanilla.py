@@ -30,7 +30,7 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .checks_vanilla import check_ids, check_source, embed_inputs
 from .configuration_vanilla import FamilyConfig, VanillaBaseConfig, VanillaConfig
-from .losses_vanilla import has_label, logits_and_loss, make_output
+from .losses_vanilla import find_read, logits_and_loss, make_output, returns_logits
 from .pretrained_vanilla import EncoderDecoderPreTrainedModel, FamilyPreTrainedModel
 from .unpadding_vanilla import (
     AttentionMask,
@@ -659,8 +659,8 @@ class EncoderDecoderForConditionalGeneration(EncoderDecoderPreTrainedModel, Gene
         Args:
             labels: target ids (batch, target), -100 where there is no loss; shifted right for `decoder_input_ids`.
             logits_to_keep: how many of the last logits, or which positions, to compute; 0 for all.
-            output_logits: whether to return the logits; by default they are, except in training with `labels`: see
-                [`logits_and_loss`].
+            output_logits: `False` computes the loss of `labels` in less memory, and returns no logits: see
+                [`returns_logits`].
             kwargs: `label_smoothing` and `num_items_in_batch`, see [`cross_entropy`].
 
         Raises:
@@ -673,6 +673,7 @@ class EncoderDecoderForConditionalGeneration(EncoderDecoderPreTrainedModel, Gene
                 decoder_input_ids = shift_right(labels, self.config)
         elif decoder_input_ids is None and decoder_inputs_embeds is None:
             raise ValueError("Give `labels`, `decoder_input_ids` or `decoder_inputs_embeds`, or call `generate`.")
+        with_logits = returns_logits(self, labels, output_logits)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -685,11 +686,11 @@ class EncoderDecoderForConditionalGeneration(EncoderDecoderPreTrainedModel, Gene
             position_ids=position_ids,
             decoder_position_ids=decoder_position_ids,
             use_cache=use_cache,
-            label_mask=has_label(labels, logits_to_keep),
+            label_mask=find_read(labels, with_logits, decoder_attention_mask, logits_to_keep),
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
-        logits, loss = logits_and_loss(self.lm_head, hidden_states, labels, output_logits, logits_to_keep, **kwargs)
+        logits, loss = logits_and_loss(self.lm_head, hidden_states, labels, with_logits, logits_to_keep, **kwargs)
         return make_output(Seq2SeqLMOutput, outputs, loss=loss, logits=logits)
 
 
