@@ -5,8 +5,8 @@ import functools
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -189,7 +189,8 @@ def fine_tune(
     if model.config.model_type in FAMILY_NAMES:
         use_model_card(trainer)
     folder = Path(str(training.output_dir))
-    result = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or last_checkpoint(folder))
+    with without_logits(model):
+        result = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or last_checkpoint(folder))
     metrics = {"train": result.metrics, "eval": trainer.evaluate()}
     if not math.isfinite(loss := metrics["eval"].get("eval_loss", 0.0)):
         raise ValueError(f"the loss is {loss} in the end: take a lower learning_rate, and another output_dir")
@@ -215,6 +216,21 @@ def fine_tune(
     if trainer.is_world_process_zero():
         record_end(training, trainer.state.global_step)
     free_group_at_exit()
+
+
+@contextmanager
+def without_logits(model: Any) -> Iterator[None]:
+    """Spare models of this package the logits of training, which stock Trainer does not use; afterwards, they return
+    them again, and so does what is saved."""
+    config = model.config
+    if config.model_type not in FAMILY_NAMES:
+        yield
+        return
+    before, config.output_logits = config.output_logits, False
+    try:
+        yield
+    finally:
+        config.output_logits = before
 
 
 def publish(trainer: transformers.Trainer, arguments: FineTuningArguments) -> None:

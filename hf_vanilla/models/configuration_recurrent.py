@@ -48,13 +48,14 @@ class RecurrentConfig(FamilyConfig):
     """
 
     model_type = "vanilla_recurrent"
+    implied: ClassVar[dict[str, tuple[Any, ...]]] = {"is_encoder_decoder": (True,)}
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     attribute_map: ClassVar[dict[str, str]] = {
         "d_model": "hidden_size",
         "P_drop": "dropout",
         "num_hidden_layers": "encoder_layers",
     }
-    # The decoder reads its layers' weights step by step, not by calling them: only whole models can be sharded.
+    # The decoder calls its layers at each step, and sharded weights would be gathered each time: a model stays whole.
     base_model_fsdp_plan: ClassVar[dict[str, str]] = {}
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
         "cell_type": ("lstm", "gru"),

@@ -32,6 +32,29 @@ BOUNDS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (("layer_norm_eps", "initializer_range"), lambda value: value > 0, "be positive"),
 )
 
+# Fields by which other models compute something else, and what there is here instead.
+UNSERVED: tuple[tuple[tuple[str, ...], str], ...] = (
+    (
+        ("is_encoder_decoder", "add_cross_attention", "cross_attention_hidden_size"),
+        "`VanillaConfig` and `RecurrentConfig` are for a decoder with an encoder, the others for one stack",
+    ),
+    (
+        ("is_decoder", "is_causal", "use_bidirectional_attention"),
+        "`VanillaEncoderConfig` is for a stack that sees both sides, `VanillaDecoderConfig` for one that looks back",
+    ),
+    (("tie_encoder_decoder",), "`tie_word_embeddings` shares the embeddings, and nothing shares layers"),
+    (("pruned_heads",), "each layer has all its `num_attention_heads`"),
+    (("per_layer_config", "layer_types"), "all layers are alike"),
+    (("sliding_window", "attention_chunk_size"), "attention sees all positions"),
+    (("rope_parameters", "rope_scaling", "rope_theta"), "`position_embedding_type` says which positions there are"),
+    (("layerdrop", "encoder_layerdrop", "decoder_layerdrop"), "layers stay whole, with `dropout` behind each"),
+    (("attn_logit_softcapping", "final_logit_softcapping"), "scores and logits stay as they are"),
+    (("scale_attn_by_inverse_layer_idx",), "scores are divided by the root of `qk_head_dim` alone"),
+    (("chunk_size_feed_forward",), "`gradient_checkpointing_enable()` saves more memory"),
+)
+# The values of such fields by which they change nothing.
+SWITCHED_OFF: tuple[Any, ...] = (None, False, 0, (), [], {})
+
 # Megatron-style tensor parallelism: heads and inner units are split, and summed again by `o_proj` and `linear2`.
 ATTENTION_TP_PLAN = {"q_proj": "colwise", "k_proj": "colwise", "v_proj": "colwise", "o_proj": "rowwise"}
 STACK_TP_PLAN = {
@@ -43,12 +66,22 @@ STACK_TP_PLAN = {
 
 @strict
 class FamilyConfig(PreTrainedConfig):
-    """A configuration that knows the Auto classes of its family, and refuses those of other model types."""
+    """A configuration that knows the Auto classes of its family, and refuses those of other model types.
+
+    Args:
+        output_logits (`bool`, *optional*):
+            `False` spares language models their logits in training with `labels`, where only the loss is used: they
+            would be most of the memory. What a call says goes before it, and evaluation has logits all the same.
+    """
 
     # The module and class for each Auto class of the family, which `save_pretrained` writes into a checkpoint.
     family_auto_map: ClassVar[dict[str, str]] = {}
     # The values that a field may have.
     choices: ClassVar[dict[str, tuple[str, ...]]] = {}
+    # The values of fields of `UNSERVED` that say what the family is.
+    implied: ClassVar[dict[str, tuple[Any, ...]]] = {}
+
+    output_logits: bool | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Take the paper's N, where it is the depth of two stacks, for both."""
@@ -59,6 +92,9 @@ class FamilyConfig(PreTrainedConfig):
     def validate_architecture(self) -> None:
         """Raise `ValueError` for values outside of their range, or that do not fit together; `@strict` calls this."""
         given = {name: value for name, value in vars(self).items() if value is not None}
+        if getattr(self, "is_heterogeneous", False):
+            given["per_layer_config"] = True
+        self.refuse_unserved(given)
         for names, is_valid, rule in BOUNDS:
             for name in names:
                 if name in given and not is_valid(given[name]):
@@ -66,6 +102,15 @@ class FamilyConfig(PreTrainedConfig):
         for name, allowed in self.choices.items():
             if name in given and given[name] not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {given[name]!r}.")
+
+    def refuse_unserved(self, given: dict[str, Any]) -> None:
+        """Raise `ValueError` for fields that would silently change nothing."""
+        for names, instead in UNSERVED:
+            for name in names:
+                if name in given and given[name] not in self.implied.get(name, SWITCHED_OFF):
+                    raise ValueError(
+                        f"{type(self).__name__} has no `{name}={given[name]!r}`: {instead}. Leave it out."
+                    )
 
     @classmethod
     def from_dict(
@@ -78,7 +123,9 @@ class FamilyConfig(PreTrainedConfig):
                 f"`model_type` is {model_type!r}, but {cls.__name__} reads {cls.model_type!r}: "
                 "load this checkpoint with the Auto class of its task, or with the class of its own family."
             )
-        return super().from_dict(config_dict, **kwargs)
+        # transformers would drop a field that the class does not have.
+        unserved = {name: kwargs.pop(name) for names, _ in UNSERVED for name in names if name in kwargs}
+        return super().from_dict(config_dict | unserved, **kwargs)
 
 
 @strict
@@ -197,6 +244,11 @@ class VanillaConfig(VanillaBaseConfig):
     """
 
     model_type = "vanilla"
+    implied: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "is_encoder_decoder": (True,),
+        "add_cross_attention": (True, False),
+        "is_causal": (True,),
+    }
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     attribute_map: ClassVar[dict[str, str]] = {**PAPER_NAMES, "num_hidden_layers": "encoder_layers"}
     base_model_tp_plan: ClassVar[dict[str, str]] = {
@@ -274,6 +326,7 @@ class VanillaEncoderConfig(StackConfig):
     """
 
     model_type = "vanilla_encoder"
+    implied: ClassVar[dict[str, tuple[Any, ...]]] = {"use_bidirectional_attention": (True,)}
     depth_in_seq2seq: ClassVar[str] = "encoder_layers"
     attribute_map: ClassVar[dict[str, str]] = STACK_NAMES | {"encoder_layers": "num_hidden_layers"}
     family_auto_map: ClassVar[dict[str, str]] = {
@@ -301,6 +354,7 @@ class VanillaDecoderConfig(StackConfig):
     """
 
     model_type = "vanilla_decoder"
+    implied: ClassVar[dict[str, tuple[Any, ...]]] = {"is_decoder": (True, False), "is_causal": (True,)}
     depth_in_seq2seq: ClassVar[str] = "decoder_layers"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     attribute_map: ClassVar[dict[str, str]] = STACK_NAMES | {"decoder_layers": "num_hidden_layers"}

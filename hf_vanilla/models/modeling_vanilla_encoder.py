@@ -10,9 +10,16 @@ from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_vanilla import VanillaEncoderConfig
-from .losses_vanilla import cross_entropy, has_label, logits_and_loss, make_output, sequence_classification_loss
+from .losses_vanilla import (
+    cross_entropy,
+    find_read,
+    logits_and_loss,
+    make_output,
+    returns_logits,
+    sequence_classification_loss,
+)
 from .modeling_vanilla import VanillaBasePreTrainedModel, VanillaEncoder
-from .unpadding_vanilla import first_token
+from .unpadding_vanilla import Dropout, first_token
 
 
 class VanillaEncoderPreTrainedModel(VanillaBasePreTrainedModel):
@@ -95,13 +102,14 @@ class VanillaEncoderForMaskedLM(VanillaEncoderPreTrainedModel):
 
         Args:
             labels: the tokens that were masked (batch, source), -100 elsewhere.
-            output_logits: whether to return `logits` (batch, source, vocab_size): see [`logits_and_loss`].
+            output_logits: whether to return `logits` (batch, source, vocab_size) with a loss: see [`returns_logits`].
             kwargs: `label_smoothing` and `num_items_in_batch`, see [`cross_entropy`].
         """
         inputs = (input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
-        outputs = self.encoder(*inputs, has_label(labels), **kwargs)
+        with_logits = returns_logits(self, labels, output_logits)
+        outputs = self.encoder(*inputs, find_read(labels, with_logits, attention_mask), **kwargs)
         states = outputs.last_hidden_state
-        logits, loss = logits_and_loss(self.lm_head, states, labels, output_logits, transform=self.transform, **kwargs)
+        logits, loss = logits_and_loss(self.lm_head, states, labels, with_logits, transform=self.transform, **kwargs)
         return make_output(modeling_outputs.MaskedLMOutput, outputs, loss=loss, logits=logits)
 
 
@@ -112,7 +120,7 @@ class ClassificationHead(nn.Module):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.activation = ACT2FN[config.classifier_activation]
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = Dropout(config.classifier_dropout)
         self.out_proj = nn.Linear(config.hidden_size, num_labels or config.num_labels or 2)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -152,7 +160,7 @@ class EncoderClassifier(VanillaEncoderPreTrainedModel):
 
     def encode(self, inputs: tuple[Tensor | None, ...], labels: Tensor | None, **kwargs: Any) -> Any:
         """Return what the encoder does for its first arguments, in their order."""
-        label_mask = has_label(labels) if self.each_token else first_token(inputs[1])
+        label_mask = find_read(labels, True, inputs[1]) if self.each_token else first_token(inputs[1])
         return self.encoder(*inputs, label_mask, **kwargs)
 
     def classify(self, hidden_states: Tensor) -> Tensor:
@@ -191,7 +199,7 @@ class VanillaEncoderForTokenClassification(EncoderClassifier):
 
     def __init__(self, config: VanillaEncoderConfig):
         super().__init__(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels or 2)
         self.post_init()
 

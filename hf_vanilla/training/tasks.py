@@ -144,7 +144,8 @@ class Task:
         smoothing = self.config.label_smoothing or 0.0
         # Models of the package compute it without holding all logits at once; those of others get it from logits.
         if isinstance(extract_model_from_parallel(model), FamilyPreTrainedModel):
-            return model(**batch, num_items_in_batch=num_items, label_smoothing=smoothing).loss
+            options = {"num_items_in_batch": num_items, "label_smoothing": smoothing, "output_logits": False}
+            return model(**batch, **options).loss
         return cross_entropy(*self.logits_and_labels(model, batch), num_items, smoothing)
 
     def logits_and_labels(self, model: nn.Module, batch: BatchEncoding) -> tuple[Tensor, Tensor]:
