@@ -19,7 +19,7 @@ def embed_inputs(
     Raises:
         ValueError: for neither or both, for ids outside of the vocabulary, and for what does not fit in shape.
     """
-    width = embed_tokens.embedding_dim
+    width = getattr(embed_tokens, "embedding_dim", None if inputs_embeds is None else inputs_embeds.shape[-1])
     if input_ids is not None and inputs_embeds is None:
         if input_ids.ndim != 2 or input_ids.shape[1] == 0:
             raise ValueError(f"`{prefix}input_ids` must be (batch, length >= 1), got {tuple(input_ids.shape)}.")
