@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.flex_attention import BlockMask
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 from transformers import Cache, PreTrainedConfig
 from transformers.masking_utils import (
     ALL_MASK_ATTENTION_FUNCTIONS,
@@ -56,7 +56,7 @@ def mask_of_self_attention(
     documents = None
     # An implementation that is not of transformers (vLLM's, paged caches) gets no mask: it knows what is in a row.
     knows_masks = config._attn_implementation in ALL_MASK_ATTENTION_FUNCTIONS._global_mapping
-    if knows_masks and (attention_mask is None or attention_mask.ndim == 2) and length > 1:
+    if knows_masks and (attention_mask is None or len(attention_mask.shape) == 2) and length > 1:
         documents = find_documents(inputs_embeds, attention_mask, position_ids, options.get(PACKED), cache)
     if documents is not None and is_causal and config.is_encoder_decoder:
         raise ValueError("`decoder_position_ids` or `cu_seq_lens_q` pack targets: give each a row, as its source has.")
@@ -137,16 +137,24 @@ def check_given_mask(config: PreTrainedConfig, mask: Tensor | BlockMask | None) 
         if (d_k or width) != (d_v or width):
             sizes = f"`qk_head_dim` {d_k or width} and `v_head_dim` {d_v or width}"
             raise ValueError(f"{name} needs heads of one size, got {sizes}: use sdpa or eager attention.")
-        if mask is not None and (isinstance(mask, BlockMask) or mask.ndim != 2):
+        if mask is not None and len(mask.shape) != 2:
             raise ValueError(f"{name} takes masks (batch, length), got {tuple(mask.shape)}: use sdpa or eager.")
     if isinstance(mask, BlockMask) and name != "flex_attention":
         raise ValueError(f"{name} takes no `BlockMask`: use flex_attention.")
     if isinstance(mask, Tensor) and mask.ndim == 4 and name == "flex_attention":
+        if mask.dtype == torch.bool:  # transformers would add it to the scores
+            rows, heads, length, key_length = mask.shape
+            return create_block_mask(look_up(mask), rows, heads, length, key_length, device=mask.device)
         if mask.shape[1] != 1:
-            raise ValueError(f"{name} takes one mask for all heads, got {tuple(mask.shape)}: use sdpa or eager.")
-        if mask.dtype == torch.bool:  # it would be added to the scores
-            return torch.zeros(mask.shape, device=mask.device).masked_fill(~mask, torch.finfo(torch.float32).min)
+            raise ValueError(f"{name} takes one added mask for all heads, got {tuple(mask.shape)}: use sdpa or eager.")
     return mask
+
+
+def look_up(mask: Tensor) -> Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]:
+    """Return a boolean mask (batch or 1, heads or 1, length, key length) as the function of places that flex attention
+    asks."""
+    rows, heads = mask.shape[:2]
+    return lambda row, head, query, key: mask[row % rows, head % heads, query, key]
 
 
 def find_documents(
