@@ -62,6 +62,15 @@ STACK_TP_PLAN = {
     "layers.*.feed_forward.linear1": "colwise",
     "layers.*.feed_forward.linear2": "rowwise",
 }
+# What a stage of a pipeline holds: the first one what comes before the layers, the last one what comes after them.
+STACK_PP_PLAN = {
+    "embed_tokens": (["input_ids"], ["inputs_embeds"]),
+    "embed_token_types": (["token_type_ids"], ["hidden_states"]),
+    "embed_positions": (["position_ids"], ["hidden_states"]),
+    "embedding_norm": (["hidden_states"], ["hidden_states"]),
+    "layers": (["hidden_states", "attention_mask"], ["hidden_states"]),
+    "norm": (["hidden_states"], ["hidden_states"]),
+}
 
 
 @strict
@@ -289,6 +298,7 @@ class StackConfig(VanillaBaseConfig):
     """
 
     base_model_tp_plan: ClassVar[dict[str, str]] = STACK_TP_PLAN
+    base_model_pp_plan: ClassVar[Any] = STACK_PP_PLAN
     base_model_fsdp_plan: ClassVar[dict[str, str]] = {
         "embed_tokens": "free_full_weight",
         "layers.*": "free_full_weight",
@@ -327,6 +337,7 @@ class VanillaEncoderConfig(StackConfig):
 
     model_type = "vanilla_encoder"
     implied: ClassVar[dict[str, tuple[Any, ...]]] = {"use_bidirectional_attention": (True,)}
+    base_model_pp_plan: ClassVar[Any] = STACK_PP_PLAN | {"pooler": (["hidden_states"], ["pooler_output"])}
     depth_in_seq2seq: ClassVar[str] = "encoder_layers"
     attribute_map: ClassVar[dict[str, str]] = STACK_NAMES | {"encoder_layers": "num_hidden_layers"}
     family_auto_map: ClassVar[dict[str, str]] = {

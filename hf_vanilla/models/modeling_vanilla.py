@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from transformers import Cache, DynamicCache, EncoderDecoderCache, GenerationMixin, PreTrainedConfig, PreTrainedModel
 from transformers import initialization as init
 from transformers.activations import ACT2FN
-from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import (
     BaseModelOutput,
@@ -31,12 +30,12 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 from .checks_vanilla import check_ids, check_source, embed_inputs
 from .configuration_vanilla import FamilyConfig, VanillaBaseConfig, VanillaConfig
 from .losses_vanilla import find_read, logits_and_loss, make_output, returns_logits
+from .masks_vanilla import default_positions, mask_of_cross_attention, mask_of_self_attention
 from .pretrained_vanilla import EncoderDecoderPreTrainedModel, FamilyPreTrainedModel
 from .unpadding_vanilla import (
     AttentionMask,
     Dropout,
     attend,
-    config_of_masks,
     find_unpadding,
     unpad_mask,
     widest_float,
@@ -270,12 +269,20 @@ class DecoderLayer(GradientCheckpointingLayer):
         encoder_hidden_states: Tensor | None = None,
         encoder_attention_mask: AttentionMask = None,
         past_key_values: Cache | None = None,
+        position_ids: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Tensor:
-        """Return the states (batch, target, hidden_size) after this layer."""
+        """Return the states (batch, target, hidden_size) after this layer. `position_ids` are for implementations of
+        attention that look for packed documents by themselves."""
 
         def look_back(x: Tensor) -> Tensor:
-            return self.self_attention(x, attention_mask=attention_mask, past_key_values=past_key_values, **kwargs)[0]
+            return self.self_attention(
+                x,
+                attention_mask=attention_mask,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+                **kwargs,
+            )[0]
 
         def look_at_source(x: Tensor) -> Tensor:
             return self.cross_attention(
@@ -333,7 +340,8 @@ class VanillaStack(VanillaBasePreTrainedModel):
     Arguments of `forward`:
         input_ids: token ids (batch, length); or else `inputs_embeds` (batch, length, hidden_size), not yet scaled.
         attention_mask: 1 for tokens, 0 for padding (batch, length), in a decoder (batch, cached + length).
-        position_ids: absolute positions (batch or 1, length); if not given 0, 1, 2, ... after the cached ones.
+        position_ids: absolute positions (batch or 1, length); if not given 0, 1, 2, ... after the cached ones. Where
+            they restart within a row, another document begins: documents do not look at each other.
         label_mask: true at positions whose output is read (batch, length). With it, a training step may leave others
             out, whose output is then 0: padding, and in a decoder what comes after the last of a row.
         kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, arguments of attention implementations.
@@ -371,7 +379,11 @@ class VanillaStack(VanillaBasePreTrainedModel):
     def embed(self, inputs_embeds: Tensor, position_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return embeddings (batch, length, hidden_size) scaled (section 3.4), plus positions (3.5), after dropout
         (5.4). In models that have token types (batch or 1, length), which are 0 if not given, theirs are added.
-        Raise `ValueError` for token types and learned positions that there are not (checked on CPU)."""
+
+        Engines that share a model's layers out among processes replace the layers of the others by modules without
+        weights. Where the first layer is one of these, the inputs have been through here, and are returned."""
+        if next(self.layers[0].parameters(), None) is None:
+            return inputs_embeds
         hidden_states = inputs_embeds * self.embedding_scale
         if token_type_ids is not None:
             if token_type_ids.shape not in ((1, inputs_embeds.shape[1]), inputs_embeds.shape[:2]):
@@ -384,9 +396,8 @@ class VanillaStack(VanillaBasePreTrainedModel):
             hidden_states = hidden_states + self.embed_token_types(types_of)
         if self.config.position_embedding_type == "learned":
             check_ids(position_ids, self.config.max_position_embeddings, "position_ids", "max_position_embeddings")
-            position_ids = (
-                position_ids + self.config.position_offset
-            )  # not in the table, around which adapters are put
+            # Added here and not by the table, for adapters stand around that.
+            position_ids = position_ids + self.config.position_offset
         hidden_states = hidden_states + self.embed_positions(position_ids).to(inputs_embeds)
         return self.dropout(self.embedding_norm(hidden_states))
 
@@ -418,16 +429,14 @@ class VanillaEncoder(VanillaStack):
             ValueError: for ids or token types that there are not, a mask of another shape, neither or both inputs.
         """
         inputs_embeds = embed_inputs(self, "", input_ids, inputs_embeds, attention_mask, position_ids)
+        mask = mask_of_self_attention(self.config, inputs_embeds, attention_mask, position_ids, kwargs)
         if position_ids is None:
-            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
-        mask: AttentionMask = create_bidirectional_mask(
-            config=config_of_masks(self.config, kwargs), inputs_embeds=inputs_embeds, attention_mask=attention_mask
-        )
+            position_ids = default_positions(inputs_embeds, kwargs, None)
         hidden_states = self.embed(inputs_embeds, position_ids, token_type_ids)
         unpadding = find_unpadding(self, hidden_states, attention_mask, label_mask, kwargs)
         hidden_states, mask = unpadding.remove(hidden_states), unpad_mask(mask, unpadding, unpadding)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, mask, **kwargs)
+            hidden_states = layer(hidden_states, mask, position_ids=position_ids, **kwargs)
         return self.output(unpadding.restore(self.norm(hidden_states)))
 
     def output(self, hidden_states: Tensor) -> BaseModelOutput | BaseModelOutputWithPooling:
@@ -484,14 +493,12 @@ class VanillaDecoder(VanillaStack):
         inputs = ("decoder_" if has_source else "", input_ids, inputs_embeds, attention_mask, position_ids)
         inputs_embeds = embed_inputs(self, *inputs, past_length)
         past_key_values = self.prepare_cache(past_key_values, use_cache)
-        masked: dict[str, Any] = {"config": config_of_masks(self.config, kwargs), "inputs_embeds": inputs_embeds}
         cache = getattr(past_key_values, "self_attention_cache", past_key_values)
-        mask: AttentionMask = create_causal_mask(
-            **masked, attention_mask=attention_mask, past_key_values=cache, position_ids=position_ids
+        mask = mask_of_self_attention(
+            self.config, inputs_embeds, attention_mask, position_ids, kwargs, is_causal=True, cache=cache
         )
         if position_ids is None:
-            position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
-            position_ids = position_ids if past_length is None else position_ids + past_length
+            position_ids = default_positions(inputs_embeds, kwargs, past_length)
         hidden_states = self.embed(inputs_embeds, position_ids)
         label_mask = label_mask if past_key_values is None else None  # every position is cached
         unpadding = find_unpadding(self, hidden_states, attention_mask, label_mask, kwargs, is_causal=True)
@@ -499,8 +506,8 @@ class VanillaDecoder(VanillaStack):
         source_mask: AttentionMask = None
         if encoder_hidden_states is not None:
             check_source(encoder_hidden_states, encoder_attention_mask, inputs_embeds)
-            source_mask = create_bidirectional_mask(
-                **masked, attention_mask=encoder_attention_mask, encoder_hidden_states=encoder_hidden_states
+            source_mask = mask_of_cross_attention(
+                self.config, inputs_embeds, encoder_attention_mask, encoder_hidden_states, kwargs
             )
             tokens = None if label_mask is None else encoder_attention_mask
             source_unpadding = find_unpadding(self, encoder_hidden_states, encoder_attention_mask, tokens, kwargs)
@@ -508,7 +515,13 @@ class VanillaDecoder(VanillaStack):
             encoder_hidden_states = source_unpadding.remove(encoder_hidden_states)
         for layer in self.layers:
             hidden_states = layer(
-                hidden_states, mask, encoder_hidden_states, source_mask, past_key_values=past_key_values, **kwargs
+                hidden_states,
+                mask,
+                encoder_hidden_states,
+                source_mask,
+                past_key_values=past_key_values,
+                position_ids=position_ids,
+                **kwargs,
             )
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=unpadding.restore(self.norm(hidden_states)),

@@ -5,7 +5,7 @@ import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -99,7 +99,22 @@ class UnpaddedMask:
     mask: Tensor | list[Tensor | None] | None
 
 
-AttentionMask: TypeAlias = Tensor | BlockMask | UnpaddedMask | None
+class Segments(NamedTuple):
+    """Which tokens look at each other in flash attention, where its mask of padding does not say so: the n-th segment
+    of the queries looks at the n-th of the keys. Both stand in one row, one segment after the other. A tuple, for
+    Accelerate moves tuples to the device of a layer.
+    """
+
+    query_places: Tensor | None  # of the queries to keep in (batch * length), None for all
+    key_places: Tensor | None  # of the keys to keep in (batch * key_length), None for all
+    key_length: int  # keys of a row, of which a static cache may have more
+    cu_seq_lens_q: Tensor  # where segments begin and the last one ends (segments + 1), int32
+    cu_seq_lens_k: Tensor
+    max_length_q: int
+    max_length_k: int
+
+
+AttentionMask: TypeAlias = Tensor | BlockMask | UnpaddedMask | Segments | None
 AttentionFunction: TypeAlias = Callable[..., tuple[Tensor, Tensor | None]]
 
 
@@ -192,10 +207,13 @@ def attend(
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor | None]:
     """Return the output (batch, length, heads, d_v) of an attention function, and its weights if it gives any: of
-    `function`, which the configuration names; but of [`unpadded_attention`] for rows without padding, and of `plain`,
-    which is equation 1 as it is written, where weights are asked for or it trains faster."""
+    `function`, which the configuration names, through [`segmented_attention`] where the mask is [`Segments`]; but of
+    [`unpadded_attention`] for rows without padding, and of `plain`, which is equation 1 as it is written, where
+    weights are asked for or it trains faster."""
     if isinstance(attention_mask, UnpaddedMask):
         return unpadded_attention(plain, module, (query, key, value), attention_mask, **kwargs)
+    if isinstance(attention_mask, Segments):
+        return segmented_attention(function, module, (query, key, value), attention_mask, **kwargs)
     if kwargs.get("output_attentions"):
         function = plain
     elif function is sdpa_attention_forward and "is_causal" not in kwargs:
@@ -223,6 +241,32 @@ def unpadded_attention(
         for query, key, value, row_mask in rows
     ]
     return torch.cat(outputs, dim=1 if queries.is_active else 0), None
+
+
+def segmented_attention(
+    function: AttentionFunction,
+    module: nn.Module,
+    states: tuple[Tensor, ...],
+    segments: Segments,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Return the output (batch, length, heads, d_v) of flash attention within segments, for queries, keys and values
+    (batch, heads, length, width); 0 for queries that are in none."""
+
+    def keep(state: Tensor, places: Tensor | None) -> Tensor:
+        if places is None:
+            return state
+        return state.transpose(1, 2).flatten(0, 1).index_select(0, places)[None].transpose(1, 2)
+
+    query, *others = states
+    batch, _, length, _ = query.shape
+    key, value = (keep(state[:, :, : segments.key_length], segments.key_places) for state in others)
+    lengths = {name: getattr(segments, name) for name in Segments._fields[3:]}
+    query = keep(query, segments.query_places)
+    output = function(module, query, key, value, None, **(options | lengths))[0]
+    if segments.query_places is not None:
+        output = PutInPlace.apply(output[0], segments.query_places, batch * length).unflatten(0, (batch, length))
+    return output, None
 
 
 def trains_faster_plain(module: nn.Module, query: Tensor, key: Tensor, mask: AttentionMask) -> bool:
