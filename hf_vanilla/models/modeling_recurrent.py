@@ -7,7 +7,7 @@
 Shapes: batch, source and target are sizes of a batch, its sources and its targets; length is either of the latter.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -24,7 +24,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 
 from .checks_vanilla import check_source, embed_inputs
 from .configuration_recurrent import RecurrentConfig
-from .generation_vanilla import packed
+from .generation_vanilla import find_obstacle, packed, require_plain
 from .losses_vanilla import TensorMap
 from .modeling_vanilla import EncoderDecoderForConditionalGeneration, EncoderDecoderModel
 from .pretrained_vanilla import FamilyPreTrainedModel
@@ -77,11 +77,12 @@ class Rows:
         them if `keeps_state`.
 
         On CPU, the gradient of a packed layer takes time by the square of the length. There, padding is read behind
-        the tokens instead, which changes nothing that is read of the outputs.
+        the tokens instead, which changes nothing that is read of the outputs, unless others have changed the layer.
         """
         # FSDP replaces the weights, of which torch's layers keep a list that does not notice.
         layer._flat_weights = [weight for weights in layer.all_weights for weight in weights]
-        if self.whole or keeps_state or states.device.type != "cpu" or not torch.is_grad_enabled():
+        is_fast = states.device.type == "cpu" and torch.is_grad_enabled() and find_obstacle(layer) is None
+        if self.whole or keeps_state or not is_fast:
             outputs, after = layer(states if self.whole else self.pack(states), before)
             return outputs if self.whole else self.unpack(outputs), after
         if not layer.bidirectional:
@@ -477,6 +478,7 @@ class RecurrentDecoder(RecurrentStack):
             steps, order = packed_inputs.data.split(packed_inputs.batch_sizes.tolist()), packed_inputs.sorted_indices
             states, source = [state[order] for state in states], source.map(lambda x: x[order])
             positions = positions[order, :1]
+        run = run_cell if find_obstacle(self.layers) is None else run_layer
         ended: list[list[Tensor]] = []
         outputs, weights, hidden_states = [], [], []
         for x in steps:
@@ -484,7 +486,7 @@ class RecurrentDecoder(RecurrentStack):
                 ended.append([state[len(x) :] for state in states])
                 states, positions = [state[: len(x)] for state in states], positions[: len(x)]
                 source = source.first(len(x))
-            output, states, looks = self.step(x, states, source, positions)
+            output, states, looks = self.step(x, states, source, positions, run)
             positions = positions + 1
             outputs.append(output)
             weights.append(looks)
@@ -502,10 +504,11 @@ class RecurrentDecoder(RecurrentStack):
         return output, together(weights), [together(parts) for parts in zip(*hidden_states, strict=True)]
 
     def step(
-        self, x: Tensor, states: list[Tensor], source: Source | None, positions: Tensor
+        self, x: Tensor, states: list[Tensor], source: Source | None, positions: Tensor, run: "RunLayer"
     ) -> tuple[Tensor, list[Tensor], Tensor | None]:
         """Read one token of each hypothesis, from embeddings `x` (hypotheses, hidden_size) and `states` as those of
-        [`RecurrentCache`], at `positions` (sources or 1, 1). Hypotheses of one source stand in consecutive rows.
+        [`RecurrentCache`], at `positions` (sources or 1, 1), with each layer's step by `run`: [`run_cell`] or
+        [`run_layer`]. Hypotheses of one source stand in consecutive rows.
 
         Return what [`finish`] turns into the output, or with input feeding the output itself; the states after it; the
         weights (hypotheses, source).
@@ -520,7 +523,7 @@ class RecurrentDecoder(RecurrentStack):
         for number, layer in enumerate(self.layers):
             inner = self.drop(inner) if number else inner
             start = number * self.states_per_layer
-            after += run_cell(layer, inner, states[start : start + self.states_per_layer])
+            after += run(layer, inner, states[start : start + self.states_per_layer])
             inner = after[start]
         if self.attention is None:
             return inner, after, None
@@ -552,6 +555,16 @@ def run_cell(layer: Any, x: Tensor, before: list[Tensor]) -> list[Tensor]:
     return [torch.gru_cell(x, before[0], *weights)]
 
 
+def run_layer(layer: Any, x: Tensor, before: list[Tensor]) -> list[Tensor]:
+    """Return what [`run_cell`] does, by calling the layer, which others have changed."""
+    initial = tuple(state[None].contiguous() for state in before)
+    _, after = layer(x[:, None], initial if len(initial) > 1 else initial[0])
+    return [state[0] for state in (after if isinstance(after, tuple) else (after,))]
+
+
+RunLayer: TypeAlias = Callable[[Any, Tensor, list[Tensor]], list[Tensor]]
+
+
 # Search
 
 
@@ -561,6 +574,7 @@ class RecurrentIncrementalDecoder:
     def __init__(self, model: Any, precision: str = "float32"):
         if precision != "float32":
             raise ValueError(f"precision is {precision!r}; a recurrent model has float32 alone, or its own")
+        require_plain(model)
         self.decoder: RecurrentDecoder = model.get_decoder()
         self.head = packed([model.lm_head], precision)
 
@@ -590,7 +604,7 @@ class RecurrentBeams:
         parents = parents.clamp(max=cache.states[0].shape[1] - 1)[..., None]
         states = [state.gather(1, parents.expand(-1, -1, state.shape[2])).flatten(0, 1) for state in cache.states]
         embeds = decoder.scale(decoder.embed_tokens(tokens.flatten()))
-        output, states, _ = decoder.step(embeds, states, cache.source, cache.counts[:, None])
+        output, states, _ = decoder.step(embeds, states, cache.source, cache.counts[:, None], run_cell)
         output = output if decoder.input_feeding else decoder.finish(output)
         cache.states, cache.counts = [state.unflatten(0, tokens.shape) for state in states], cache.counts + 1
         return self.head(output).float().unflatten(0, tokens.shape)
