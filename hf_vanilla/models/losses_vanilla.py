@@ -6,16 +6,18 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .checks_vanilla import check_ids, check_smoothing
 from .fused_loss_vanilla import LinearCrossEntropy
+from .generation_vanilla import find_obstacle
 from .unpadding_vanilla import is_transformed
 
 OutputType = TypeVar("OutputType", bound=ModelOutput)
 TensorMap: TypeAlias = Callable[[Tensor], Tensor]
+# The package whose classes a fast path knows: this file travels with those of the models.
+HOME = __name__.rpartition(".")[0]
 
 
 def cross_entropy(
@@ -110,9 +112,11 @@ def projected_cross_entropy(
     **kwargs: Any,
 ) -> Tensor:
     """Return `cross_entropy(projection(transform(hidden_states)), labels, ...)`, computed only where there is a label,
-    and with no more than `CHUNK` bytes of logits at a time, unless `projection` is more than a linear layer, as an
-    adapter is. `transform` sees each position of `hidden_states` (..., hidden_size) by itself."""
-    if is_transformed():
+    and with no more than `CHUNK` bytes of logits at a time; all of them at once where others have changed either, as
+    an adapter does. `transform` sees each position of `hidden_states` (..., hidden_size) by itself."""
+    parts = [part for part in (projection, transform) if isinstance(part, nn.Module)]
+    are_plain = all(find_obstacle(part, HOME) is None for part in parts)
+    if is_transformed() or type(projection) is not nn.Linear or not are_plain:
         return cross_entropy(projection(transform(hidden_states)), labels, num_items_in_batch, label_smoothing)
     check_smoothing(label_smoothing)
     if labels.shape != hidden_states.shape[:-1]:
@@ -122,8 +126,6 @@ def projected_cross_entropy(
     labelled = (labels != -100).nonzero().squeeze(1)
     count = len(labelled) if num_items_in_batch is None else num_items_in_batch
     hidden_states, labels = transform(hidden_states.flatten(0, -2).index_select(0, labelled)), labels[labelled]
-    if type(projection) is not nn.Linear or type(projection.weight) is not nn.Parameter or is_watched(projection):
-        return cross_entropy(projection(hidden_states), labels, count, label_smoothing)
     check_ids(labels, projection.out_features, "labels", "the number of classes")
     options = (labels, count_of(labels, count), label_smoothing, torch.is_grad_enabled())
     return LinearCrossEntropy.apply(hidden_states, projection.weight, projection.bias, *options)
@@ -172,9 +174,3 @@ def count_of(counted: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor
     if isinstance(num_items_in_batch, Tensor):
         return num_items_in_batch.to(counted.device).clamp(min=1)
     return max(num_items_in_batch, 1)
-
-
-def is_watched(module: nn.Module) -> bool:
-    """True if hooks or a patched `forward` change what calling `module` does."""
-    own = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, name) for name in own) or "forward" in vars(module) or _has_any_global_hook()

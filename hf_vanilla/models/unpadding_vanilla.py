@@ -15,6 +15,8 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from .generation_vanilla import find_obstacle
+
 # Leave padding out where it is at least this share of a batch: less does not pay for what leaving it out costs.
 WORTH_IT = 0.05
 # Up to this length, attention over all rows at once, with their padding, is faster than over one row after the other.
@@ -130,8 +132,8 @@ def find_unpadding(
     `mask` and the positions of `label_mask` (batch, length); causal attention without a mask, all up to the latter.
 
     It takes nothing out without `label_mask`, for the caller may then read every position; outside of training; where
-    there is little padding, or `options` ask for the states inside; and with attention other than sdpa's, in which a
-    position that may see nothing sees padding.
+    there is little padding, or `options` ask for the states inside; with attention other than sdpa's, in which a
+    position that may see nothing sees padding; and where others have changed the stack, for they may count rows.
     """
     nothing = Unpadding()
     asked = (options.get(name, getattr(stack.config, name)) for name in ("output_attentions", "output_hidden_states"))
@@ -148,7 +150,7 @@ def find_unpadding(
     else:
         return nothing
     worth_it = kept.count_nonzero() <= (1 - WORTH_IT) * kept.numel() and kept.any(1).all()
-    return Unpadding(kept) if worth_it else nothing
+    return Unpadding(kept) if worth_it and find_obstacle(stack) is None else nothing
 
 
 def up_to_last(label_mask: Tensor) -> Tensor:

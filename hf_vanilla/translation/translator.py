@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_vanilla.environment import use_onednn_for_float32
-from hf_vanilla.models.generation_vanilla import PackedLinear, beam_search, make_incremental
+from hf_vanilla.models.generation_vanilla import PackedLinear, beam_search, find_obstacle, is_plain, make_incremental
 from hf_vanilla.translation.loading import EXTRA_TOKENS, load_config_and_tokenizer, positions_of, words_of_tokens
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
@@ -44,7 +44,8 @@ class Translator:
 
     Args:
         model: a sequence-to-sequence model, which is put in evaluation mode; later changes of its weights are not
-            seen. Models of other libraries' families search with their own `generate`.
+            seen. One that others have changed, as an adapter does, is called itself, more slowly, and so is any from
+            when they do. Models of other libraries' families search with their own `generate`.
         tokenizer: the model's.
         precision: of the products with weights, on CPU: "float32", "float16" (weights take half the memory) or "int8",
             in which a translation depends a little on the other texts of its batch.
@@ -70,7 +71,7 @@ class Translator:
         kind, dtype, device = model.config.model_type, model.dtype, model.device.type
         if precision == "bfloat16" and dtype != torch.bfloat16:
             raise ValueError(f"precision is 'bfloat16', and the model {dtype}: give model.to(torch.bfloat16)")
-        is_packed = precision in ("float16", "int8")
+        is_packed = self.is_packed = precision in ("float16", "int8")
         if is_packed and kind != "vanilla":
             raise ValueError(f"precision {precision} is for models of type 'vanilla', not {kind!r}")
         if is_packed and (dtype != torch.float32 or device != "cpu"):
@@ -80,7 +81,11 @@ class Translator:
         self.max_positions = positions_of(model.config)
         self.max_source_tokens = min(max_source_tokens, self.max_positions)
         self.is_ours = kind in ("vanilla", "vanilla_recurrent")
-        if self.is_ours:
+        self.decoder: Any = None
+        self.encoder: Any = None
+        if is_packed and (obstacle := find_obstacle(model)) is not None:
+            raise ValueError(f"precision {precision} is for models that nobody has changed, and {obstacle}")
+        if self.is_ours and is_plain(model):
             self.decoder = make_incremental(model, precision if is_packed else "float32")
             self.encoder = pack_linears(model.get_encoder(), precision) if is_packed else model.get_encoder()
 
@@ -227,8 +232,9 @@ class Translator:
         options: dict[str, object] = {"max_new_tokens": most, "do_sample": False, "output_attentions": False, **search}
         options |= {"output_hidden_states": False, "return_dict_in_generate": True, "output_scores": not self.is_ours}
         if self.is_ours:
-            options |= {"custom_generate": beam_search, "incremental_decoder": self.decoder}
-            options |= {"encoder_outputs": self.encoder(**batch), "max_extra_tokens": EXTRA_TOKENS}
+            options |= {"custom_generate": beam_search, "max_extra_tokens": EXTRA_TOKENS}
+        if self.decoder is not None and (self.is_packed or is_plain(self.model)):
+            options |= {"incremental_decoder": self.decoder, "encoder_outputs": self.encoder(**batch)}
         output = self.model.generate(**batch, **options)
         texts = self.tokenizer.batch_decode(output.sequences, skip_special_tokens=True)
         scores = getattr(output, "sequences_scores", None)
