@@ -76,6 +76,10 @@ class TranslationPipeline(Pipeline):
     tokenizer: Any
     _load_tokenizer: Any = True
 
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.model.eval()
+
     def __call__(self, inputs: Any, *args: Any, **options: Any) -> Any:
         if isinstance(inputs, Dataset) and len(inputs) == 0:  # type: ignore[arg-type]
             return iter(())  # a pipeline looks at the first one before it begins
