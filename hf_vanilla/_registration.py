@@ -4,10 +4,14 @@ Not before, because transformers imports torch, and a command line that only pri
 """
 
 import importlib
+import re
 import sys
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from typing import Any
+
+TRANSLATION = re.compile(r"translation_[^_]+_to_[^_]+")
+"""Tasks that are "translation" from one language to another, as in `translation_en_to_de`."""
 
 
 def register() -> None:
@@ -17,7 +21,7 @@ def register() -> None:
 
     from hf_vanilla.models.configuration_recurrent import RecurrentConfig
     from hf_vanilla.models.configuration_vanilla import VanillaConfig, VanillaDecoderConfig, VanillaEncoderConfig
-    from hf_vanilla.translation.pipeline import TranslationPipeline
+    from hf_vanilla.models.pipeline_vanilla import TranslationPipeline
 
     for config_class in (VanillaConfig, VanillaEncoderConfig, VanillaDecoderConfig, RecurrentConfig):
         AutoConfig.register(config_class.model_type, config_class)
@@ -31,7 +35,10 @@ def register() -> None:
                 model_class.register_for_auto_class(auto_class)
     # transformers 5 has no such pipeline, and says so before it asks its registry.
     getattr(pipelines, "REMOVED_TASKS", {}).pop("translation", None)
-    pipelines.PIPELINE_REGISTRY.register_pipeline("translation", TranslationPipeline, pt_model=AutoModelForSeq2SeqLM)
+    registry: Any = pipelines.PIPELINE_REGISTRY
+    registry.register_pipeline("translation", TranslationPipeline, pt_model=AutoModelForSeq2SeqLM, type="text")
+    check_task = registry.check_task
+    registry.check_task = lambda task: check_task("translation" if TRANSLATION.fullmatch(task) else task)
 
 
 class AfterTransformers(MetaPathFinder):

@@ -64,6 +64,8 @@ for name in json.loads((folder / "config.json").read_text())["auto_map"]:
         if "tokens" in expected:
             found = model.generate(inputs["input_ids"], **json.loads(sys.argv[4]))
             assert found.equal(expected["tokens"]), f"generate gives {found.tolist()}"
+for task in json.loads((folder / "config.json").read_text()).get("custom_pipelines", ()):
+    transformers.pipeline(task, model=str(folder), trust_remote_code=True, max_new_tokens=5)("a")
 """
 
 

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_vanilla import FamilyConfig
+from .configuration_vanilla import TRANSLATION, FamilyConfig
 
 
 @strict
@@ -67,6 +67,7 @@ class RecurrentConfig(FamilyConfig):
         "AutoModel": "modeling_recurrent.RecurrentModel",
         "AutoModelForSeq2SeqLM": "modeling_recurrent.RecurrentForConditionalGeneration",
     }
+    family_pipelines: ClassVar[dict[str, dict[str, Any]]] = TRANSLATION
 
     vocab_size: int = 37000
     hidden_size: int = 512

@@ -7,8 +7,8 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
-# "At most source length + 50" (section 6.1).
-EXTRA_TOKENS = 50
+from hf_vanilla.models.pipeline_vanilla import EXTRA_TOKENS as EXTRA_TOKENS
+from hf_vanilla.models.pipeline_vanilla import positions_of as positions_of
 
 
 def load_config_and_tokenizer(
@@ -42,12 +42,6 @@ def words_of_tokens(text: str, offsets: Iterable[tuple[int, int]]) -> list[int |
         next((i for i, (start, end) in enumerate(spans) if start < last and first < end), None)
         for first, last in offsets
     ]
-
-
-def positions_of(config: PreTrainedConfig) -> int:
-    """Return how many tokens a model has positions for; a million for sinusoids, which have no end."""
-    endless = getattr(config, "position_embedding_type", None) in ("sinusoidal", "sinusoidal_halves")
-    return 10**6 if endless else getattr(config, "max_position_embeddings", 10**6)
 
 
 def side_by_side(sources: list[str], translations: list[str], references: list[list[str]], count: int) -> str:
