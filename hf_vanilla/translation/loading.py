@@ -7,6 +7,8 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
+from hf_vanilla.models.texts_vanilla import read_special_tokens
+
 # "At most source length + 50" (section 6.1).
 EXTRA_TOKENS = 50
 
@@ -30,7 +32,7 @@ def load_config_and_tokenizer(
     if type(config) not in auto_class._model_mapping and auto_class.__name__ not in remote:
         raise ValueError(f"{name} is a {config.model_type} model; expected {expected}")
     try:
-        return config, AutoTokenizer.from_pretrained(name, **hub)
+        return config, read_special_tokens(AutoTokenizer.from_pretrained(name, **hub))
     except (OSError, ValueError) as error:
         raise ValueError(f"{name} has no tokenizer that can be loaded: {error}") from error
 
