@@ -16,9 +16,10 @@ TEMPLATES = {
 }
 # Each turn of a chat is a document: `<s>`, who speaks, a new line, the text, `</s>`.
 CHAT_TEMPLATE = """\
+{%- if tools -%}{{- raise_exception("tools are given: this template has no place for them") -}}{%- endif -%}
 {%- for message in messages -%}
-{%- if message.role not in ["system", "user", "assistant"] or message.content is not string -%}
-{{- raise_exception("expected texts with the role system, user or assistant") -}}
+{%- if message.role not in ["system", "user", "assistant"] or message.content is not string or message.tool_calls -%}
+{{- raise_exception("expected texts, without calls of tools, with the role system, user or assistant") -}}
 {%- endif -%}
 {{- bos_token + message.role + "\\n" -}}
 {%- if message.role == "assistant" -%}

@@ -224,9 +224,22 @@ def test_a_chat_is_one_document_a_turn_and_an_assistant_ends_with_the_end():
     assert going_on == text.removesuffix("</s>")
 
 
-@pytest.mark.parametrize("turn", [{"role": "critic", "content": "a"}, {"role": "user", "content": [{"text": "a"}]}])
+@pytest.mark.parametrize(
+    "turn",
+    [
+        {"role": "critic", "content": "a"},
+        {"role": "user", "content": [{"type": "text", "text": "a"}]},
+        {"role": "assistant", "content": "a", "tool_calls": [{"function": {"name": "b"}}]},
+        {"role": "assistant"},
+    ],
+)
 def test_a_chat_that_the_template_does_not_know_is_refused(turn):
-    with pytest.raises(Exception, match="expected texts with the role system, user or assistant"):
+    with pytest.raises(Exception, match="expected texts, without calls of tools, with the role system, user or assis"):
         make("decoder").apply_chat_template([turn], tokenize=False)
+
+
+def test_tools_are_refused_and_only_a_decoder_has_a_chat_template():
+    with pytest.raises(Exception, match="tools are given"):
+        make("decoder").apply_chat_template(CHAT, tokenize=False, tools=[{"type": "function", "function": {}}])
     for family in ("seq2seq", "encoder"):
         assert make(family).chat_template is None
