@@ -19,6 +19,7 @@ from hf_vanilla.data.labelled import cell
 from hf_vanilla.data.tokenization import train_tokenizer
 from hf_vanilla.finetuning.arguments import SEARCH_FILE, FineTuningArguments, record_end, replace_json
 from hf_vanilla.hub.model_card import FAMILY_NAMES, use_model_card
+from hf_vanilla.models.texts_vanilla import read_special_tokens
 from hf_vanilla.training.distributed import free_group_at_exit
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def get_tokenizer(
                 config = arguments.load(transformers.AutoConfig, str(arguments.config_name))
                 train_tokenizer(texts, config.vocab_size, family).save_pretrained(folder)
         name = str(folder)
-    tokenizer = arguments.load(transformers.AutoTokenizer, name)
+    tokenizer = read_special_tokens(arguments.load(transformers.AutoTokenizer, name))
     if not tokenizer.is_fast:
         raise ValueError(f"the tokenizer of {name} is a slow one; expected one of the `tokenizers` library")
     if tokenizer.pad_token is None:

@@ -17,6 +17,7 @@ from transformers import GenerationConfig, Pipeline, PreTrainedConfig, StoppingC
 from transformers.utils import logging
 
 from .generation_vanilla import beam_search, generate
+from .texts_vanilla import encode_texts
 
 logger = logging.get_logger(__name__)
 
@@ -158,7 +159,9 @@ class TranslationPipeline(Pipeline):
             prefix = self.of_task["prefix"]
             if (src_lang or tgt_lang) and not prefix:
                 logger.warning_once("The tokenizer knows no languages: `src_lang` and `tgt_lang` change nothing.")
-            encoded = self.tokenizer(prefix + text, **options)
+            # What a user writes never frames a sequence, where the tokenizer is ours.
+            encode = partial(encode_texts, self.tokenizer) if self.is_own else self.tokenizer
+            encoded = encode(prefix + text, **options)
         names = ("input_ids", "attention_mask", "forced_bos_token_id")
         return {name: encoded[name] for name in names if name in encoded} | {"is_blank": not text}
 

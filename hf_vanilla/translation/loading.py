@@ -9,6 +9,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from hf_vanilla.models.pipeline_vanilla import EXTRA_TOKENS as EXTRA_TOKENS
 from hf_vanilla.models.pipeline_vanilla import positions_of as positions_of
+from hf_vanilla.models.texts_vanilla import read_special_tokens
 
 
 def load_config_and_tokenizer(
@@ -30,7 +31,7 @@ def load_config_and_tokenizer(
     if type(config) not in auto_class._model_mapping and auto_class.__name__ not in remote:
         raise ValueError(f"{name} is a {config.model_type} model; expected {expected}")
     try:
-        return config, AutoTokenizer.from_pretrained(name, **hub)
+        return config, read_special_tokens(AutoTokenizer.from_pretrained(name, **hub))
     except (OSError, ValueError) as error:
         raise ValueError(f"{name} has no tokenizer that can be loaded: {error}") from error
 

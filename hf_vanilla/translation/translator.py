@@ -19,6 +19,7 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 
 from hf_vanilla.environment import use_onednn_for_float32
 from hf_vanilla.models.generation_vanilla import PackedLinear, beam_search, find_obstacle, is_plain, make_incremental
+from hf_vanilla.models.texts_vanilla import encode_texts
 from hf_vanilla.translation.loading import EXTRA_TOKENS, load_config_and_tokenizer, positions_of, words_of_tokens
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
@@ -178,7 +179,7 @@ class Translator:
     def translate_pool(self, texts: list[str], search: dict[str, Any]) -> list[list[Hypothesis]]:
         """Return the hypotheses of each text, best first; parts of about equal length are translated together."""
         parts = [(row, part) for row, text in enumerate(texts) for part in self.cut(text)]
-        encoded = self.tokenizer([part for _, part in parts])["input_ids"] if parts else []
+        encoded = encode_texts(self.tokenizer, [part for _, part in parts])["input_ids"] if parts else []
         translated: dict[int, list[Hypothesis]] = {}
         waiting = sorted((i for i, ids in enumerate(encoded) if ids), key=lambda i: -len(encoded[i]))
         while waiting:
@@ -197,13 +198,13 @@ class Translator:
         # A file's lines come with their ends, and half of a surrogate pair is no text.
         text, most = text.strip().encode("utf-8", "replace").decode(), self.max_source_tokens
         # Each token has at least one byte, so that most texts need not be encoded to see that they are short.
-        if len(text.encode()) < most or len(self.tokenizer(text)["input_ids"]) <= most:
+        if len(text.encode()) < most or len(encode_texts(self.tokenizer, text)["input_ids"]) <= most:
             return [text] if text else []
         sentences = [sentence for sentence in SENTENCE_END.split(text) if sentence.strip()]
         if len(sentences) > 1:
             return [piece for sentence in sentences for piece in self.cut(sentence)]
         self.require_offsets("cut a text that is too long")
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        encoded = encode_texts(self.tokenizer, text, add_special_tokens=False, return_offsets_mapping=True)
         ends = [end for _, end in encoded["offset_mapping"]]
         # Less what the tokenizer adds, and what a word may gain in tokens by being cut off from those beside it.
         most = max(1, most - 4)
@@ -258,8 +259,8 @@ class Translator:
             raise ValueError(f"`align` is for models of type 'vanilla', not {self.model.config.model_type!r}")
         if getattr(self.model.config, "attention_type", None) == "none":
             raise ValueError("`align` reads attention, and this model has `attention_type` 'none'")
-        encoded = self.tokenizer(source, return_offsets_mapping=True)
-        decoded = self.tokenizer(text_target=target, return_offsets_mapping=True)
+        encoded = encode_texts(self.tokenizer, source, return_offsets_mapping=True)
+        decoded = encode_texts(self.tokenizer, text_target=target, return_offsets_mapping=True)
         source_words = words_of_tokens(source, encoded["offset_mapping"])
         target_words = words_of_tokens(target, decoded["offset_mapping"])
         ids, labels = (torch.tensor([each["input_ids"]], device=self.model.device) for each in (encoded, decoded))
