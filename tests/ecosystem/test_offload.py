@@ -63,7 +63,7 @@ def load_into_an_empty_model(model, folder):
     empty.tie_weights()
     options: dict[str, Any] = {"device_map": "auto", "max_memory": memory_for(model, 0.6)}
     options["no_split_module_classes"] = model._no_split_modules
-    if "Recurrent" in type(model).__name__:  # stacks that share a matrix are not split, and nothing would be left
+    if "Recurrent" in type(model).__name__:  # whose two stacks are not split
         stacks = [name for name, part in model.named_modules() if type(part).__name__ in model._no_split_modules]
         options = {"device_map": dict(zip(stacks, ("cpu", "disk"), strict=True)) | {"lm_head": "cpu"}}
     options["offload_folder"] = str(folder / "offloaded")
@@ -80,6 +80,8 @@ def tensors(output: Any) -> list[Tensor]:
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("model_class", "fields"), CASES)
 def test_an_offloaded_model_gives_the_same(model_class, fields, way, tmp_path):
+    if way is load_into_an_empty_model and "Recurrent" in model_class.__name__:
+        fields = fields | {"tie_word_embeddings": False}  # Accelerate loads no matrix that two places share
     model, batch = small_model(model_class, **fields), batch_for(model_class)
     for name in ("attention_mask", "decoder_attention_mask"):
         if name in batch:
