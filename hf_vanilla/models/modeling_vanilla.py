@@ -415,8 +415,11 @@ class VanillaEncoder(VanillaStack):
         """Encode a batch; see [`VanillaStack`] for the arguments.
 
         Raises:
-            ValueError: for ids or token types that there are not, a mask of another shape, neither or both inputs.
+            ValueError: for ids or token types that there are not, a mask of another shape, neither or both inputs, and
+                keys and values of a prefix.
         """
+        if kwargs.get("past_key_values") is not None:
+            raise ValueError("`past_key_values`: an encoder has none; in PEFT, tune a prompt, not a prefix.")
         inputs_embeds = embed_inputs(self.embed_tokens, "", input_ids, inputs_embeds, attention_mask, position_ids)
         if position_ids is None:
             position_ids = torch.arange(inputs_embeds.shape[1], device=inputs_embeds.device)[None]
