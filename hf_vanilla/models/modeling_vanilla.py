@@ -426,7 +426,8 @@ class VanillaEncoder(VanillaStack):
         """Encode a batch; see [`VanillaStack`] for the arguments.
 
         Raises:
-            ValueError: for ids or token types that there are not, a mask of another shape, neither or both inputs.
+            ValueError: for ids or token types that there are not, a mask of another shape, neither or both inputs, and
+                keys and values of a prefix.
         """
         inputs_embeds = embed_inputs(self, "", input_ids, inputs_embeds, attention_mask, position_ids)
         mask = mask_of_self_attention(self.config, inputs_embeds, attention_mask, position_ids, kwargs)

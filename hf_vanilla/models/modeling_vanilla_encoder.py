@@ -1,6 +1,6 @@
 """The encoder alone, the way to BERT (Devlin et al., 2019, arXiv:1810.04805), and its heads."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -77,7 +77,7 @@ class VanillaEncoderForMaskedLM(VanillaEncoderPreTrainedModel):
 
     _tied_weights_keys = {"lm_head.weight": "encoder.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
-    _pp_plan: ClassVar[Any] = {
+    _pp_plan: Any = {
         "transform": (["hidden_states"], ["hidden_states"]),
         "lm_head": (["hidden_states"], ["logits"]),
     }
