@@ -70,7 +70,7 @@ class VanillaEncoderForMaskedLM(VanillaEncoderPreTrainedModel):
 
     _tied_weights_keys = {"lm_head.weight": "encoder.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
-    _pp_plan = {"transform": (["hidden_states"], ["hidden_states"]), "lm_head": (["hidden_states"], ["logits"])}
+    _pp_plan: Any = {"transform": (["hidden_states"], ["hidden_states"]), "lm_head": (["hidden_states"], ["logits"])}
     _fsdp_plan = {"lm_head": "keep_full_weight"}
 
     def __init__(self, config: VanillaEncoderConfig):
