@@ -265,7 +265,8 @@ def plan_into(form: Format, checkpoint: Checkpoint) -> Plan:
 
 def their_config_of(form: Format, config: PreTrainedConfig, config_class: type[PreTrainedConfig]) -> PreTrainedConfig:
     """Return the configuration of theirs for a model of ours."""
-    fields: dict[str, Any] = {name: getattr(config, ours) for ours, theirs in form.fields.items() for name in theirs}
+    known = {ours: theirs for ours, theirs in form.fields.items() if hasattr(config, ours)}
+    fields: dict[str, Any] = {name: getattr(config, ours) for ours, theirs in known.items() for name in theirs}
     if "type_vocab_size" in fields:
         fields["type_vocab_size"] = max(1, fields["type_vocab_size"])
     if form is ROBERTA:

@@ -89,7 +89,7 @@ def export_to_ctranslate2(
 def fill_stack(spec: Any, embeddings: str, stack: Any, table: dict[str, list[str]]) -> None:
     """Set the weights of CTranslate2's encoder or decoder; `table` says which those of a layer are."""
     fill(spec, embeddings, stack.embed_tokens)
-    positions = torch.arange(stack.config.max_position_embeddings, device=stack.device)[None]
+    positions = torch.arange(getattr(stack.config, "max_position_embeddings", 512), device=stack.device)[None]
     spec.scale_embeddings = stack.embedding_scale
     spec.position_encodings.encodings = stack.embed_positions(positions)[0].detach().float().cpu().numpy()
     for name, norm in (("layernorm_embedding", stack.embedding_norm), ("layer_norm", stack.norm)):

@@ -1,5 +1,6 @@
 """Configurations of the three Transformer families: encoder-decoder (the paper), encoder-only and decoder-only."""
 
+import dataclasses
 import shutil
 from collections.abc import Callable
 from os import PathLike
@@ -111,6 +112,17 @@ class FamilyConfig(PreTrainedConfig):
         """Refuse names that contradict each other while it can still be seen which were given."""
         cls.by_field(given)
         return super().__new__(cls)
+
+    def __init_subclass__(cls, *args: Any, **kwargs: Any) -> None:
+        """Compare configurations by their fields, as a dataclass does, but also where one has no such attribute."""
+        super().__init_subclass__(*args, **kwargs)
+        cls.__eq__ = FamilyConfig.has_fields_of  # type: ignore[method-assign, assignment]
+
+    def has_fields_of(self, other: object) -> bool:
+        """Return whether `other` is a configuration of the same class and with the same fields."""
+        names = [field.name for field in dataclasses.fields(self)]
+        ours, theirs = ([getattr(each, name, None) for name in names] for each in (self, other))
+        return type(self) is type(other) and ours == theirs
 
     def __post_init__(self, **kwargs: Any) -> None:
         """Leave the checkpoint's own pipeline alone where the package is installed, which registers the same."""
@@ -273,8 +285,9 @@ class VanillaBaseConfig(FamilyConfig):
             Whether source embedding, target embedding and output projection share one matrix (section 3.4).
         initializer_range (`float`, defaults to 0.02):
             Standard deviation of initial weights.
-        max_position_embeddings (`int`, defaults to 512):
-            Learned positions that there are. No limit for sinusoidal positions; tokenizers may read it.
+        max_position_embeddings (`int`, *optional*):
+            Learned positions that there are; 512 if not given. Sinusoidal positions have no limit: the attribute is
+            there only if it was given, and then limits engines and tools that read it, not the model.
         position_offset (`int`, defaults to 0):
             Rows at the start of the table of learned positions that belong to none: BART and RoBERTa have 2.
         pad_token_id, bos_token_id, eos_token_id (`int`, defaults to 0, 1 and 2):
@@ -311,14 +324,41 @@ class VanillaBaseConfig(FamilyConfig):
     scale_embedding: bool = True
     tie_word_embeddings: bool = True
     initializer_range: float = 0.02
-    max_position_embeddings: int = 512
+    max_position_embeddings: int | None = None
     position_offset: int = 0
     pad_token_id: int | None = 0
     bos_token_id: int | None = 1
     eos_token_id: int | list[int] | None = 2
 
+    def __post_init__(self, **kwargs: Any) -> None:
+        """Give learned positions a table of 512; without a limit, have no attribute that could be taken for one."""
+        if self.max_position_embeddings is None and self.position_embedding_type == "learned":
+            self.max_position_embeddings = 512
+        elif self.max_position_embeddings is None:
+            del self.max_position_embeddings
+        super().__post_init__(**kwargs)
+
+    @property
+    def head_dim(self) -> int:
+        """The width of a head, for engines that lay out caches of keys and values by it. To set it sets both widths.
+
+        Raises:
+            ValueError: where d_k and d_v differ, for such an engine cannot serve the model.
+        """
+        default = self.hidden_size // self.num_attention_heads
+        d_k, d_v = self.qk_head_dim or default, self.v_head_dim or default
+        if d_k != d_v:
+            raise ValueError(f"`qk_head_dim` is {d_k} and `v_head_dim` is {d_v}: there is no `head_dim` for both.")
+        return d_k
+
+    @head_dim.setter
+    def head_dim(self, width: int) -> None:
+        self.qk_head_dim = self.v_head_dim = width
+
     def validate_architecture(self) -> None:
         super().validate_architecture()
+        if self.position_embedding_type == "learned" and not hasattr(self, "max_position_embeddings"):
+            raise ValueError("Learned positions need `max_position_embeddings`: how many there are.")
         if None in (self.qk_head_dim, self.v_head_dim) and self.hidden_size % self.num_attention_heads:
             raise ValueError(
                 f"`hidden_size` ({self.hidden_size}) must be a multiple of `num_attention_heads` "
@@ -329,6 +369,10 @@ class VanillaBaseConfig(FamilyConfig):
                 f"`hidden_size` must be even for sinusoidal positions, which come in pairs of sine and cosine, got "
                 f'{self.hidden_size}; use an even size or `position_embedding_type="learned"`.'
             )
+
+
+# The default is in the dataclass. As an attribute of the class it would be found where a configuration has none.
+del VanillaBaseConfig.max_position_embeddings
 
 
 @strict

@@ -404,7 +404,8 @@ class VanillaStack(VanillaBasePreTrainedModel):
 
 class VanillaEncoder(VanillaStack):
     """The encoder stack (section 3.1). Its `forward` takes, beside the arguments of [`VanillaStack`], `token_type_ids`
-    (batch or 1, length): such as the sentence of a pair, 0 or 1, that a token is of; 0 if not given."""
+    (batch or 1, length): such as the sentence of a pair, 0 or 1, that a token is of; 0 if not given; and
+    `past_key_values`, keys and values of a prefix, which all tokens see and which adapters learn."""
 
     _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": OutputRecorder(MultiHeadAttention, index=1)}
 
@@ -421,23 +422,30 @@ class VanillaEncoder(VanillaStack):
         inputs_embeds: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         label_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput | BaseModelOutputWithPooling:
         """Encode a batch; see [`VanillaStack`] for the arguments.
 
         Raises:
-            ValueError: for ids or token types that there are not, a mask of another shape, neither or both inputs, and
-                keys and values of a prefix.
+            ValueError: for ids or token types that there are not, a mask of another shape, neither or both inputs.
         """
-        inputs_embeds = embed_inputs(self, "", input_ids, inputs_embeds, attention_mask, position_ids)
-        mask = mask_of_self_attention(self.config, inputs_embeds, attention_mask, position_ids, kwargs)
+        past_length = None if past_key_values is None else past_key_values.get_seq_length()
+        inputs = (input_ids, inputs_embeds, attention_mask, position_ids)
+        inputs_embeds = embed_inputs(self, "", *inputs, past_length)
+        mask = mask_of_self_attention(
+            self.config, inputs_embeds, attention_mask, position_ids, kwargs, cache=past_key_values
+        )
         if position_ids is None:
-            position_ids = default_positions(inputs_embeds, kwargs, None)
+            position_ids = default_positions(inputs_embeds, kwargs, past_length)
         hidden_states = self.embed(inputs_embeds, position_ids, token_type_ids)
+        label_mask = label_mask if past_key_values is None else None  # a prefix is no token of the batch
         unpadding = find_unpadding(self, hidden_states, attention_mask, label_mask, kwargs)
         hidden_states, mask = unpadding.remove(hidden_states), unpad_mask(mask, unpadding, unpadding)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, mask, position_ids=position_ids, **kwargs)
+            hidden_states = layer(
+                hidden_states, mask, position_ids=position_ids, past_key_values=past_key_values, **kwargs
+            )
         return self.output(unpadding.restore(self.norm(hidden_states)))
 
     def output(self, hidden_states: Tensor) -> BaseModelOutput | BaseModelOutputWithPooling:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import modeling_outputs
+from transformers import Cache, modeling_outputs
 from transformers.activations import ACT2FN
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
@@ -77,10 +77,7 @@ class VanillaEncoderForMaskedLM(VanillaEncoderPreTrainedModel):
 
     _tied_weights_keys = {"lm_head.weight": "encoder.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}
-    _pp_plan: Any = {
-        "transform": (["hidden_states"], ["hidden_states"]),
-        "lm_head": (["hidden_states"], ["logits"]),
-    }
+    _pp_plan: Any = {"transform": (["hidden_states"], ["hidden_states"]), "lm_head": (["hidden_states"], ["logits"])}
     _fsdp_plan = {"lm_head": "keep_full_weight"}
 
     def __init__(self, config: VanillaEncoderConfig):
@@ -153,11 +150,12 @@ class EncoderClassifier(VanillaEncoderPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ModelOutput:
         """See [`VanillaEncoder`] for the inputs, and the class for `labels` and the shape of `logits`."""
         inputs = (input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
-        outputs = self.encode(inputs, labels, **kwargs)
+        outputs = self.encode(inputs, labels, past_key_values=past_key_values, **kwargs)
         logits = self.classify(outputs.last_hidden_state)
         loss = None if labels is None else self.classification_loss(logits, labels, **kwargs)
         return make_output(self.output_class, outputs, loss=loss, logits=logits)
@@ -258,6 +256,7 @@ class VanillaEncoderForQuestionAnswering(VanillaEncoderPreTrainedModel):
         token_type_ids: Tensor | None = None,
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> modeling_outputs.QuestionAnsweringModelOutput:
         """Return `start_logits` and `end_logits` (batch, source), and with both positions the mean of their losses, to
@@ -267,7 +266,8 @@ class VanillaEncoderForQuestionAnswering(VanillaEncoderPreTrainedModel):
             start_positions, end_positions: the answer's first and last token (batch,); positions outside of the input
                 and in padding add nothing to the loss.
         """
-        outputs = self.encoder(input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids, **kwargs)
+        inputs = (input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
+        outputs = self.encoder(*inputs, past_key_values=past_key_values, **kwargs)
         both = self.qa_outputs(outputs.last_hidden_state)
         start_logits, end_logits = both.unbind(-1)
         loss = None
@@ -276,7 +276,7 @@ class VanillaEncoderForQuestionAnswering(VanillaEncoderPreTrainedModel):
         if start_positions is not None and end_positions is not None:
             is_text = torch.ones_like(start_logits, dtype=torch.bool)
             if attention_mask is not None and attention_mask.ndim == 2:
-                is_text = attention_mask != 0
+                is_text = attention_mask[:, -is_text.shape[1] :] != 0  # less a prefix
             scores = both.masked_fill(~is_text[..., None], torch.finfo(both.dtype).min).unbind(-1)
             positions = {"start_positions": start_positions, "end_positions": end_positions}
             losses = [

@@ -150,14 +150,14 @@ class EncoderDecoderPreTrainedModel(FamilyPreTrainedModel):
         kwargs = VanillaConfig.by_field(kwargs)
         names = (seq2seq & stack) - other - {"tie_word_embeddings", *kwargs}
         for name in sorted(names):
-            ours, theirs = getattr(source.config, name), getattr(target.config, name)
+            ours, theirs = (getattr(each.config, name, None) for each in (source, target))
             if ours != theirs:
                 raise ValueError(
                     f"`{name}` is {ours!r} in the encoder's checkpoint and {theirs!r} in the decoder's, but a seq2seq "
                     f"model has one: give `{name}`, or checkpoints that agree."
                 )
         depths = {"encoder_layers": source.config.num_hidden_layers, "decoder_layers": target.config.num_hidden_layers}
-        shared = {name: getattr(target.config, name) for name in names}
+        shared = {name: getattr(target.config, name, None) for name in names}
         model = cls(VanillaConfig(**{**shared, **depths, "tie_word_embeddings": False, **kwargs}))
         weights = {name: weight for name, weight in source.state_dict().items() if not name.startswith("pooler.")}
         if (types := weights.pop("embed_token_types.weight", None)) is not None:

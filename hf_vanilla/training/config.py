@@ -280,12 +280,12 @@ class _Named(argparse.Action):
         self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
     ) -> None:
         name = (option_string or "").strip("-").replace("-", "_")
-        for field in self.fields:
-            other, value = parser.given.get(field, (name, values))
+        for dest in self.fields:
+            other, value = parser.given.get(dest, (name, values))
             if other != name and value != values:
-                parser.error(f"{other} is {value} and {name} is {values}, but both are {field}: give one of them")
-            parser.given[field] = name, values
-            setattr(namespace, field, values)
+                parser.error(f"{other} is {value} and {name} is {values}, but both are {dest}: give one of them")
+            parser.given[dest] = name, values
+            setattr(namespace, dest, values)
 
 
 def _add_option(group: argparse._ArgumentGroup, each: dataclasses.Field, hint: Any) -> None:

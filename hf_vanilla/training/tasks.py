@@ -126,11 +126,12 @@ class Task:
     def model_config(self, **tokens: int) -> PreTrainedConfig:
         """Return the model's configuration, with `vocab_size` and the ids of special tokens as given."""
         fields = self.config.model_settings()
-        if "max_position_embeddings" in fields:
-            fields["max_position_embeddings"] = max(self.config.max_length, fields["max_position_embeddings"])
         if self.family == "seq2seq":
             fields["decoder_start_token_id"] = tokens.get("bos_token_id", 1)
-        return CONFIGURATION_CLASSES[self.config.configuration_class](**fields, **tokens)
+        config = CONFIGURATION_CLASSES[self.config.configuration_class](**fields, **tokens)
+        if hasattr(config, "max_position_embeddings"):
+            config.max_position_embeddings = max(self.config.max_length, config.max_position_embeddings)
+        return config
 
     def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, TokenIds]:
         """Return the columns of token ids that the collator expects, for a batch of rows of text."""
