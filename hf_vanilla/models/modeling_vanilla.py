@@ -395,7 +395,8 @@ class VanillaStack(VanillaBasePreTrainedModel):
             types_of = torch.zeros_like(position_ids) if token_type_ids is None else token_type_ids
             hidden_states = hidden_states + self.embed_token_types(types_of)
         if self.config.position_embedding_type == "learned":
-            check_ids(position_ids, self.config.max_position_embeddings, "position_ids", "max_position_embeddings")
+            table_size: Any = self.config.max_position_embeddings
+            check_ids(position_ids, table_size, "position_ids", "max_position_embeddings")
             # Added here and not by the table, for adapters stand around that.
             position_ids = position_ids + self.config.position_offset
         hidden_states = hidden_states + self.embed_positions(position_ids).to(inputs_embeds)
