@@ -196,8 +196,8 @@ class TrainingConfig:
             if owners not in groups:
                 groups[owners] = parser.add_argument_group(f"fields of {owners}" if owners else "fields of the run")
             _add_option(groups[owners], each, hints[each.name])
-        depths: dict[str, Any] = {"type": int, "default": argparse.SUPPRESS, "fields": DEPTHS, "help": "the layers of each stack"}
-        groups[next(iter(groups))].add_argument("--N", action=_Named, **depths)
+        run, said = groups[next(iter(groups))], "the layers of each stack"
+        run.add_argument("--N", type=int, default=argparse.SUPPRESS, action=_Named, fields=DEPTHS, help=said)
         return parser
 
     @classmethod
