@@ -196,7 +196,12 @@ class TrainingConfig:
             if owners not in groups:
                 groups[owners] = parser.add_argument_group(f"fields of {owners}" if owners else "fields of the run")
             _add_option(groups[owners], each, hints[each.name])
-        depths = {"type": int, "default": argparse.SUPPRESS, "fields": DEPTHS, "help": "the layers of each stack"}
+        depths: dict[str, Any] = {
+            "type": int,
+            "default": argparse.SUPPRESS,
+            "fields": DEPTHS,
+            "help": "the layers of each stack",
+        }
         groups[next(iter(groups))].add_argument("--N", action=_Named, **depths)
         return parser
 
@@ -280,12 +285,12 @@ class _Named(argparse.Action):
         self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
     ) -> None:
         name = (option_string or "").strip("-").replace("-", "_")
-        for field in self.fields:
-            other, value = parser.given.get(field, (name, values))
+        for each in self.fields:
+            other, value = parser.given.get(each, (name, values))
             if other != name and value != values:
-                parser.error(f"{other} is {value} and {name} is {values}, but both are {field}: give one of them")
-            parser.given[field] = name, values
-            setattr(namespace, field, values)
+                parser.error(f"{other} is {value} and {name} is {values}, but both are {each}: give one of them")
+            parser.given[each] = name, values
+            setattr(namespace, each, values)
 
 
 def _add_option(group: argparse._ArgumentGroup, each: dataclasses.Field, hint: Any) -> None:
