@@ -1,7 +1,7 @@
 """What inference engines ask of a model, asked as they ask it: vLLM's Transformers backend, and transformers' own.
 
-vLLM replaces the modules that other processes hold by identities, embeddings and linear layers by its own, and attention
-by a function that knows what is in a row. None of that needs vLLM: its calls are made here.
+vLLM replaces the modules that other processes hold by identities, embeddings and linear layers by its own, and
+attention by a function that knows what is in a row. None of that needs vLLM: its calls are made here.
 """
 
 import copy
