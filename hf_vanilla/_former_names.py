@@ -22,7 +22,7 @@ FORMER = {
     "decoding": (
         "translation.translator",
         "translation.files",
-        "translation.pipeline",
+        "models.pipeline_vanilla",
         "translation.text_generation",
         "translation.loading",
     ),
@@ -48,6 +48,7 @@ FORMER = {
     "transformer.modeling_vanilla_decoder": ("models.modeling_vanilla_decoder",),
     "transformer.modeling_vanilla_encoder": ("models.modeling_vanilla_encoder",),
     "transformer.padding_vanilla": ("models.unpadding_vanilla",),
+    "translation.pipeline": ("models.pipeline_vanilla",),
 }
 
 

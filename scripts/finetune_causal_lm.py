@@ -20,6 +20,7 @@ from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
 from hf_vanilla.finetuning.labels import check_texts
 from hf_vanilla.finetuning.metrics import Perplexity
 from hf_vanilla.finetuning.run import encode, fine_tune, get_model, get_tokenizer, sequence_limit
+from hf_vanilla.models.texts_vanilla import encode_texts
 
 
 @dataclass
@@ -47,7 +48,7 @@ def main(args: list[str] | None = None) -> None:
         raise ValueError(f"block_size is {block_size}; the model takes {limit} tokens")
 
     def cut(rows, indices, split):
-        texts = tokenizer(rows[column], add_special_tokens=False)["input_ids"]
+        texts = encode_texts(tokenizer, rows[column], add_special_tokens=False)["input_ids"]
         ids = [token for text in texts for token in (*text, tokenizer.eos_token_id)]
         blocks = [ids[i : i + block_size] for i in range(0, len(ids) - block_size + 1, block_size)]
         # Nothing predicts the first token; where a class is not called ...ForCausalLM, as GPT-2's, Trainer counts it.

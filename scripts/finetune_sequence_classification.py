@@ -22,6 +22,7 @@ from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
 from hf_vanilla.finetuning.labels import check_texts, encode_text_labels, with_labels
 from hf_vanilla.finetuning.metrics import TEXT_SCORES
 from hf_vanilla.finetuning.run import check_lengths, encode, fine_tune, get_model, get_tokenizer, sequence_limit
+from hf_vanilla.models.texts_vanilla import encode_texts
 
 
 @dataclass
@@ -51,7 +52,7 @@ def main(args: list[str] | None = None) -> None:
     limit = sequence_limit(model, tokenizer, arguments.max_seq_length)
 
     def tokenize(rows, indices, split):
-        return tokenizer(*(rows[column] for column in columns), **arguments.truncation)
+        return encode_texts(tokenizer, *(rows[column] for column in columns), masks=True, **arguments.truncation)
 
     def compute_metrics(prediction, split):
         metric = TEXT_SCORES[labels.problem_type]()

@@ -22,6 +22,7 @@ from hf_vanilla.finetuning.answers import TranslationCollator, decode
 from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
 from hf_vanilla.finetuning.labels import check_texts, labelled_splits
 from hf_vanilla.finetuning.run import check_lengths, encode, fine_tune, get_model, get_tokenizer, sequence_limit
+from hf_vanilla.models.texts_vanilla import encode_texts
 from hf_vanilla.translation.metrics import TranslationQuality
 
 
@@ -49,7 +50,8 @@ def main(args: list[str] | None = None) -> None:
 
     def tokenize(rows, indices, split):
         texts = [arguments.source_prefix + text for text in rows[source]]
-        return tokenizer(texts, text_target=rows[target] if split in translated else None, **arguments.truncation)
+        targets = rows[target] if split in translated else None
+        return encode_texts(tokenizer, texts, text_target=targets, **arguments.truncation)
 
     encoded = encode(splits, training, tokenize)
     check_lengths(encoded, source, limit)

@@ -30,7 +30,6 @@ from torch import Tensor, nn
 
 from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration
 from hf_vanilla.models.modeling_vanilla import AddNorm, MultiHeadAttention
-from hf_vanilla.models.unpadding_vanilla import dropout
 from hf_vanilla.training.optim import adam, noam_schedule
 
 SYMBOLS, FIRST, LENGTH = 20, 3, 10  # ids 0 to 2 are those of padding, start and end
@@ -42,14 +41,14 @@ class NormAlone(AddNorm):
     """LayerNorm(Dropout(Sublayer(x))): no residual connection."""
 
     def forward(self, hidden_states: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        return nn.LayerNorm.forward(self, dropout(sublayer(hidden_states), self.dropout, self.training))
+        return nn.LayerNorm.forward(self, self.dropout(sublayer(hidden_states)))
 
 
 class AddAlone(AddNorm):
     """x + Dropout(Sublayer(x)): no normalisation."""
 
     def forward(self, hidden_states: Tensor, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
-        return hidden_states + dropout(sublayer(hidden_states), self.dropout, self.training)
+        return hidden_states + self.dropout(sublayer(hidden_states))
 
 
 def replace_class(model: nn.Module, own: type[AddNorm]) -> None:
@@ -175,7 +174,7 @@ def train(model: VanillaForConditionalGeneration, updates: int) -> list[float]:
     model.train()
     while len(losses) < updates and (not losses or math.isfinite(losses[-1])):
         sources = make_sources(BATCH)
-        loss = model(input_ids=sources, labels=sources.flip(1)).loss
+        loss = model(input_ids=sources, labels=sources.flip(1), output_logits=False).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

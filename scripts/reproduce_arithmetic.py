@@ -221,7 +221,7 @@ def counted_flops(fields: Fields, rows: int, length: int) -> int:
     model = meta_model(**fields, attn_implementation="eager").train()
     ids = torch.ones(rows, length, dtype=torch.long, device="meta")
     with FlopCounterMode(display=False) as counter:
-        model(input_ids=ids, decoder_input_ids=ids, labels=ids, output_logits=True).loss.backward()
+        model(input_ids=ids, decoder_input_ids=ids, labels=ids).loss.backward()
     return counter.get_total_flops()
 
 

@@ -34,6 +34,7 @@ from paper import runs
 
 from hf_vanilla import Translator
 from hf_vanilla.environment import keep_freed_memory
+from hf_vanilla.models.texts_vanilla import encode_texts
 from hf_vanilla.training.config import TrainingConfig
 from hf_vanilla.training.tasks import TASKS
 from hf_vanilla.translation.metrics import TranslationQuality
@@ -96,7 +97,8 @@ def run(row: str, seed: int, folder: Path, given: list[str]) -> runs.Result:
         summary, start = runs.train_here(config), time.monotonic()
         translator = Translator.from_pretrained(model, device="cpu")
         sides, pairs = ("source", "target"), TASKS["translation"](config).load_corpus()["validation"]
-        lengths = [max(len(translator.tokenizer(pair[side])["input_ids"]) for side in sides) for pair in pairs]
+        encoded = [encode_texts(translator.tokenizer, list(pairs[side]))["input_ids"] for side in sides]
+        lengths = [max(map(len, both)) for both in zip(*encoded, strict=True)]
         sources, targets = (
             [pair[side] for pair, length in zip(pairs, lengths, strict=True) if length <= config.max_length]
             for side in sides  # the perplexity is of these

@@ -40,6 +40,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, 
 
 from hf_vanilla import beam_search
 from hf_vanilla.environment import keep_freed_memory, use_onednn_for_float32
+from hf_vanilla.models.texts_vanilla import encode_texts
 from hf_vanilla.training.config import TrainingConfig
 from hf_vanilla.training.run_log import read_records
 from hf_vanilla.translation.translator import make_incremental
@@ -128,7 +129,8 @@ def parse(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, trees: Seq
             size = max(1, BEAM_TOKENS // (BEAMS * (len(trees[order[0]].leaves()) + 1)))
             rows, order = order[:size], order[size:]
             texts = [" ".join(trees[i].words()) for i in rows]
-            batch = tokenizer(texts, padding=True, return_tensors="pt", return_token_type_ids=False).to(model.device)
+            batch = encode_texts(tokenizer, texts, padding=True, return_tensors="pt", return_token_type_ids=False)
+            batch = batch.to(model.device)
             longest = batch["input_ids"].shape[1] + EXTRA_TOKENS
             sequences = model.generate(**batch, **search, max_new_tokens=longest)
             for i, text in zip(rows, tokenizer.batch_decode(sequences, skip_special_tokens=True), strict=True):

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_vanilla.attention.maps import AttentionMaps
 from hf_vanilla.attention.weights import AttentionMap
+from hf_vanilla.models.texts_vanilla import encode_texts
 from hf_vanilla.translation.loading import words_of_tokens
 
 OFFSETS = range(-5, 6)
@@ -142,12 +144,12 @@ class HeadCounts:
         return {**near, "positional": by_offset[far], **others}, far
 
 
-def tokens_of_words(tokenizer: PreTrainedTokenizerBase, **texts: str) -> list[list[int]]:
+def tokens_of_words(tokenizer: PreTrainedTokenizerBase, **texts: Any) -> list[list[int]]:
     """Return the numbers of the tokens of each word of a text, which is given as `text` or as `text_target`."""
     if not tokenizer.is_fast:
         raise ValueError(f"alignments take a fast tokenizer, and this is {type(tokenizer).__name__}")
     (text,) = texts.values()
-    encoded = tokenizer(return_offsets_mapping=True, **texts)
+    encoded = encode_texts(tokenizer, return_offsets_mapping=True, **texts)
     tokens: list[list[int]] = [[] for _ in text.split()]
     for token, word in enumerate(words_of_tokens(text, encoded["offset_mapping"])):
         if word is not None:

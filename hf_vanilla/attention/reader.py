@@ -27,6 +27,7 @@ from hf_vanilla.attention.weights import AttentionMap
 from hf_vanilla.attention.words import EncodedText, Tokens, encode_decoded, join_texts, special_ids, to_tokens
 from hf_vanilla.environment import use_onednn_for_float32
 from hf_vanilla.models.generation_vanilla import beam_search
+from hf_vanilla.models.texts_vanilla import encode_texts
 from hf_vanilla.translation.loading import EXTRA_TOKENS, load_config_and_tokenizer, positions_of
 
 MAX_PAIRS = 2**18  # of tokens, padding included, whose weights are computed together
@@ -132,6 +133,8 @@ class Reader:
         self.name = Path(name).resolve().name if Path(name).is_dir() else name
         self.is_seq2seq = bool(getattr(model.config, "is_encoder_decoder", False))
         self.is_decoder = not self.is_seq2seq and is_causal(self.config)
+        # A text may have masks for a model to fill; the generating families of this package learn no masks.
+        self.has_masks = model.config.model_type not in ("vanilla", "vanilla_recurrent", "vanilla_decoder")
         self.max_length = min(positions_of(self.config), tokenizer.model_max_length)
         self.padding = getattr(self.config, "pad_token_id", None) or 0
 
@@ -173,7 +176,7 @@ class Reader:
             raise ValueError(f"pairs take a fast tokenizer, and this is {type(self.tokenizer).__name__}")
         for name, text in (("source", source), ("target", target)):
             self.encode(text, name + number)
-        pair = self.tokenizer(source, target, return_offsets_mapping=True)
+        pair = encode_texts(self.tokenizer, source, target, masks=self.has_masks, return_offsets_mapping=True)
         shifts = [(len(source) + 1) * (side == 1) for side in pair.sequence_ids()]  # of the second text
         offsets = zip(pair["offset_mapping"], shifts, strict=True)
         spans = [(first + shift, last + shift) for (first, last), shift in offsets]
@@ -223,12 +226,12 @@ class Reader:
 
     def encode(self, text: str, name: str, text_target: bool = False) -> EncodedText:
         """Return a text's tokens; none, too many, only unknown or foreign ones are a ValueError, which says `name`."""
-        texts: dict[str, str] = {"text_target" if text_target else "text": text}
+        texts: dict[str, Any] = {"text_target" if text_target else "text": text, "masks": self.has_masks}
         if self.tokenizer.is_fast:
-            fast = self.tokenizer(**texts, return_offsets_mapping=True)
+            fast = encode_texts(self.tokenizer, **texts, return_offsets_mapping=True)
             encoded = EncodedText(list(fast["input_ids"]), list(fast["offset_mapping"]), text)
         else:
-            encoded = encode_decoded(self.tokenizer, list(self.tokenizer(**texts)["input_ids"]))
+            encoded = encode_decoded(self.tokenizer, list(encode_texts(self.tokenizer, **texts)["input_ids"]))
         self.check_length(encoded.ids, name)
         if max(encoded.ids, default=0) >= (size := getattr(self.config, "vocab_size", math.inf)):
             raise ValueError(

@@ -36,6 +36,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
     if bool(options.source) != bool(options.reference):
         raise ValueError("--source and --reference need each other")
     translators = [load_translator(name, options) for name in (options.model, options.compare) if name]
+    from hf_vanilla.models.texts_vanilla import encode_texts
     from hf_vanilla.translation.loading import side_by_side
 
     sources, references, everything = load_test_set(options)
@@ -45,7 +46,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
     subsets = {everything: list(range(len(sources)))}
     if options.short:
         sides = [sources, [row[0] for row in references]]
-        longest = list(map(max, *(map(len, translators[0].tokenizer(side)["input_ids"]) for side in sides)))
+        encoded = [encode_texts(translators[0].tokenizer, side)["input_ids"] for side in sides]
+        longest = list(map(max, *(map(len, side) for side in encoded)))
         short = [row for row, length in enumerate(longest) if length <= options.short]
         subsets[f"at most {options.short} tokens a side"] = short
     settings = {

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from hf_vanilla.conversion.formats import HIDDEN_DIMENSION
+from hf_vanilla.models.texts_vanilla import read_special_tokens
 
 Config = TypeVar("Config", bound=PreTrainedConfig)
 logger = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ def copy_companions(source: Path, folder: Path) -> list[str]:
     copied = []
     if any((source / name).is_file() for name in TOKENIZER_FILES):
         try:
-            AutoTokenizer.from_pretrained(source, trust_remote_code=False).save_pretrained(folder)
+            read_special_tokens(AutoTokenizer.from_pretrained(source, trust_remote_code=False)).save_pretrained(folder)
         except Exception as error:  # tokenizers have errors of many kinds for files that are not theirs
             reason = f"its tokenizer cannot be loaded: {' '.join(str(error).split())}"
             raise ValueError(f"{source}: {reason}; install what it needs, or leave its files out") from error

@@ -13,6 +13,7 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, 
 from transformers.cache_utils import DynamicCache, EncoderDecoderCache
 
 from hf_vanilla.models.modeling_vanilla import VanillaForConditionalGeneration
+from hf_vanilla.models.texts_vanilla import read_special_tokens
 from hf_vanilla.training.checkpointing import new_folder
 
 ACTIVATIONS = {"relu": "RELU", "gelu": "GELU", "gelu_new": "GELUTanh", "silu": "SWISH", "swish": "SWISH"}
@@ -240,4 +241,4 @@ def export(name: str, form: str, folder: Path) -> None:
         raise ValueError(f"format is {form!r}; expected one of {', '.join(EXPORTS)}")
     with new_folder(folder) as unfinished:
         model = AutoModelForSeq2SeqLM.from_pretrained(name, dtype="float32")
-        EXPORTS[form](model, AutoTokenizer.from_pretrained(name), unfinished)
+        EXPORTS[form](model, read_special_tokens(AutoTokenizer.from_pretrained(name)), unfinished)

@@ -14,6 +14,22 @@ TEMPLATES = {
     "encoder": {"single": "<s> $A </s>", "pair": "<s> $A </s> $B </s>"},
     "decoder": None,
 }
+# Each turn of a chat is a document: `<s>`, who speaks, a new line, the text, `</s>`.
+CHAT_TEMPLATE = """\
+{%- if tools -%}{{- raise_exception("tools are given: this template has no place for them") -}}{%- endif -%}
+{%- for message in messages -%}
+{%- if message.role not in ["system", "user", "assistant"] or message.content is not string or message.tool_calls -%}
+{{- raise_exception("expected texts, without calls of tools, with the role system, user or assistant") -}}
+{%- endif -%}
+{{- bos_token + message.role + "\\n" -}}
+{%- if message.role == "assistant" -%}
+{%- generation -%}{{- message.content + eos_token -}}{%- endgeneration -%}
+{%- else -%}
+{{- message.content + eos_token -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- bos_token + "assistant\\n" -}}{%- endif -%}
+"""
 
 
 def train_tokenizer(
@@ -21,15 +37,16 @@ def train_tokenizer(
 ) -> PreTrainedTokenizerFast:
     """Learn a byte-level BPE (section 5.1 of the paper: one vocabulary for source and target).
 
-    `decode(encode(text), skip_special_tokens=True)` gives every text back unchanged. Text that spells a special token
-    stays text; only the encoder's tokenizer reads `<mask>` and the like as special tokens, so that it can fill masks.
+    Decoded without special tokens, every text comes back unchanged. The tokenizer reads `</s>` and the like as special
+    tokens, as other libraries expect; [`hf_vanilla.encode_texts`] takes what a corpus spells for text.
 
     Args:
         texts: the sentences to learn from; for translation, those of both sides.
         vocab_size: the number of tokens, including the special ones and the 256 bytes; a small corpus may yield fewer.
         family: the kind of model, which determines how a sentence is encoded. `"seq2seq"`: its tokens and `</s>`, for
             source and `text_target` alike; `"encoder"`: `<s>`, its tokens, `</s>` (and a second sentence, `</s>`);
-            `"decoder"`: its tokens alone, padded on the left, so that a prompt can be continued.
+            `"decoder"`: its tokens alone, padded on the left, so that a prompt can be continued; with a chat template,
+            in which each turn ends with `</s>`.
 
     Raises:
         ValueError: `texts` is empty, `vocab_size` has no room for the bytes, or there is no such `family`.
@@ -65,7 +82,7 @@ def train_tokenizer(
         cls_token="<s>" if family == "encoder" else None,
         sep_token="</s>" if family == "encoder" else None,
         padding_side="left" if family == "decoder" else "right",
-        split_special_tokens=family != "encoder",
+        chat_template=CHAT_TEMPLATE if family == "decoder" else None,
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
     )

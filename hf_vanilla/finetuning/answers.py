@@ -10,6 +10,7 @@ from transformers import BatchEncoding, DataCollatorForMultipleChoice, DataColla
 
 from hf_vanilla.data.labelled import cell, require_column
 from hf_vanilla.finetuning.labels import MISSING, Batch, check_texts, convert_labels, labelled_splits, name_of
+from hf_vanilla.models.texts_vanilla import encode_texts
 
 Columns = tuple[str, str, str]
 """Those of questions, texts, and answers `{"text": [...], "answer_start": [...]}`, as in SQuAD."""
@@ -63,13 +64,14 @@ def encode_questions(
     first and last token, or 0 for a window that does not hold the whole answer.
     """
     question, context, answers = columns
-    for index, ids in zip(indices, tokenizer(rows[question])["input_ids"], strict=True):
+    for index, ids in zip(indices, encode_texts(tokenizer, rows[question], masks=True)["input_ids"], strict=True):
         if len(ids) + window["stride"] + 2 >= window["max_length"]:
             windows = f"windows of {window['max_length']} that share {window['stride']} leave no room for a text"
             advice = "give a larger --max_seq_length or a smaller --doc_stride"
             raise ValueError(f"{cell(split, index, question)} has {len(ids)} tokens: {windows}; {advice}")
-    asked = {"return_overflowing_tokens": True, "return_offsets_mapping": True, **window}
-    batch = tokenizer(rows[question], rows[context], truncation="only_second", **asked)
+    asked: dict[str, Any] = {"return_overflowing_tokens": True, "return_offsets_mapping": True, **window}
+    pairs = (rows[question], rows[context])
+    batch = encode_texts(tokenizer, *pairs, masks=True, truncation="only_second", **asked)
     owners = batch.pop("overflow_to_sample_mapping")
     batch["row"] = [indices[owner] for owner in owners]
     batch["offsets"] = [
@@ -183,11 +185,11 @@ def encode_choices(
     for number, index in enumerate(indices):
         row = {column: values[number] for column, values in rows.items()}
         choices = choices_of(row, columns, question)
-        longest = max(map(len, tokenizer([""] * len(choices), choices)["input_ids"]))
+        longest = max(map(len, encode_texts(tokenizer, [""] * len(choices), choices, masks=True)["input_ids"]))
         if max_length and longest >= max_length:
             too_long = f"a choice has {longest} tokens, max_seq_length is {max_length}: no room for the context"
             raise ValueError(f"{cell(split, index, columns[0])}: {too_long}")
-        inputs = tokenizer([row[context]] * len(choices), choices, **cut)
+        inputs = encode_texts(tokenizer, [row[context]] * len(choices), choices, masks=True, **cut)
         encoded.append({**inputs, "length": max(map(len, inputs["input_ids"]))})  # which group_by_length reads
     return {name: [inputs[name] for inputs in encoded] for name in encoded[0]}
 

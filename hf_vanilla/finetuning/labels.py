@@ -12,6 +12,7 @@ from transformers import AutoConfig, BatchEncoding, PreTrainedTokenizerBase
 
 from hf_vanilla.data.labelled import cell, require_column
 from hf_vanilla.finetuning.arguments import FineTuningArguments
+from hf_vanilla.models.texts_vanilla import encode_texts
 
 MISSING = (None, "")  # labels that are not there: CSV has no other way to say so
 STRINGS = ("string", "large_string")
@@ -189,7 +190,8 @@ def encode_words(
     # A byte-level tokenizer takes a word without a space before it for the start of a text.
     space = "" if unspaced or "".join(tokenizer.tokenize(" a")) == "a" else " "
     texts = [[(space if i else "") + word for i, word in enumerate(words)] for words in rows[column]]
-    batch = tokenizer(texts, is_split_into_words=True, truncation=max_length is not None, max_length=max_length)
+    cut = {"truncation": max_length is not None, "max_length": max_length}
+    batch = encode_texts(tokenizer, texts, masks=True, is_split_into_words=True, **cut)
     batch["first"] = []
     for number, (index, words) in enumerate(zip(indices, texts, strict=True)):
         word_ids = batch.word_ids(number)

@@ -5,8 +5,8 @@ import functools
 import json
 import logging
 import math
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -19,6 +19,7 @@ from hf_vanilla.data.labelled import cell
 from hf_vanilla.data.tokenization import train_tokenizer
 from hf_vanilla.finetuning.arguments import SEARCH_FILE, FineTuningArguments, record_end, replace_json
 from hf_vanilla.hub.model_card import FAMILY_NAMES, use_model_card
+from hf_vanilla.models.texts_vanilla import read_special_tokens
 from hf_vanilla.training.distributed import free_group_at_exit
 
 logger = logging.getLogger(__name__)
@@ -46,7 +47,7 @@ def get_tokenizer(
                 config = arguments.load(transformers.AutoConfig, str(arguments.config_name))
                 train_tokenizer(texts, config.vocab_size, family).save_pretrained(folder)
         name = str(folder)
-    tokenizer = arguments.load(transformers.AutoTokenizer, name)
+    tokenizer = read_special_tokens(arguments.load(transformers.AutoTokenizer, name))
     if not tokenizer.is_fast:
         raise ValueError(f"the tokenizer of {name} is a slow one; expected one of the `tokenizers` library")
     if tokenizer.pad_token is None:
@@ -189,7 +190,8 @@ def fine_tune(
     if model.config.model_type in FAMILY_NAMES:
         use_model_card(trainer)
     folder = Path(str(training.output_dir))
-    result = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or last_checkpoint(folder))
+    with without_logits(model):
+        result = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or last_checkpoint(folder))
     metrics = {"train": result.metrics, "eval": trainer.evaluate()}
     if not math.isfinite(loss := metrics["eval"].get("eval_loss", 0.0)):
         raise ValueError(f"the loss is {loss} in the end: take a lower learning_rate, and another output_dir")
@@ -215,6 +217,21 @@ def fine_tune(
     if trainer.is_world_process_zero():
         record_end(training, trainer.state.global_step)
     free_group_at_exit()
+
+
+@contextmanager
+def without_logits(model: Any) -> Iterator[None]:
+    """Spare models of this package the logits of training, which stock Trainer does not use; afterwards, they return
+    them again, and so does what is saved."""
+    config = model.config
+    if config.model_type not in FAMILY_NAMES:
+        yield
+        return
+    before, config.output_logits = config.output_logits, False
+    try:
+        yield
+    finally:
+        config.output_logits = before
 
 
 def publish(trainer: transformers.Trainer, arguments: FineTuningArguments) -> None:

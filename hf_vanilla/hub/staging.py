@@ -27,6 +27,7 @@ from hf_vanilla.attention.reader import attention_maps
 from hf_vanilla.hub import model_card
 from hf_vanilla.hub.model_card import oneline, public, read_json
 from hf_vanilla.models.generation_vanilla import beam_search
+from hf_vanilla.models.texts_vanilla import read_special_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -64,6 +65,8 @@ for name in json.loads((folder / "config.json").read_text())["auto_map"]:
         if "tokens" in expected:
             found = model.generate(inputs["input_ids"], **json.loads(sys.argv[4]))
             assert found.equal(expected["tokens"]), f"generate gives {found.tolist()}"
+for task in json.loads((folder / "config.json").read_text()).get("custom_pipelines", ()):
+    transformers.pipeline(task, model=str(folder), trust_remote_code=True, max_new_tokens=5)("a")
 """
 
 
@@ -87,7 +90,7 @@ def load_model_and_tokenizer(source: Path) -> tuple[PreTrainedModel, PreTrainedT
         if not weight.isfinite().all():
             raise ValueError(f"{source}: {name} holds values that are not finite numbers")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(source, local_files_only=True)
+        tokenizer = read_special_tokens(AutoTokenizer.from_pretrained(source, local_files_only=True))
     except Exception as error:
         raise ValueError(f"{source} has no tokenizer that loads; save it there: {oneline(error)}") from None
     for name in tokenizer.chat_template if isinstance(tokenizer.chat_template, dict) else ():

@@ -1,11 +1,14 @@
 """Checks of what goes into a model."""
 
+from typing import Any
+
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from transformers import PreTrainedModel
 
 
 def embed_inputs(
-    embed_tokens: nn.Embedding,
+    stack: PreTrainedModel,
     prefix: str,
     input_ids: Tensor | None,
     inputs_embeds: Tensor | None,
@@ -13,18 +16,21 @@ def embed_inputs(
     position_ids: Tensor | None,
     past_length: Tensor | int | None = None,
 ) -> Tensor:
-    """Return the embeddings (batch, length, hidden_size) of `input_ids` (batch, length), or those that were given.
-    `prefix` is what the names of the arguments begin with where they come from a user: "decoder_" or nothing.
+    """Return the embeddings (batch, length, hidden_size) of `input_ids` (batch, length), by the table of `stack`,
+    or those that were given. `prefix` is what the names of the arguments begin with where they come from a user:
+    "decoder_" or nothing.
 
     Raises:
         ValueError: for neither or both, for ids outside of the vocabulary, and for what does not fit in shape.
     """
-    width = getattr(embed_tokens, "embedding_dim", None if inputs_embeds is None else inputs_embeds.shape[-1])
+    config: Any = stack.config
+    width, table = config.hidden_size, stack.get_input_embeddings()
     if input_ids is not None and inputs_embeds is None:
         if input_ids.ndim != 2 or input_ids.shape[1] == 0:
             raise ValueError(f"`{prefix}input_ids` must be (batch, length >= 1), got {tuple(input_ids.shape)}.")
-        check_ids(input_ids, embed_tokens.num_embeddings, f"{prefix}input_ids", "vocab_size")
-        inputs_embeds = embed_tokens(input_ids)
+        size = getattr(table, "num_embeddings", config.vocab_size)  # an adapter around the table has no sizes
+        check_ids(input_ids, size, f"{prefix}input_ids", "vocab_size")
+        inputs_embeds = table(input_ids)
     elif inputs_embeds is None or input_ids is not None:
         raise ValueError(f"Give exactly one of `{prefix}input_ids` and `{prefix}inputs_embeds`.")
     elif inputs_embeds.ndim != 3 or inputs_embeds.shape[1] == 0 or inputs_embeds.shape[2] != width:

@@ -4,7 +4,7 @@ from typing import Any, ClassVar
 
 from huggingface_hub.dataclasses import strict
 
-from .configuration_vanilla import FamilyConfig
+from .configuration_vanilla import TRANSLATION, FamilyConfig
 
 
 @strict
@@ -48,13 +48,14 @@ class RecurrentConfig(FamilyConfig):
     """
 
     model_type = "vanilla_recurrent"
+    implied: ClassVar[dict[str, tuple[Any, ...]]] = {"is_encoder_decoder": (True,)}
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     attribute_map: ClassVar[dict[str, str]] = {
         "d_model": "hidden_size",
         "P_drop": "dropout",
         "num_hidden_layers": "encoder_layers",
     }
-    # The decoder reads its layers' weights step by step, not by calling them: only whole models can be sharded.
+    # The decoder calls its layers at each step, and sharded weights would be gathered each time: a model stays whole.
     base_model_fsdp_plan: ClassVar[dict[str, str]] = {}
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
         "cell_type": ("lstm", "gru"),
@@ -66,6 +67,7 @@ class RecurrentConfig(FamilyConfig):
         "AutoModel": "modeling_recurrent.RecurrentModel",
         "AutoModelForSeq2SeqLM": "modeling_recurrent.RecurrentForConditionalGeneration",
     }
+    family_pipelines: ClassVar[dict[str, dict[str, Any]]] = TRANSLATION
 
     vocab_size: int = 37000
     hidden_size: int = 512

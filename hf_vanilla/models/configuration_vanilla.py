@@ -1,12 +1,16 @@
 """Configurations of the three Transformer families: encoder-decoder (the paper), encoder-only and decoder-only."""
 
 import dataclasses
+import shutil
 from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
 from huggingface_hub.dataclasses import strict
 from transformers.activations import ACT2FN
-from transformers.configuration_utils import PreTrainedConfig, SpecificPreTrainedConfigType
+from transformers.configuration_utils import PreTrainedConfig
+from transformers.dynamic_module_utils import get_relative_import_files
 
 # The paper's names, understood wherever a field is read or given.
 PAPER_NAMES = {
@@ -21,6 +25,13 @@ PAPER_NAMES = {
 
 # The names of a stack alone, whose depth may also be called as in an encoder-decoder.
 STACK_NAMES = PAPER_NAMES | {"N": "num_hidden_layers"}
+# What N is of an encoder-decoder.
+BOTH_DEPTHS = ("encoder_layers", "decoder_layers")
+
+# The pipeline that translators carry, as `pipeline("translation", trust_remote_code=True)` looks it up.
+TRANSLATION = {
+    "translation": {"impl": "pipeline_vanilla.TranslationPipeline", "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}
+}
 
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "qk_head_dim", "v_head_dim", "max_position_embeddings")
 COUNTS = ("num_attention_heads", "encoder_layers", "decoder_layers", "num_hidden_layers", "attention_window")
@@ -32,6 +43,29 @@ BOUNDS: tuple[tuple[tuple[str, ...], Callable[[float], bool], str], ...] = (
     (RATES, lambda value: 0 <= value < 1, "lie in [0, 1)"),
     (("layer_norm_eps", "initializer_range"), lambda value: value > 0, "be positive"),
 )
+
+# Fields by which other models compute something else, and what there is here instead.
+UNSERVED: tuple[tuple[tuple[str, ...], str], ...] = (
+    (
+        ("is_encoder_decoder", "add_cross_attention", "cross_attention_hidden_size"),
+        "`VanillaConfig` and `RecurrentConfig` are for a decoder with an encoder, the others for one stack",
+    ),
+    (
+        ("is_decoder", "is_causal", "use_bidirectional_attention"),
+        "`VanillaEncoderConfig` is for a stack that sees both sides, `VanillaDecoderConfig` for one that looks back",
+    ),
+    (("tie_encoder_decoder",), "`tie_word_embeddings` shares the embeddings, and nothing shares layers"),
+    (("pruned_heads",), "each layer has all its `num_attention_heads`"),
+    (("per_layer_config", "layer_types"), "all layers are alike"),
+    (("sliding_window", "attention_chunk_size"), "attention sees all positions"),
+    (("rope_parameters", "rope_scaling", "rope_theta"), "`position_embedding_type` says which positions there are"),
+    (("layerdrop", "encoder_layerdrop", "decoder_layerdrop"), "layers stay whole, with `dropout` behind each"),
+    (("attn_logit_softcapping", "final_logit_softcapping"), "scores and logits stay as they are"),
+    (("scale_attn_by_inverse_layer_idx",), "scores are divided by the root of `qk_head_dim` alone"),
+    (("chunk_size_feed_forward",), "`gradient_checkpointing_enable()` saves more memory"),
+)
+# The values of such fields by which they change nothing.
+SWITCHED_OFF: tuple[Any, ...] = (None, False, 0, (), [], {})
 
 # Megatron-style tensor parallelism: heads and inner units are split, and summed again by `o_proj` and `linear2`.
 ATTENTION_TP_PLAN = {"q_proj": "colwise", "k_proj": "colwise", "v_proj": "colwise", "o_proj": "rowwise"}
@@ -50,15 +84,34 @@ STACK_PP_PLAN = {
     "norm": (["hidden_states"], ["hidden_states"]),
 }
 
+FamilyConfigType = TypeVar("FamilyConfigType", bound="FamilyConfig")
+
 
 @strict
 class FamilyConfig(PreTrainedConfig):
-    """A configuration that knows the Auto classes of its family, and refuses those of other model types."""
+    """A configuration that knows the Auto classes of its family, and refuses those of other model types.
+
+    Args:
+        output_logits (`bool`, *optional*):
+            `False` spares language models their logits in training with `labels`, where only the loss is used: they
+            would be most of the memory. What a call says goes before it, and evaluation has logits all the same.
+    """
 
     # The module and class for each Auto class of the family, which `save_pretrained` writes into a checkpoint.
     family_auto_map: ClassVar[dict[str, str]] = {}
+    # The same for the pipelines that transformers does not have.
+    family_pipelines: ClassVar[dict[str, dict[str, Any]]] = {}
     # The values that a field may have.
     choices: ClassVar[dict[str, tuple[str, ...]]] = {}
+    # The values of fields of `UNSERVED` that say what the family is.
+    implied: ClassVar[dict[str, tuple[Any, ...]]] = {}
+
+    output_logits: bool | None = None
+
+    def __new__(cls, *args: Any, **given: Any) -> "FamilyConfig":
+        """Refuse names that contradict each other while it can still be seen which were given."""
+        cls.by_field(given)
+        return super().__new__(cls)
 
     def __init_subclass__(cls, *args: Any, **kwargs: Any) -> None:
         """Compare configurations by their fields, as a dataclass does, but also where one has no such attribute."""
@@ -72,14 +125,91 @@ class FamilyConfig(PreTrainedConfig):
         return type(self) is type(other) and ours == theirs
 
     def __post_init__(self, **kwargs: Any) -> None:
-        """Take the paper's N, where it is the depth of two stacks, for both."""
-        if self.is_encoder_decoder and (layers := kwargs.pop("N", None)) is not None:
-            self.encoder_layers = self.decoder_layers = layers
+        """Leave the checkpoint's own pipeline alone where the package is installed, which registers the same."""
+        if "custom_pipelines" in kwargs and not __name__.startswith("transformers_modules."):
+            own = {task: info["impl"] for task, info in self.family_pipelines.items()}
+            others = {task: info for task, info in kwargs["custom_pipelines"].items() if info["impl"] != own.get(task)}
+            kwargs["custom_pipelines"] = others
         super().__post_init__(**kwargs)
+
+    @classmethod
+    def fields_named(cls, name: str) -> tuple[str, ...]:
+        """Return the fields that a name stands for, which may be one of the paper's: most often one, of the same name.
+
+        Raises:
+            ValueError: the paper's name is that of nothing in this family.
+        """
+        if name in cls.attribute_map:
+            return (cls.attribute_map[name],)
+        if name == "N":
+            return BOTH_DEPTHS
+        if name in PAPER_NAMES:
+            raise ValueError(f"`{name}` is `{PAPER_NAMES[name]}`, which {cls.__name__} does not have: leave it out.")
+        return (name,)
+
+    @classmethod
+    def by_field(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Return `given` with the names of fields in the place of the paper's.
+
+        Raises:
+            ValueError: two names give a field different values.
+        """
+        found: dict[str, Any] = {}
+        first: dict[str, str] = {}
+        for name, value in given.items():
+            for field in cls.fields_named(name):
+                if field in found and found[field] != value:
+                    both = f"`{first[field]}` is {found[field]!r} and `{name}` is {value!r}"
+                    raise ValueError(f"{both}, but both are `{field}`: give one of them.")
+                found[field], first[field] = value, name
+        return found
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set a field by its name or by the paper's, with the checks of the field."""
+        for field in self.fields_named(name):
+            if field == name:
+                super().__setattr__(name, value)
+            else:
+                setattr(self, field, value)
+
+    @property
+    def N(self) -> int:
+        """The layers of each stack; an `AttributeError` if the two differ."""
+        depths = [getattr(self, field) for field in BOTH_DEPTHS]
+        if depths[0] != depths[1]:
+            raise AttributeError(f"N is the depth of both stacks, which have {depths[0]} and {depths[1]} layers.")
+        return depths[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """As in transformers, with the pipelines of the family."""
+        fields = super().to_dict()
+        if pipelines := fields.pop("custom_pipelines", {}) | self.family_pipelines:
+            fields["custom_pipelines"] = pipelines
+        return fields
+
+    def save_pretrained(self, save_directory: str | PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As in transformers, with the Auto classes of the whole family and their code."""
+        folder = Path(save_directory)
+        folder.mkdir(parents=True, exist_ok=True)
+
+        def file_of(reference: str) -> Path:
+            return Path(__file__).with_name(f"{reference.split('.')[0]}.py")
+
+        pipelines = [info["impl"] for info in self.family_pipelines.values()]
+        for code in {file_of(reference) for reference in (*self.family_auto_map.values(), *pipelines)}:
+            for file in (code, *map(Path, get_relative_import_files(code))) if code.is_file() else ():
+                shutil.copyfile(file, folder / file.name)
+        # Remote code of a configuration alone has none of the models beside it.
+        there = {file.name for file in folder.glob("*.py")}
+        self.auto_map = {name: ref for name, ref in self.family_auto_map.items() if file_of(ref).name in there}
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def validate_architecture(self) -> None:
         """Raise `ValueError` for values outside of their range, or that do not fit together; `@strict` calls this."""
         given = {name: value for name, value in vars(self).items() if value is not None}
+        if getattr(self, "is_heterogeneous", False):
+            given["per_layer_config"] = True
+        self.refuse_unserved(given)
         for names, is_valid, rule in BOUNDS:
             for name in names:
                 if name in given and not is_valid(given[name]):
@@ -88,18 +218,29 @@ class FamilyConfig(PreTrainedConfig):
             if name in given and given[name] not in allowed:
                 raise ValueError(f"`{name}` must be one of {', '.join(allowed)}, got {given[name]!r}.")
 
+    def refuse_unserved(self, given: dict[str, Any]) -> None:
+        """Raise `ValueError` for fields that would silently change nothing."""
+        for names, instead in UNSERVED:
+            for name in names:
+                if name in given and given[name] not in self.implied.get(name, SWITCHED_OFF):
+                    raise ValueError(
+                        f"{type(self).__name__} has no `{name}={given[name]!r}`: {instead}. Leave it out."
+                    )
+
     @classmethod
-    def from_dict(
-        cls: type[SpecificPreTrainedConfigType], config_dict: dict[str, Any], **kwargs: Any
-    ) -> SpecificPreTrainedConfigType:
-        """Build the configuration from a dictionary; raise `ValueError` if that is of another model type."""
+    def from_dict(cls: type[FamilyConfigType], config_dict: dict[str, Any], **kwargs: Any) -> FamilyConfigType:
+        """Build the configuration from a dictionary; raise `ValueError` if that is of another model type, or if names
+        contradict each other."""
+        kwargs = cls.by_field(kwargs)
         model_type = config_dict.get("model_type") or cls.model_type
         if model_type != cls.model_type:
             raise ValueError(
                 f"`model_type` is {model_type!r}, but {cls.__name__} reads {cls.model_type!r}: "
                 "load this checkpoint with the Auto class of its task, or with the class of its own family."
             )
-        return super().from_dict(config_dict, **kwargs)
+        # transformers would drop a field that the class does not have.
+        unserved = {name: kwargs.pop(name) for names, _ in UNSERVED for name in names if name in kwargs}
+        return super().from_dict(config_dict | unserved, **kwargs)
 
 
 @strict
@@ -250,6 +391,11 @@ class VanillaConfig(VanillaBaseConfig):
     """
 
     model_type = "vanilla"
+    implied: ClassVar[dict[str, tuple[Any, ...]]] = {
+        "is_encoder_decoder": (True,),
+        "add_cross_attention": (True, False),
+        "is_causal": (True,),
+    }
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     attribute_map: ClassVar[dict[str, str]] = {**PAPER_NAMES, "num_hidden_layers": "encoder_layers"}
     base_model_tp_plan: ClassVar[dict[str, str]] = {
@@ -266,6 +412,7 @@ class VanillaConfig(VanillaBaseConfig):
         "AutoModel": "modeling_vanilla.VanillaModel",
         "AutoModelForSeq2SeqLM": "modeling_vanilla.VanillaForConditionalGeneration",
     }
+    family_pipelines: ClassVar[dict[str, dict[str, Any]]] = TRANSLATION
 
     is_encoder_decoder: bool = True
     encoder_layers: int = 6
@@ -308,7 +455,7 @@ class StackConfig(VanillaBaseConfig):
             depth = config_dict.get(cls.depth_in_seq2seq, getattr(VanillaConfig, cls.depth_in_seq2seq))
             # What only an encoder-decoder has, or has another value for.
             others = VanillaConfig.__dataclass_fields__.keys() - cls.__dataclass_fields__.keys()
-            others |= {"model_type", "is_encoder_decoder", "architectures", "auto_map"}
+            others |= {"model_type", "is_encoder_decoder", "architectures", "auto_map", "custom_pipelines"}
             config_dict = {name: value for name, value in config_dict.items() if name not in others}
             config_dict["num_hidden_layers"] = depth
         return super().from_dict(config_dict, **kwargs)
@@ -328,6 +475,7 @@ class VanillaEncoderConfig(StackConfig):
     """
 
     model_type = "vanilla_encoder"
+    implied: ClassVar[dict[str, tuple[Any, ...]]] = {"use_bidirectional_attention": (True,)}
     base_model_pp_plan: ClassVar[Any] = STACK_PP_PLAN | {"pooler": (["hidden_states"], ["pooler_output"])}
     depth_in_seq2seq: ClassVar[str] = "encoder_layers"
     attribute_map: ClassVar[dict[str, str]] = STACK_NAMES | {"encoder_layers": "num_hidden_layers"}
@@ -356,6 +504,7 @@ class VanillaDecoderConfig(StackConfig):
     """
 
     model_type = "vanilla_decoder"
+    implied: ClassVar[dict[str, tuple[Any, ...]]] = {"is_decoder": (True, False), "is_causal": (True,)}
     depth_in_seq2seq: ClassVar[str] = "decoder_layers"
     keys_to_ignore_at_inference: ClassVar[list[str]] = ["past_key_values"]
     attribute_map: ClassVar[dict[str, str]] = STACK_NAMES | {"decoder_layers": "num_hidden_layers"}

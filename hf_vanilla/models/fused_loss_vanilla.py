@@ -78,14 +78,25 @@ class LinearCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Return the gradients that `forward` prepared, times `grad`."""
         if torch.is_grad_enabled():
-            raise RuntimeError(
-                "This loss can be differentiated once; for more, call the model with output_logits=True."
-            )
+            raise RuntimeError("This loss has no second derivative: for one, call the model with output_logits=True.")
         grad_x, grad_w, grad_b = ctx.saved_tensors
         of_x, of_w = ctx.dtypes
         if grad_x is not None:
             grad_x = (grad_x.float() * (grad / ctx.count)).to(of_x)
-        if grad.device.type != "cpu" or grad != 1:  # times 1, the largest matrix would be copied for nothing
+        # Times 1, the largest matrix would be copied for nothing, unless it is asked for once more.
+        if grad.device.type != "cpu" or keeps_graph() or is_batched(grad) or grad != 1:
             grad_w, grad_b = (of if of is None else of * grad for of in (grad_w, grad_b))
         grad_w, grad_b = (of if of is None else of.to(of_w) for of in (grad_w, grad_b))
         return grad_x, grad_w, grad_b, None, None, None, None
+
+
+def keeps_graph() -> bool:
+    """True if the backward pass that runs can be taken again (`retain_graph=True`), or nothing tells."""
+    is_kept = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return True if is_kept is None else bool(is_kept())
+
+
+def is_batched(grad: Tensor) -> bool:
+    """True for several gradients at once (`is_grads_batched=True`), which no condition can be asked of."""
+    functorch: Any = torch._C._functorch
+    return functorch.is_legacy_batchedtensor(grad) or functorch.is_batchedtensor(grad)

@@ -1,6 +1,6 @@
 """The paper's beam search (section 6.1; Wu et al., 2016, arXiv:1609.08144, section 7): `beam_search`, for
-`model.generate(..., custom_generate=beam_search)`. A checkpoint carries this file as `custom_generate/generate.py`, so
-it imports nothing of the package.
+`model.generate(..., custom_generate=beam_search)`; and the guard that all fast paths of the package ask. A checkpoint
+carries this file as `custom_generate/generate.py`, so it imports nothing of the package.
 
 Shapes: batch is the number of sentences that are not done, beams that of each one's hypotheses, length their tokens.
 """
@@ -9,19 +9,36 @@ import copy
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
+from functools import lru_cache, partial
+from inspect import signature
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils.rnn import pad_sequence
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    DynamicCache,
+    EncoderDecoderCache,
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedModel,
+    StaticCache,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 from transformers.generation import EosTokenCriteria, MaxLengthCriteria
+from transformers.generation.configuration_utils import GenerationMode
 from transformers.generation.utils import GenerateBeamDecoderOnlyOutput, GenerateBeamEncoderDecoderOutput
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.integrations.fsdp import is_fsdp_managed_module
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+from transformers.utils import logging
 
 BeamSearchOutput = Tensor | GenerateBeamEncoderDecoderOutput | GenerateBeamDecoderOnlyOutput
-Inputs = dict[str, Any]  # of a model, as `generate` prepared them, with a row for each sentence
+Inputs = dict[str, Any]  # of a model, as `generate` prepared them
 LayerStates = list[list[Tensor]]  # the key and the value (batch, heads, length, d_k or d_v) of each layer
 
 # The score of an empty slot for a hypothesis: far below any log-probability, yet finite.
@@ -30,6 +47,154 @@ MISSING_SCORE = -1.0e9
 LEAVING_SHARE = 0.125
 # Once a sentence's cache holds this many tokens, drop dead branches each time it doubles.
 PRUNE_FROM = 256
+# Classes of torch that a fast path may find in a model beside the package's own and activations.
+TORCH_CLASSES = {nn.Linear, nn.Embedding, nn.LayerNorm, nn.Identity, nn.Dropout, nn.ModuleList, nn.LSTM, nn.GRU}
+# The class of each child whose `forward` a fast path replaces, by the child's name.
+ROLES = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj", "linear1", "linear2", "lm_head"), "Linear")
+ROLES |= dict.fromkeys(("self_attention", "cross_attention"), "MultiHeadAttention") | {"feed_forward": "FeedForward"}
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+# What calling a module goes through, and what `generate` calls in a model.
+CALLED = {"__call__", "_wrapped_call_impl", "_call_impl", "forward"}
+CALLED |= {"prepare_inputs_for_generation", "_update_model_kwargs_for_generation", "_prefill", "_reorder_cache"}
+# The inputs of a model that the decoders below follow.
+FOLLOWED = {"encoder_outputs", "attention_mask", "decoder_attention_mask", "position_ids"}
+FOLLOWED |= {"past_key_values", "use_cache", "logits_to_keep"}
+
+logger = logging.get_logger(__name__)
+
+# The guard
+
+
+class NotPlain(ValueError):
+    """Raised where a fast path would not compute what calling the model does: see [`find_obstacle`]."""
+
+
+def find_obstacle(
+    root: nn.Module, home: str | None = None, without: nn.Module | None = None, may_train: bool = True
+) -> str | None:
+    """Return what may keep a fast path, which reads weights instead of calling modules, from computing what calling
+    `root` does; None if nothing does.
+
+    Such are hooks, except those by which transformers captures outputs; modules of other classes than the package's
+    and a few of torch's; methods that were replaced in an instance or a class; and weights that are no plain
+    parameters of one device. So adapters, quantised, pruned, normalised, sharded and offloaded weights are all found.
+
+    Args:
+        root: a model or a part of it.
+        home: the Python package whose classes are known; by default, that of the family's base class in `root`.
+        without: a part of `root` that is called, or not used, and may be anything.
+        may_train: whether modules may be in training mode.
+    """
+    if _has_any_global_hook():
+        return "hooks are registered for all modules"
+    own = (base.__module__ for base in type(root).__mro__ if base.__name__ == "FamilyPreTrainedModel")
+    home = home or next(own, "").rpartition(".")[0] or None
+    seen, classes, waiting, devices = {without}, set[type](), [root], set[torch.device]()
+    while waiting:
+        module = waiting.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        found = None if type(module) in classes else obstacle_of_class(type(module), home)
+        classes.add(type(module))
+        found = found or obstacle_of_module(module)
+        if module.training and not may_train:
+            found = found or "is in training mode"
+        devices.update(weight.device for weight in module._parameters.values() if weight is not None)
+        if found is None and (len(devices) > 1 or torch.device("meta") in devices):
+            found = "has weights elsewhere than other modules have theirs"
+        if found is not None:
+            name = next(name for name, each in root.named_modules() if each is module)
+            return f"{name or type(root).__name__} {found}"
+        waiting += [child for child in module._modules.values() if child is not None]
+    return None
+
+
+def obstacle_of_class(cls: type, home: str | None) -> str | None:
+    """Return what [`find_obstacle`] objects to in the class of a module."""
+    is_activation = cls.__module__ in ("transformers.activations", "torch.nn.modules.activation")
+    if cls not in TORCH_CLASSES and not is_activation and cls.__module__.rpartition(".")[0] != home:
+        return f"is of another class, {cls.__module__}.{cls.__qualname__}"
+    for name in written_in(cls, home):
+        if (method := getattr(cls, name, None)) is not None and not is_native(method, home):
+            return f"has another `{name}` in its class"
+    return None
+
+
+def obstacle_of_module(module: nn.Module) -> str | None:
+    """Return what [`find_obstacle`] objects to in a module by itself, other than its class."""
+    fields, cls = vars(module), type(module)
+    for name in HOOKS:
+        for hook in fields.get(name, {}).values():
+            if getattr(hook, "__module__", None) != "transformers.utils.output_capturing":
+                return "has hooks"
+    methods = methods_of(cls)  # type: ignore[arg-type]  # torch types `__hash__` loosely
+    for name in () if methods.isdisjoint(fields) else methods.intersection(fields):
+        # Who takes a replacement back may leave the method itself there, and remote code puts `generate` there.
+        is_same = getattr(fields[name], "__func__", None) is getattr(cls, name, None)
+        if name != "generate" and not (is_same and fields[name].__self__ is module):
+            return f"has another `{name}`"
+    if cls is nn.Linear and fields["_parameters"].get("weight") is None:
+        return "has a weight that is no parameter"
+    for weight in fields["_parameters"].values():
+        if weight is not None and type(weight) is not nn.Parameter:
+            return f"has a weight of type {type(weight).__name__}"
+    for name, child in fields["_modules"].items():
+        if name in ROLES and type(child).__name__ != ROLES[name]:
+            return f"has a {type(child).__name__} as its {name}"
+    return None
+
+
+@lru_cache(maxsize=256)
+def methods_of(cls: type) -> frozenset[str]:
+    """Return the names of the methods of a class."""
+    names = (name for name in dir(cls) if callable(value := getattr(cls, name, None)) and not isinstance(value, type))
+    return frozenset(names).union(CALLED)
+
+
+@lru_cache(maxsize=256)
+def written_in(cls: type, home: str | None) -> frozenset[str]:
+    """Return the names of the methods of a class that the package `home` defines, and of those in `CALLED`."""
+    own = (vars(base) for base in cls.__mro__ if base.__module__.rpartition(".")[0] == home)
+    return methods_of(cls).intersection(set().union(*own)).union(CALLED)
+
+
+def is_native(function: Any, home: str | None = None) -> bool:
+    """True if a function, and each that it wraps, was written in torch, in transformers or in the package `home`."""
+    while function is not None:
+        module = getattr(function, "__globals__", {}).get("__name__", "")
+        if module.partition(".")[0] not in ("torch", "transformers") and module.rpartition(".")[0] != home:
+            return False
+        function = getattr(function, "__wrapped__", None)
+    return True
+
+
+def require_plain(model: PreTrainedModel) -> None:
+    """Raise [`NotPlain`], saying what was found, where incremental decoding would not give what the model gives."""
+    has_source = getattr(model.config, "is_encoder_decoder", False)
+    # The encoder is called as it is.
+    found = find_obstacle(model, without=model.get_encoder() if has_source else None, may_train=False)
+    if found is None:
+        decoder: Any = model.get_decoder()
+        name = decoder.config._attn_implementation
+        functions = [table.get(name) for table in (ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS)]
+        if torch.is_autocast_enabled(model.device.type):
+            found = "autocast is on"
+        elif any(function is not None and not is_native(function) for function in functions):
+            found = f"its attention is {name!r}, which is not transformers' own"
+        elif not getattr(decoder.config, "is_causal", True):
+            found = "its attention is not causal"
+    if found is not None:
+        raise NotPlain(f"{type(model).__name__} cannot be decoded incrementally: {found}. Call the model itself.")
+
+
+def is_plain(model: PreTrainedModel) -> bool:
+    """True if incremental decoding gives what the model gives: see [`require_plain`]."""
+    with suppress(NotPlain):
+        require_plain(model)
+        return True
+    return False
+
 
 # The decoder, one step at a time
 
@@ -84,8 +249,6 @@ class PackedLinear(nn.Module):
 
 def packed(linears: list[nn.Linear], precision: str) -> Callable[[Tensor], Tensor]:
     """Return a function that computes several layers of the same input at once, their outputs side by side."""
-    if any(type(linear) is not nn.Linear for linear in linears):  # one with an adapter, for example
-        return lambda states: torch.cat([linear(states) for linear in linears], dim=-1)
     biases: list[Tensor] = [linear.bias for linear in linears if linear.bias is not None]
     weight = torch.cat([linear.weight for linear in linears]) if len(linears) > 1 else linears[0].weight
     return PackedLinear(weight, torch.cat(biases) if biases else None, precision).forward
@@ -144,7 +307,8 @@ class IncrementalAttention:
 
 def copy_with(module: nn.Module, **children: Callable[..., Any]) -> Any:
     """Return a copy of a module, in evaluation mode, that shares all but some children with it."""
-    replica = copy.copy(getattr(module, "_orig_mod", module))  # `torch.compile` wraps a module in another
+    replica = copy.copy(module)
+    vars(replica).pop("forward", None)  # that of the original, where a replacement was taken back
     # Attributes are found before modules, and calling a function costs less than calling a module.
     functions = {name: child.forward for name, child in replica.named_children()}
     vars(replica).update(functions | children, training=False)
@@ -160,9 +324,14 @@ class IncrementalDecoder:
     Args:
         model: of the seq2seq or of the decoder family.
         precision: "float32" (or the model's own), "float16" or "int8"; the latter two on CPU, of a float32 model.
+
+    Raises:
+        NotPlain: a `ValueError`, for a model that others have changed, as an adapter or a hook does: see
+            [`find_obstacle`]. [`beam_search`] calls such a model itself.
     """
 
     def __init__(self, model: Any, precision: str = "float32"):
+        require_plain(model)
         stack = model.get_decoder()
         self.stack, self.head, self.layers = copy_with(stack), packed([model.lm_head], precision), []
         for number, layer in enumerate(stack.layers):
@@ -178,7 +347,8 @@ class IncrementalDecoder:
 
 
 def make_incremental(model: PreTrainedModel, precision: str = "float32") -> Any:
-    """Return the decoder of a model made ready for many steps: an [`IncrementalDecoder`], or its family's own kind."""
+    """Return the decoder of a model made ready for many steps: an [`IncrementalDecoder`], or its family's own kind.
+    Raise [`NotPlain`], a `ValueError`, as these do."""
     return getattr(model, "incremental_decoder_class", IncrementalDecoder)(model, precision)
 
 
@@ -256,8 +426,7 @@ class Beams:
         mask = None if visible is None else visible[:, None]
         hidden_states = stack.embed(stack.embed_tokens(tokens), position_ids)
         for layer in self.decoder.layers:
-            # By the class, for hooks may have replaced the `forward` of the model's layer.
-            hidden_states = type(layer).forward(layer, hidden_states, mask, source, self.source_mask, self.past)
+            hidden_states = layer.forward(hidden_states, mask, source, self.source_mask, self.past)
         return self.decoder.head(stack.norm(hidden_states[:, after])).float()
 
     def step(self, tokens: Tensor, parents: Tensor) -> Tensor:
@@ -289,6 +458,40 @@ class Beams:
         self.source = [[states[rows] for states in layer] for layer in self.source]
         self.visible, self.next_position = self.visible[rows], self.next_position[rows]
         self.source_mask = None if self.source_mask is None else self.source_mask[rows]
+
+
+class ModelBeams:
+    """The hypotheses of a batch, as [`Beams`], by calls of the model itself, whatever others have made of it.
+
+    As in transformers' own beam search, each hypothesis has a row of its own, and all stay to the end, for a replaced
+    method may count them. `inputs` and `tokens` (batch * beams, prompt) have those rows from the start. `logits`
+    (batch, beams, vocab_size), in float32, are those after the prompt.
+    """
+
+    def __init__(self, model: Any, tokens: Tensor, config: GenerationConfig, inputs: Inputs):
+        self.model, self.tokens, self.inputs, self.beams = model, tokens, inputs, config.num_beams
+        outputs = model._prefill(tokens, config, inputs, is_first_iteration=not config.is_assistant)
+        self.logits = self.read(outputs)
+
+    def read(self, outputs: Any) -> Tensor:
+        """Return the logits (batch, beams, vocab_size) of a call, and take over its cache."""
+        has_source = self.model.config.is_encoder_decoder
+        self.inputs = self.model._update_model_kwargs_for_generation(outputs, self.inputs, has_source)
+        return outputs.logits[:, -1].to(torch.float32, copy=True).unflatten(0, (-1, self.beams))
+
+    def step(self, tokens: Tensor, parents: Tensor) -> Tensor:
+        """Return the logits (batch, beams, vocab_size) after `tokens` (batch, beams), each of which continues the
+        hypothesis `parents` (batch, beams) of its sentence."""
+        rows = (torch.arange(len(parents), device=parents.device)[:, None] * self.beams + parents).flatten()
+        self.tokens = torch.cat((self.tokens[rows], tokens.flatten()[:, None]), dim=1)
+        cache = self.inputs.get("past_key_values")
+        if cache is not None and hasattr(self.model, "_reorder_cache"):
+            self.inputs["past_key_values"] = self.model._reorder_cache(cache, rows)
+        elif cache is not None:
+            cache.reorder_cache(rows)
+        new = 1 if self.inputs.get("use_cache") else None
+        inputs = self.model.prepare_inputs_for_generation(self.tokens, next_sequence_length=new, **self.inputs)
+        return self.read(self.model(**inputs, return_dict=True))
 
 
 def take(values: Tensor, indices: Tensor) -> Tensor:
@@ -355,18 +558,24 @@ class NotServed(ValueError):
 
 
 def refuse_unserved(
-    has_source: bool, config: GenerationConfig, synced: bool, form: str, extra: int | None, inputs: Inputs
+    model: PreTrainedModel, config: GenerationConfig, synced: bool, form: str, extra: int | None, inputs: Inputs
 ) -> None:
     """Raise [`NotServed`] for arguments of [`beam_search`] that it cannot follow; `synced` and `extra` are its
     `synced_gpus` and `max_extra_tokens`."""
-    cache, asks_states = inputs.get("past_key_values"), config.output_attentions or config.output_hidden_states
+    has_source, cache = model.config.is_encoder_decoder, inputs.get("past_key_values")
+    asks_states = config.output_attentions or config.output_hidden_states
     names = ("decoder_inputs_embeds", "decoder_position_ids" if has_source else "inputs_embeds")
     unknown = [name for name in names if inputs.get(name) is not None]
     forms, sourceless = ("paper", "transformers"), extra is not None and not has_source
+    mode, served = config.get_generation_mode(), (GenerationMode.GREEDY_SEARCH, GenerationMode.BEAM_SEARCH)
+    # `generate` does not pass on to such a function what it finds out about this.
+    is_sharded = is_fsdp_managed_module(model) or is_deepspeed_zero3_enabled()
     refused = {
         "it does not sample: leave out `do_sample`, or `custom_generate`": config.do_sample,
+        f"it does not do {mode.value}: leave out what asks for that, or `custom_generate`": mode not in served,
         "it cannot give attentions or hidden states: pass its sequences to `forward`": asks_states,
-        "it does not run on parameters that are sharded (`synced_gpus`): leave out `custom_generate`": synced,
+        "it does not run on parameters that are sharded (`synced_gpus`): leave out `custom_generate`": synced
+        or (is_sharded and torch.distributed.is_initialized() and torch.distributed.get_world_size() > 1),
         f"`length_penalty_form` must be 'paper' or 'transformers', got {form!r}": form not in forms,
         "`num_return_sequences` must not exceed `num_beams`": config.num_return_sequences > config.num_beams,
         "it begins with a cache of its own: leave out `past_key_values`": cache and cache.get_seq_length(),
@@ -375,10 +584,28 @@ def refuse_unserved(
         "`max_extra_tokens` must be at least 1": extra is not None and extra < 1,
         "`num_beams` must be at least 1": config.num_beams < 1,
         "it does not work with guidance scale, which doubles the batch": (config.guidance_scale or 1) != 1,
+        "it takes all hypotheses at once: leave out `low_memory`": config.low_memory,
     }
     for reason, applies in refused.items():
         if applies:
             raise NotServed(f"beam_search: {reason}.")
+
+
+def find_unfollowed(inputs: Inputs) -> str | None:
+    """Return what, among the inputs of a model, only the model itself can follow; None if there is nothing."""
+    for name, value in inputs.items():
+        is_mask = name in ("attention_mask", "decoder_attention_mask") and isinstance(value, Tensor)
+        if value is not None and (name not in FOLLOWED or (is_mask and value.ndim != 2)):
+            return name
+    cache = inputs.get("past_key_values")
+    is_usual = type(cache) in (DynamicCache, EncoderDecoderCache, StaticCache)
+    if cache is not None and (not is_usual or getattr(cache, "_is_user_defined", False)):
+        return "past_key_values"
+    if (positions := inputs.get("position_ids")) is not None:
+        mask, follow = inputs.get("attention_mask"), positions.diff(dim=-1) == 1
+        if not (follow if mask is None else follow | (mask[:, :-1] == 0)).all():
+            return "position_ids"
+    return None
 
 
 def is_from_config(criterion: StoppingCriteria, config: GenerationConfig) -> bool:
@@ -409,6 +636,7 @@ class Search:
     form: str  # of the length penalty, "paper" or "transformers"
     processors: LogitsProcessorList
     criteria: StoppingCriteriaList  # those that did not come from `config`
+    all_stay: bool = False  # whether sentences that are done stay in the batch to the end
 
     def __post_init__(self) -> None:
         config, self.beams = self.config, self.config.num_beams
@@ -483,7 +711,8 @@ class Search:
         closed = self.finished.closed
         leaving, batch = int(closed.sum()), len(self.active)
         # Processors, criteria and records may count sentences from the first.
-        if leaving < batch and (self.processors or self.criteria or self.records or leaving < LEAVING_SHARE * batch):
+        stay = self.all_stay or self.processors or self.criteria or self.records
+        if leaving < batch and (stay or leaving < LEAVING_SHARE * batch):
             return None
         for row in closed.nonzero().squeeze(1):
             self.results[int(self.active[row])] = self.finished.select(row[None])
@@ -494,8 +723,12 @@ class Search:
 
     def output(self, has_source: bool) -> BeamSearchOutput:
         """Return the best hypotheses of all sentences, as `generate` does."""
-        ranks = range(self.config.num_return_sequences)
-        best = [(self.results[number], rank) for number in range(len(self.results)) for rank in ranks]
+        ranks, best = range(self.config.num_return_sequences), []
+        for found in (self.results[number] for number in range(len(self.results))):
+            legal = int((found.lengths[0, : len(ranks)] > 0).sum())
+            if legal < len(ranks):
+                logger.warning_once("Fewer sequences are legal than `num_return_sequences`: they are repeated.")
+            best += [(found, rank % max(1, legal)) for rank in ranks]
 
         def together(field: str, start: int, padding: int) -> Tensor:
             rows = [getattr(found, field)[0, rank, : start + int(found.lengths[0, rank])] for found, rank in best]
@@ -531,8 +764,12 @@ def beam_search(
     can still be among the best `num_return_sequences`: the search is exact but for its beam. It cannot serve a
     `streamer`, which transformers does not pass on to such a function.
 
+    A model of this package is decoded by [`make_incremental`]. One that others have changed (adapters, hooks,
+    quantised or offloaded weights and the like, see [`find_obstacle`]) and any other model is called itself, more
+    slowly, with the same search.
+
     Args:
-        model: of the seq2seq, the decoder or the recurrent family.
+        model: one that generates, such as those of the seq2seq, the decoder and the recurrent family.
         input_ids: what the hypotheses begin with, (batch * beams, prompt): those of a sentence alike.
         logits_processor: applied to the log-probabilities, as in transformers' beam search.
         stopping_criteria: asked about each continuation.
@@ -547,14 +784,26 @@ def beam_search(
         model_kwargs: the model's inputs, each sentence's repeated for its beams.
 
     Returns token ids (batch * num_return_sequences, length), padded on the right; or, with `return_dict_in_generate`,
-    a structure with `sequences_scores` and `beam_indices`, and on demand `scores` and `logits` by step. Raises
-    [`NotServed`], a `ValueError`, for sampling and whatever else it does not do.
+    a structure with `sequences_scores` and `beam_indices`, and on demand `scores` and `logits` by step. Where a
+    sentence has fewer legal sequences than `num_return_sequences`, these are repeated, best first, with a warning.
+
+    Raises:
+        NotServed: a `ValueError`, for other modes of generation and whatever else it does not do.
+        NotPlain: a `ValueError`, where others have changed the model since `incremental_decoder` was made.
     """
     config, beams = generation_config, generation_config.num_beams
     form = length_penalty_form or getattr(config, "length_penalty_form", None) or "paper"
     has_source = model.config.is_encoder_decoder
-    refuse_unserved(has_source, config, synced_gpus, form, max_extra_tokens, model_kwargs)
-    inputs = {name: one_per_sentence(value, beams) for name, value in model_kwargs.items()}
+    refuse_unserved(model, config, synced_gpus, form, max_extra_tokens, model_kwargs)
+    unfollowed = find_unfollowed(model_kwargs)
+    if incremental_decoder is not None:
+        require_plain(model)
+        if unfollowed is not None:
+            raise NotServed(f"beam_search: `incremental_decoder` does not follow `{unfollowed}`: leave out either.")
+    elif unfollowed is None:
+        with suppress(NotPlain):
+            incremental_decoder = make_incremental(model)
+    inputs = {name: one_per_sentence(value, beams) for name, value in model_kwargs.items() if name in FOLLOWED}
     prompts = input_ids[::beams]
     limits = torch.full((len(prompts), 1), config.max_length - prompts.shape[1], device=prompts.device)
     if max_extra_tokens is not None:
@@ -562,10 +811,13 @@ def beam_search(
         sources = inputs["encoder_outputs"][0].shape[1] if mask is None else mask.sum(1, keepdim=True)
         limits = limits.clamp(max=sources + max_extra_tokens)
     criteria = StoppingCriteriaList(each for each in stopping_criteria if not is_from_config(each, config))
-    search = Search(prompts, limits, config, form, logits_processor, criteria)
-    most = prompts.shape[1] + int(limits.max())
-    state = (incremental_decoder or make_incremental(model)).begin(prompts, beams, most, inputs)
-    logits = state.logits.repeat(1, beams, 1)
+    search = Search(prompts, limits, config, form, logits_processor, criteria, incremental_decoder is None)
+    if incremental_decoder is None:
+        state: Any = ModelBeams(model, input_ids, config, model_kwargs)
+    else:
+        most = prompts.shape[1] + int(limits.max())
+        state = incremental_decoder.begin(prompts, beams, most, inputs)
+    logits = state.logits.repeat(1, beams // state.logits.shape[1], 1)
     while True:
         tokens, parents = search.advance(logits)
         rest = search.drop_closed()
@@ -583,9 +835,13 @@ def generate(*inputs: Any, model: Any, **arguments: Any) -> Any:
     transformers calls this for models loaded with `trust_remote_code=True`, and for `custom_generate=NAME`.
     """
     own = type(model).generate
-    config = arguments.get("generation_config") or model.generation_config
-    beams = arguments.get("num_beams") or config.num_beams or 1
-    if beams > 1 and arguments.get("streamer") is None and arguments.get("custom_generate") is None:
+    named = signature(own).bind_partial(model, *inputs, **arguments).arguments
+    config = named.get("generation_config") or model.generation_config
+    beams = arguments.get("num_beams") or config.num_beams or model.generation_config.num_beams or 1
+    # What transformers does not pass on to a function, and what needs it: a tokenizer, for instance.
+    kept = ("streamer", "assistant_model", "synced_gpus", "custom_generate")
+    texts = any(arguments.get(name) or getattr(config, name, None) for name in ("stop_strings", "token_healing"))
+    if beams > 1 and not texts and all(named.get(name) is None for name in kept):
         with suppress(NotServed):
             return own(model, *inputs, **arguments | {"custom_generate": beam_search})
     return own(model, *inputs, **arguments)

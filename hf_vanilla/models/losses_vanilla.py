@@ -6,16 +6,18 @@ from typing import Any, TypeAlias, TypeVar
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.module import _has_any_global_hook
-from transformers.configuration_utils import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .checks_vanilla import check_ids, check_smoothing
 from .fused_loss_vanilla import LinearCrossEntropy
+from .generation_vanilla import find_obstacle
 from .unpadding_vanilla import is_transformed
 
 OutputType = TypeVar("OutputType", bound=ModelOutput)
 TensorMap: TypeAlias = Callable[[Tensor], Tensor]
+# The package whose classes a fast path knows: this file travels with those of the models.
+HOME = __name__.rpartition(".")[0]
 
 
 def cross_entropy(
@@ -47,18 +49,36 @@ def cross_entropy(
     return total / count_of(labels != -100, num_items_in_batch)
 
 
-def has_label(labels: Tensor | None, logits_to_keep: int | Tensor = 0) -> Tensor | None:
-    """Return a mask of the positions (batch, length) that have a label; None without labels, and where they are not
-    those of all positions, but of the last `logits_to_keep` or of those that it lists."""
+def find_read(
+    labels: Tensor | None, returns_logits: bool, attention_mask: Tensor | None, logits_to_keep: int | Tensor = 0
+) -> Tensor | None:
+    """Return a mask of the positions (batch, length) whose output is read: those that have a label, and if a head
+    `returns_logits`, all tokens of `attention_mask`. None without labels, and where they are not those of all
+    positions, but of the last `logits_to_keep` or of those that it lists."""
     all_kept = isinstance(logits_to_keep, int) and logits_to_keep == 0
-    return labels != -100 if labels is not None and all_kept else None
+    if labels is None or not all_kept:
+        return None
+    has_label = labels != -100
+    if not returns_logits:
+        return has_label
+    if attention_mask is None or attention_mask.shape != labels.shape:
+        return torch.ones_like(has_label)
+    return has_label | attention_mask.to(labels.device, torch.bool)
+
+
+def returns_logits(model: PreTrainedModel, labels: Tensor | None, output_logits: bool | None) -> bool:
+    """True if a language model returns logits: always without `labels`, and with them unless `output_logits=False` is
+    given in the call, or where it is not given in the configuration, which holds in training alone."""
+    if output_logits is None:
+        output_logits = model.config.output_logits is not False or not model.training
+    return labels is None or output_logits
 
 
 def logits_and_loss(
     projection: nn.Module,
     hidden_states: Tensor,
     labels: Tensor | None,
-    output_logits: bool | None,
+    with_logits: bool,
     logits_to_keep: int | Tensor = 0,
     transform: TensorMap = Tensor.contiguous,
     **kwargs: Any,
@@ -66,12 +86,12 @@ def logits_and_loss(
     """Return the logits (batch, length, vocab_size), `projection(transform(hidden_states))`, and the cross-entropy of
     `labels` (batch, length) if there are any; for the last `logits_to_keep` positions, all for 0, or those it lists.
 
-    In training, where only the loss is used, the logits of a batch (3.7 GB for the paper's 25,000 tokens and 37,000
-    words) are computed and used in parts, and not returned unless `output_logits` says so.
+    Where only the loss is used, without `with_logits`, the logits of a batch (3.7 GB for the paper's 25,000 tokens and
+    37,000 words) are computed and used in parts, and not returned.
     """
     kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
     hidden_states = hidden_states[:, kept]
-    if labels is not None and not (output_logits or (output_logits is None and not projection.training)):
+    if labels is not None and not with_logits:
         return None, projected_cross_entropy(projection, transform, hidden_states, labels, **kwargs)
     logits = projection(transform(hidden_states))
     return logits, None if labels is None else cross_entropy(logits, labels, **kwargs)
@@ -92,9 +112,11 @@ def projected_cross_entropy(
     **kwargs: Any,
 ) -> Tensor:
     """Return `cross_entropy(projection(transform(hidden_states)), labels, ...)`, computed only where there is a label,
-    and with no more than `CHUNK` bytes of logits at a time, unless `projection` is more than a linear layer, as an
-    adapter is. `transform` sees each position of `hidden_states` (..., hidden_size) by itself."""
-    if is_transformed():
+    and with no more than `CHUNK` bytes of logits at a time; all of them at once where others have changed either, as
+    an adapter does. `transform` sees each position of `hidden_states` (..., hidden_size) by itself."""
+    parts = [part for part in (projection, transform) if isinstance(part, nn.Module)]
+    are_plain = all(find_obstacle(part, HOME) is None for part in parts)
+    if is_transformed() or type(projection) is not nn.Linear or not are_plain:
         return cross_entropy(projection(transform(hidden_states)), labels, num_items_in_batch, label_smoothing)
     check_smoothing(label_smoothing)
     if labels.shape != hidden_states.shape[:-1]:
@@ -104,8 +126,6 @@ def projected_cross_entropy(
     labelled = (labels != -100).nonzero().squeeze(1)
     count = len(labelled) if num_items_in_batch is None else num_items_in_batch
     hidden_states, labels = transform(hidden_states.flatten(0, -2).index_select(0, labelled)), labels[labelled]
-    if type(projection) is not nn.Linear or type(projection.weight) is not nn.Parameter or is_watched(projection):
-        return cross_entropy(projection(hidden_states), labels, count, label_smoothing)
     check_ids(labels, projection.out_features, "labels", "the number of classes")
     options = (labels, count_of(labels, count), label_smoothing, torch.is_grad_enabled())
     return LinearCrossEntropy.apply(hidden_states, projection.weight, projection.bias, *options)
@@ -154,9 +174,3 @@ def count_of(counted: Tensor, num_items_in_batch: Tensor | int | None) -> Tensor
     if isinstance(num_items_in_batch, Tensor):
         return num_items_in_batch.to(counted.device).clamp(min=1)
     return max(num_items_in_batch, 1)
-
-
-def is_watched(module: nn.Module) -> bool:
-    """True if hooks or a patched `forward` change what calling `module` does."""
-    own = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, name) for name in own) or "forward" in vars(module) or _has_any_global_hook()

@@ -72,7 +72,8 @@ def mask_of_self_attention(
     if documents is not None:
         given["and_mask_function"] = same_document(documents, cache)
     if not is_causal:
-        return take_out_padding(create_bidirectional_mask(**given), inputs_embeds, config)
+        mask = create_bidirectional_mask(**given, past_key_values=cache)
+        return take_out_padding(mask, inputs_embeds, config)
     if cache is not None and attention_mask is None and takes_padding_alone(config):
         # Without a mask, flash attention would look at what a static cache has not been filled with.
         past_length = cached_length(cache)

@@ -24,13 +24,12 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 
 from .checks_vanilla import check_source, embed_inputs
 from .configuration_recurrent import RecurrentConfig
-from .generation_vanilla import packed
+from .generation_vanilla import packed, require_plain
 from .losses_vanilla import TensorMap
 from .modeling_vanilla import EncoderDecoderForConditionalGeneration, EncoderDecoderModel
 from .pretrained_vanilla import FamilyPreTrainedModel
-from .unpadding_vanilla import dropout, up_to_last
+from .unpadding_vanilla import Dropout, up_to_last
 
-LAYERS: dict[str, Any] = {"lstm": nn.LSTM, "gru": nn.GRU}
 # What a recurrent layer starts from or ends with, each (1, batch, width): h of a GRU, h and c of an LSTM.
 LayerState: TypeAlias = Tensor | tuple[Tensor, ...]
 
@@ -70,43 +69,73 @@ class Rows:
     def unpack(self, states: PackedSequence) -> Tensor:
         return pad_packed_sequence(states, batch_first=True, total_length=len(self.places))[0]
 
-    def run(
-        self, layer: Any, states: Tensor, before: LayerState | None = None, keeps_state: bool = False
-    ) -> tuple[Tensor, LayerState | None]:
-        """Return a layer's outputs (batch, length, width) for `states` with their tokens in front, and its state after
-        them if `keeps_state`.
-
-        On CPU, the gradient of a packed layer takes time by the square of the length. There, padding is read behind
-        the tokens instead, which changes nothing that is read of the outputs.
-        """
-        # FSDP replaces the weights, of which torch's layers keep a list that does not notice.
-        layer._flat_weights = [weight for weights in layer.all_weights for weight in weights]
-        if self.whole or keeps_state or states.device.type != "cpu" or not torch.is_grad_enabled():
-            outputs, after = layer(states if self.whole else self.pack(states), before)
-            return outputs if self.whole else self.unpack(outputs), after
-        if not layer.bidirectional:
-            return layer(states, before)[0], None
-        # From the right, each row begins with its own last token.
-        lengths = self.lengths[:, None]
-        mirrored = torch.where(self.places < lengths, lengths - 1 - self.places, self.places)
-        forward = run_direction(layer, layer.all_weights[0], states)
-        backward = run_direction(layer, layer.all_weights[1], along(states, mirrored))
-        return torch.cat((forward, along(backward, mirrored)), dim=2), None
-
-
-def run_direction(layer: nn.RNNBase, weights: list[Tensor], states: Tensor) -> Tensor:
-    """Return the outputs (batch, length, width / 2) of one direction of a bidirectional layer, read from the left."""
-    zeros = states.new_zeros(1, len(states), layer.hidden_size)
-    # Biases, layers, dropout, training, bidirectional, batch first
-    options = (weights, True, 1, 0.0, layer.training, False, True)
-    is_lstm = isinstance(layer, nn.LSTM)
-    return (torch.lstm(states, (zeros, zeros), *options) if is_lstm else torch.gru(states, zeros, *options))[0]
-
 
 def along(states: Tensor, order: Tensor) -> Tensor:
     """Return `states` (batch, length, width) with the positions of each row in another order (batch, length)."""
     return states.gather(1, order[..., None].expand_as(states))
 
+
+# Layers
+
+
+class RecurrentLayer(nn.RNNBase):
+    """A layer of an LSTM or of a GRU. Nothing but its own call reads its weights: others may compute them, as pruning
+    does, or bring them, as offloading and sharding do, just before it."""
+
+    def forward(
+        self, states: Tensor, before: LayerState | None = None, rows: Rows | None = None, keeps_state: bool = False
+    ) -> tuple[Tensor, LayerState | None]:
+        """Return the outputs (batch, length, width) for `states` with the tokens of `rows` in front, and the layer's
+        state after them if `keeps_state`; without `rows`, the output (batch, width) of one step from `states` (batch,
+        width), and the state after it.
+
+        On CPU, the gradient of a packed layer takes time by the square of the length. There, padding is read behind
+        the tokens instead, which changes nothing that is read of the outputs.
+        """
+        if rows is None:
+            return self.step(states, before)
+        # FSDP replaces the weights, of which torch's layers keep a list that does not notice.
+        self._flat_weights = [weight for weights in self.all_weights for weight in weights]
+        if rows.whole or keeps_state or states.device.type != "cpu" or not torch.is_grad_enabled():
+            outputs, after = super().forward(states if rows.whole else rows.pack(states), before)
+            return outputs if rows.whole else rows.unpack(outputs), after
+        if not self.bidirectional:
+            return super().forward(states, before)[0], None
+        # From the right, each row begins with its own last token.
+        lengths = rows.lengths[:, None]
+        mirrored = torch.where(rows.places < lengths, lengths - 1 - rows.places, rows.places)
+        forward = self.run_direction(self.all_weights[0], states)
+        backward = self.run_direction(self.all_weights[1], along(states, mirrored))
+        return torch.cat((forward, along(backward, mirrored)), dim=2), None
+
+    def run_direction(self, weights: list[nn.Parameter], states: Tensor) -> Tensor:
+        """Return the outputs (batch, length, width / 2) of one direction of two, read from the left."""
+        zeros = states.new_zeros(1, len(states), self.hidden_size)
+        # Biases, layers, dropout, training, bidirectional, batch first
+        options: Any = (weights, True, 1, 0.0, self.training, False, True)
+        is_lstm = isinstance(self, nn.LSTM)
+        return (torch.lstm(states, (zeros, zeros), *options) if is_lstm else torch.gru(states, zeros, *options))[0]
+
+    def step(self, x: Tensor, before: Any) -> tuple[Tensor, LayerState]:
+        """Return h (rows, hidden_size) after one step, and the states after it, from those `before`, as `nn.LSTMCell`
+        or `nn.GRUCell` does."""
+        weights: Any = (self.weight_ih_l0, self.weight_hh_l0, self.bias_ih_l0, self.bias_hh_l0)
+        if isinstance(self, nn.LSTM):
+            after = torch.lstm_cell(x, before, *weights)
+        else:
+            after = (torch.gru_cell(x, before[0], *weights),)
+        return after[0], after
+
+
+class LSTMLayer(RecurrentLayer, nn.LSTM):  # type: ignore[misc]
+    """A layer of long short-term memory (Hochreiter and Schmidhuber, 1997), with states h and c."""
+
+
+class GRULayer(RecurrentLayer, nn.GRU):  # type: ignore[misc]
+    """A layer of gated recurrent units (Cho et al., 2014), with state h alone."""
+
+
+LAYERS: dict[str, Any] = {"lstm": LSTMLayer, "gru": GRULayer}
 
 # Attention (Bahdanau et al., 2015, section 3.1; Luong et al., 2015, section 3)
 
@@ -277,6 +306,10 @@ class RecurrentStack(RecurrentPreTrainedModel):
 
     embed_tokens: nn.Embedding
 
+    def __init__(self, config: RecurrentConfig):
+        super().__init__(config)
+        self.dropout = Dropout(config.dropout)
+
     def read(
         self, prefix: str, inputs: tuple[Tensor | None, ...], mask: Tensor | None, past_length: int | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -286,7 +319,7 @@ class RecurrentStack(RecurrentPreTrainedModel):
         if position_ids is not None:
             name = f"{prefix}position_ids"
             raise ValueError(f"A recurrent model reads tokens in their order and takes no `{name}`: leave them out.")
-        embeds = embed_inputs(self.embed_tokens, prefix, input_ids, inputs_embeds, mask, None, past_length)
+        embeds = embed_inputs(self, prefix, input_ids, inputs_embeds, mask, None, past_length)
         embeds = self.scale(embeds)
         if mask is None:
             return embeds, torch.ones(embeds.shape[:2], dtype=torch.bool, device=embeds.device)
@@ -304,9 +337,6 @@ class RecurrentStack(RecurrentPreTrainedModel):
         """True if `name` is asked for, in a call's `options` or by the configuration."""
         asked = options.get(name)
         return bool(getattr(self.config, name) if asked is None else asked)
-
-    def drop(self, states: Tensor) -> Tensor:
-        return dropout(states, self.config.dropout, self.training)
 
 
 class RecurrentEncoder(RecurrentStack):
@@ -340,7 +370,7 @@ class RecurrentEncoder(RecurrentStack):
         states = rows.to_front(embeds)
         hidden_states = []
         for layer in self.layers:
-            states, _ = rows.run(layer, self.drop(states))
+            states, _ = layer(self.dropout(states), rows=rows)
             hidden_states.append(states)
         last = rows.back(hidden_states.pop())
         every = (embeds, *map(rows.back, hidden_states), last) if self.wants("output_hidden_states", kwargs) else None
@@ -415,7 +445,7 @@ class RecurrentDecoder(RecurrentStack):
         rows = Rows(kept)
         positions = cache.counts[:, None] + torch.arange(embeds.shape[1], device=embeds.device)
         run = self.run_by_step if self.input_feeding or self.feeds_context else self.run_as_a_whole
-        output, weights, states = run(self.drop(rows.to_front(embeds)), rows, cache, positions, bool(use_cache))
+        output, weights, states = run(self.dropout(rows.to_front(embeds)), rows, cache, positions, bool(use_cache))
         cache.counts, cache.length = cache.counts + rows.counts, cache.length + embeds.shape[1]
         every = (embeds, *map(rows.back, states)) if self.wants("output_hidden_states", kwargs) else None
         looks = weights if self.wants("output_attentions", kwargs) else None
@@ -452,10 +482,10 @@ class RecurrentDecoder(RecurrentStack):
         target, hidden_size), which have their tokens in front. The cache gets the state after it if `keeps_state`."""
         hidden_states, after = [], []
         for number, layer in enumerate(self.layers):
-            inputs = self.drop(inputs) if number else inputs
+            inputs = self.dropout(inputs) if number else inputs
             start = number * self.states_per_layer
             initial = tuple(state[None] for state in cache.states[start : start + self.states_per_layer])
-            inputs, final = rows.run(layer, inputs, initial if len(initial) > 1 else initial[0], keeps_state)
+            inputs, final = layer(inputs, initial if len(initial) > 1 else initial[0], rows, keeps_state)
             hidden_states.append(inputs)
             after += [state[0] for state in (final if isinstance(final, tuple) else (final,)) if state is not None]
         if keeps_state:
@@ -518,10 +548,10 @@ class RecurrentDecoder(RecurrentStack):
             x = torch.cat((x, states[-1]), dim=1)
         inner, after = x, []
         for number, layer in enumerate(self.layers):
-            inner = self.drop(inner) if number else inner
+            inner = self.dropout(inner) if number else inner
             start = number * self.states_per_layer
-            after += run_cell(layer, inner, states[start : start + self.states_per_layer])
-            inner = after[start]
+            inner, states_after = layer(inner, states[start : start + self.states_per_layer])
+            after += states_after
         if self.attention is None:
             return inner, after, None
         if self.feeds_context:
@@ -540,16 +570,7 @@ class RecurrentDecoder(RecurrentStack):
 
     def finish(self, states: Tensor) -> Tensor:
         """Return the output (..., hidden_size) for the last layer's `states`, with attention after their contexts."""
-        return self.drop(states if self.attention is None else torch.tanh(self.output_proj(states)))
-
-
-def run_cell(layer: Any, x: Tensor, before: list[Tensor]) -> list[Tensor]:
-    """Return the states of a layer, each (rows, hidden_size), after one step from those before it, as `nn.LSTMCell` or
-    `nn.GRUCell` does."""
-    weights = (layer.weight_ih_l0, layer.weight_hh_l0, layer.bias_ih_l0, layer.bias_hh_l0)
-    if isinstance(layer, nn.LSTM):
-        return list(torch.lstm_cell(x, before, *weights))
-    return [torch.gru_cell(x, before[0], *weights)]
+        return self.dropout(states if self.attention is None else torch.tanh(self.output_proj(states)))
 
 
 # Search
@@ -561,6 +582,7 @@ class RecurrentIncrementalDecoder:
     def __init__(self, model: Any, precision: str = "float32"):
         if precision != "float32":
             raise ValueError(f"precision is {precision!r}; a recurrent model has float32 alone, or its own")
+        require_plain(model)
         self.decoder: RecurrentDecoder = model.get_decoder()
         self.head = packed([model.lm_head], precision)
 

@@ -29,13 +29,13 @@ from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .checks_vanilla import check_ids, check_source, embed_inputs
 from .configuration_vanilla import FamilyConfig, VanillaBaseConfig, VanillaConfig
-from .losses_vanilla import has_label, logits_and_loss, make_output
+from .losses_vanilla import find_read, logits_and_loss, make_output, returns_logits
 from .masks_vanilla import default_positions, mask_of_cross_attention, mask_of_self_attention
 from .pretrained_vanilla import EncoderDecoderPreTrainedModel, FamilyPreTrainedModel
 from .unpadding_vanilla import (
     AttentionMask,
+    Dropout,
     attend,
-    dropout,
     find_unpadding,
     unpad_mask,
     widest_float,
@@ -70,17 +70,10 @@ class SinusoidalPositionalEmbedding(nn.Module):
 
 
 class LearnedPositionalEmbedding(nn.Embedding):
-    """One learned vector for each position (section 3.5 and Table 3 (E))."""
+    """One learned vector for each position (section 3.5 and Table 3 (E)), behind those rows that belong to none."""
 
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config.max_position_embeddings + config.position_offset, config.hidden_size)
-        self.offset = config.position_offset
-
-    def forward(self, position_ids: Tensor) -> Tensor:
-        """Return the vectors (batch or 1, length, hidden_size) of positions (batch or 1, length); raise `ValueError`
-        for those beyond the table (checked on CPU)."""
-        check_ids(position_ids, self.num_embeddings - self.offset, "position_ids", "max_position_embeddings")
-        return super().forward(position_ids + self.offset)
 
 
 # Attention (section 3.2)
@@ -110,12 +103,12 @@ def eager_attention_forward(
     [1.0562 1.1562 1.2562 1.3562].
 
     Args:
-        module: the attention module that calls; its training flag switches the dropout.
+        module: the attention module that calls.
         query, key, value: Q (batch, heads, length, d_k), K (batch, heads, key length, d_k) and V (the same, d_v).
         attention_mask: added to the scores, or boolean and true where a query may look,
             (batch or 1, heads or 1, length, key length).
         scaling: 1 / sqrt(d_k).
-        dropout: probability with which a weight is dropped in training.
+        dropout: probability with which a weight is dropped, 0 outside of training.
         kwargs: arguments of other implementations, not used here.
 
     Returns:
@@ -129,7 +122,7 @@ def eager_attention_forward(
         else:
             scores = (scores.float() + attention_mask).clamp(min=lowest)
     weights = F.softmax(scores, dim=-1, dtype=torch.float32).to(query.dtype)
-    weights = F.dropout(weights, p=dropout, training=module.training)
+    weights = F.dropout(weights, p=dropout)
     return torch.matmul(weights, value).transpose(1, 2), weights
 
 
@@ -153,6 +146,7 @@ class MultiHeadAttention(nn.Module):
         self.k_proj = nn.Linear(config.hidden_size, heads * self.qk_head_dim)
         self.v_proj = nn.Linear(config.hidden_size, heads * self.v_head_dim)
         self.o_proj = nn.Linear(heads * self.v_head_dim, config.hidden_size)
+        self.dropout = Dropout(config.attention_dropout)
 
     def forward(
         self,
@@ -172,7 +166,7 @@ class MultiHeadAttention(nn.Module):
         query = self.q_proj(hidden_states).view(*shape, -1, self.qk_head_dim).transpose(1, 2)
         states = (query, *self.keys_and_values(hidden_states, encoder_hidden_states, past_key_values), attention_mask)
         function = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        rate = self.config.attention_dropout if self.training else 0.0
+        rate = self.dropout.p if self.dropout.training else 0.0
         output, weights = attend(
             function, eager_attention_forward, self, *states, dropout=rate, scaling=self.scaling, **kwargs
         )
@@ -205,11 +199,10 @@ class FeedForward(nn.Module):
         self.linear1 = nn.Linear(config.hidden_size, config.intermediate_size)
         self.activation = ACT2FN[config.activation_function]
         self.linear2 = nn.Linear(config.intermediate_size, config.hidden_size)
-        self.dropout = config.activation_dropout
+        self.dropout = Dropout(config.activation_dropout)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        inner = self.activation(self.linear1(hidden_states))
-        return self.linear2(dropout(inner, self.dropout, self.training))
+        return self.linear2(self.dropout(self.activation(self.linear1(hidden_states))))
 
 
 # Layers (section 3.1)
@@ -221,7 +214,7 @@ class AddNorm(nn.LayerNorm):
     def __init__(self, config: PreTrainedConfig):
         super().__init__(config.hidden_size, eps=config.layer_norm_eps)
         self.norm_position = config.norm_position
-        self.dropout = config.dropout
+        self.dropout = Dropout(config.dropout)
 
     def forward(  # type: ignore[override]
         self, hidden_states: Tensor, sublayer: Callable[[Tensor], Tensor]
@@ -230,8 +223,8 @@ class AddNorm(nn.LayerNorm):
         normalize = super().forward
         # CODEPATH: GPT-2 is pre-norm; the paper, BERT, Marian and BART are post-norm.
         if self.norm_position == "pre":
-            return hidden_states + dropout(sublayer(normalize(hidden_states)), self.dropout, self.training)
-        return normalize(hidden_states + dropout(sublayer(hidden_states), self.dropout, self.training))
+            return hidden_states + self.dropout(sublayer(normalize(hidden_states)))
+        return normalize(hidden_states + self.dropout(sublayer(hidden_states)))
 
 
 class EncoderLayer(GradientCheckpointingLayer):
@@ -251,7 +244,7 @@ class EncoderLayer(GradientCheckpointingLayer):
         hidden_states = self.self_attention_norm(
             hidden_states, lambda x: self.self_attention(x, attention_mask=attention_mask, **kwargs)[0]
         )
-        return self.feed_forward_norm(hidden_states, self.feed_forward)
+        return self.feed_forward_norm(hidden_states, lambda x: self.feed_forward(x))
 
 
 class DecoderLayer(GradientCheckpointingLayer):
@@ -303,7 +296,7 @@ class DecoderLayer(GradientCheckpointingLayer):
         hidden_states = self.self_attention_norm(hidden_states, look_back)
         if encoder_hidden_states is not None:
             hidden_states = self.cross_attention_norm(hidden_states, look_at_source)
-        return self.feed_forward_norm(hidden_states, self.feed_forward)
+        return self.feed_forward_norm(hidden_states, lambda x: self.feed_forward(x))
 
 
 # Stacks (sections 3.1, 3.4 and 3.5)
@@ -368,6 +361,7 @@ class VanillaStack(VanillaBasePreTrainedModel):
         )
         # CODEPATH: BERT, GPT-2 and BART do not scale; the paper and Marian do.
         self.embedding_scale = config.hidden_size**0.5 if config.scale_embedding else 1.0
+        self.dropout = Dropout(config.dropout)
         self.layers = nn.ModuleList(layers)
         # CODEPATH: GPT-2 is pre-norm and ends in a norm; the paper, BERT, Marian and BART are post-norm. What is
         # post-norm and ends in a norm all the same is `torch.nn.Transformer`.
@@ -400,13 +394,19 @@ class VanillaStack(VanillaBasePreTrainedModel):
         if self.embed_token_types is not None:
             types_of = torch.zeros_like(position_ids) if token_type_ids is None else token_type_ids
             hidden_states = hidden_states + self.embed_token_types(types_of)
-        hidden_states = self.embedding_norm(hidden_states + self.embed_positions(position_ids).to(inputs_embeds))
-        return dropout(hidden_states, self.config.dropout, self.training)
+        if self.config.position_embedding_type == "learned":
+            table_size: Any = self.config.max_position_embeddings
+            check_ids(position_ids, table_size, "position_ids", "max_position_embeddings")
+            # Added here and not by the table, for adapters stand around that.
+            position_ids = position_ids + self.config.position_offset
+        hidden_states = hidden_states + self.embed_positions(position_ids).to(inputs_embeds)
+        return self.dropout(self.embedding_norm(hidden_states))
 
 
 class VanillaEncoder(VanillaStack):
     """The encoder stack (section 3.1). Its `forward` takes, beside the arguments of [`VanillaStack`], `token_type_ids`
-    (batch or 1, length): such as the sentence of a pair, 0 or 1, that a token is of; 0 if not given."""
+    (batch or 1, length): such as the sentence of a pair, 0 or 1, that a token is of; 0 if not given; and
+    `past_key_values`, keys and values of a prefix, which all tokens see and which adapters learn."""
 
     _can_record_outputs = {"hidden_states": EncoderLayer, "attentions": OutputRecorder(MultiHeadAttention, index=1)}
 
@@ -423,6 +423,7 @@ class VanillaEncoder(VanillaStack):
         inputs_embeds: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         label_mask: Tensor | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput | BaseModelOutputWithPooling:
         """Encode a batch; see [`VanillaStack`] for the arguments.
@@ -430,17 +431,24 @@ class VanillaEncoder(VanillaStack):
         Raises:
             ValueError: for ids or token types that there are not, a mask of another shape, neither or both inputs.
         """
-        inputs_embeds = embed_inputs(self.embed_tokens, "", input_ids, inputs_embeds, attention_mask, position_ids)
-        mask = mask_of_self_attention(self.config, inputs_embeds, attention_mask, position_ids, kwargs)
+        past_length = None if past_key_values is None else past_key_values.get_seq_length()
+        inputs = (input_ids, inputs_embeds, attention_mask, position_ids)
+        inputs_embeds = embed_inputs(self, "", *inputs, past_length)
+        mask = mask_of_self_attention(
+            self.config, inputs_embeds, attention_mask, position_ids, kwargs, cache=past_key_values
+        )
         if position_ids is None:
-            position_ids = default_positions(inputs_embeds, kwargs, None)
+            position_ids = default_positions(inputs_embeds, kwargs, past_length)
         hidden_states = inputs_embeds
         if self.is_first_stage():
             hidden_states = self.embed(inputs_embeds, position_ids, token_type_ids)
+        label_mask = label_mask if past_key_values is None else None  # a prefix is no token of the batch
         unpadding = find_unpadding(self, hidden_states, attention_mask, label_mask, kwargs)
         hidden_states, mask = unpadding.remove(hidden_states), unpad_mask(mask, unpadding, unpadding)
         for layer in self.layers:
-            hidden_states = layer(hidden_states, mask, position_ids=position_ids, **kwargs)
+            hidden_states = layer(
+                hidden_states, mask, position_ids=position_ids, past_key_values=past_key_values, **kwargs
+            )
         return self.output(unpadding.restore(self.norm(hidden_states)))
 
     def output(self, hidden_states: Tensor) -> BaseModelOutput | BaseModelOutputWithPooling:
@@ -495,7 +503,7 @@ class VanillaDecoder(VanillaStack):
         past_length = None if past_key_values is None else past_key_values.get_seq_length()
         # What the target's arguments are called depends on whether there are those of a source, too.
         inputs = ("decoder_" if has_source else "", input_ids, inputs_embeds, attention_mask, position_ids)
-        inputs_embeds = embed_inputs(self.embed_tokens, *inputs, past_length)
+        inputs_embeds = embed_inputs(self, *inputs, past_length)
         past_key_values = self.prepare_cache(past_key_values, use_cache)
         cache = getattr(past_key_values, "self_attention_cache", past_key_values)
         mask = mask_of_self_attention(
@@ -676,8 +684,8 @@ class EncoderDecoderForConditionalGeneration(EncoderDecoderPreTrainedModel, Gene
         Args:
             labels: target ids (batch, target), -100 where there is no loss; shifted right for `decoder_input_ids`.
             logits_to_keep: how many of the last logits, or which positions, to compute; 0 for all.
-            output_logits: whether to return the logits; by default they are, except in training with `labels`: see
-                [`logits_and_loss`].
+            output_logits: `False` computes the loss of `labels` in less memory, and returns no logits: see
+                [`returns_logits`].
             kwargs: `label_smoothing` and `num_items_in_batch`, see [`cross_entropy`].
 
         Raises:
@@ -690,6 +698,7 @@ class EncoderDecoderForConditionalGeneration(EncoderDecoderPreTrainedModel, Gene
                 decoder_input_ids = shift_right(labels, self.config)
         elif decoder_input_ids is None and decoder_inputs_embeds is None:
             raise ValueError("Give `labels`, `decoder_input_ids` or `decoder_inputs_embeds`, or call `generate`.")
+        with_logits = returns_logits(self, labels, output_logits)
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -702,11 +711,11 @@ class EncoderDecoderForConditionalGeneration(EncoderDecoderPreTrainedModel, Gene
             position_ids=position_ids,
             decoder_position_ids=decoder_position_ids,
             use_cache=use_cache,
-            label_mask=has_label(labels, logits_to_keep),
+            label_mask=find_read(labels, with_logits, decoder_attention_mask, logits_to_keep),
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
-        logits, loss = logits_and_loss(self.lm_head, hidden_states, labels, output_logits, logits_to_keep, **kwargs)
+        logits, loss = logits_and_loss(self.lm_head, hidden_states, labels, with_logits, logits_to_keep, **kwargs)
         return make_output(Seq2SeqLMOutput, outputs, loss=loss, logits=logits)
 
 

@@ -13,9 +13,16 @@ from transformers.utils.output_capturing import OutputRecorder
 
 from .checks_vanilla import check_ids
 from .configuration_vanilla import VanillaDecoderConfig
-from .losses_vanilla import cross_entropy, has_label, logits_and_loss, make_output, sequence_classification_loss
+from .losses_vanilla import (
+    cross_entropy,
+    find_read,
+    logits_and_loss,
+    make_output,
+    returns_logits,
+    sequence_classification_loss,
+)
 from .modeling_vanilla import DecoderLayer, MultiHeadAttention, VanillaBasePreTrainedModel, VanillaDecoder
-from .unpadding_vanilla import first_token
+from .unpadding_vanilla import Dropout, first_token
 
 
 class VanillaDecoderPreTrainedModel(VanillaBasePreTrainedModel):
@@ -75,6 +82,7 @@ class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
                 raise ValueError(f"`labels` must be (batch, target), got {tuple(labels.shape)}.")
             check_ids(labels, self.config.vocab_size, "labels", "vocab_size", ignored=-100)
             next_tokens = F.pad(labels[:, 1:], (0, 1), value=-100)
+        with_logits = returns_logits(self, next_tokens, output_logits)
         outputs = self.decoder(
             input_ids=input_ids,
             attention_mask=attention_mask,
@@ -82,11 +90,11 @@ class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
-            label_mask=has_label(next_tokens, logits_to_keep),
+            label_mask=find_read(next_tokens, with_logits, attention_mask, logits_to_keep),
             **kwargs,
         )
         states = outputs.last_hidden_state
-        logits, loss = logits_and_loss(self.lm_head, states, next_tokens, output_logits, logits_to_keep, **kwargs)
+        logits, loss = logits_and_loss(self.lm_head, states, next_tokens, with_logits, logits_to_keep, **kwargs)
         return make_output(modeling_outputs.CausalLMOutputWithPast, outputs, loss=loss, logits=logits)
 
 
@@ -105,7 +113,7 @@ class DecoderClassifier(VanillaDecoderPreTrainedModel):
     def __init__(self, config: VanillaDecoderConfig):
         super().__init__(config)
         self.decoder = VanillaDecoderModel(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = Dropout(config.classifier_dropout)
 
     def classify(self, states: Tensor) -> Tensor:
         """Return logits (..., num_labels) of states (..., hidden_size)."""
@@ -139,7 +147,7 @@ class DecoderClassifier(VanillaDecoderPreTrainedModel):
             past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             use_cache=use_cache,
-            label_mask=has_label(labels) if self.each_token else first_token(attention_mask),
+            label_mask=find_read(labels, True, attention_mask) if self.each_token else first_token(attention_mask),
             **kwargs,
         )
         states, loss = outputs.last_hidden_state, None

@@ -4,15 +4,22 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import modeling_outputs
+from transformers import Cache, modeling_outputs
 from transformers.activations import ACT2FN
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
 
 from .configuration_vanilla import VanillaEncoderConfig
-from .losses_vanilla import cross_entropy, has_label, logits_and_loss, make_output, sequence_classification_loss
+from .losses_vanilla import (
+    cross_entropy,
+    find_read,
+    logits_and_loss,
+    make_output,
+    returns_logits,
+    sequence_classification_loss,
+)
 from .modeling_vanilla import VanillaBasePreTrainedModel, VanillaEncoder
-from .unpadding_vanilla import first_token
+from .unpadding_vanilla import Dropout, first_token
 
 
 class VanillaEncoderPreTrainedModel(VanillaBasePreTrainedModel):
@@ -96,13 +103,14 @@ class VanillaEncoderForMaskedLM(VanillaEncoderPreTrainedModel):
 
         Args:
             labels: the tokens that were masked (batch, source), -100 elsewhere.
-            output_logits: whether to return `logits` (batch, source, vocab_size): see [`logits_and_loss`].
+            output_logits: whether to return `logits` (batch, source, vocab_size) with a loss: see [`returns_logits`].
             kwargs: `label_smoothing` and `num_items_in_batch`, see [`cross_entropy`].
         """
         inputs = (input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
-        outputs = self.encoder(*inputs, has_label(labels), **kwargs)
+        with_logits = returns_logits(self, labels, output_logits)
+        outputs = self.encoder(*inputs, find_read(labels, with_logits, attention_mask), **kwargs)
         states = outputs.last_hidden_state
-        logits, loss = logits_and_loss(self.lm_head, states, labels, output_logits, transform=self.transform, **kwargs)
+        logits, loss = logits_and_loss(self.lm_head, states, labels, with_logits, transform=self.transform, **kwargs)
         return make_output(modeling_outputs.MaskedLMOutput, outputs, loss=loss, logits=logits)
 
 
@@ -113,7 +121,7 @@ class ClassificationHead(nn.Module):
         super().__init__()
         self.dense = nn.Linear(config.hidden_size, config.hidden_size)
         self.activation = ACT2FN[config.classifier_activation]
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = Dropout(config.classifier_dropout)
         self.out_proj = nn.Linear(config.hidden_size, num_labels or config.num_labels or 2)
 
     def forward(self, hidden_states: Tensor) -> Tensor:
@@ -142,18 +150,19 @@ class EncoderClassifier(VanillaEncoderPreTrainedModel):
         inputs_embeds: Tensor | None = None,
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> ModelOutput:
         """See [`VanillaEncoder`] for the inputs, and the class for `labels` and the shape of `logits`."""
         inputs = (input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
-        outputs = self.encode(inputs, labels, **kwargs)
+        outputs = self.encode(inputs, labels, past_key_values=past_key_values, **kwargs)
         logits = self.classify(outputs.last_hidden_state)
         loss = None if labels is None else self.classification_loss(logits, labels, **kwargs)
         return make_output(self.output_class, outputs, loss=loss, logits=logits)
 
     def encode(self, inputs: tuple[Tensor | None, ...], labels: Tensor | None, **kwargs: Any) -> Any:
         """Return what the encoder does for its first arguments, in their order."""
-        label_mask = has_label(labels) if self.each_token else first_token(inputs[1])
+        label_mask = find_read(labels, True, inputs[1]) if self.each_token else first_token(inputs[1])
         return self.encoder(*inputs, label_mask, **kwargs)
 
     def classify(self, hidden_states: Tensor) -> Tensor:
@@ -192,7 +201,7 @@ class VanillaEncoderForTokenClassification(EncoderClassifier):
 
     def __init__(self, config: VanillaEncoderConfig):
         super().__init__(config)
-        self.dropout = nn.Dropout(config.classifier_dropout)
+        self.dropout = Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(config.hidden_size, config.num_labels or 2)
         self.post_init()
 
@@ -247,6 +256,7 @@ class VanillaEncoderForQuestionAnswering(VanillaEncoderPreTrainedModel):
         token_type_ids: Tensor | None = None,
         start_positions: Tensor | None = None,
         end_positions: Tensor | None = None,
+        past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> modeling_outputs.QuestionAnsweringModelOutput:
         """Return `start_logits` and `end_logits` (batch, source), and with both positions the mean of their losses, to
@@ -256,7 +266,8 @@ class VanillaEncoderForQuestionAnswering(VanillaEncoderPreTrainedModel):
             start_positions, end_positions: the answer's first and last token (batch,); positions outside of the input
                 and in padding add nothing to the loss.
         """
-        outputs = self.encoder(input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids, **kwargs)
+        inputs = (input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
+        outputs = self.encoder(*inputs, past_key_values=past_key_values, **kwargs)
         both = self.qa_outputs(outputs.last_hidden_state)
         start_logits, end_logits = both.unbind(-1)
         loss = None
@@ -265,7 +276,7 @@ class VanillaEncoderForQuestionAnswering(VanillaEncoderPreTrainedModel):
         if start_positions is not None and end_positions is not None:
             is_text = torch.ones_like(start_logits, dtype=torch.bool)
             if attention_mask is not None and attention_mask.ndim == 2:
-                is_text = attention_mask != 0
+                is_text = attention_mask[:, -is_text.shape[1] :] != 0  # less a prefix
             scores = both.masked_fill(~is_text[..., None], torch.finfo(both.dtype).min).unbind(-1)
             positions = {"start_positions": start_positions, "end_positions": end_positions}
             losses = [

@@ -5,7 +5,7 @@ import inspect
 import shutil
 from os import PathLike
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
@@ -13,6 +13,10 @@ from transformers.core_model_loading import WeightTransform
 
 from .configuration_vanilla import FamilyConfig, StackConfig, VanillaConfig, VanillaDecoderConfig, VanillaEncoderConfig
 from .generation_vanilla import beam_search
+
+if TYPE_CHECKING:
+    # Nothing here needs it: what a model's file imports relatively travels with the model.
+    from .pipeline_vanilla import TranslationPipeline as TranslationPipeline
 
 # The arguments of `from_pretrained` that say where a checkpoint is found.
 HUB_KWARGS = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
@@ -62,8 +66,7 @@ class FamilyPreTrainedModel(PreTrainedModel):
         return loaded
 
     def save_pretrained(self, save_directory: str | PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """As in transformers, with the Auto classes of the whole family and the paper's beam search."""
-        self.config.auto_map = dict(self.config.family_auto_map)
+        """As in transformers, with the paper's beam search; the configuration adds the code of the whole family."""
         if self.can_generate() and kwargs.get("is_main_process", True):
             code = Path(save_directory, "custom_generate", "generate.py")
             code.parent.mkdir(parents=True, exist_ok=True)
@@ -144,6 +147,7 @@ class EncoderDecoderPreTrainedModel(FamilyPreTrainedModel):
             target = AutoModelForCausalLM.from_pretrained(decoder, config=config, trust_remote_code=trust_remote_code)
         families = (VanillaConfig, StackConfig, PreTrainedConfig)
         seq2seq, stack, other = ({field.name for field in dataclasses.fields(family)} for family in families)
+        kwargs = VanillaConfig.by_field(kwargs)
         names = (seq2seq & stack) - other - {"tie_word_embeddings", *kwargs}
         for name in sorted(names):
             ours, theirs = (getattr(each.config, name, None) for each in (source, target))

@@ -15,6 +15,8 @@ from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
+from .generation_vanilla import find_obstacle
+
 # Leave padding out where it is at least this share of a batch: less does not pay for what leaving it out costs.
 WORTH_IT = 0.05
 # Up to this length, attention over all rows at once, with their padding, is faster than over one row after the other.
@@ -23,13 +25,14 @@ SHORT = 64
 SHORT_IN_ONEDNN = 128
 
 
-def dropout(hidden_states: Tensor, p: float, training: bool) -> Tensor:
-    """Return what `F.dropout` does, which on CPU takes twice as long, and keeps four bytes an element, not one."""
-    if not training or p == 0:
-        return hidden_states
-    if hidden_states.device.type != "cpu":
-        return F.dropout(hidden_states, p)
-    return hidden_states * (torch.rand_like(hidden_states, dtype=torch.float32) >= p) / (1 - p)
+class Dropout(nn.Dropout):
+    """Dropout as others expect it, who set `p = 0` to switch it off. On CPU, the kernel of torch takes twice as long,
+    and keeps four bytes an element for the backward pass, not one."""
+
+    def forward(self, hidden_states: Tensor) -> Tensor:
+        if hidden_states.device.type != "cpu" or not self.training or not 0 < self.p < 1:
+            return super().forward(hidden_states)
+        return hidden_states * (torch.rand_like(hidden_states, dtype=torch.float32) >= self.p) / (1 - self.p)
 
 
 def widest_float(device: torch.device) -> torch.dtype:
@@ -129,8 +132,8 @@ def find_unpadding(
     `mask` and the positions of `label_mask` (batch, length); causal attention without a mask, all up to the latter.
 
     It takes nothing out without `label_mask`, for the caller may then read every position; outside of training; where
-    there is little padding, or `options` ask for the states inside; and with attention other than sdpa's, in which a
-    position that may see nothing sees padding.
+    there is little padding, or `options` ask for the states inside; with attention other than sdpa's, in which a
+    position that may see nothing sees padding; and where others have changed the stack, for they may count rows.
     """
     nothing = Unpadding()
     asked = (options.get(name, getattr(stack.config, name)) for name in ("output_attentions", "output_hidden_states"))
@@ -147,7 +150,7 @@ def find_unpadding(
     else:
         return nothing
     worth_it = kept.count_nonzero() <= (1 - WORTH_IT) * kept.numel() and kept.any(1).all()
-    return Unpadding(kept) if worth_it else nothing
+    return Unpadding(kept) if worth_it and find_obstacle(stack) is None else nothing
 
 
 def up_to_last(label_mask: Tensor) -> Tensor:

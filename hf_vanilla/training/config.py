@@ -28,6 +28,9 @@ CONFIGURATION_CLASSES = {
 }
 """The class of the model's configuration, by task and architecture."""
 
+DEPTHS = ("encoder_layers", "decoder_layers")
+"""What the paper's N stands for."""
+
 SIZES = ("intermediate_size", "num_attention_heads", "encoder_layers", "decoder_layers")
 """Fields that are ignored, not refused, where the model has none, so that one file of sizes serves several models."""
 
@@ -193,6 +196,8 @@ class TrainingConfig:
             if owners not in groups:
                 groups[owners] = parser.add_argument_group(f"fields of {owners}" if owners else "fields of the run")
             _add_option(groups[owners], each, hints[each.name])
+        run, said = groups[next(iter(groups))], "the layers of each stack"
+        run.add_argument("--N", type=int, default=argparse.SUPPRESS, action=_Named, fields=DEPTHS, help=said)
         return parser
 
     @classmethod
@@ -222,15 +227,18 @@ class TrainingConfig:
                 given += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
         for option in (argument[2:].split("=")[0] for argument in overrides if argument.startswith("--")):
             cls._check_known(option.replace("-", "_"), "unknown option")
+        parser = cls.parser(f"hf-vanilla train {path}")
         try:
-            return cls(**vars(cls.parser(f"hf-vanilla train {path}").parse_args([*given, *overrides])))
+            # One after the other, for what follows the file may contradict it by another name.
+            values = parser.parse_args(overrides, parser.parse_args(given))
+            return cls(**{each.name: getattr(values, each.name) for each in dataclasses.fields(cls)})
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from None
 
     @classmethod
     def _check_known(cls, name: str, problem: str) -> None:
         known = [each.name for each in dataclasses.fields(cls)]
-        if name not in known and name not in paper_names():
+        if name not in known and name not in paper_names() and name != "N":
             hint = nearest(name, known) or f"; the fields are {', '.join(known)}"
             raise ValueError(f"{problem} {name!r}{hint}")
 
@@ -251,8 +259,33 @@ class TrainingConfig:
 
 
 class _RaisingParser(argparse.ArgumentParser):
+    given: dict[str, tuple[str, object]]
+
+    def parse_known_args(self, *args: Any, **kwargs: Any) -> Any:
+        self.given = {}
+        return super().parse_known_args(*args, **kwargs)
+
     def error(self, message: str) -> NoReturn:
         raise ValueError(message)
+
+
+class _Named(argparse.Action):
+    """Sets fields that have several names, and refuses two names that give one field different values."""
+
+    def __init__(self, fields: Sequence[str] = (), **options: Any) -> None:
+        super().__init__(**options)
+        self.fields = fields or [self.dest]
+
+    def __call__(
+        self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None
+    ) -> None:
+        name = (option_string or "").strip("-").replace("-", "_")
+        for dest in self.fields:
+            other, value = parser.given.get(dest, (name, values))
+            if other != name and value != values:
+                parser.error(f"{other} is {value} and {name} is {values}, but both are {dest}: give one of them")
+            parser.given[dest] = name, values
+            setattr(namespace, dest, values)
 
 
 def _add_option(group: argparse._ArgumentGroup, each: dataclasses.Field, hint: Any) -> None:
@@ -270,6 +303,8 @@ def _add_option(group: argparse._ArgumentGroup, each: dataclasses.Field, hint: A
         options["choices"] = each.metadata["model_field"].choices or None
     names = [each.name, each.name.replace("_", "-"), *(name for name, of in paper_names().items() if of == each.name)]
     flags = dict.fromkeys(f"--{name}" for name in names)
+    if len(names) > 2 or each.name in DEPTHS:
+        options["action"] = _Named
     options["default"] = each.default_factory() if callable(each.default_factory) else each.default
     group.add_argument(*flags, dest=each.name, help=each.metadata["help"].replace("%", "%%"), **options)
 

@@ -1,5 +1,6 @@
 """The validation loss, and scores of translations."""
 
+import copy
 import itertools
 import math
 
@@ -43,7 +44,10 @@ def evaluate(
     # How many steps `generate` takes depends on the sentences: processes that share a model would wait for each other.
     if task.config.task == "translation" and task.config.bleu_sentences and not is_sharded(accelerator):
         pairs = list(itertools.islice(corpus["validation"], task.config.bleu_sentences))
-        translator = Translator(accelerator.unwrap_model(model), tokenizer)
+        # Without the `forward` that Accelerate gives a model in mixed precision, which search would have to call.
+        unwrapped = copy.copy(accelerator.unwrap_model(model))
+        vars(unwrapped).pop("forward", None)
+        translator = Translator(unwrapped, tokenizer)
         scores |= translation_scores(translator, pairs, task.config.bleu_beams)
     return scores
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, BatchEncoding
 
 from hf_vanilla.environment import use_onednn_for_float32
+from hf_vanilla.models.texts_vanilla import read_special_tokens
 from hf_vanilla.training import checkpointing, distributed, optim, records
 from hf_vanilla.training.config import TrainingConfig
 from hf_vanilla.training.evaluation import evaluate
@@ -69,7 +70,7 @@ class Run:
         with accelerator.main_process_first():  # the others then read its cache
             self.corpus = task.load_corpus()
         if self.was_started:
-            tokenizer = AutoTokenizer.from_pretrained(self.folder)
+            tokenizer = read_special_tokens(AutoTokenizer.from_pretrained(self.folder))
         else:
             own = task.load_tokenizer(self.corpus) if accelerator.is_main_process else None
             tokenizer = broadcast_object_list([own])[0]

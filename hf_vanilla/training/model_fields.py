@@ -41,8 +41,9 @@ def model_fields() -> dict[str, ModelField]:
     found: dict[str, ModelField] = {}
     for owner in CLASSES:
         for field in _fields_of(classes[owner], classes):
-            # The tokenizer has the vocabulary and the special tokens, the task says which kind of model it is.
-            if field.name in ("vocab_size", "is_encoder_decoder") or field.name.endswith("_token_id"):
+            # The tokenizer has the vocabulary and the special tokens, the task says which kind of model it is, and the
+            # training loop wants no logits.
+            if field.name in ("vocab_size", "is_encoder_decoder", "output_logits") or field.name.endswith("_token_id"):
                 continue
             if field.name == "num_hidden_layers":
                 field.name = SINGLE_STACKS[owner]

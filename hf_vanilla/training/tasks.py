@@ -30,6 +30,7 @@ from hf_vanilla.models.configuration_recurrent import RecurrentConfig
 from hf_vanilla.models.configuration_vanilla import VanillaConfig, VanillaDecoderConfig, VanillaEncoderConfig
 from hf_vanilla.models.losses_vanilla import cross_entropy
 from hf_vanilla.models.pretrained_vanilla import FamilyPreTrainedModel
+from hf_vanilla.models.texts_vanilla import encode_texts, read_special_tokens
 from hf_vanilla.training.config import TrainingConfig
 
 logger = logging.getLogger(__name__)
@@ -79,7 +80,7 @@ class Task:
         If it is a slow one, or lacks a special token that the task needs, it is a ValueError.
         """
         if given := self.config.initial_model or self.config.tokenizer:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(given)
+            tokenizer = read_special_tokens(transformers.AutoTokenizer.from_pretrained(given))
             if not tokenizer.is_fast:
                 raise ValueError(f"the tokenizer of {given} is a slow one; expected one of the `tokenizers` library")
             for name in self.special_tokens:
@@ -145,7 +146,8 @@ class Task:
         smoothing = self.config.label_smoothing or 0.0
         # Models of the package compute it without holding all logits at once; those of others get it from logits.
         if isinstance(extract_model_from_parallel(model), FamilyPreTrainedModel):
-            return model(**batch, num_items_in_batch=num_items, label_smoothing=smoothing).loss
+            options = {"num_items_in_batch": num_items, "label_smoothing": smoothing, "output_logits": False}
+            return model(**batch, **options).loss
         return cross_entropy(*self.logits_and_labels(model, batch), num_items, smoothing)
 
     def logits_and_labels(self, model: nn.Module, batch: BatchEncoding) -> tuple[Tensor, Tensor]:
@@ -164,7 +166,7 @@ class Task:
         if not self.config.streaming:
             # What the result depends on. A tokenizer also keeps how it padded and truncated last: that does not count.
             rules = json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
-            content = [rules, inspect.getsource(type(self)), self.config.max_length]
+            content = [rules, tokenizer.special_tokens_map, inspect.getsource(type(self)), self.config.max_length]
             fingerprint = Hasher.hash([rows._fingerprint, self.config.whole_word_masking, *content])
             description = f"tokenising the {split} split"
             options = {"num_proc": self.workers, "new_fingerprint": fingerprint, "desc": description}
@@ -280,7 +282,7 @@ class Translation(Task):
         return corpora.load_corpus(config.corpus, config.target_path, **columns, **self.reading)
 
     def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, TokenIds]:
-        encoded = tokenizer(rows["source"], text_target=rows["target"], return_attention_mask=False)
+        encoded = encode_texts(tokenizer, rows["source"], text_target=rows["target"], return_attention_mask=False)
         return {"input_ids": encoded["input_ids"], "labels": encoded["labels"]}
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> collators.Collator:
@@ -301,8 +303,9 @@ class MaskedLanguageModel(Task):
 
     def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, TokenIds]:
         """Return `input_ids`, a row for each piece of `max_length` tokens, and `word_ids` for masking whole words."""
-        pieces = {"truncation": True, "max_length": self.config.max_length, "return_overflowing_tokens": True}
-        encoded = tokenizer(rows["text"], return_attention_mask=False, **pieces)
+        pieces: dict[str, Any] = {"truncation": True, "return_overflowing_tokens": True}
+        pieces |= {"max_length": self.config.max_length, "return_attention_mask": False}
+        encoded = encode_texts(tokenizer, rows["text"], **pieces)
         columns = {"input_ids": encoded["input_ids"]}
         if self.config.whole_word_masking:
             words = map(encoded.word_ids, range(len(encoded["input_ids"])))
@@ -323,8 +326,8 @@ class CausalLanguageModel(MaskedLanguageModel):
     def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, TokenIds]:
         """Return `input_ids` of documents, each of which begins with `<s>` and ends with `</s>`."""
         begin, end = [tokenizer.bos_token_id], [tokenizer.eos_token_id]
-        encoded = tokenizer(rows["text"], add_special_tokens=False, return_attention_mask=False)["input_ids"]
-        return {"input_ids": [begin + ids + end for ids in encoded]}
+        encoded = encode_texts(tokenizer, rows["text"], add_special_tokens=False, return_attention_mask=False)
+        return {"input_ids": [begin + ids + end for ids in encoded["input_ids"]]}
 
     def assemble(self, encoded: Examples, tokenizer: PreTrainedTokenizerBase) -> Examples:
         """Join 10,000 documents at a time, and cut them into blocks of `max_length` tokens."""

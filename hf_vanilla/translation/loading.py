@@ -7,8 +7,9 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
-# "At most source length + 50" (section 6.1).
-EXTRA_TOKENS = 50
+from hf_vanilla.models.pipeline_vanilla import EXTRA_TOKENS as EXTRA_TOKENS
+from hf_vanilla.models.pipeline_vanilla import positions_of as positions_of
+from hf_vanilla.models.texts_vanilla import read_special_tokens
 
 
 def load_config_and_tokenizer(
@@ -30,7 +31,7 @@ def load_config_and_tokenizer(
     if type(config) not in auto_class._model_mapping and auto_class.__name__ not in remote:
         raise ValueError(f"{name} is a {config.model_type} model; expected {expected}")
     try:
-        return config, AutoTokenizer.from_pretrained(name, **hub)
+        return config, read_special_tokens(AutoTokenizer.from_pretrained(name, **hub))
     except (OSError, ValueError) as error:
         raise ValueError(f"{name} has no tokenizer that can be loaded: {error}") from error
 
@@ -42,12 +43,6 @@ def words_of_tokens(text: str, offsets: Iterable[tuple[int, int]]) -> list[int |
         next((i for i, (start, end) in enumerate(spans) if start < last and first < end), None)
         for first, last in offsets
     ]
-
-
-def positions_of(config: PreTrainedConfig) -> int:
-    """Return how many tokens a model has positions for; a million for sinusoids, which have no end."""
-    endless = getattr(config, "position_embedding_type", None) in ("sinusoidal", "sinusoidal_halves")
-    return 10**6 if endless else getattr(config, "max_position_embeddings", 10**6)
 
 
 def side_by_side(sources: list[str], translations: list[str], references: list[list[str]], count: int) -> str:

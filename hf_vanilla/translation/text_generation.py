@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, TextStreamer, set_seed
 
 from hf_vanilla.environment import keep_freed_memory, use_onednn_for_float32
 from hf_vanilla.models.generation_vanilla import beam_search
+from hf_vanilla.models.texts_vanilla import encode_texts
 from hf_vanilla.translation.loading import load_config_and_tokenizer, positions_of
 
 
@@ -40,7 +41,7 @@ def generate_texts(
         search["custom_generate"] = beam_search
     streamer = None if num_beams > 1 else TextStreamer(tokenizer, skip_special_tokens=True)
     for prompt in prompts:
-        ids = tokenizer(prompt)["input_ids"]
+        ids = encode_texts(tokenizer, prompt)["input_ids"]
         # In training a text has a first token before its first word.
         ids = ids if start is None or ids[:1] == [start] else [start, *ids]
         if len(ids) + max_new_tokens > limit:

@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_vanilla.environment import use_onednn_for_float32
-from hf_vanilla.models.generation_vanilla import PackedLinear, beam_search, make_incremental
+from hf_vanilla.models.generation_vanilla import PackedLinear, beam_search, find_obstacle, is_plain, make_incremental
+from hf_vanilla.models.texts_vanilla import encode_texts
 from hf_vanilla.translation.loading import EXTRA_TOKENS, load_config_and_tokenizer, positions_of, words_of_tokens
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
@@ -44,7 +45,8 @@ class Translator:
 
     Args:
         model: a sequence-to-sequence model, which is put in evaluation mode; later changes of its weights are not
-            seen. Models of other libraries' families search with their own `generate`.
+            seen. One that others have changed, as an adapter does, is called itself, more slowly, and so is any from
+            when they do. Models of other libraries' families search with their own `generate`.
         tokenizer: the model's.
         precision: of the products with weights, on CPU: "float32", "float16" (weights take half the memory) or "int8",
             in which a translation depends a little on the other texts of its batch.
@@ -70,7 +72,7 @@ class Translator:
         kind, dtype, device = model.config.model_type, model.dtype, model.device.type
         if precision == "bfloat16" and dtype != torch.bfloat16:
             raise ValueError(f"precision is 'bfloat16', and the model {dtype}: give model.to(torch.bfloat16)")
-        is_packed = precision in ("float16", "int8")
+        is_packed = self.is_packed = precision in ("float16", "int8")
         if is_packed and kind != "vanilla":
             raise ValueError(f"precision {precision} is for models of type 'vanilla', not {kind!r}")
         if is_packed and (dtype != torch.float32 or device != "cpu"):
@@ -80,7 +82,11 @@ class Translator:
         self.max_positions = positions_of(model.config)
         self.max_source_tokens = min(max_source_tokens, self.max_positions)
         self.is_ours = kind in ("vanilla", "vanilla_recurrent")
-        if self.is_ours:
+        self.decoder: Any = None
+        self.encoder: Any = None
+        if is_packed and (obstacle := find_obstacle(model)) is not None:
+            raise ValueError(f"precision {precision} is for models that nobody has changed, and {obstacle}")
+        if self.is_ours and is_plain(model):
             self.decoder = make_incremental(model, precision if is_packed else "float32")
             self.encoder = pack_linears(model.get_encoder(), precision) if is_packed else model.get_encoder()
 
@@ -173,7 +179,7 @@ class Translator:
     def translate_pool(self, texts: list[str], search: dict[str, Any]) -> list[list[Hypothesis]]:
         """Return the hypotheses of each text, best first; parts of about equal length are translated together."""
         parts = [(row, part) for row, text in enumerate(texts) for part in self.cut(text)]
-        encoded = self.tokenizer([part for _, part in parts])["input_ids"] if parts else []
+        encoded = encode_texts(self.tokenizer, [part for _, part in parts])["input_ids"] if parts else []
         translated: dict[int, list[Hypothesis]] = {}
         waiting = sorted((i for i, ids in enumerate(encoded) if ids), key=lambda i: -len(encoded[i]))
         while waiting:
@@ -192,13 +198,13 @@ class Translator:
         # A file's lines come with their ends, and half of a surrogate pair is no text.
         text, most = text.strip().encode("utf-8", "replace").decode(), self.max_source_tokens
         # Each token has at least one byte, so that most texts need not be encoded to see that they are short.
-        if len(text.encode()) < most or len(self.tokenizer(text)["input_ids"]) <= most:
+        if len(text.encode()) < most or len(encode_texts(self.tokenizer, text)["input_ids"]) <= most:
             return [text] if text else []
         sentences = [sentence for sentence in SENTENCE_END.split(text) if sentence.strip()]
         if len(sentences) > 1:
             return [piece for sentence in sentences for piece in self.cut(sentence)]
         self.require_offsets("cut a text that is too long")
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        encoded = encode_texts(self.tokenizer, text, add_special_tokens=False, return_offsets_mapping=True)
         ends = [end for _, end in encoded["offset_mapping"]]
         # Less what the tokenizer adds, and what a word may gain in tokens by being cut off from those beside it.
         most = max(1, most - 4)
@@ -227,8 +233,9 @@ class Translator:
         options: dict[str, object] = {"max_new_tokens": most, "do_sample": False, "output_attentions": False, **search}
         options |= {"output_hidden_states": False, "return_dict_in_generate": True, "output_scores": not self.is_ours}
         if self.is_ours:
-            options |= {"custom_generate": beam_search, "incremental_decoder": self.decoder}
-            options |= {"encoder_outputs": self.encoder(**batch), "max_extra_tokens": EXTRA_TOKENS}
+            options |= {"custom_generate": beam_search, "max_extra_tokens": EXTRA_TOKENS}
+        if self.decoder is not None and (self.is_packed or is_plain(self.model)):
+            options |= {"incremental_decoder": self.decoder, "encoder_outputs": self.encoder(**batch)}
         output = self.model.generate(**batch, **options)
         texts = self.tokenizer.batch_decode(output.sequences, skip_special_tokens=True)
         scores = getattr(output, "sequences_scores", None)
@@ -252,8 +259,8 @@ class Translator:
             raise ValueError(f"`align` is for models of type 'vanilla', not {self.model.config.model_type!r}")
         if getattr(self.model.config, "attention_type", None) == "none":
             raise ValueError("`align` reads attention, and this model has `attention_type` 'none'")
-        encoded = self.tokenizer(source, return_offsets_mapping=True)
-        decoded = self.tokenizer(text_target=target, return_offsets_mapping=True)
+        encoded = encode_texts(self.tokenizer, source, return_offsets_mapping=True)
+        decoded = encode_texts(self.tokenizer, text_target=target, return_offsets_mapping=True)
         source_words = words_of_tokens(source, encoded["offset_mapping"])
         target_words = words_of_tokens(target, decoded["offset_mapping"])
         ids, labels = (torch.tensor([each["input_ids"]], device=self.model.device) for each in (encoded, decoded))

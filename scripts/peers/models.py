@@ -87,7 +87,7 @@ def ours(shape: Shape, name: str, **fields: object) -> Peer:
     """Build this package's encoder-decoder "Vanilla" or "Recurrent", which computes the label-smoothed loss itself."""
     fields |= {"vocab_size": shape.vocabulary, "hidden_size": shape.width, "N": shape.layers}
     model = getattr(hf_vanilla, f"{name}ForConditionalGeneration")
-    return with_own_loss(model(model.config_class(**fields)), label_smoothing=SMOOTHING)
+    return with_own_loss(model(model.config_class(**fields)), label_smoothing=SMOOTHING, output_logits=False)
 
 
 def vanilla(shape: Shape) -> Peer:
@@ -255,7 +255,7 @@ def recurrent_family(attention_type: str, joeynmt: tuple[str, bool], is_additive
 def encoders(auto_class: Any) -> dict[str, Builder]:
     """Return our encoder, with BERT's activation, and BERT, with dropout where the paper has it, by an Auto class."""
     return {
-        "hf_vanilla": single_stack(auto_class, "vanilla_encoder", activation_function="gelu"),
+        "hf_vanilla": single_stack(auto_class, "vanilla_encoder", activation_function="gelu", output_logits=False),
         "BERT": single_stack(auto_class, "bert", attention_probs_dropout_prob=0.0),
     }
 
@@ -281,7 +281,9 @@ FAMILIES: dict[str, dict[str, Builder]] = {
     },
     **HEADS,
     "decoder": {
-        "hf_vanilla": single_stack(CAUSAL, "vanilla_decoder", activation_function="gelu_new", norm_position="pre"),
+        "hf_vanilla": single_stack(
+            CAUSAL, "vanilla_decoder", activation_function="gelu_new", norm_position="pre", output_logits=False
+        ),
         "GPT-2": single_stack(CAUSAL, "gpt2", attn_pdrop=0.0, use_cache=False),
         "Llama": single_stack(CAUSAL, "llama", use_cache=False),
     },

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from hf_vanilla.data.tokenization import train_tokenizer
+from hf_vanilla.models.texts_vanilla import encode_texts
 
 TEXTS = ["In the beginning God made heaven and earth.", "Im Anfang schuf Gott den Himmel und die Erde.", "ß ü 😀"] * 5
 TOKENIZERS = {family: train_tokenizer(TEXTS, 320, family) for family in ("seq2seq", "encoder", "decoder")}
@@ -19,9 +20,10 @@ TOKENIZERS = {family: train_tokenizer(TEXTS, 320, family) for family in ("seq2se
 @given(text=st.text() | st.text(alphabet="\x00\x07\r\n\t \u200b\ufeff😀👩‍👩‍👧ßé</s>pad"))
 def test_any_text_survives_unchanged(family, text):
     tokenizer = TOKENIZERS[family]
-    ids = tokenizer(text)["input_ids"]
-    if family != "encoder" or not any(token in text for token in tokenizer.all_special_tokens):
-        assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    ids = encode_texts(tokenizer, text)["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == text
+    if not any(token in text for token in tokenizer.all_special_tokens):
+        assert tokenizer(text)["input_ids"] == ids
 
 
 def test_special_tokens_have_their_ids_and_their_places():
@@ -34,12 +36,6 @@ def test_special_tokens_have_their_ids_and_their_places():
     assert TOKENIZERS["seq2seq"](text_target="God made")["input_ids"] == [*bare, 2]
     assert TOKENIZERS["encoder"]("God made")["input_ids"] == [1, *bare, 2]
     assert TOKENIZERS["encoder"]("God made", "God made")["input_ids"] == [1, *bare, 2, *bare, 2]
-
-
-def test_text_that_spells_a_special_token_cannot_end_a_sentence_but_the_encoder_sees_its_mask():
-    assert TOKENIZERS["seq2seq"]("a</s>b<pad>")["input_ids"].count(2) == 1
-    assert 0 not in TOKENIZERS["seq2seq"]("a</s>b<pad>")["input_ids"]
-    assert TOKENIZERS["encoder"]("God <mask> heaven")["input_ids"].count(3) == 1
 
 
 def test_a_batch_is_padded_where_its_family_wants_it():

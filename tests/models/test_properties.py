@@ -32,7 +32,7 @@ from hf_vanilla import (
     VanillaEncoderModel,
     VanillaForConditionalGeneration,
 )
-from hf_vanilla.models import modeling_vanilla
+from hf_vanilla.models.unpadding_vanilla import Dropout
 
 IMPLEMENTATIONS = ["eager", "sdpa"]
 # Text classifiers of the encoder read the first position, which padding on the left would take.
@@ -447,13 +447,12 @@ def test_each_dropout_is_where_it_belongs(monkeypatch):
     """One behind the embeddings and one behind each sub-layer; on attention weights; inside feed-forwards."""
     seen = []
 
-    def dropout(tensor, p, training):
-        assert training
+    def note(tensor, p):
         seen.append((p, tuple(tensor.shape)))
         return tensor
 
-    for module in (F, modeling_vanilla):
-        monkeypatch.setattr(module, "dropout", dropout)
+    monkeypatch.setattr(F, "dropout", note)
+    monkeypatch.setattr(Dropout, "forward", lambda self, states: note(states, self.p))
     rates = {"dropout": 0.1, "attention_dropout": 0.2, "activation_dropout": 0.3}
     model = small_model(VanillaForConditionalGeneration, **rates, attn_implementation="eager").train()
     model(input_ids=words(1, 5), decoder_input_ids=words(1, 7))
@@ -470,7 +469,7 @@ def test_dropout_drops_as_torch_does(p, training, seed):
     """Each element with probability `p`; what stays, and its gradient, is larger by 1 / (1 - p)."""
     torch.manual_seed(seed)
     states = torch.ones(200, 300, requires_grad=True)
-    output = modeling_vanilla.dropout(states, p, training)
+    output = Dropout(p).train(training)(states)
     (gradient,) = torch.autograd.grad(output.sum(), states)
     equal(gradient, output)
     if not training:

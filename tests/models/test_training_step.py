@@ -1,5 +1,6 @@
 """The fast training step: without padding and without whole logits, and yet the same loss and gradients."""
 
+import itertools
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +14,10 @@ from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_vanilla import (
+    RecurrentForConditionalGeneration,
     VanillaConfig,
     VanillaDecoderForCausalLM,
+    VanillaDecoderForTokenClassification,
     VanillaEncoderForMaskedLM,
     VanillaEncoderForQuestionAnswering,
     VanillaEncoderModel,
@@ -52,8 +55,8 @@ def loss_and_gradients(model, batch, unpadding=True, **options) -> tuple[Tensor,
 
 def assert_same(model, batch, **options):
     """The fast step's loss and gradients are those of the plain one, which keeps padding and whole logits."""
-    whole = {"output_logits": True} if type(model) in LANGUAGE_MODELS else {}
-    loss, gradients = loss_and_gradients(model, batch, **options)
+    fast, whole = ({"output_logits": asked} if type(model) in LANGUAGE_MODELS else {} for asked in (False, True))
+    loss, gradients = loss_and_gradients(model, batch, **fast, **options)
     expected_loss, expected = loss_and_gradients(model, batch, unpadding=False, **whole, **options)
     torch.testing.assert_close(loss, expected_loss, rtol=1e-5, atol=1e-6)
     for gradient, other in zip(gradients, expected, strict=True):
@@ -214,26 +217,75 @@ def test_states_of_padding_are_those_of_the_plain_step_where_a_user_takes_them(u
     assert not unpadded
 
 
-@pytest.mark.parametrize("model_class", LANGUAGE_MODELS)
-def test_logits_come_in_evaluation_and_when_asked_for(model_class):
+GENERATORS = [*LANGUAGE_MODELS, RecurrentForConditionalGeneration]
+
+
+@pytest.mark.parametrize("model_class", GENERATORS)
+def test_logits_come_with_the_loss_unless_they_are_declined(model_class):
+    """By a call, or in training by the configuration, which a call overrules."""
     model, batch = small_model(model_class), batch_for(model_class)
-    expected = model(**batch)
-    model.train()
-    assert model(**batch).logits is None and model(**batch).loss.isfinite()
-    torch.testing.assert_close(model(**batch, output_logits=True).logits, expected.logits)
-    del batch["labels"]
-    torch.testing.assert_close(model(**batch).logits, expected.logits)
-    assert model.eval()(**batch_for(model_class), output_logits=False).logits is None
+    expected = model(**batch).logits
+    for training, in_config, asked in itertools.product((False, True), (None, True, False), (None, True, False)):
+        model.config.output_logits = in_config
+        output = model.train(training)(**batch, output_logits=asked)
+        assert output.loss.isfinite()
+        declined = (training and in_config is False) if asked is None else not asked
+        assert (output.logits is None) == declined, (training, in_config, asked)
+        assert "logits" in output or declined
+        if not declined:
+            torch.testing.assert_close(output.logits, expected)
+        unlabelled = {name: each for name, each in batch.items() if name != "labels"}
+        torch.testing.assert_close(model(**unlabelled, output_logits=asked).logits, expected)
+
+
+@pytest.mark.parametrize("model_class", GENERATORS)
+def test_logits_that_come_with_the_loss_are_those_of_all_tokens(model_class):
+    """Also of those without a label, and behind the last that has one, with a mask or without."""
+    model, batch = small_model(model_class), batch_for(model_class, batch=4)
+    for has_mask in (True, False):
+        if not has_mask:
+            batch = {name: each for name, each in batch.items() if not name.endswith("mask")}
+        batch["labels"] = words(*batch["labels"].shape)
+        batch["labels"][:, :2] = batch["labels"][:, 3:] = -100
+        expected = model.eval()(**batch)
+        output = model.train()(**batch)
+        torch.testing.assert_close([output.logits, output.loss], [expected.logits, expected.loss])
+
+
+def test_classes_of_tokens_behind_the_last_label_are_right_in_training():
+    model, batch = small_model(VanillaDecoderForTokenClassification), batch_for(VanillaDecoderForTokenClassification)
+    del batch["attention_mask"]
+    batch["labels"][:, 3:] = -100
+    expected = model(**batch).logits
+    torch.testing.assert_close(model.train()(**batch).logits, expected)
+
+
+def test_a_configuration_without_logits_can_be_saved_and_loaded(tmp_path):
+    """Though `output_logits` is a parameter of generation, too."""
+    model = small_model(VanillaForConditionalGeneration, output_logits=False)
+    model.save_pretrained(tmp_path)
+    loaded = VanillaForConditionalGeneration.from_pretrained(tmp_path)
+    assert loaded.config.output_logits is False and not loaded.generation_config.output_logits
+    assert loaded.generate(words(2, 5), max_new_tokens=3).shape[0] == 2
+    assert VanillaForConditionalGeneration.from_pretrained(tmp_path, output_logits=None).config.output_logits is None
 
 
 @pytest.mark.parametrize("model_class", LANGUAGE_MODELS)
 def test_activations_computed_twice_give_the_same(model_class):
     model = small_model(model_class).train()
     batch = with_padding(batch_for(model_class, batch=4), torch.Generator().manual_seed(1), left=False)
-    loss, gradients = loss_and_gradients(model, batch)
-    model.gradient_checkpointing_enable()
-    again, same = loss_and_gradients(model, batch)
-    torch.testing.assert_close([loss, *gradients], [again, *same])
+    for output_logits in (True, False):
+        loss, gradients = loss_and_gradients(model, batch, output_logits=output_logits)
+        model.gradient_checkpointing_enable()
+        again, same = loss_and_gradients(model, batch, output_logits=output_logits)
+        torch.testing.assert_close([loss, *gradients], [again, *same])
+        for reentrant in (True, False):
+            model.gradient_checkpointing_enable({"use_reentrant": reentrant})
+            model(**batch, output_logits=output_logits).loss.backward()
+            taken = [parameter.grad for parameter in model.parameters()]
+            torch.testing.assert_close(taken, gradients)
+            model.zero_grad()
+        model.gradient_checkpointing_disable()
 
 
 class Largest(TorchDispatchMode):
@@ -358,6 +410,63 @@ def test_a_second_derivative_is_refused_or_right(head):
 
     gradients = [torch.func.grad(function)(linear.weight.detach()) for function in (fast, plain)]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("output_logits", [True, False])
+@pytest.mark.parametrize("model_class", GENERATORS)
+def test_gradients_that_are_taken_again_are_the_same_whatever_was_done_to_the_first(model_class, output_logits):
+    model, batch = small_model(model_class).train(), batch_for(model_class)
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    loss = model(**batch, output_logits=output_logits).loss
+    first = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    kept = [None if each is None else each.clone() for each in first]
+    for each in first:
+        if each is not None:
+            each.mul_(-3)
+    for retain in (True, False):
+        again = torch.autograd.grad(loss, parameters, retain_graph=retain, allow_unused=True)
+        for each, other in zip(again, kept, strict=True):
+            assert (each is None) == (other is None)
+            if each is not None:
+                torch.testing.assert_close(each, other, rtol=0, atol=0)
+                each.zero_()
+
+
+@pytest.mark.parametrize("output_logits", [True, False])
+@pytest.mark.parametrize("model_class", GENERATORS)
+def test_gradients_of_several_losses_at_once(model_class, output_logits):
+    model, batch = small_model(model_class).train(), batch_for(model_class)
+    weight = model.lm_head.weight
+    expected = torch.autograd.grad(model(**batch, output_logits=output_logits).loss, weight)[0]
+    loss, factors = model(**batch, output_logits=output_logits).loss, torch.tensor([1.0, -2.0])
+    both = torch.autograd.grad(loss, weight, factors, is_grads_batched=True)[0]
+    torch.testing.assert_close(both, torch.stack([expected, -2 * expected]))
+
+
+@pytest.mark.parametrize("output_logits", [True, False])
+@pytest.mark.parametrize("model_class", LANGUAGE_MODELS)
+def test_functional_gradients_are_those_of_autograd(model_class, output_logits):
+    model = small_model(model_class, attn_implementation="eager").train()
+    batch, parameters = batch_for(model_class), {name: each.detach() for name, each in model.named_parameters()}
+
+    def loss(parameters):
+        return torch.func.functional_call(model, parameters, kwargs=batch | {"output_logits": output_logits}).loss
+
+    loss_and_gradients = torch.func.grad_and_value(loss)(parameters)
+    model(**batch, output_logits=output_logits).loss.backward()
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(loss_and_gradients[0][name], parameter.grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("model_class", LANGUAGE_MODELS)
+def test_a_loss_with_logits_has_a_second_derivative(model_class):
+    model, batch = small_model(model_class, attn_implementation="eager").train(), batch_for(model_class)
+    bias = model.get_decoder().layers[0].feed_forward.linear1.bias
+    (gradient,) = torch.autograd.grad(model(**batch).loss, bias, create_graph=True)
+    gradient.square().sum().backward()
+    assert bias.grad.any()
+    with pytest.raises(RuntimeError, match="output_logits=True"):
+        torch.autograd.grad(model(**batch, output_logits=False).loss, bias, create_graph=True)
 
 
 @pytest.mark.parametrize("output_logits", [True, False])

@@ -19,6 +19,7 @@ from hf_vanilla import (
     VanillaForConditionalGeneration,
 )
 from hf_vanilla.models.fused_loss_vanilla import LinearCrossEntropy
+from hf_vanilla.models.unpadding_vanilla import Dropout
 from hf_vanilla.training.config import TrainingConfig
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -187,7 +188,7 @@ class KernelCounter(TorchDispatchMode):
 def test_kernels_and_what_they_read_and_write(monkeypatch, half):
     """As on a GPU, where dropout is one kernel, and the softmax of a chunk of logits is taken at once."""
     native = torch.native_dropout
-    monkeypatch.setattr("hf_vanilla.models.modeling_vanilla.dropout", lambda x, p, training: native(x, p, True)[0])
+    monkeypatch.setattr(Dropout, "forward", lambda self, states: native(states, self.p, True)[0])
     monkeypatch.setattr("hf_vanilla.models.fused_loss_vanilla.ROWS", 10**6)
     counted, predicted = {}, {}
     for encoder, decoder in ((1, 1), (2, 1), (1, 2)):

@@ -143,6 +143,7 @@ def test_one_command_prints_all_and_names_tests_that_there_are(tmp_path, monkeyp
         assert f"\n| {variant} | " in out
     path.write_text(json.dumps(results[1:]))  # as if it had been stopped: the rest stays
     monkeypatch.setattr(ablations, "measure", partial(stub, results[0]))
+    monkeypatch.setattr(ablations, "report_claims", str)
     monkeypatch.setattr(ablations, "side_by_side", in_this_process)
     ablations.main()
     assert json.loads(path.read_text()) == [*results[1:], results[0]]

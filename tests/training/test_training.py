@@ -184,8 +184,8 @@ def test_whole_words_and_streaming_train_with_a_loader_of_their_own(config, tmp_
 
 
 def test_a_run_that_is_killed_three_times_ends_as_the_uninterrupted_one_bit_by_bit(config, tmp_path, capsys):
-    changes = {"dropout": 0.1, "loader_workers": 2, "max_steps": 70, "average_last": 2, "average_every": 20}
-    changes |= {"checkpoint_every": 7, "ema_decay": None, "evaluations": 4}
+    changes = {"dropout": 0.1, "loader_workers": 1, "max_steps": 42, "average_last": 2, "average_every": 14}
+    changes |= {"checkpoint_every": 7, "ema_decay": None, "evaluations": 2}
     expected = train(dataclasses.replace(config, output_dir=str(tmp_path / "whole"), **changes))
     killed = dataclasses.replace(config, output_dir=str(tmp_path / "killed"), **changes)
     folder = Path(killed.output_dir)
@@ -194,9 +194,9 @@ def test_a_run_that_is_killed_three_times_ends_as_the_uninterrupted_one_bit_by_b
         return lambda: any(record["step"] >= step for record in read_log(folder))
 
     def while_saving():
-        return any(folder.glob("checkpoints/*.unfinished")) or at_step(50)()
+        return any(folder.glob("checkpoints/*.unfinished")) or at_step(35)()
 
-    for moment in (at_step(3), at_step(25), while_saving):
+    for moment in (at_step(3), at_step(15), while_saving):
         process = launch(killed, tmp_path)
         wait_for(moment, process)
         os.killpg(process.pid, signal.SIGKILL)
@@ -231,13 +231,13 @@ def test_two_processes_that_are_killed_end_as_uninterrupted_ones_bit_by_bit(conf
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_saves_and_ends_with_a_message(config, tmp_path, number):
-    stopped = dataclasses.replace(config, output_dir=str(tmp_path / "run"), max_steps=150, dropout=0.1)
+    stopped = dataclasses.replace(config, output_dir=str(tmp_path / "run"), max_steps=60, dropout=0.1)
     process = launch(stopped, tmp_path)
     wait_for(lambda: len(read_log(tmp_path / "run")) > 5, process)
     process.send_signal(number)
     assert "the same command goes on from there" in finish(process, code=128 + number)
     (checkpoint,) = numbered_folders(tmp_path / "run" / "checkpoints")
-    assert 5 < int(checkpoint.name[5:]) < 150 and find_corruption(checkpoint) is None
+    assert 5 < int(checkpoint.name[5:]) < 60 and find_corruption(checkpoint) is None
     whole = train(dataclasses.replace(stopped, output_dir=str(tmp_path / "whole")))
     assert_same_weights(train(stopped), whole)
 

@@ -101,7 +101,7 @@ def test_a_run_of_an_earlier_version_goes_on():
 
 CLASSES = {name: getattr(hf_vanilla, name) for name in CONFIGURATION_CLASSES.values()}
 BY_THE_TOKENIZER = {"vocab_size", "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id"}
-BY_THE_TASK = {"is_encoder_decoder"}
+BY_THE_TASK = {"is_encoder_decoder", "output_logits"}
 
 
 def declared_fields(config_class):

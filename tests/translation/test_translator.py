@@ -24,6 +24,7 @@ from hf_vanilla import (
     cli,
 )
 from hf_vanilla.data.tokenization import train_tokenizer
+from hf_vanilla.models import pipeline_vanilla
 from hf_vanilla.translation import files
 from hf_vanilla.translation import translator as translator_module
 
@@ -34,7 +35,8 @@ TEXTS = [" ".join(WORDS[i : i + 1 + i % 7]) for i in range(10)]
 @pytest.fixture(autouse=True)
 def short_translations(monkeypatch):
     """Translations of at most 5 tokens more than the source has, as the model hardly ever ends one itself."""
-    monkeypatch.setattr(translator_module, "EXTRA_TOKENS", 5)
+    for module in (translator_module, pipeline_vanilla):
+        monkeypatch.setattr(module, "EXTRA_TOKENS", 5)
 
 
 @pytest.fixture(scope="module")
