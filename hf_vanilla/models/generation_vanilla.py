@@ -848,7 +848,7 @@ def generate(*inputs: Any, model: Any, **arguments: Any) -> Any:
     # What transformers does not pass on to a function, and what needs it: a tokenizer, for instance.
     kept = ("streamer", "assistant_model", "synced_gpus", "custom_generate")
     texts = any(arguments.get(name) or getattr(config, name, None) for name in ("stop_strings", "token_healing"))
-    if beams > 1 and not texts and all(named.get(name) is None for name in kept):
+    if beams > 1 and not texts and all(named.get(name) in (None, False) for name in kept):
         with suppress(NotServed):
             return own(model, *inputs, **arguments | {"custom_generate": beam_search})
     return own(model, *inputs, **arguments)

@@ -7,9 +7,11 @@ that a checkpoint carries, with the penalty of transformers, it gives transforme
 import contextlib
 import functools
 import inspect
+import logging
 
 import pytest
 import torch
+import transformers
 from families import VOCABULARY, small_model
 from torch import nn
 from torch.nn.modules import module as torch_module
@@ -21,12 +23,17 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMa
 from hf_vanilla import (
     IncrementalDecoder,
     RecurrentForConditionalGeneration,
+    Translator,
     VanillaDecoderForCausalLM,
+    VanillaEncoderForMaskedLM,
     VanillaForConditionalGeneration,
     beam_search,
 )
-from hf_vanilla.models.generation_vanilla import NotPlain, find_obstacle, is_plain, make_incremental
+from hf_vanilla.data.tokenization import train_tokenizer
+from hf_vanilla.models import generation_vanilla
+from hf_vanilla.models.generation_vanilla import NotPlain, NotServed, find_obstacle, is_plain, make_incremental
 from hf_vanilla.models.modeling_vanilla import FeedForward
+from hf_vanilla.translation.loading import EXTRA_TOKENS
 
 TRANSFORMERS = [VanillaForConditionalGeneration, VanillaDecoderForCausalLM]
 FAMILIES = [*TRANSFORMERS, RecurrentForConditionalGeneration]
@@ -47,7 +54,7 @@ def model_of(model_class, **changes):
 def batch_of(model, rows=3, length=6):
     ids = torch.randint(3, VOCABULARY - 1, (rows, length), generator=torch.Generator().manual_seed(5))
     mask = torch.ones_like(ids)
-    (mask[1, 4:] if model.config.is_encoder_decoder else mask[1, :2]).zero_()
+    (mask[1:2, 4:] if model.config.is_encoder_decoder else mask[1:2, :2]).zero_()
     return {"input_ids": ids, "attention_mask": mask}
 
 
@@ -510,3 +517,185 @@ def test_beams_are_those_of_the_offloaded_model(model_class):
     assert not is_plain(model)
     found = model.generate(**batch_of(model), **SEARCH, **PENALTY, custom_generate=beam_search)
     assert_same(found, expected)
+
+
+# What is searched by others
+
+
+MODES = [
+    ({"force_words_ids": [[5]]}, "constrained_beam_search"),
+    ({"num_beam_groups": 3, "diversity_penalty": 1.0}, "group_beam_search"),
+    ({"num_beams": 1, "penalty_alpha": 0.6, "top_k": 4}, "contrastive_search"),
+    ({"num_beams": 1, "dola_layers": "high"}, "dola_generation"),
+    ({"num_beams": 1, "prompt_lookup_num_tokens": 2}, "assisted_generation"),
+    ({"do_sample": True}, "sample"),
+    ({"low_memory": True}, "low_memory"),
+]
+
+
+@pytest.mark.parametrize(("options", "name"), MODES, ids=[name for _, name in MODES])
+def test_other_modes_are_refused_by_name_and_handed_on_by_remote_code(options, name, tmp_path):
+    model = model_of(VanillaDecoderForCausalLM)
+    asked = {**batch_of(model, rows=1), "num_beams": 3, "max_new_tokens": 5, **options}
+
+    def outcome(generate):
+        torch.manual_seed(0)
+        try:
+            return generate(**asked).tolist()
+        except (ValueError, OSError) as error:
+            return str(error)
+
+    with pytest.raises(NotServed, match=name):
+        model.generate(**asked, custom_generate=beam_search)
+    expected = outcome(model.generate)
+    assert outcome(with_the_checkpoint_s_search(model, tmp_path).generate) == expected
+
+
+def test_remote_code_hands_on_what_a_function_is_not_given(tmp_path):
+    """Transformers passes neither tokenizers nor streamers nor assistants on to a function."""
+    model = model_of(VanillaDecoderForCausalLM)
+    model.generation_config.pad_token_id = VOCABULARY - 1
+    asked = {**batch_of(model, rows=1), "max_new_tokens": 8, "num_beams": 3}
+    config = transformers.GenerationConfig(num_beams=3, max_new_tokens=8, length_penalty=3.0, eos_token_id=2)
+    expected = {"paper": own_search(model, **batch_of(model), generation_config=config, custom_generate=beam_search)}
+    tokenizer = train_tokenizer(["a b c d e f g"], vocab_size=270)
+    with_the_checkpoint_s_search(model, tmp_path)
+    stopped = model.generate(**asked, stop_strings=["zz"], tokenizer=tokenizer)
+    assert torch.equal(stopped, own_search(model, **asked))
+    # The configuration may be the second argument, without its name.
+    batch = batch_of(model)
+    found = model.generate(batch["input_ids"], config, attention_mask=batch["attention_mask"])
+    assert torch.equal(found, expected["paper"])
+
+
+# Inputs that only the model itself can follow
+
+
+def test_a_cache_of_the_caller_is_used_by_the_model():
+    class Fading(transformers.DynamicCache):
+        """Keeps half of each key, as caches that compress do."""
+
+        def update(self, key, value, *args, **kwargs):
+            return super().update(0.5 * key, value, *args, **kwargs)
+
+    model = model_of(VanillaDecoderForCausalLM)
+    batch = batch_of(model)
+    expected = own_search(model, **batch, **SEARCH, past_key_values=Fading())
+    assert not torch.equal(expected.sequences_scores, own_search(model, **batch, **SEARCH).sequences_scores)
+    ours = model.generate(**batch, **SEARCH, **PENALTY, custom_generate=beam_search, past_key_values=Fading())
+    assert_same(ours, expected)
+
+
+@pytest.mark.parametrize("options", [{"use_cache": False}, {"cache_implementation": "static"}, {}])
+@pytest.mark.parametrize("model_class", TRANSFORMERS)
+def test_other_caches_give_the_same_beams(model_class, options):
+    model = model_of(model_class)
+    asked = {**batch_of(model), **SEARCH, **options}
+    ours = model.generate(**asked, **PENALTY, custom_generate=beam_search)
+    assert_same(ours, own_search(model, **asked))
+
+
+def test_prompts_of_packed_documents():
+    model = model_of(VanillaDecoderForCausalLM)
+    batch = {"input_ids": batch_of(model)["input_ids"], "position_ids": torch.tensor([[0, 1, 2, 0, 1, 2]] * 3)}
+    asked = {**batch, **SEARCH, **PENALTY, "custom_generate": beam_search}
+    assert_same(model.generate(**asked, use_cache=False), own_search(model, **batch, **SEARCH, use_cache=False))
+    with pytest.raises(ValueError, match="packed documents"):
+        model.generate(**asked)
+
+
+def test_a_sentence_with_fewer_legal_sequences_than_asked_for_repeats_them(caplog):
+    model = model_of(VanillaForConditionalGeneration)
+    asked = {"num_beams": 4, "num_return_sequences": 4, "max_new_tokens": 3, "custom_generate": beam_search}
+    asked |= {"prefix_allowed_tokens_fn": lambda row, ids: [2] if row == 0 or len(ids) > 1 else [4, 5]}
+    asked |= {"return_dict_in_generate": True, **batch_of(model)}
+    logger, found = "hf_vanilla.models.generation_vanilla", None
+    logging.getLogger("transformers").propagate = True
+    generation_vanilla.logger.warning_once.cache_clear()
+    with caplog.at_level("WARNING", logger=logger):
+        found = model.generate(**asked)
+    sequences = found.sequences.view(3, 4, -1)
+    assert (sequences[0] == sequences[0, :1]).all() and (found.sequences_scores > -1e6).all()
+    assert torch.equal(sequences[1, :2], sequences[1, 2:]) and not torch.equal(sequences[1, 0], sequences[1, 1])
+    assert "they are repeated" in caplog.text
+
+
+# The other fast paths
+
+
+WATCHED = {
+    VanillaForConditionalGeneration: ("model.encoder.layers.0", "model.decoder.layers.1.feed_forward", "lm_head"),
+    VanillaDecoderForCausalLM: ("decoder.layers.0.self_attention.q_proj", "lm_head"),
+    VanillaEncoderForMaskedLM: ("encoder.layers.0.feed_forward.linear2", "transform.dense", "lm_head"),
+}
+
+
+@pytest.mark.parametrize("model_class", WATCHED)
+def test_hooks_in_training_see_the_shapes_that_the_model_says(model_class):
+    """Neither the fused loss nor training without padding is for models that others watch."""
+    model = small_model(model_class).train()
+    batch = batch_of(model, length=12)
+    batch["attention_mask"][2, 3:] = 0
+    batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    expected, seen = model(**batch, output_logits=False).loss, []
+    for name in WATCHED[model_class]:
+        watched = model.get_submodule(name)
+        hook = watched.register_forward_hook(lambda module, inputs, output: seen.append(tuple(output.shape[:2])))
+        torch.testing.assert_close(model(**batch, output_logits=False).loss, expected)
+        hook.remove()
+    assert seen == [(3, 12)] * len(seen) and len(seen) >= len(WATCHED[model_class])
+
+
+@pytest.mark.parametrize("change", [hook_on_the_projection, pruned, normalised, subclass_of_linear, replaced_forward])
+@families
+def test_the_loss_is_that_of_the_logits_of_a_changed_model(model_class, change):
+    model = model_of(model_class)
+    change(model)
+    batch = batch_of(model)
+    batch["labels"] = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
+    expected = model(**batch).loss
+    loss = model.train()(**batch, output_logits=False).loss
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+
+
+# Translators
+
+
+@pytest.mark.parametrize("changed_first", [True, False])
+def test_a_translator_translates_as_the_model_is(changed_first):
+    model = model_of(VanillaForConditionalGeneration, vocab_size=300, pad_token_id=0)
+    tokenizer = train_tokenizer(["some words that are translated", "and others"], vocab_size=300)
+
+    def louder(module, inputs, output):
+        return output + torch.linspace(-3, 3, output.shape[-1])
+
+    if changed_first:
+        model.lm_head.register_forward_hook(louder)
+    translator = Translator(model, tokenizer)
+    before = translator("words", num_beams=3, n_best=1)
+    if not changed_first:
+        model.lm_head.register_forward_hook(louder)
+        assert translator("words", num_beams=3, n_best=1) != before
+    encoded = tokenizer("words", return_tensors="pt")
+    most = min(encoded["input_ids"].shape[1] + EXTRA_TOKENS, translator.max_positions - 1)
+    options = {"num_beams": 3, "max_new_tokens": most, "return_dict_in_generate": True}
+    (hypothesis,) = translator("words", num_beams=3, n_best=1)
+    expected = model.generate(encoded["input_ids"], **options, custom_generate=beam_search)
+    assert hypothesis.score == pytest.approx(float(expected.sequences_scores[0]), abs=1e-4)
+    with pytest.raises(ValueError, match="lm_head has hooks"):
+        Translator(model, tokenizer, precision="int8")
+
+
+def test_a_translator_of_a_model_with_prompts():
+    peft = pytest.importorskip("peft")
+    model = model_of(VanillaForConditionalGeneration, vocab_size=300, pad_token_id=0)
+    tokenizer = train_tokenizer(["some words that are translated", "and others"], vocab_size=300)
+    plain = Translator(model, tokenizer)("words", num_beams=3, n_best=1)
+    config = peft.PromptTuningConfig(task_type="SEQ_2_SEQ_LM", num_virtual_tokens=4)
+    wrapped = peft.get_peft_model(model, config)
+    for name, weight in wrapped.named_parameters():
+        if "prompt" in name:
+            weight.data.normal_(0, 3)
+    found = Translator(wrapped, tokenizer)("words", num_beams=3, n_best=1)
+    assert found[0].score != pytest.approx(plain[0].score, abs=1e-3)
