@@ -525,16 +525,9 @@ class VanillaDecoder(VanillaStack):
             source_unpadding = find_unpadding(self, encoder_hidden_states, encoder_attention_mask, tokens, kwargs)
             source_mask = unpad_mask(source_mask, unpadding, source_unpadding)
             encoder_hidden_states = source_unpadding.remove(encoder_hidden_states)
+        passed: dict[str, Any] = {"past_key_values": past_key_values, "position_ids": position_ids, **kwargs}
         for layer in self.layers:
-            hidden_states = layer(
-                hidden_states,
-                mask,
-                encoder_hidden_states,
-                source_mask,
-                past_key_values=past_key_values,
-                position_ids=position_ids,
-                **kwargs,
-            )
+            hidden_states = layer(hidden_states, mask, encoder_hidden_states, source_mask, **passed)
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=unpadding.restore(self.norm(hidden_states)),
             past_key_values=past_key_values if use_cache else None,
