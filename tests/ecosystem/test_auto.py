@@ -86,7 +86,8 @@ def test_a_name_of_the_paper_works_wherever_a_field_may_be_given(config_class, n
         config_class.from_pretrained(folder, **given),
         AutoConfig.from_pretrained(tmp_path / "config.json"),
         AutoConfig.from_pretrained(folder, **given),
-        *(model.config for model in models),
+        loaded.config,
+        built.config,
         *changed,
     ):
         for each in (config, copy.deepcopy(config), pickle.loads(pickle.dumps(config))):
