@@ -249,6 +249,9 @@ class TrainingConfig:
         """
         now = dataclasses.asdict(self)
         earlier = {each.name: each.default for each in dataclasses.fields(self)} | dict(earlier)
+        for fields in (now, earlier):  # sinusoids have no limit, and a table has 512 positions unless it is told
+            positions = fields["max_position_embeddings"] or 512
+            fields["max_position_embeddings"] = positions if fields["position_embedding_type"] == "learned" else None
         fixed = now.keys() - set(RESUMABLE)
         if self.streaming:
             fixed |= {"loader_workers"}  # a worker shuffles a stream by a generator of its own
