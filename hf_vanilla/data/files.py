@@ -54,7 +54,7 @@ def as_regular_file(path: Path) -> Path:
     return folder / path.name
 
 
-def open_bytes(path: Path) -> io.BufferedReader:
+def open_bytes(path: Path) -> "io.BufferedReader[Any]":
     """Open a file for reading; one that begins as gzip or zstd do, or has the latter's suffix, is decompressed."""
     require_file(path)
     file = io.BufferedReader(path.open("rb", buffering=0), ENDS)

@@ -6,13 +6,13 @@ from pathlib import Path
 
 
 def local_path(path: str | Path) -> Path:
-    """Return a path in which a leading `~` or `~user` is the home folder, and `-` is standard input."""
-    return Path("/dev/stdin" if str(path) == "-" else os.path.expanduser(path))
+    """Return a path in which a leading `~` or `~user` stands for the home folder."""
+    return Path(os.path.expanduser(path))
 
 
 def local_name(name: str) -> str:
     """Return what may be a path as [`local_path`] does; other names, such as ids on the Hub, as they are."""
-    return str(local_path(name)) if name.startswith("~") or name == "-" else name
+    return str(local_path(name)) if name.startswith("~") else name
 
 
 def split_names(names: str | Sequence[str] | None) -> tuple[str, ...]:
