@@ -139,9 +139,10 @@ def _read_parquet(path: Path, wanted: tuple[str, ...]) -> Iterator[Placed]:
 def open_parquet(path: Path) -> pq.ParquetFile:
     """Open a Parquet file; a ValueError says why it cannot be."""
     try:
-        with open_bytes(path) as file:
-            whole = not file.peek(4).startswith(b"PAR1")  # it is read from its end, to which only a file can go
-            return pq.ParquetFile(pa.BufferReader(file.read()) if whole else str(path), memory_map=not whole)
+        with path.open("rb") as plain, open_bytes(path) as file:
+            if plain.read(4) == b"PAR1":
+                return pq.ParquetFile(str(path), memory_map=True)
+            return pq.ParquetFile(pa.BufferReader(file.read()))  # it is read from its end, where no stream can go
     except (pa.ArrowException, OSError) as error:
         raise unreadable(path, error) from error
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,8 @@ from typing import Any
 from hf_vanilla.data.files import Placed, Row, flatten, open_bytes, read_lines, unreadable
 
 CHUNK = 1 << 20  # characters
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
+BLANKS = re.compile(r"[ \t\r\n]*")
 LONGEST_WORD = 16  # characters: more than any literal or escape of JSON has
 
 
@@ -16,7 +19,7 @@ def read_json_lines(path: Path, wanted: tuple[str, ...]) -> Iterator[Placed]:
     """Yield the object of each line; blank lines are passed over."""
     for number, line in enumerate(read_lines(path), start=1):
         if line.strip():
-            yield f"line {number}", _require_object(path, f"line {number}", _parse_json(path, line, number))
+            yield f"line {number}", _require_object(path, f"line {number}", _parse_json(path, line, number), line)
 
 
 def _parse_json(path: Path, text: str, number: int = 1) -> Any:
@@ -29,9 +32,16 @@ def _parse_json(path: Path, text: str, number: int = 1) -> Any:
     raise unreadable(path, reason)
 
 
-def _require_object(path: Path, place: str, value: object) -> Row:
+def _require_object(path: Path, place: str, value: object, text: str) -> Row:
+    """Return the `value` of `text`; if it is no object, or holds half of a character, it is a ValueError."""
     if not isinstance(value, dict):
         raise unreadable(path, f"{place}: expected an object with the columns, got {type(value).__name__}")
+    if SURROGATE.search(text):
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            half = f"\\u{ord(error.object[error.start]):x}"
+            raise unreadable(path, f"{place}: {half} is half of a character (a lone surrogate)") from None
     return value
 
 
@@ -54,7 +64,9 @@ def read_json(path: Path, wanted: tuple[str, ...]) -> Iterator[Placed]:
     content = "\n".join(read_lines(path))
     if not content.strip():
         return
-    columns = flatten(_require_object(path, "line 1", _parse_json(path, content)))
+    columns = flatten(_require_object(path, "line 1", _parse_json(path, content), content))
+    if wanted and set(wanted) <= set(columns):
+        columns = {name: columns[name] for name in wanted}  # what lies beside them need be no column
     lengths = {name: len(values) for name, values in columns.items() if isinstance(values, list)}
     if not lengths:
         yield "row 1", columns
@@ -70,15 +82,15 @@ def _read_json_array(path: Path) -> Iterator[Placed]:
     """Yield the objects of an array, while the file is read piece by piece."""
     decoder, number, expected = json.JSONDecoder(), 0, "["
     with io.TextIOWrapper(open_bytes(path), encoding="utf-8-sig", newline="") as file:
-        text, at, lines, more = "", 0, 1, True
+        text, at, lines, before, more = "", 0, 1, 0, True  # `before` of the line that `text` begins in were read
 
         def fail(reason: str, position: int) -> ValueError:
-            column = position - (text.rfind("\n", 0, position) + 1) + 1
+            line_start = text.rfind("\n", 0, position) + 1
+            column = position - line_start + (0 if line_start else before) + 1
             return unreadable(path, f"line {lines + text.count(chr(10), 0, position)}, column {column}: {reason}")
 
         while True:
-            while at < len(text) and text[at] in " \t\r\n":
-                at += 1
+            at = BLANKS.match(text, at).end()  # type: ignore[union-attr]
             if at < len(text) and expected != "value":
                 mark = text[at]
                 if expected == "end":
@@ -94,7 +106,7 @@ def _read_json_array(path: Path) -> Iterator[Placed]:
                     at, expected = at + 1, "end"
                     continue
                 try:
-                    value, at = decoder.raw_decode(text, at)
+                    value, end = decoder.raw_decode(text, at)
                 except (ValueError, RecursionError) as error:
                     reason, position = getattr(error, "msg", str(error)), getattr(error, "pos", at)
                     cut = reason.startswith("Unterminated") or position > len(text) - LONGEST_WORD
@@ -102,13 +114,15 @@ def _read_json_array(path: Path) -> Iterator[Placed]:
                         raise fail(reason, position) from None
                 else:
                     number, expected = number + 1, ",]"
-                    yield f"row {number}", _require_object(path, f"row {number}", value)
+                    yield f"row {number}", _require_object(path, f"row {number}", value, text[at:end])
+                    at = end
                     continue
             if not more:
                 if expected == "end":
                     return
                 raise fail("the array is not closed", at)
-            lines += text.count("\n", 0, at)
+            line_start = text.rfind("\n", 0, at) + 1
+            lines, before = lines + text.count("\n", 0, at), at - line_start + (0 if line_start else before)
             text, at = text[at:], 0
             try:
                 piece = file.read(max(CHUNK, len(text)))

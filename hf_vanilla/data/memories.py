@@ -32,9 +32,11 @@ def read_tmx(path: Path, wanted: tuple[str, ...]) -> Iterator[Placed]:
             units = etree.iterparse(file, **options)
             for _, unit in units:
                 number += 1
-                document = units.root.getroottree().docinfo.internalDTD
+                document = unit.getroottree().docinfo.internalDTD
                 if number == 1 and document is not None and any(True for _ in document.iterentities()):
                     raise unreadable(path, "it declares entities: write what they stand for in their place")
+                if (reference := next(unit.iter(etree.Entity), None)) is not None:
+                    raise unreadable(path, f"line {unit.sourceline}: {reference.text} is not declared")
                 yield f"line {unit.sourceline}", _texts_by_language(unit, wanted)
                 unit.clear()
                 while unit.getprevious() is not None:
@@ -42,7 +44,9 @@ def read_tmx(path: Path, wanted: tuple[str, ...]) -> Iterator[Placed]:
             if units.root is None or etree.QName(units.root).localname != "tmx":
                 raise unreadable(path, "expected the element <tmx>")
         except etree.XMLSyntaxError as error:
-            raise unreadable(path, error) from None
+            said = next(iter(error.error_log), None)  # the first error; the exception may have a later one
+            reason = f"line {said.line}, column {said.column}: {said.message}" if said else error
+            raise unreadable(path, reason) from None
 
 
 def _texts_by_language(unit: Any, wanted: tuple[str, ...]) -> Row:
@@ -55,7 +59,7 @@ def _texts_by_language(unit: Any, wanted: tuple[str, ...]) -> Row:
     codes = {name: name.lower().replace("_", "-") for name in row}
     for column in set(wanted) - set(row):
         code = column.lower().replace("_", "-")
-        regions = [name for name in row if codes[name] == code or codes[name].startswith(f"{code}-")]
+        regions = [name for name in codes if codes[name] == code or codes[name].startswith(f"{code}-")]
         if regions:
             row[column] = row[min(regions, key=lambda name: codes[name] != code)]
     return row
