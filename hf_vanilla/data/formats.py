@@ -4,6 +4,7 @@ Nothing is guessed from a value, text stays as it is, and no file is held in mem
 after the other, for catalogues of messages (PO), and for Parquet files that are compressed as a whole.
 """
 
+import csv
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,6 +90,14 @@ def _split_csv(path: Path, lines: Iterator[tuple[int, str]]) -> Iterator[tuple[i
         if '"' not in line:
             if line.strip("\r\n"):
                 yield number, without_end(line).split(",")
+            continue
+        try:
+            yield number, next(csv.reader([without_end(line)], strict=True))
+        except (
+            csv.Error
+        ):  # a field goes on in the next line, is longer than `csv` takes, or has a CR; or it is a fault
+            pass
+        else:
             continue
         while True:
             if line.startswith('"', at):

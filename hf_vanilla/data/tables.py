@@ -84,7 +84,11 @@ def generate_texts(path: Path, columns: Columns, names: tuple[str, ...], referen
     wanted = tuple(dict.fromkeys([*columns.values(), *references]))
     unseen, known = set(wanted), dict[str, Any]()
     for place, row in read_rows(path, wanted, names):
-        texts = {column: text_of(row, column, path, place, unseen) for column in wanted}
+        try:
+            texts = {column: str.strip(row[column]) for column in wanted}  # nearly all rows have text in each column
+            unseen.clear()
+        except (KeyError, TypeError):
+            texts = {column: text_of(row, column, path, place, unseen) for column in wanted}
         if unseen:
             known |= flatten(row) if len(known) < BATCH else {}
             if format_of(path) in (".csv", ".tsv", ".parquet"):

@@ -420,8 +420,8 @@ def test_a_catalogue_of_messages(tmp_path, caplog, compression):
     assert "84 translations; left out 1 fuzzy, 1 untranslated, 1 obsolete" in caplog.text
     with pytest.raises(ValueError, match="no column 'en'; its columns are msgid, msgstr"):
         load_corpus(path, source_column="en")
-    with pytest.raises(ValueError, match=r"bad\.po: cannot be read as \.po: .*line 2"):
-        load_corpus(write(tmp_path / "bad.po", b'msgid "a"\nmsgstr b\n'))
+    with pytest.raises(ValueError, match=r"bad\.po: cannot be read as \.po: .*line 3"):
+        load_corpus(write(tmp_path / "bad.po", b'msgid "a"\nmsgstr "b"\nnonsense\n'))
 
 
 TMX = """<?xml version="1.0"?>
