@@ -99,7 +99,7 @@ def survey_corpus(options: argparse.Namespace) -> None:
         targets = [row[0] for row in references]
     else:
         corpus = options.corpus or read_training_config(options.model).get("corpus", "bible")
-        splits = load_texts(corpus, text_column=options.text_column)
+        splits = load_texts(corpus, text_column=options.text_column, columns=options.columns)
         require(options, split=splits)
         texts = splits[options.split]["text"]
         sources = [part.strip() for text in texts for part in SENTENCE_END.split(text) if part.strip()]

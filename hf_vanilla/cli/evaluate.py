@@ -90,7 +90,7 @@ def load_test_set(options: argparse.Namespace) -> tuple[list[str], list[list[str
         return sources, list(map(list, zip(*files, strict=True))), str(options.source)
     run = read_training_config(options.model)
     own = {} if options.corpus else run
-    names = ("target_path", "source_column", "target_column")
+    names = ("target_path", "source_column", "target_column", "columns")
     fields = {name: own.get(name, getattr(options, name)) for name in names}
     corpus = options.corpus or run.get("corpus", "verses")
     splits = hf_vanilla.load_corpus(corpus, configuration=run.get("corpus_configuration"), **fields)

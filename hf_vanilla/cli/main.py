@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from hf_vanilla import __version__
 from hf_vanilla.cli import attend, convert, evaluate, hub, train, translate
+from hf_vanilla.cli.options import expand_paths
 
 
 def run_env(options: Namespace) -> None:
@@ -56,6 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     # The package logs, for one, what is dropped from a corpus; of many processes only the first says so.
     logging.getLogger("hf_vanilla").setLevel(logging.WARNING if int(os.environ.get("RANK", 0)) else logging.INFO)
     try:
+        expand_paths(options)
         VERBS[verb][1](options)
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         sys.exit(f"hf-vanilla {verb}: {error}")

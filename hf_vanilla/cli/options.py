@@ -4,12 +4,15 @@ import argparse
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
+from hf_vanilla.data.paths import local_name, local_path
+
 AddArgument = Callable[..., argparse.Action]  # the `add_argument` of a verb's parser
 # Repeated from the rooms that use them, because importing those takes seconds.
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 FIGURE_FORMATS = (".png", ".svg", ".pdf")
 EFFECTS = ("perplexity", "bleu", "none")
 EXPORT_FORMATS = ("ctranslate2", "onnx")
+NAMES = ("model", "name", "compare", "config", "corpus", "target_path")  # of options that may be paths
 
 
 def add_search_options(add: AddArgument) -> None:
@@ -24,8 +27,20 @@ def add_corpus_options(add: AddArgument) -> None:
     add("--corpus", help="corpus, named as for train (default: the one the model was trained on)")
     add("--target_path", help="file of the target side, if the corpus is a text file")
     add("--source_column", default="source", help="column of the source side (default: source)")
-    add("--target_column", default="target", help="column of the target side (default: target)")
+    add("--target_column", default="target", help="column of the target side, or of several: a,b (default: target)")
+    add("--columns", help="names of the columns of a CSV or TSV file without a header: source,target")
     add("--split", default="test", help="train, validation or test (default: test)")
+
+
+def expand_paths(options: argparse.Namespace) -> None:
+    """Replace a leading `~` of options that are, or may be, paths by the home folder; texts stay as they are."""
+    for name, value in vars(options).items():
+        if isinstance(value, Path):
+            setattr(options, name, local_path(value))
+        elif isinstance(value, list):
+            setattr(options, name, [local_path(each) if isinstance(each, Path) else each for each in value])
+        elif isinstance(value, str) and name in NAMES:
+            setattr(options, name, local_name(value))
 
 
 def require(options: argparse.Namespace, **allowed: int | Iterable[str]) -> None:

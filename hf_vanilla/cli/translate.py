@@ -36,6 +36,8 @@ def run_translate(options: argparse.Namespace) -> None:
     if source and (not source.exists() or source.is_dir()):
         raise FileNotFoundError(f"{source}: no such file")
     require_writable(target)
+    from hf_vanilla.data.files import open_bytes
+
     translator = load_translator(options.model, options)
     from hf_vanilla.translation.files import POOL, identity_of, texts_of_lines, translate_file
 
@@ -47,7 +49,7 @@ def run_translate(options: argparse.Namespace) -> None:
     else:
         if not target and hasattr(sys.stdout, "reconfigure"):
             sys.stdout.reconfigure(encoding="utf-8")
-        opened = source.open("rb") if source else nullcontext(sys.stdin.buffer)
+        opened = open_bytes(source) if source else nullcontext(sys.stdin.buffer)
         written = target.open("w", encoding="utf-8", newline="\n") if target else nullcontext(sys.stdout)
         undecodable = []
         with opened as lines, written as out:

@@ -15,6 +15,7 @@ from transformers.hf_argparser import DataClassType
 
 from hf_vanilla.data.files import SPLITS
 from hf_vanilla.data.labelled import load_rows
+from hf_vanilla.data.paths import local_name
 from hf_vanilla.training.checkpointing import digest
 
 SETTINGS_FILE = "finetuning.json"
@@ -47,14 +48,20 @@ class FineTuningArguments:
     search_trials: int = option(0, "First search learning rate and batch size in this many runs, with optuna.")
     dataset_name: str | None = option(None, "A Hub id, or a built-in corpus: see hf_vanilla.data.labelled.load_rows.")
     dataset_config_name: str | None = option(None, "The configuration of a Hub data set.")
-    train_file: str | None = option(None, "A .jsonl, .csv, .tsv, .parquet or .txt file.")
+    train_file: str | None = option(
+        None, "A .jsonl, .json, .csv, .tsv, .parquet, .tmx, .po or .txt file, or .gz or .zst."
+    )
     validation_file: str | None = option(None, "A file of the same kinds; by default a tenth of the training rows.")
     test_file: str | None = option(None, "A file of the same kinds, predicted in the end.")
+    columns: list[str] | None = option(None, "Names of the columns of CSV and TSV files without a header.")
     max_seq_length: int | None = option(None, "Cut texts to this many tokens; by default a longer text is an error.")
     max_train_samples: int | None = option(None, "Learn from this many first rows alone.")
     max_eval_samples: int | None = option(None, "Evaluate this many first rows alone.")
 
     def __post_init__(self) -> None:
+        for name in ("model_name_or_path", "config_name", "tokenizer_name"):
+            if (given := getattr(self, name)) is not None:
+                setattr(self, name, local_name(given))
         least = {"lora_r": 1, "early_stopping_patience": 1, "search_trials": 0}
         least |= dict.fromkeys(("max_seq_length", "max_train_samples", "max_eval_samples"), 1)
         least |= {"doc_stride": 0, "max_answer_length": 1, "block_size": 2}  # fields of single scripts
@@ -71,7 +78,7 @@ class FineTuningArguments:
     def load_splits(self) -> DatasetDict:
         """Return the rows as [`load_rows`] does, at most as many of each split as asked for."""
         files = {split: getattr(self, f"{split}_file") for split in SPLITS}
-        splits = load_rows(self.dataset_name, self.dataset_config_name, files)
+        splits = load_rows(self.dataset_name, self.dataset_config_name, files, self.columns)
         for split, rows in splits.items():
             most = self.max_train_samples if split == "train" else self.max_eval_samples
             if most is not None:

@@ -14,6 +14,7 @@ from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin,
 
 import yaml
 
+from hf_vanilla.data.paths import local_name, split_names
 from hf_vanilla.training.model_fields import model_fields, paper_names
 
 UNLIMITED_SCHEDULES = ("noam", "constant", "constant_with_warmup", "inverse_sqrt")
@@ -39,6 +40,9 @@ RESUMABLE = (
     "preprocessing_workers loader_workers"
 ).split()
 """Fields that may have other values when a run is resumed, because they do not affect the updates."""
+
+PATHS = ("output_dir", "corpus", "target_path", "tokenizer", "initial_model")
+"""Fields that may be paths, in which `~` is the home folder."""
 
 POSITIVE = (
     "batch_tokens accumulation_steps average_last average_every log_every evaluations bleu_beams checkpoint_every "
@@ -79,6 +83,7 @@ class TrainingConfig:
     target_path: str | None = _option(None, "file of the target side, for a text file of one sentence a line")
     source_column: str = _option("source", "column to translate from, such as translation.en")
     target_column: str = _option("target", "column to translate to")
+    columns: list[str] | None = _option(None, "names of the columns of a CSV or TSV file without a header")
     text_column: str = _option("text", "column that a language model learns from")
     corpus_configuration: str | None = _option(None, "configuration of a data set on the Hub, such as de-en")
     streaming: bool = _option(False, "read the corpus while training, for one that does not fit on the disk")
@@ -120,6 +125,9 @@ class TrainingConfig:
     trackers: list[str] = _option([], "trackers to report to: tensorboard, trackio, wandb (those that are installed)")
 
     def __post_init__(self) -> None:
+        for name in PATHS:
+            if (given := getattr(self, name)) is not None:
+                setattr(self, name, local_name(given))
         if self.label_smoothing is None:
             self.label_smoothing = 0.1 if self.task == "translation" else 0.0
         self._check_ranges()
@@ -157,6 +165,9 @@ class TrainingConfig:
         self._expect("whole_word_masking", masks or not self.whole_word_masking, "false: only masked_lm masks words")
         for name in ("target_path", "max_length_ratio"):
             self._expect(name, translates or getattr(self, name) is None, "nothing: only translation has two sides")
+        sides = self.source_column not in split_names(self.target_column)
+        self._expect("target_column", not translates or sides, "another column than source_column")
+        self._expect("columns", not (self.columns and self.target_path), "nothing: files of lines have no columns")
         pairs, texts = self.corpus == "verses", self.corpus == "bible"
         self._expect("corpus", translates or not pairs, "'bible' for a language model: 'verses' are pairs")
         self._expect("corpus", not (translates and texts), "'verses' for translation: 'bible' has one side")

@@ -279,6 +279,7 @@ class Translation(Task):
     def load_corpus(self) -> Corpus:
         config = self.config
         columns: dict[str, Any] = {"source_column": config.source_column, "target_column": config.target_column}
+        columns["columns"] = config.columns
         return corpora.load_corpus(config.corpus, config.target_path, **columns, **self.reading)
 
     def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, TokenIds]:
@@ -299,7 +300,9 @@ class MaskedLanguageModel(Task):
     special_tokens: tuple[str, ...] = ("pad_token", "mask_token")
 
     def load_corpus(self) -> Corpus:
-        return corpora.load_texts(self.config.corpus, text_column=self.config.text_column, **self.reading)
+        return corpora.load_texts(
+            self.config.corpus, text_column=self.config.text_column, columns=self.config.columns, **self.reading
+        )
 
     def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, TokenIds]:
         """Return `input_ids`, a row for each piece of `max_length` tokens, and `word_ids` for masking whole words."""

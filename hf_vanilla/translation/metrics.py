@@ -1,6 +1,7 @@
 """Scores of translations by sacreBLEU, with their uncertainty, and the base of all metrics of this package."""
 
 import inspect
+import tempfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -26,7 +27,11 @@ class OfflineMetric(evaluate.Metric):
     def __init__(self, **options: Any) -> None:
         # In a file, each process that scores the same texts would wait a second for the lock of the first.
         in_memory = options.get("num_process", 1) == 1
-        super().__init__(**{"keep_in_memory": in_memory} | options)
+        options = {"keep_in_memory": in_memory} | options
+        try:
+            super().__init__(**options)
+        except OSError:  # the cache cannot be written to, where even a metric in memory makes a folder
+            super().__init__(**options | {"cache_dir": tempfile.mkdtemp()})
 
     def _info(self) -> evaluate.MetricInfo:
         text = inspect.getdoc(type(self)) or ""
