@@ -13,7 +13,13 @@ import yaml
 import hf_vanilla
 from hf_vanilla.cli.options import AddArgument, add_corpus_options, add_search_options, require
 from hf_vanilla.cli.translate import load_translator
-from hf_vanilla.translation.score_choices import SCORES, TOKENIZERS, TRANSLATION_SCORES, check_scores, require_tokenizer
+from hf_vanilla.translation.score_choices import (
+    SCORES,
+    TOKENIZERS,
+    TRANSLATION_SCORES,
+    check_scores,
+    require_tokenizer,
+)
 
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric

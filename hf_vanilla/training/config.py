@@ -159,7 +159,9 @@ class TrainingConfig:
         translates, masks = self.task == "translation", self.task == "masked_lm"
         self._expect("whole_word_masking", masks or not self.whole_word_masking, "false: only masked_lm masks words")
         for name in ("target_path", "max_length_ratio", "metrics", "target_language"):
-            self._expect(name, translates or getattr(self, name) in (None, []), "nothing: only translation has two sides")
+            self._expect(
+                name, translates or getattr(self, name) in (None, []), "nothing: only translation has two sides"
+            )
         self.metrics = list(check_scores(self.metrics))
         if self.target_language is not None:
             tokenizer_of_language(self.target_language)  # raises for what is no code

@@ -32,8 +32,8 @@ def evaluate(
     """Measure a model on the validation split, all processes together. One with nothing to predict is a ValueError.
 
     Return `validation_loss`, the cross-entropy in nats per target token, without smoothing; `validation_perplexity`;
-    and for translation the configuration's `metrics`, by default `bleu` and `chrf`, where `bleu_sentences` is not 0 and
-    the model is not sharded.
+    and for translation the `metrics` of the configuration, by default `bleu` and `chrf`, if `bleu_sentences` is not 0
+    and the model is not sharded.
     """
     model.eval()
     sums = torch.zeros(2, device=accelerator.device)

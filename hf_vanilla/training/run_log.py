@@ -112,7 +112,11 @@ def plot_curves(records: Sequence[Record], path: Path) -> None:
         logger.warning("no %s: pip install matplotlib", path.name)
         return
     titles = {"loss": "nats per target token", "bleu": "BLEU", "exact_match": "exact match, %"}
-    titles |= {"character_error_rate": "CER, %", "token_error_rate": "token errors, %", "learning_rate": "learning rate"}
+    titles |= {
+        "character_error_rate": "CER, %",
+        "token_error_rate": "token errors, %",
+        "learning_rate": "learning rate",
+    }
     curves = {name: [(r["step"], r[name]) for r in records if name in r] for name in (*titles, "validation_loss")}
     panels = [name for name in titles if curves[name] or name == "loss"]
     figure = Figure(figsize=(7, 3 + 1.5 * (len(panels) - 1)), layout="constrained")

@@ -41,7 +41,8 @@ class ErrorRate(Metric):
 
     def _compute_segment_statistics(self, hypothesis: str, ref_kwargs: Mapping[str, Any]) -> list[float]:
         own, *others = (
-            list(text) if self.unit == "character" else text.split() for text in (hypothesis, *ref_kwargs["references"])
+            list(text) if self.unit == "character" else text.split()
+            for text in (hypothesis, *ref_kwargs["references"])
         )
         pairs = [(float(Levenshtein.distance(own, other)), float(len(other))) for other in others]
         return list(min(pairs, key=lambda pair: (pair[0] / max(1, pair[1]), pair[0])))

@@ -83,7 +83,7 @@ def count_edits(own: tuple[str, ...], right: tuple[str, ...]) -> tuple[int, int]
 
 
 def build_metric(name: str, tokenizer: str) -> Metric:
-    """Return the metric of sacreBLEU's kind for one of [`SCORES`]; BLEU, and TER without blanks, cut as `tokenizer`."""
+    """Return the metric for one of [`SCORES`]; BLEU, and TER without blanks, cut words as `tokenizer` does."""
     if name == "bleu":
         return BLEU(tokenize=tokenizer)
     if name in ("chrf", "chrf++"):

@@ -39,7 +39,9 @@ EXTRAS = {"ja-mecab": "ja", "ko-mecab": "ko"}
 IN_PLACE_OF = {"ja-mecab": "char", "ko-mecab": GENERAL}
 """What is taken where an extra is missing: Japanese is written without blanks, Korean with them."""
 
-UNSPACED = r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\p{New_Tai_Lue}\p{Tai_Le}\p{Tai_Tham}\p{Tai_Viet}\p{Javanese}"
+UNSPACED = (
+    r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\p{New_Tai_Lue}\p{Tai_Le}\p{Tai_Tham}\p{Tai_Viet}\p{Javanese}"
+)
 KANA, HAN = r"\p{Hiragana}\p{Katakana}", r"\p{Han}\p{Bopomofo}\p{Yi}"
 WORDS = regex.compile(
     rf"(?V1)(?P<kana>[{KANA}])|(?P<han>[{HAN}])|(?P<unspaced>[{UNSPACED}])|(?P<hangul>\p{{Hangul}}+)"
