@@ -2,9 +2,10 @@
 
 import csv
 import glob
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from itertools import groupby
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ TABLE_BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv
 """For each suffix of a file with columns, the builder of `datasets` that reads it."""
 HELD_OUT = ("validation", "test")
 SPLITS = ("train", *HELD_OUT)
+NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d{0,14}[1-9]|\.0)?")  # as JSON and Python write it
 # The source code of this folder. It is part of every fingerprint, for `datasets` reuses a cached result of the same
 # fingerprint, and would otherwise go on to use what an older version of this code has made.
 CODE = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
@@ -140,8 +142,9 @@ def load_hub_or_table(
 def load_file(path: Path, columns: Columns | None = None, streaming: bool = False) -> Dataset | IterableDataset:
     """Return the rows of a file with columns, or the paragraphs of a `.txt` file.
 
-    `columns`, if given, are those to read as text; else the types of all columns are guessed. A file that does not
-    exist is a FileNotFoundError; one that is empty, cannot be read, or lacks a column is a ValueError.
+    `columns`, if given, are those to read as text. Else CSV and TSV hold text, but for columns of numbers alone, all
+    written as Python writes them: `7` and `-0.5`, but not `0111` or `1.10`. A file that does not exist is a
+    FileNotFoundError; one that is empty, cannot be read, or lacks a column is a ValueError.
     """
     builders = {**TABLE_BUILDERS, ".txt": "text"}
     if (builder := builders.get(path.suffix.lower())) is None:
@@ -158,6 +161,8 @@ def load_file(path: Path, columns: Columns | None = None, streaming: bool = Fals
         if columns:
             _require_text(dict.fromkeys(header, "string"), columns, str(path))
             options["features"] = text_features(columns.values())  # pandas would guess other types than text
+        else:
+            options["features"] = _types_of_cells(path, options, header)
     try:
         pattern = glob.escape(str(path))
         table = load_dataset(builder, data_files=pattern, split="train", streaming=streaming, **options)
@@ -179,6 +184,21 @@ def _csv_format(path: Path) -> tuple[dict[str, Any], list[str]]:
     if len(first) > len(header):  # pandas would take the first field for the name of the row
         raise ValueError(f"{path}: the first row has {len(first)} fields, the header names {len(header)}")
     return {**dialect, "keep_default_na": False}, header  # "NA" is text, not a missing value
+
+
+def _types_of_cells(path: Path, options: Mapping[str, Any], header: list[str]) -> Features:
+    dialect = {name: options[name] for name in ("delimiter", "quoting") if name in options}
+    kinds = dict.fromkeys(header, "int64")
+    with suppress(csv.Error):
+        rows = csv.reader((f"{line}\n" for line in read_lines(path)), **dialect)
+        for row in islice(rows, 1, None):
+            for column, text in zip(header, row, strict=False):
+                number = NUMBER.fullmatch(text)
+                if not number or text == "-0":
+                    kinds[column] = "string"
+                elif number[2] and kinds[column] == "int64":
+                    kinds[column] = "float64"
+    return Features({column: Value(kind) for column, kind in kinds.items()})
 
 
 def _select_columns(dataset: Dataset, columns: Columns, name: str) -> Dataset:
