@@ -10,8 +10,8 @@ r"""Fine-tune a model, by the stock Seq2SeqTrainer, to translate, or to turn tex
 
 Translations with `--generation_num_beams` are scored by sacreBLEU and chrF, or by the `--metrics` that are named, such
 as exact_match and character_error_rate; `--predict_with_generate false` leaves that out. `--use_peft true` trains LoRA
-adapters, `--help` explains all arguments, and a YAML file of them may come first. The same command continues a run that
-was interrupted. `hf-vanilla train` trains from new weights, faster.
+adapters, `--help` explains all arguments, and a YAML file of them may come first. The same command continues a run
+that was interrupted. `hf-vanilla train` trains from new weights, faster.
 """
 
 from dataclasses import dataclass

@@ -71,7 +71,7 @@ class SpanScores(OfflineMetric):
 
 
 SCHEMES = {"IO": "I", "IOB": "BI", "IOE": "IE", "BIOES": "BIES", "BILOU": "BILU", "BMES": "BMES", "BMEW": "BMEW"}
-"""The ways to tag spans, and the letters of their tags beside O; IOB1 and IOB2 are read alike, as IOE1 and IOE2 are."""
+"""The ways to tag spans, and the letters beside O; IOB1 and IOB2 are read alike, and so are IOE1 and IOE2."""
 
 ROLES = {"L": "E", "U": "S", "W": "S", "M": "I"}
 """What the letters of a scheme are in BIOES: a span's last word, its only word, and one inside."""
