@@ -45,7 +45,8 @@ class ErrorRate(Metric):
             for text in (hypothesis, *ref_kwargs["references"])
         )
         pairs = [(float(Levenshtein.distance(own, other)), float(len(other))) for other in others]
-        return list(min(pairs, key=lambda pair: (pair[0] / max(1, pair[1]), pair[0])))
+        count, length = min(pairs, key=lambda pair: (pair[0] / max(1, pair[1]), pair[0]))
+        return [count, length]
 
     def _aggregate_and_compute(self, stats: Sequence[Sequence[float]]) -> Score:
         return self._compute_score_from_stats([sum(column) for column in zip(*stats, strict=True)])
