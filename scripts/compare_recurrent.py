@@ -35,6 +35,7 @@ from hf_vanilla.environment import keep_freed_memory, use_onednn_for_float32
 from hf_vanilla.training.config import TrainingConfig
 from hf_vanilla.training.run_log import read_records
 from hf_vanilla.translation.metrics import TranslationQuality
+from hf_vanilla.translation.score_choices import QUICK_SCORES
 
 CONFIGS = Path(__file__).parent / "configs"
 SYSTEMS = {"none": "recurrent", "additive": "+ Bahdanau", "dot": "+ dot product", "local": "+ local"}
@@ -70,7 +71,7 @@ def run_verses(system: str, seed: int, minutes: float, folder: Path, given: list
     for name, (least, most) in {"all": (1, 10**6), **BINS}.items():
         rows = [row for row, count in enumerate(words) if least <= count <= most]
         own, right = ([texts[row] for row in rows] for texts in (translations, references))
-        quality = TranslationQuality().compute(predictions=own, references=right)
+        quality = TranslationQuality(metrics=QUICK_SCORES).compute(predictions=own, references=right)
         scores[name] = {"bleu": quality["bleu"], "chrf": quality["chrf"], "sentences": len(rows)}
     result = {"tokens_per_second": statistics.median(speeds), "parameters": translator.model.num_parameters()}
     result |= {"updates": summary["updates"], "precision": summary["mixed_precision"], "scores": scores}

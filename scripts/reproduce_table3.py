@@ -38,6 +38,7 @@ from hf_vanilla.models.texts_vanilla import encode_texts
 from hf_vanilla.training.config import TrainingConfig
 from hf_vanilla.training.tasks import TASKS
 from hf_vanilla.translation.metrics import TranslationQuality
+from hf_vanilla.translation.score_choices import QUICK_SCORES
 
 CONFIG = Path(__file__).parent / "configs" / "paper" / "table3_base.yaml"
 PAPER = {
@@ -104,7 +105,7 @@ def run(row: str, seed: int, folder: Path, given: list[str]) -> runs.Result:
             for side in sides  # the perplexity is of these
         )
         translations, references = translator(sources), [[target] for target in targets]
-        quality = TranslationQuality().compute(predictions=translations, references=references)
+        quality = TranslationQuality(metrics=QUICK_SCORES).compute(predictions=translations, references=references)
         result = {"row": row, "seed": seed, **quality, **runs.pick(summary, "versions")}
         result |= {"parameters": translator.model.num_parameters(), "training_seconds": summary["seconds"]}
         result["seconds"] += time.monotonic() - start

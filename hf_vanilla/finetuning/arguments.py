@@ -17,11 +17,12 @@ from hf_vanilla.data.files import SPLITS
 from hf_vanilla.data.labelled import load_rows
 from hf_vanilla.data.paths import local_name
 from hf_vanilla.training.checkpointing import digest
+from hf_vanilla.translation.score_choices import ERROR_RATES
 
 SETTINGS_FILE = "finetuning.json"
 SEARCH_FILE = "search.json"
 LEFTOVERS = ("checkpoint-*", "*.safetensors", "pytorch_model*.bin", "adapter_model.bin", SEARCH_FILE)
-LOWER_IS_BETTER = ("mse", "perplexity")  # Trainer itself knows that of what ends in "loss"
+LOWER_IS_BETTER = ("mse", "perplexity", *ERROR_RATES)  # Trainer itself knows that of what ends in "loss"
 
 
 def option(default: Any, text: str) -> Any:

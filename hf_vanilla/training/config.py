@@ -16,6 +16,7 @@ import yaml
 
 from hf_vanilla.data.paths import local_name, split_names
 from hf_vanilla.training.model_fields import model_fields, paper_names
+from hf_vanilla.translation.score_choices import SCORES, check_scores, tokenizer_of_language
 
 UNLIMITED_SCHEDULES = ("noam", "constant", "constant_with_warmup", "inverse_sqrt")
 LIMITED_SCHEDULES = ("linear", "cosine", "cosine_with_restarts", "polynomial")
@@ -36,8 +37,8 @@ SIZES = ("intermediate_size", "num_attention_heads", "encoder_layers", "decoder_
 """Fields that are ignored, not refused, where the model has none, so that one file of sizes serves several models."""
 
 RESUMABLE = (
-    "output_dir log_every evaluations bleu_sentences bleu_beams checkpoint_every keep_checkpoints trackers "
-    "preprocessing_workers loader_workers"
+    "output_dir log_every evaluations bleu_sentences bleu_beams metrics target_language checkpoint_every "
+    "keep_checkpoints trackers preprocessing_workers loader_workers"
 ).split()
 """Fields that may have other values when a run is resumed, because they do not affect the updates."""
 
@@ -120,6 +121,8 @@ class TrainingConfig:
     evaluations: int = _option(10, "number of times to measure the validation loss, evenly over the run")
     bleu_sentences: int = _option(100, "translation: validation sentences to translate at each evaluation; 0 for none")
     bleu_beams: int = _option(1, "beams for these translations; 1 is greedy")
+    metrics: list[str] = _option([], f"scores of these translations, of {', '.join(SCORES)} (default: bleu chrf)")
+    target_language: str | None = _option(None, "ISO 639 code of the target side, such as zh; BLEU cuts words by it")
     checkpoint_every: int = _option(1000, "updates between two checkpoints, from which a run resumes")
     keep_checkpoints: int = _option(2, "number of checkpoints to keep, the newest")
     trackers: list[str] = _option([], "trackers to report to: tensorboard, trackio, wandb (those that are installed)")
@@ -163,11 +166,16 @@ class TrainingConfig:
     def _check_contradictions(self) -> None:
         translates, masks = self.task == "translation", self.task == "masked_lm"
         self._expect("whole_word_masking", masks or not self.whole_word_masking, "false: only masked_lm masks words")
-        for name in ("target_path", "max_length_ratio"):
-            self._expect(name, translates or getattr(self, name) is None, "nothing: only translation has two sides")
         sides = self.source_column not in split_names(self.target_column)
         self._expect("target_column", not translates or sides, "another column than source_column")
         self._expect("columns", not (self.columns and self.target_path), "nothing: files of lines have no columns")
+        for name in ("target_path", "max_length_ratio", "metrics", "target_language"):
+            self._expect(
+                name, translates or getattr(self, name) in (None, []), "nothing: only translation has two sides"
+            )
+        self.metrics = list(check_scores(self.metrics))
+        if self.target_language is not None:
+            tokenizer_of_language(self.target_language)  # raises for what is no code
         pairs, texts = self.corpus == "verses", self.corpus == "bible"
         self._expect("corpus", translates or not pairs, "'bible' for a language model: 'verses' are pairs")
         self._expect("corpus", not (translates and texts), "'verses' for translation: 'bible' has one side")

@@ -164,6 +164,9 @@ class Translator:
         beams = (config.num_beams or 1) if num_beams is None else num_beams
         if beams < 1 or pool < 1:
             raise ValueError(f"`num_beams` and `pool` must be at least 1, got {beams} and {pool}")
+        vocabulary = getattr(self.model.config, "vocab_size", None) or beams
+        if beams > vocabulary:
+            raise ValueError(f"num_beams is {beams}; expected at most {vocabulary}, the tokens of the vocabulary")
         if length_penalty is not None and not math.isfinite(length_penalty):
             raise ValueError(f"`length_penalty` must be a number, got {length_penalty}")
         if n_best is not None and not 1 <= n_best <= beams:

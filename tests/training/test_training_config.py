@@ -1,5 +1,6 @@
 """Configurations: files and command lines that are read, and those that are refused."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
@@ -223,3 +224,19 @@ except ValueError as error:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
     assert "invalid choice: 'middle'" in result.stdout and result.stdout.endswith("set()\n")
+
+
+def test_metrics_and_the_target_language_are_checked_and_may_change_when_a_run_resumes(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("max_steps: 3\nmetrics: [exact_match, character_error_rate]\ntarget_language: zh-TW\n")
+    config = TrainingConfig.load(path)
+    assert config.metrics == ["exact_match", "character_error_rate"] and config.target_language == "zh-TW"
+    assert not config.changes(dataclasses.asdict(TrainingConfig(max_steps=3)))
+    for fields, message in (
+        ("metrics: [exact]", "no score 'exact'"),
+        ("target_language: Chinese", "ISO 639"),
+        ("task: causal_lm\ncorpus: bible\nmetrics: [bleu]", "only translation has two sides"),
+    ):
+        path.write_text(f"max_steps: 3\n{fields}\n")
+        with pytest.raises(ValueError, match=message):
+            TrainingConfig.load(path)
