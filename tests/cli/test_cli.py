@@ -1,5 +1,6 @@
 """The command line: instant help, order kept, scores with signatures, and errors of one line."""
 
+import gzip
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -132,6 +134,40 @@ def test_translate_keeps_the_order_of_lines_and_empty_ones(folder, capsys, monke
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO("\n".join(sentences).encode())))
     cli.main(["translate", str(folder / "model")])
     assert capsys.readouterr().out.split("\n") == translations
+
+
+def test_files_may_be_pipes_compressed_and_in_the_home_folder(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    text = b"the number 7\nthe number 8\n"
+    (tmp_path / "in.gz").write_bytes(gzip.compress(text))
+    os.mkfifo(tmp_path / "pipe")
+
+    def feed():
+        Thread(target=(tmp_path / "pipe").write_bytes, args=[text], daemon=True).start()
+
+    outputs = []
+    for source in (tmp_path / "in.gz", tmp_path / "pipe"):
+        if source.name == "pipe":
+            feed()
+        cli.main(["translate", "~/model", "--input", str(source), "--output", "~/out"])
+        outputs.append((folder / "out").read_text(encoding="utf-8"))
+    assert outputs[0] == outputs[1] and outputs[0].count("\n") == 2
+    feed()
+    cli.main(["evaluate", "~/model", "--source", str(tmp_path / "pipe"), "--reference", "~/out", "--json"])
+    printed = capsys.readouterr().out
+    assert json.loads(printed[printed.index("[") :])[0]["bleu"] == pytest.approx(100)
+
+
+def test_a_corpus_without_a_header_and_with_two_references_is_evaluated(folder, tmp_path, capsys, monkeypatch):
+    # A cache that cannot be written to does no harm once the corpus is read.
+    (tmp_path / "cache").write_text("")
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", tmp_path / "cache" / "metrics")
+    rows = "".join(f"the number {n},die Zahl {n},eine Zahl {n}\n" for n in range(200))
+    (tmp_path / "pairs.csv").write_text(rows, encoding="utf-8")
+    corpus = ["--corpus", str(tmp_path / "pairs.csv"), "--columns", "en,de,also", "--source_column", "en"]
+    cli.main(["evaluate", str(folder / "model"), *corpus, "--target_column", "de,also", "--json"])
+    both, one = json.loads(capsys.readouterr().out)
+    assert (both["references"], one["references"]) == (2, 1) and both["sentences"] == one["sentences"] == 5
 
 
 @pytest.fixture(scope="module")
