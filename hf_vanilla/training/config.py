@@ -42,7 +42,7 @@ RESUMABLE = (
 
 POSITIVE = (
     "batch_tokens accumulation_steps average_last average_every log_every evaluations bleu_beams checkpoint_every "
-    "keep_checkpoints learning_rate vocab_size preprocessing_workers"
+    "keep_checkpoints learning_rate vocab_size min_frequency preprocessing_workers"
 ).split()
 
 C = TypeVar("C")
@@ -88,7 +88,12 @@ class TrainingConfig:
     loader_workers: int = _option(0, "processes that prepare batches for each training process")
 
     tokenizer: str | None = _option(None, "folder or Hub id of a tokenizer to use; by default one is trained")
-    vocab_size: int = _option(37000, "tokens of the byte-level BPE to train; source and target share it")
+    vocab_size: int = _option(37000, "the most tokens of the vocabulary to learn; source and target share it")
+    tokenizer_type: Literal["bpe", "characters", "words"] = _option(
+        "bpe", "bpe: byte-level, within words; characters; words: whatever stands between blanks, such as phonemes"
+    )
+    min_frequency: int = _option(1, "how often a pair is to occur to be merged, a character or word to be a token")
+    language_tags: list[str] = _option([], "special tokens that texts can begin with, such as <2de>")
     initial_model: str | None = _option(None, "folder or Hub id of a model to start from, with its tokenizer")
     architecture: Literal["transformer", "recurrent"] = _option("transformer", "recurrent: what the paper replaced")
 
@@ -161,6 +166,9 @@ class TrainingConfig:
         self._expect("corpus", translates or not pairs, "'bible' for a language model: 'verses' are pairs")
         self._expect("corpus", not (translates and texts), "'verses' for translation: 'bible' has one side")
         self._expect("tokenizer", not (self.initial_model and self.tokenizer), "nothing: initial_model has its own")
+        for name, default in (("tokenizer_type", "bpe"), ("min_frequency", 1), ("language_tags", [])):
+            given = self.initial_model or self.tokenizer
+            self._expect(name, not given or getattr(self, name) == default, f"nothing: {given} has a tokenizer")
         schedules = (*UNLIMITED_SCHEDULES, *LIMITED_SCHEDULES)
         hint = nearest(self.schedule, schedules)
         self._expect("schedule", self.schedule in schedules, f"one of {', '.join(schedules)}{hint}")

@@ -256,6 +256,7 @@ class Run:
             final.save_pretrained(folder)
             plot_curves(self.log.records, folder / "curves.png")
             records.write_samples(final, self.tokenizer, self.corpus["validation"], folder)
-            records.write_summary(self.task, command, self.state, scores, accelerator)
+            cuts = self.task.measure_tokenizer(self.corpus, self.tokenizer)
+            records.write_summary(self.task, command, self.state, scores, accelerator, tokenizer=cuts)
         self.log.close()
         distributed.leave_together(accelerator)

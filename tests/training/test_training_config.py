@@ -63,6 +63,9 @@ def test_a_misspelt_option_is_refused_with_the_nearest(tmp_path):
         ({"corpus": "bible"}, "corpus is bible; expected 'verses' for translation"),
         ({"task": "masked_lm", "corpus": "a.txt", "target_path": "b.txt"}, "only translation has two sides"),
         ({"initial_model": "a", "tokenizer": "b"}, "tokenizer is b; expected nothing: initial_model has its own"),
+        ({"tokenizer": "b", "language_tags": ["<2de>"]}, "language_tags is .'<2de>'.; expected nothing: b has a tok"),
+        ({"initial_model": "a", "tokenizer_type": "words"}, "tokenizer_type is words; expected nothing: a has a"),
+        ({"min_frequency": 0}, "min_frequency is 0; expected a positive number"),
         ({"schedule": "cosin"}, "schedule is cosin; expected one of .*; did you mean 'cosine'?"),
         (
             {"schedule": "cosine", "max_steps": None, "train_minutes": 1},
