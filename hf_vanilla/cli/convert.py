@@ -3,9 +3,8 @@
 import argparse
 from pathlib import Path
 
-import yaml
-
 from hf_vanilla.cli.options import EXPORT_FORMATS, AddArgument, require
+from hf_vanilla.training.yaml_files import parse_yaml
 
 
 def _add_convert_options(add: AddArgument) -> None:
@@ -28,7 +27,7 @@ def run_convert(options: argparse.Namespace) -> None:
         name, equals, value = setting.partition("=")
         if not (name and equals and value):
             raise ValueError(f"--set {setting}: expected FIELD=VALUE, as in num_attention_heads=8")
-        fields[name] = yaml.safe_load(value)
+        fields[name] = parse_yaml(value, f"--set {name}")
     from hf_vanilla.conversion.convert import convert
 
     done = convert(options.source, options.folder, options.to, options.overwrite, **fields)

@@ -6,11 +6,10 @@ import sys
 from operator import itemgetter
 from pathlib import Path
 
-import yaml
-
 import hf_vanilla
 from hf_vanilla.cli.options import AddArgument, add_corpus_options, add_search_options, require
 from hf_vanilla.cli.translate import load_translator
+from hf_vanilla.training.yaml_files import read_yaml
 
 # What evaluation.json holds for each subset of a test set: its name, how it was translated, and scores.
 Scores = dict[str, str | int | float | None]
@@ -80,7 +79,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 def read_training_config(folder: str) -> dict[str, str]:
     """Return the fields of the run that wrote `folder`, or none for another model."""
     path = Path(folder) / "training_config.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_yaml(path) if path.is_file() else {}
 
 
 def load_test_set(options: argparse.Namespace) -> tuple[list[str], list[list[str]], str]:
