@@ -25,6 +25,7 @@ from pathlib import Path
 from transformers import BertConfig, GPT2Config, TrainingArguments
 
 from hf_vanilla import VanillaDecoderConfig, VanillaEncoderConfig
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.data.built_in import BIBLE, BROWN
 from hf_vanilla.data.corpora import load_texts
 from hf_vanilla.data.files import SPLITS
@@ -193,4 +194,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

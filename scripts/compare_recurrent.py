@@ -29,6 +29,7 @@ from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM
 
 from hf_vanilla import RecurrentConfig, Translator, VanillaConfig
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.data.corpora import load_corpus
 from hf_vanilla.environment import keep_freed_memory, use_onednn_for_float32
 from hf_vanilla.training.config import TrainingConfig
@@ -210,4 +211,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

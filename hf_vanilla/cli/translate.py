@@ -45,8 +45,6 @@ def run_translate(options: argparse.Namespace) -> None:
         identity = identity_of(translator, options.model, **search)
         undecodable = translate_file(translator, source, target, identity, num_beams=beams)
     else:
-        if not target and hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(encoding="utf-8")
         opened = source.open("rb") if source else nullcontext(sys.stdin.buffer)
         written = target.open("w", encoding="utf-8", newline="\n") if target else nullcontext(sys.stdout)
         undecodable = []

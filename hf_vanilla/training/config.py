@@ -168,13 +168,9 @@ class TrainingConfig:
         tags = self.language_tags
         whole = all(tag and not re.search(r"\s", tag) for tag in tags) and len(set(tags)) == len(tags)
         self._expect("language_tags", whole, "different tags without blanks, such as <2de>")
-        smallest = 260 + len(tags)
-        given_one = self.initial_model or self.tokenizer
-        self._expect(
-            "vocab_size", given_one or self.vocab_size >= smallest, f"at least {smallest}: bytes and special tokens"
-        )
+        given, smallest = self.initial_model or self.tokenizer, 260 + len(tags)
+        self._expect("vocab_size", given or self.vocab_size >= smallest, f"{smallest} or more: bytes and specials")
         for name, default in (("tokenizer_type", "bpe"), ("min_frequency", 1), ("language_tags", [])):
-            given = self.initial_model or self.tokenizer
             self._expect(name, not given or getattr(self, name) == default, f"nothing: {given} has a tokenizer")
         schedules = (*UNLIMITED_SCHEDULES, *LIMITED_SCHEDULES)
         hint = nearest(self.schedule, schedules)
@@ -219,9 +215,9 @@ class TrainingConfig:
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "TrainingConfig":
         """Read a YAML file; `overrides` are command line arguments such as `["--seed", "2"]`.
 
-        If there is no such file, it is a FileNotFoundError. If it is not YAML 1.2, a field is blank, occurs twice or is
-        unknown (the nearest are named), a value is out of range, or two contradict each other, it is a ValueError that
-        says whether the file, and in which line, or the command line is wrong.
+        If there is no such file, it is a FileNotFoundError. If it is not YAML 1.2, a field is blank, occurs twice or
+        is unknown (the nearest are named), a value is out of range, or two contradict each other, it is a ValueError
+        that says whether the file, and in which line, or the command line is wrong.
         """
         try:
             entries = read_fields(path)

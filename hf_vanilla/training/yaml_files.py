@@ -72,8 +72,9 @@ def read_fields(path: str | Path) -> dict[str, Entry]:
 def write_yaml(values: dict[str, Any]) -> str:
     """Return the text of a file that [`read_yaml`] and [`read_fields`] read."""
     yaml, stream = _yaml(), io.StringIO()
-    yaml.default_flow_style, yaml.width = False, 10**6
-    yaml.sort_base_mapping_type_on_output = False
+    options = {"default_flow_style": False, "width": 10**6, "sort_base_mapping_type_on_output": False}
+    for name, value in options.items():
+        setattr(yaml, name, value)
     yaml.representer.add_representer(str, _represent_text)
     yaml.dump(values, stream)
     return stream.getvalue()
