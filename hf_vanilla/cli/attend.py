@@ -84,7 +84,7 @@ def survey_corpus(options: argparse.Namespace) -> None:
     """Print, and draw if a figure is asked for, what the heads do over the texts that `options` name."""
     from hf_vanilla.attention import figures, reader, survey
     from hf_vanilla.data.corpora import load_texts
-    from hf_vanilla.translation.translator import SENTENCE_END
+    from hf_vanilla.translation.cutting import split_sentences
 
     model, tokenizer = reader.load_attention_model(options.model)
     targets, gold = None, None
@@ -102,7 +102,7 @@ def survey_corpus(options: argparse.Namespace) -> None:
         splits = load_texts(corpus, text_column=options.text_column)
         require(options, split=splits)
         texts = splits[options.split]["text"]
-        sources = [part.strip() for text in texts for part in SENTENCE_END.split(text) if part.strip()]
+        sources = [part.strip() for text in texts for part in split_sentences(text) if part.strip()]
     step = max(1, len(sources) // options.sentences)
     sampled = slice(None, step * options.sentences, step)
     targets, gold = targets and targets[sampled], gold and gold[sampled]
