@@ -234,6 +234,32 @@ def test_the_papers_names_are_understood(tmp_path):
         0.2,
     )
     assert paper_names().items() <= hf_vanilla.VanillaConfig.attribute_map.items()
+    path.write_text("N: 3\nd_model: 64\nmax_steps: 1\n")
+    for options, depths in (
+        ([], (3, 3)),
+        (["--N=4"], (4, 4)),
+        (["--encoder_layers", "2", "--hidden-size=32"], (2, 3)),
+    ):
+        config = TrainingConfig.load(path, options)
+        assert (config.encoder_layers, config.decoder_layers) == depths
+        assert config.hidden_size == (32 if len(options) > 1 else 64)  # the command line changes what the file says
+
+
+@pytest.mark.parametrize("names", [("N", "encoder_layers"), ("decoder_layers", "N"), ("h", "num_attention_heads")])
+@pytest.mark.parametrize("values", [(4, 2), (2, 4)])
+def test_two_names_of_a_field_must_agree(tmp_path, names, values):
+    path = tmp_path / "run.yaml"
+    lines = "".join(f"{name}: {value}\n" for name, value in zip(names, values, strict=True))
+    options = [f"--{name}={value}" for name, value in zip(names, values, strict=True)]
+    path.write_text("max_steps: 1\n")
+    message = f"{names[0]} is {values[0]} and {names[1]} is {values[1]}, but both are .*: give one of them"
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig.load(path, options)
+    path.write_text(f"max_steps: 1\n{lines}")
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig.load(path)
+    path.write_text(f"max_steps: 1\n{names[0]}: 4\n{names[1]}: 4\n")
+    TrainingConfig.load(path)
 
 
 @pytest.mark.parametrize(
