@@ -7,8 +7,16 @@ from operator import itemgetter
 from pathlib import Path
 
 import hf_vanilla
-from hf_vanilla.cli.options import AddArgument, add_corpus_options, add_search_options, require
-from hf_vanilla.cli.translate import load_translator
+from hf_vanilla.cli.options import (
+    SPLITS,
+    AddArgument,
+    add_corpus_options,
+    add_search_options,
+    require,
+    require_files,
+    require_model,
+)
+from hf_vanilla.cli.translate import check_search, load_translator
 from hf_vanilla.training.yaml_files import read_yaml
 
 # What evaluation.json holds for each subset of a test set: its name, how it was translated, and scores.
@@ -34,6 +42,10 @@ def run_evaluate(options: argparse.Namespace) -> None:
     """
     if bool(options.source) != bool(options.reference):
         raise ValueError("--source and --reference need each other")
+    check_search(options)
+    require(options, split=SPLITS, short=1, show=0)
+    require_model(options.compare)
+    require_files(options.source, *(options.reference or ()), options.target_path)
     translators = [load_translator(name, options) for name in (options.model, options.compare) if name]
     from hf_vanilla.models.texts_vanilla import encode_texts
     from hf_vanilla.translation.loading import side_by_side
