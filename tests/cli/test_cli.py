@@ -78,6 +78,24 @@ def test_help_and_mistakes_import_nothing_heavy(tmp_path):
         ["train", "absent.yaml"],
         ["train", str(tmp_path / "run.yaml"), "--sed", "2"],
         ["train", str(tmp_path / "run.yaml"), "--seed", "two"],
+        ["train", str(tmp_path / "run.yaml"), "--output_dir", str(tmp_path / "run.yaml" / "out")],
+        ["train", str(tmp_path / "run.yaml"), "--corpus", "no.en", "--target_path", "no.de"],
+        ["train", str(tmp_path / "run.yaml"), "--initial_model", "no/such/model"],
+        ["translate", "no/such/model"],
+        ["translate", str(tmp_path)],
+        ["generate", "./model", "--prompt", "a"],
+        ["evaluate", "model", "--split", "dev"],
+        ["evaluate", "model", "--compare", "/no/model"],
+        ["evaluate", "model", "--source", "no.en", "--reference", "no.de"],
+        ["evaluate", "model", "--short", "0"],
+        ["attend", "model", "--survey", "--split", "dev"],
+        ["attend", "model", "--survey", "--input", "no.txt"],
+        ["attend", "./model", "--source", "a", "--html", str(tmp_path / "a.html")],
+        ["export", str(tmp_path), "folder", "--format", "onnx"],
+        ["convert", "model", str(tmp_path / "run.yaml"), "--set", "h=8"],
+        ["convert", "model", "folder", "--set", "h=[8"],
+        ["push", str(tmp_path / "model"), "user/name"],
+        ["card", "model", "user/name", str(tmp_path / "run.yaml")],
         ["translate", "model", "--bems", "4"],
         ["translate", "model", "--input", "absent.txt"],
         ["translate", "model", "--output", "no/such/file", "--input", str(tmp_path / "run.yaml")],
@@ -109,6 +127,23 @@ for status, commands in ((None, {mistakes!r}), (0, {answers!r})):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert f"hf-vanilla {hf_vanilla.__version__}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["trian"], "unknown verb 'trian'; did you mean 'train'"),
+        (["zzz"], "unknown verb 'zzz'; expected one of train, translate, generate"),
+        (
+            ["translate", "m", "--batch_token=4"],
+            "unrecognized arguments: --batch_token=4; did you mean --batch_tok",
+        ),
+    ],
+)
+def test_a_misspelt_verb_or_option_is_answered_with_the_nearest(typed, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(typed)
+    assert ended.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_it_runs_as_a_module():
