@@ -40,8 +40,8 @@ def load_corpus(
     Returns:
         The splits `train`, `validation` and `test` with the columns `source` and `target` (str), without surrounding
         white space. The test split of `verses` also has `references` (list[str]): Elberfelder, then Schlachter. If the
-        corpus has no validation or no test split, every 40th of the rows whose source occurs only once is held out for
-        it. Dropped are pairs with an empty side, repeated pairs, and training pairs whose source occurs in a held-out
+        corpus has no validation or no test split, a 40th of its rows is held out for it, all rows of a source together.
+        The attribute `fingerprints` tells each split's rows from any others. Dropped are pairs with an empty side, repeated pairs, and training pairs whose source occurs in a held-out
         split (or whose target does, if the corpus comes with all splits); the log gives the number of each.
 
         When streaming, only `train` and `validation`, without pairs that have an empty side, but with repeated ones.
