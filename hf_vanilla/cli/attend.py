@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from hf_vanilla.cli.evaluate import load_test_set, read_parallel_files, read_training_config
+from hf_vanilla.cli.evaluate import load_split, load_test_set, read_parallel_files, read_training_config
 from hf_vanilla.cli.options import (
     EFFECTS,
     FIGURE_FORMATS,
@@ -111,10 +111,10 @@ def survey_corpus(options: argparse.Namespace) -> None:
         sources, references, _ = load_test_set(options)  # --source is None, as this is a --survey
         targets = [row[0] for row in references]
     else:
-        corpus = options.corpus or read_training_config(options.model).get("corpus", "bible")
-        splits = load_texts(corpus, text_column=options.text_column, columns=options.columns)
-        require(options, split=splits)
-        texts = splits[options.split]["text"]
+        run = {} if options.corpus else read_training_config(options.model)
+        names = ("text_column", "columns")
+        column = {name: run.get(name, getattr(options, name)) for name in names}
+        texts = load_split(options, load_texts, "bible", column)[0]["text"]
         sources = [part.strip() for text in texts for part in split_sentences(text) if part.strip()]
     step = max(1, len(sources) // options.sentences)
     sampled = slice(None, step * options.sentences, step)

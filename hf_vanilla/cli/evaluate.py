@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Mapping
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import hf_vanilla
 from hf_vanilla.cli.options import (
@@ -73,6 +73,7 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
     sources, references, everything = load_test_set(options)
     metrics_of = choose_metrics(options, sources, references)
+    is_own, everything = bool(everything), everything or f"{options.split} split of {options.corpus}"
     translations, *compared = (each(sources, num_beams=options.num_beams, progress=True) for each in translators)
     if not options.json:
         print(side_by_side(sources, translations, references, options.show), end="\n\n")
@@ -100,7 +101,8 @@ def run_evaluate(options: argparse.Namespace) -> None:
                 print(describe_scores(results[-1], options.compare))
     if options.json:
         print(json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False))
-    record_evaluation(Path(options.model), results)
+    if is_own:
+        record_evaluation(Path(options.model), results)
 
 
 def choose_metrics(
@@ -127,22 +129,65 @@ def read_training_config(folder: str) -> dict[str, str]:
 
 
 def load_test_set(options: argparse.Namespace) -> tuple[list[str], list[list[str]], str]:
-    """Return the sources that `options` ask for, the references of each, and a name for both."""
+    """Return the sources that `options` ask for, the references of each, and a name for both.
+
+    The name is empty for another corpus than the model's: it does not say what the model has learned from.
+    """
     if options.source:
         sources, *files = read_parallel_files(options.source, *options.reference)
         return sources, list(map(list, zip(*files, strict=True))), str(options.source)
-    run = read_training_config(options.model)
-    own = {} if options.corpus else run
+    run = {} if options.corpus else read_training_config(options.model)
     names = ("target_path", "source_column", "target_column", "columns")
-    fields = {name: own.get(name, getattr(options, name)) for name in names}
-    corpus = options.corpus or run.get("corpus", "verses")
-    splits = hf_vanilla.load_corpus(corpus, configuration=run.get("corpus_configuration"), **fields)
-    if run.get("streaming") and corpus == run["corpus"]:
-        print("warning: a stream holds out other rows than these: some were trained on", file=sys.stderr)
+    fields = {name: run.get(name, getattr(options, name)) for name in names}
+    pairs, is_own = load_split(options, hf_vanilla.load_corpus, "verses", fields)
+    references = pairs["references"] if "references" in pairs[0] else [[text] for text in pairs["target"]]
+    name = f"all of the {options.split} split"
+    return list(pairs["source"]), [list(row) for row in references], name if is_own else ""
+
+
+def load_split(
+    options: argparse.Namespace, load: Callable[..., Any], default: str, fields: Mapping[str, object]
+) -> tuple[Any, bool]:
+    """Return a split by `load`, and whether it is that of the run in `options.model`, or this holds no run.
+
+    If the corpus of the run no longer gives the split that was held out, or never gave it, that is a ValueError. With
+    --corpus it is a warning.
+    """
+    run = read_training_config(options.model)
+    corpus = options.corpus or run.get("corpus", default)
+    from datasets import Dataset
+
+    is_stream = bool(run.get("streaming") and corpus == run["corpus"])
+    configuration = run.get("corpus_configuration") if corpus == run.get("corpus") else None
+    splits = load(corpus, configuration=configuration, streaming=is_stream, **fields)
     require(options, split=splits)
-    pairs = splits[options.split]
-    references = pairs["references"] if "references" in pairs.column_names else [[text] for text in pairs["target"]]
-    return list(pairs["source"]), [list(row) for row in references], f"all of the {options.split} split"
+    rows = splits[options.split]
+    if is_stream:
+        rows = Dataset.from_list(list(rows.take(10_000)))
+    problem = find_other_rows(options.model, splits.fingerprints.get(options.split), options.split, corpus)
+    if problem and not options.corpus:
+        remedy = "give the corpus as it was, or texts by --source and --reference, or any corpus by --corpus"
+        raise ValueError(f"{problem}: {remedy}")
+    if problem:
+        print(f"warning: {problem}; the scores are not recorded", file=sys.stderr)
+    return rows, not problem
+
+
+def find_other_rows(folder: str, fingerprint: str | None, split: str, corpus: str) -> str:
+    """Return why rows with this fingerprint may be others than those of this split in the run in `folder`, or ""."""
+    path = Path(folder) / "training_summary.json"
+    summary = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if "configuration" not in summary:
+        return ""
+    from hf_vanilla.data.built_in import BUILT_IN
+
+    prints, is_own = summary.get("splits", {}), corpus == summary["configuration"].get("corpus")
+    known = prints.get(split)
+    if (known and known == fingerprint) or (not prints and is_own and corpus in BUILT_IN):
+        return ""
+    if known is None:
+        return f"{folder} does not record which rows of {corpus} it held out: it may have been trained on these"
+    return f"{corpus} now has other rows in its {split} split than when {folder} was trained, which may have seen them"
 
 
 def read_parallel_files(*paths: Path) -> list[list[str]]:

@@ -7,13 +7,11 @@ keeps in its cache, and the search for repeated rows compares 64-bit hashes.
 from collections.abc import Sequence
 from pathlib import Path
 
-from datasets import DatasetDict, IterableDatasetDict
-
 from hf_vanilla.data.built_in import BIBLE, BROWN, VERSES, read_built_in
 from hf_vanilla.data.files import as_regular_file, build_dataset, generate_documents, read_text_pair, text_features
 from hf_vanilla.data.formats import format_of
 from hf_vanilla.data.paths import local_name, local_path, split_names
-from hf_vanilla.data.splits import split_corpus, split_stream
+from hf_vanilla.data.splits import CleanCorpus, CleanStream, split_corpus, split_stream
 from hf_vanilla.data.tables import load_hub_or_table
 
 
@@ -27,7 +25,7 @@ def load_corpus(
     configuration: str | None = None,
     streaming: bool = False,
     num_proc: int | None = None,
-) -> DatasetDict | IterableDatasetDict:
+) -> CleanCorpus | CleanStream:
     """Return parallel text for translation, in splits that share no sentence.
 
     Args:
@@ -52,10 +50,11 @@ def load_corpus(
     Returns:
         The splits `train`, `validation` and `test` with the columns `source` and `target` (str), without surrounding
         white space. The test split of `verses` also has `references` (list[str]): Elberfelder, then Schlachter. If the
-        corpus has no validation or no test split, every 40th of the rows whose source occurs only once is held out for
-        it. Dropped are pairs with an empty side (what is missing or null is empty), repeated pairs, and training pairs
-        whose source occurs in a held-out split (or whose target does, if the corpus comes with all splits); the log
-        gives the number of each.
+        corpus has no validation or no test split, a 40th of its rows is held out for it, all rows of a source
+        together. Dropped are pairs with an empty side (what is missing or null is empty), repeated pairs, and training
+        pairs whose source occurs in a held-out split (or whose target does, if the corpus comes with all splits); the
+        log gives the number of each.
+        The attribute `fingerprints` tells each split's rows from any others.
 
         When streaming, only `train` and `validation`, without pairs that have an empty side, but with repeated ones.
         If the corpus has no validation split, its first 1,000 pairs are held out (a 40th of a corpus no larger than
@@ -95,7 +94,7 @@ def load_texts(
     configuration: str | None = None,
     streaming: bool = False,
     num_proc: int | None = None,
-) -> DatasetDict | IterableDatasetDict:
+) -> CleanCorpus | CleanStream:
     """Return text for masked or causal language modelling, one document a row, in splits that share no document.
 
     Args:

@@ -9,9 +9,12 @@ from hf_vanilla.data.built_in import BIBLE, BROWN, BUILT_IN, VERSES, read_built_
 from hf_vanilla.data.corpora import load_corpus, load_texts
 from hf_vanilla.data.files import SPLITS
 from hf_vanilla.data.paths import local_path, split_names
+from hf_vanilla.data.splits import digest, key_of
 from hf_vanilla.data.tables import load_file
 
 HELD_OUT_SHARE, HELD_OUT_SEED = 0.1, 42
+TEXT_COLUMNS = ("context", "source", "text", "tokens")
+"""Where the fine-tuning scripts look for a text, unless they are told another column."""
 LOADERS: dict[str, Callable[..., Mapping]] = {VERSES: load_corpus, BIBLE: load_texts, BROWN: load_texts}
 """The function that cleans a built-in corpus of plain text; those with labels are read as they are."""
 
@@ -30,10 +33,12 @@ def load_rows(
     configuration: str | None = None,
     files: Mapping[str, str | None] | None = None,
     columns: str | Sequence[str] | None = None,
+    together: str | None = None,
 ) -> DatasetDict:
     """Return the rows to learn from, in the splits `train`, `validation` and, where there is one, `test`.
 
-    Without a validation split, a tenth of the training rows, drawn at random and always the same, becomes one.
+    Without a validation split, a tenth of the training rows, drawn at random and always the same, becomes one. Rows
+    with the same text stay together.
 
     Args:
         name: one of
@@ -46,6 +51,8 @@ def load_rows(
             - the id of a data set on the Hub, of which `configuration` may name one.
         files: in place of `name`, a file for each split that [`load_file`] reads.
         columns: the names of the columns of `.csv` or `.tsv` files without a header.
+        together: the column that holds this text, or its words; `a.b` is b of a (default: the first that there is of
+            context, source, text and tokens).
 
     Raises:
         FileNotFoundError: a file, or the package of a built-in corpus, is missing.
@@ -69,19 +76,31 @@ def load_rows(
     if "train" not in splits:
         raise ValueError(f"{name}: there is no split called train")
     if "validation" not in splits and len(splits["train"]) > 1:
-        splits |= _hold_out(splits.pop("train"))
+        splits |= _hold_out(splits.pop("train"), together)
     for split in SPLITS[:2]:
         if not len(splits.get(split, ())):
-            alone = ": one training row cannot be shared out" if split == "validation" else ""
+            alone = ": one training row cannot be shared out, nor those of one text" if split == "validation" else ""
             raise ValueError(f"{name}: no rows for the {split} split{alone}")
     return DatasetDict({split: splits[split] for split in sorted(splits, key=SPLITS.index)})
 
 
-def _hold_out(train: Dataset) -> dict[str, Dataset]:
-    count = max(1, int(len(train) * HELD_OUT_SHARE))
-    order = np.random.default_rng(HELD_OUT_SEED).permutation(len(train))
+def _hold_out(train: Dataset, together: str | None) -> dict[str, Dataset]:
+    flat = train.flatten()
+    columns = [column for column in (together, *TEXT_COLUMNS) if column in flat.column_names]
+    texts = flat[columns[0]][:] if columns else range(len(train))
+    keys = [digest(key_of(" ".join(map(str, text)) if isinstance(text, list) else str(text))) for text in texts]
+    _, first, groups = np.unique(keys, return_index=True, return_inverse=True)
+    groups = np.argsort(np.argsort(first))[groups]  # numbered as they come
+    counts = np.bincount(groups)
+    order = np.random.default_rng(HELD_OUT_SEED).permutation(len(counts))
+    size = max(counts.min(), int(len(train) * HELD_OUT_SHARE))
+    order = order[np.argsort(counts[order] > size, kind="stable")]  # a frequent text must be learned from
+    chosen = np.cumsum(counts[order]) <= size
+    chosen[-1] = False
+    rows = np.argsort(np.argsort(order)[groups], kind="stable")  # of each text in turn
+    count = counts[order[chosen]].sum()
     held_out, rest = Drawn("validation"), Drawn("train")
-    held_out.places, rest.places = order[:count], order[count:]
+    held_out.places, rest.places = rows[:count], rows[count:]
     return {split: train.select(split.places) for split in (rest, held_out)}
 
 

@@ -1,16 +1,17 @@
 """Training, validation and test rows that share no text."""
 
 import logging
-import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
 from typing import Any
+from unicodedata import normalize
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import regex
 from datasets import Dataset, DatasetDict, IterableDatasetDict
 from datasets.fingerprint import Hasher
 
@@ -19,9 +20,27 @@ from hf_vanilla.data.files import CODE, HELD_OUT, SPLITS, Columns, Row, Splits, 
 logger = logging.getLogger(__name__)
 STREAMED_VALIDATION = 1_000  # rows
 EVERY = 40  # one of so many rows is held out for each held-out split that a corpus lacks
+PLACES = {"validation": 1 / 3, "test": 2 / 3}  # where among so many rows
+NO_KEY = regex.compile(r"[^\p{L}\p{M}\p{N}\p{Sm}\p{Sc}\p{So}]+|\p{Default_Ignorable_Code_Point}+")
+"""What does not make two sentences different: punctuation, white space, and characters that nobody sees."""
 
 
-def split_stream(splits: Splits, name: str, columns: Columns) -> IterableDatasetDict:
+NOTHING = np.empty(0, np.int64)  # no hashes
+
+
+class CleanCorpus(DatasetDict):
+    """Splits without empty and repeated rows, and the fingerprint of each: equal for the same rows in any order."""
+
+    fingerprints: dict[str, str]
+
+
+class CleanStream(IterableDatasetDict):
+    """The splits of a stream, and the fingerprint of the first rows of its validation split."""
+
+    fingerprints: dict[str, str]
+
+
+def split_stream(splits: Splits, name: str, columns: Columns) -> CleanStream:
     """Return the splits `train` and `validation` of a stream without rows that have an empty column.
 
     If there is no validation split, the first rows become it, and training rows that share a text with them are
@@ -33,7 +52,7 @@ def split_stream(splits: Splits, name: str, columns: Columns) -> IterableDataset
     if "validation" not in streams:
         rows = list(islice(streams["train"], STREAMED_VALIDATION + 1))
         held_out = rows[: STREAMED_VALIDATION if len(rows) > STREAMED_VALIDATION else max(1, len(rows) // EVERY)]
-        keys = frozenset(_digest(_key(text)) for row in held_out for text in row.values())
+        keys = frozenset(digest(key_of(text)) for row in held_out for text in row.values())
         # Not `take` and `skip`: of a stream of several shards, each worker counts its own rows alone, so that
         # held-out rows would be trained on.
         streams["train"] = streams["train"].filter(_is_disjoint, fn_kwargs={"keys": keys})
@@ -41,7 +60,11 @@ def split_stream(splits: Splits, name: str, columns: Columns) -> IterableDataset
     for split in reversed(streams):
         if next(iter(streams[split]), None) is None:
             raise ValueError(f"{name}: the corpus is empty once cleaned: nothing is left for its {split} split")
-    return IterableDatasetDict(streams)
+    corpus = CleanStream(streams)
+    rows = list(islice(streams["validation"], STREAMED_VALIDATION))
+    hashes = _hash({column: [row[column] for row in rows] for column in columns}, columns)["row"]
+    corpus.fingerprints = {"validation": _fingerprint(np.array(hashes, np.int64))}
+    return corpus
 
 
 def _is_full(row: Row) -> bool:
@@ -49,7 +72,7 @@ def _is_full(row: Row) -> bool:
 
 
 def _is_disjoint(row: Row, keys: frozenset[int]) -> bool:
-    return keys.isdisjoint(_digest(_key(text)) for text in row.values())
+    return keys.isdisjoint(digest(key_of(text)) for text in row.values())
 
 
 @dataclass
@@ -61,13 +84,17 @@ class _Selection:
     rows: np.ndarray  # the numbers of the rows of the split, ascending
     dropped: dict[str, int] = field(default_factory=dict)  # for each reason, how many rows
 
+    def keys(self, column: str) -> np.ndarray:
+        """Return the hashes of what the rows of the split have in a column: (rows), int64."""
+        return self.hashes[column][self.rows]
 
-def split_corpus(splits: Splits, name: str, columns: Columns, num_proc: int | None) -> DatasetDict:
+
+def split_corpus(splits: Splits, name: str, columns: Columns, num_proc: int | None) -> CleanCorpus:
     """Return the splits `train`, `validation` and `test` without empty and repeated rows, and without texts in common.
 
-    The splits that are missing are held out of the training split. The test split stays whole; validation loses the
-    rows whose text occurs in it, and training those whose text occurs in either. Rows are compared by 64-bit hashes:
-    that any two of 5 million texts have the same one has a probability of one in a million.
+    The splits that are missing are held out of the training split, see `_hold_out`. The test split stays whole;
+    validation loses the rows whose text occurs in it, and training those whose text occurs in either. Rows are
+    compared by 64-bit hashes: that any two of 5 million texts have the same one has a probability of one in a million.
 
     A split that is or becomes empty is a ValueError, and so are too few rows to hold out.
     """
@@ -79,30 +106,34 @@ def split_corpus(splits: Splits, name: str, columns: Columns, num_proc: int | No
     for split, dataset in splits.items():
         selections[split] = _select_clean(dataset, names, num_proc, empty, f"Hashing the {split} split of {name}")
     missing = [split for split in HELD_OUT if split not in splits]
-    count = len(selections["train"].rows)
-    if 0 < count <= len(missing):
+    if missing and len(selections["train"].rows):
         hint = " (in a .txt file, blank lines separate them)" if unit == "document" else ""
-        few = f"too few {unit}s to hold out {' and '.join(missing)}: {count}, expected at least {len(missing) + 1}"
-        raise ValueError(f"{name}: {few}{hint}")
-    for split in missing:
-        selections[split] = _hold_out(selections["train"], names[0], len(missing), 13 if split == "validation" else 26)
+        taken = [selections[split].keys(names[0]) for split in HELD_OUT if split in splits]
+        try:
+            selections |= _hold_out(selections["train"], names[0], missing, np.concatenate([*taken, NOTHING]))
+        except ValueError as error:
+            what = f"too few {unit}s to hold out {' and '.join(missing)}"
+            raise ValueError(f"{name}: {what}: {error}{hint}") from None
 
     compared = names[:1] if missing else names
-    seen = np.empty(0, np.int64)
-    separated = {}
+    seen = NOTHING
+    separated, fingerprints = {}, {}
     for split in reversed(SPLITS):
-        selection = selections[split]
-        keys = [selection.hashes[column][selection.rows] for column in compared]
+        selection = selections.get(split, selections["train"])
+        keys = [selection.keys(column) for column in compared]
         leaks = np.any([np.isin(side, seen) for side in keys], axis=0)
         seen = np.concatenate([seen, *keys])
         if leaks.all():
             raise ValueError(f"{name}: the corpus is empty once cleaned: no {unit} is left for its {split} split")
         kept = selection.rows[~leaks]
+        fingerprints[split] = _fingerprint(selection.hashes["row"][kept])
         separated[split] = _write_rows(selection.dataset, kept, names, f"Writing the {split} split of {name}")
         dropped = selection.dropped | {"that occur in a held-out split": int(leaks.sum())}
         losses = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count) or "none"
         logger.info("%s, %s: %s; dropped %s", name, split, f"{len(kept):,} {unit}s", losses)
-    return DatasetDict({split: separated[split] for split in SPLITS})
+    corpus = CleanCorpus({split: separated[split] for split in SPLITS})
+    corpus.fingerprints = {split: fingerprints[split] for split in SPLITS}
+    return corpus
 
 
 def _select_clean(dataset: Dataset, columns: list[str], num_proc: int | None, empty: str, desc: str) -> _Selection:
@@ -122,36 +153,63 @@ def _map(function: Callable, dataset: Dataset, arguments: dict[str, Any], desc: 
     return dataset.map(function, batched=True, **options)
 
 
-def _hold_out(train: _Selection, column: str, missing: int, offset: int) -> _Selection:
-    """Move one of `EVERY` rows from the training rows to a selection of their own, and return that.
+def _hold_out(train: _Selection, column: str, missing: list[str], taken: np.ndarray) -> dict[str, _Selection]:
+    """Move a 40th of the training rows, spread over the whole, to a selection for each of the `missing` splits.
 
-    Only rows whose text in `column` occurs once are taken: in a dialogue, "Yes." must be learned from, and asking for
-    it would show nothing. If there are no more than `missing` of these, all rows may be taken.
+    All rows with the same text in `column` go to one split; those whose text is among the keys `taken`, which other
+    splits have, stay. Only texts that occur seldom are moved, those that make up the rarer half of the rows: in a
+    dialogue, "Yes." must be learned from, and asking for it would show nothing.
+
+    That there are no more different texts than splits, is a ValueError.
     """
-    _, inverse, counts = np.unique(train.hashes[column][train.rows], return_inverse=True, return_counts=True)
-    unique = np.flatnonzero(counts[inverse] == 1)
-    if len(unique) <= missing:
-        unique = np.arange(len(train.rows))
-    taken = unique[offset % min(EVERY, len(unique) or 1) :: EVERY]
-    held_out = _Selection(train.dataset, train.hashes, train.rows[taken])
-    train.rows = np.delete(train.rows, taken)
+    _, first, groups = np.unique(train.keys(column), return_index=True, return_inverse=True)
+    counts = np.bincount(groups)
+    free = np.flatnonzero(~np.isin(train.keys(column)[first], taken))
+    if len(free) < len(missing) or len(counts) <= len(missing):
+        some = min(len(free), len(counts))
+        raise ValueError(f"{some}, expected at least {len(missing) + 1} that differ")
+    rarest = free[np.lexsort((first[free], counts[free]))]
+    rows = np.cumsum(counts[rarest])
+    most = counts[rarest[np.searchsorted(rows, rows[-1] / 2)]]  # of the rows with one text
+    rarest = rarest[counts[rarest] <= most]
+    # Of what is rare more is held out than of the whole, so that splits have their size.
+    step = min(EVERY * counts[rarest].sum() / counts[free].sum(), len(rarest))
+    held_out, moved = {}, np.zeros(len(groups), bool)
+    for split in missing:
+        places = np.arange(PLACES[split] * step, len(rarest) - 1e-9, step).astype(int)
+        own = np.isin(groups, rarest[places])
+        held_out[split] = _Selection(train.dataset, train.hashes, train.rows[own])
+        moved |= own
+    train.rows = train.rows[~moved]
     return held_out
+
+
+def _fingerprint(hashes: np.ndarray) -> str:
+    """Return a digest of rows, given the hash of each, whatever their order: 32 hexadecimal digits."""
+    return blake2b(np.sort(hashes).astype("<i8").tobytes(), digest_size=16).hexdigest()
 
 
 def _hash(rows: Mapping[str, list[str | None]], columns: Iterable[str]) -> dict[str, list[int]]:
     """Return a hash of each row, 0 if it has an empty column, and for each column the hash of its text's key."""
     sides = {column: [(text or "").strip() for text in rows[column]] for column in columns}
-    whole = [_digest("\0".join(row)) if all(row) else 0 for row in zip(*sides.values(), strict=True)]
-    return {"row": whole, **{column: [_digest(_key(text)) for text in side] for column, side in sides.items()}}
+    whole = [digest("\0".join(row)) if all(row) else 0 for row in zip(*sides.values(), strict=True)]
+    return {"row": whole, **{column: [digest(key_of(text)) for text in side] for column, side in sides.items()}}
 
 
-def _digest(text: str) -> int:
+def digest(text: str) -> int:
+    """Return a hash of a text, a signed number of 64 bits."""
     return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "little", signed=True)
 
 
-def _key(sentence: str) -> str:
-    """Return what makes two sentences count as the same: their letters and digits, whatever their case."""
-    return re.sub(r"[\W_]+", "", sentence.casefold()) or sentence
+def key_of(sentence: str) -> str:
+    """Return what makes two sentences count as the same, in any script: letters with their marks, digits and symbols.
+
+    Neither case counts, nor how Unicode encodes a character (definition D146 of its standard, compatibility caseless).
+    """
+    text = normalize("NFD", sentence)
+    for _ in range(2):
+        text = normalize("NFKD", text.casefold())
+    return NO_KEY.sub("", text) or text
 
 
 def _write_rows(dataset: Dataset, rows: np.ndarray, columns: list[str], desc: str) -> Dataset:

@@ -79,7 +79,9 @@ class FineTuningArguments:
     def load_splits(self) -> DatasetDict:
         """Return the rows as [`load_rows`] does, at most as many of each split as asked for."""
         files = {split: getattr(self, f"{split}_file") for split in SPLITS}
-        splits = load_rows(self.dataset_name, self.dataset_config_name, files, self.columns)
+        of_text = (getattr(self, f"{part}_column_name", None) for part in ("context", "source", "text"))
+        together = next(filter(None, of_text), None)
+        splits = load_rows(self.dataset_name, self.dataset_config_name, files, self.columns, together)
         for split, rows in splits.items():
             most = self.max_train_samples if split == "train" else self.max_eval_samples
             if most is not None:

@@ -21,7 +21,10 @@ from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel, Trainer
 import hf_vanilla
 from hf_vanilla.data.built_in import BUILT_IN
 from hf_vanilla.data.files import read_lines
+from hf_vanilla.data.formats import format_of
+from hf_vanilla.data.hub_names import hub_id
 from hf_vanilla.environment import hardware
+from hf_vanilla.hub.metadata import check_languages, check_license
 from hf_vanilla.training.checkpointing import digest
 
 logger = logging.getLogger(__name__)
@@ -96,6 +99,7 @@ class Records:
         configuration: in the summary of `hf-vanilla train`, the fields of its configuration; empty for a Trainer.
         corpus, built_in: Hub id or name of what it learned from, never a path, and the facts of a built-in corpus.
         base_model: Hub id or name of the model whose weights it started from.
+        hub: those of `dataset` and `base_model` that are on the Hub, by their ids; None for another.
     """
 
     def __init__(self, folder: Path):
@@ -108,7 +112,13 @@ class Records:
         self.samples = read_samples(folder)
         corpus = self.configuration.get("corpus") or self.run.get("dataset") or ""
         self.corpus, self.built_in = public(corpus), BUILT_IN.get(corpus, {})
-        self.base_model = public(self.run.get("base_model") or self.configuration.get("initial_model"))
+        base_model = self.run.get("base_model") or self.configuration.get("initial_model")
+        self.base_model = public(base_model)
+        # Earlier versions did not record what was on the Hub; a name without a user may be what is left of a path.
+        is_file = format_of(Path(corpus)) is not None or Path(corpus).suffix.lower() in (".txt", ".gz", ".zst")
+        found = {"dataset": None if is_file else hub_id(corpus), "base_model": hub_id(base_model)}
+        found = {name: value if value and "/" in value else None for name, value in found.items()}
+        self.hub: dict[str, str | None] = self.run.get("hub", found)
 
 
 def render_card(
@@ -124,9 +134,12 @@ def render_card(
             new ones, else none: those of others have a license of theirs).
 
     Raises:
-        FileNotFoundError, ValueError: there is no `config.json`, or it is no model's of this package.
+        FileNotFoundError, ValueError: there is no `config.json`, or it is no model's of this package; a language or
+            the license is none that the Hub knows.
     """
     validate_repo_id(repo_id)
+    check_languages(languages or ())
+    check_license(license or "other")
     records = Records(folder)
     texts = (sample[side] for sample in records.samples for side in ("source", "text") if side in sample)
     return ModelCard.from_template(
@@ -160,6 +173,8 @@ def metadata_of(records: Records, repo_id: str, languages: Sequence[str] | None,
             task_type=records.pipeline_tag,
             dataset_type=oneline(corpus or "unknown"),
             dataset_name=oneline(score.test_set),
+            # The Hub merges what has the same type, config, split and revision.
+            dataset_config=oneline(f"{score.test_set}, {score.measured_on}"),
             dataset_split=score.split,
             metric_type=score.metric,
             metric_name=score.metric_name,
@@ -174,9 +189,9 @@ def metadata_of(records: Records, repo_id: str, languages: Sequence[str] | None,
         library_name="transformers",
         pipeline_tag=records.pipeline_tag,
         tags=["hf_vanilla", "attention-is-all-you-need", FAMILY_NAMES[records.config.model_type]],
-        datasets=[corpus] if corpus and not records.built_in and is_hub_id(corpus) else None,
+        datasets=[records.hub["dataset"]] if records.hub["dataset"] and not records.built_in else None,
         metrics=sorted({score.metric for score in scores}) or None,
-        base_model=base if base and is_hub_id(base) else None,
+        base_model=records.hub["base_model"],
         model_name=repo_id.split("/")[-1],
         eval_results=results or None,
     )
@@ -247,11 +262,6 @@ def public(value: Any) -> Any:
     if isinstance(value, str) and (Path(value).exists() or re.match(r"[/.~]|file:|[A-Za-z]:[/\\]", value)):
         return re.split(r"[/\\]", value.rstrip("/\\"))[-1]
     return value
-
-
-def is_hub_id(name: str) -> bool:
-    """True if a name could be that of a repository on the Hub rather than that of a file."""
-    return bool(re.fullmatch(r"[\w.-]+/[\w.-]+", name)) and not Path(name).suffix
 
 
 def scores_of(summary: dict[str, Any], evaluations: Sequence[dict[str, Any]]) -> list[Score]:
@@ -359,9 +369,11 @@ def summarise_trainer(trainer: Trainer, dataset: str | None, base_model: str | N
     examples: Any = trainer.train_dataset
     model: Any = trainer.model
     packages = ("hf-vanilla", "torch", "transformers", "datasets", "tokenizers", "accelerate")
+    base_model = base_model or model.config._name_or_path or None
     return {
-        "base_model": public(base_model or model.config._name_or_path or None),
+        "base_model": public(base_model),
         "dataset": public(dataset or getattr(getattr(examples, "info", None), "dataset_name", None)),
+        "hub": {"base_model": hub_id(base_model), "dataset": hub_id(dataset)},
         "training_examples": len(examples) if hasattr(examples, "__len__") else None,
         "arguments": {name: str(getattr(arguments, name)) for name in TRAINER_SETTINGS},
         "updates": trainer.state.global_step,

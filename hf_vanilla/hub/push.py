@@ -13,6 +13,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
+from hf_vanilla.hub.metadata import check_languages, check_license
 from hf_vanilla.hub.model_card import ATTENTION, CARD, RECORDS, auto_class_of, oneline, read_json, render_card
 from hf_vanilla.hub.staging import check_stands_alone, stage, write_space
 from hf_vanilla.training.checkpointing import digest
@@ -64,6 +65,8 @@ def push(
     """
     source, api = Path(source), api or HfApi()
     check_repo_id(repo_id)
+    check_languages(languages or ())
+    check_license(license or "other")
     with tempfile.TemporaryDirectory() as temporary:
         folder, app = Path(temporary, "model"), Path(temporary, "space")
         model, tokenizer = stage(source, folder, repo_id, max_shard_size, languages=languages, license=license)
@@ -115,6 +118,8 @@ def write_card(
     Where no weights lie in `source`, as in such a folder, the card alone is written anew.
     """
     check_repo_id(repo_id)
+    check_languages(languages or ())
+    check_license(license or "other")
     with tempfile.TemporaryDirectory() as temporary:
         records = Path(temporary) if any(source.glob("*.safetensors")) else source
         if records != source:

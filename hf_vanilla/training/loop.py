@@ -7,9 +7,10 @@ import signal
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import transformers
+from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BatchEncoding
@@ -20,7 +21,7 @@ from hf_vanilla.training import checkpointing, distributed, optim, records
 from hf_vanilla.training.config import TrainingConfig
 from hf_vanilla.training.evaluation import evaluate
 from hf_vanilla.training.run_log import RunLog, plot_curves
-from hf_vanilla.training.state import CONFIG, SUMMARY, RunState, check_folder, share_counts
+from hf_vanilla.training.state import CONFIG, SUMMARY, RunState, check_folder, only_writer, share_counts
 from hf_vanilla.training.step import training_step
 from hf_vanilla.training.tasks import TASKS
 from hf_vanilla.training.yaml_files import write_yaml
@@ -42,7 +43,13 @@ def train(config: TrainingConfig, command: str | None = None) -> Path:
         ValueError, FileNotFoundError: corpus, configuration or `output_dir` are not fit for use; nothing was changed.
         SystemExit: after SIGTERM or Ctrl-C, once a checkpoint is saved.
     """
-    run = Run(config)
+    accelerator = distributed.make_accelerator(config)
+    with only_writer(Path(config.output_dir)):
+        return _train(config, accelerator, command)
+
+
+def _train(config: TrainingConfig, accelerator: Accelerator, command: str | None) -> Path:
+    run = Run(config, accelerator)
     if not run.begin():
         return run.folder
     state = run.state
@@ -57,13 +64,13 @@ def train(config: TrainingConfig, command: str | None = None) -> Path:
 
 
 class Run:
-    """A training run, as one process sees it. `Run(config)` loads and builds all that it needs, and writes nothing."""
+    """A training run, as one process sees it. Making one loads and builds all that it needs, and writes nothing."""
 
-    def __init__(self, config: TrainingConfig) -> None:
+    def __init__(self, config: TrainingConfig, accelerator: Accelerator) -> None:
         transformers.utils.logging.disable_progress_bar()  # one bar is enough
         self.config, self.folder = config, Path(config.output_dir)
         self.uses_onednn = use_onednn_for_float32()
-        self.accelerator = accelerator = distributed.make_accelerator(config)
+        self.accelerator = accelerator
         self.was_started = check_folder(self.folder, config, accelerator)
 
         self.task = task = TASKS[config.task](config)
@@ -98,7 +105,12 @@ class Run:
         set_seed(config.seed, device_specific=True)  # dropout differs between processes
 
         count = None if config.streaming else len(examples)
-        self.state = RunState(examples=count, lengths=self.batches.checksum, processes=accelerator.num_processes)
+        told: dict[str, Any] = {
+            "examples": count,
+            "lengths": self.batches.checksum,
+            "splits": self.corpus.fingerprints,
+        }
+        self.state = RunState(**told, processes=accelerator.num_processes)
         self.checkpoints = checkpointing.Checkpoints(self.folder, accelerator, config.keep_checkpoints)
 
     def begin(self) -> bool:
@@ -148,6 +160,9 @@ class Run:
             raise ValueError(f"{path}: trained on {state.examples} examples; now the corpus gives {fresh.examples}")
         if state.lengths != fresh.lengths:
             raise ValueError(f"{path}: trained on {state.examples} examples of other lengths: the corpus has changed")
+        state.splits = state.splits or fresh.splits  # versions before had no fingerprints
+        if changed := [split for split in fresh.splits if state.splits.get(split) != fresh.splits[split]]:
+            raise ValueError(f"{path}: the corpus has changed since, in other rows for {' and '.join(changed)}")
         if state.processes != fresh.processes:
             logger.warning("%s: %d processes, now %d: dropout will differ", path, state.processes, fresh.processes)
             state.processes = fresh.processes

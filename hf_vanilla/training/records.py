@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_vanilla.data.hub_names import hub_id
 from hf_vanilla.environment import hardware
 from hf_vanilla.training.state import SUMMARY, RunState
 from hf_vanilla.training.tasks import Task
@@ -75,6 +76,11 @@ def write_summary(
         "target_tokens": state.target_tokens,
         "training_examples": state.examples,
         "dropped_examples": dict(task.dropped),
+        "splits": state.splits,
+        "hub": {
+            "dataset": None if task.config.target_path else hub_id(task.config.corpus),
+            "base_model": hub_id(task.config.initial_model),
+        },
         "final": scores,
         "best_validation_loss": state.best_validation_loss,
         "processes": accelerator.num_processes,

@@ -1,23 +1,25 @@
 """The state of a run: what a checkpoint keeps of it, what may lie in its folder, and what its processes share."""
 
+import contextlib
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers import BatchEncoding
 
+from hf_vanilla.data.locks import alone_at
 from hf_vanilla.training.checkpointing import numbered_folders
 from hf_vanilla.training.config import TrainingConfig
 from hf_vanilla.training.distributed import StopSignal
 from hf_vanilla.training.run_log import memory_gib
 from hf_vanilla.training.yaml_files import read_yaml
 
-CONFIG, SUMMARY = "training_config.yaml", "training_summary.json"
+CONFIG, SUMMARY, LOCK = "training_config.yaml", "training_summary.json", ".lock"
 WINDOW = ("loss", "tokens", "filled", "slots", "seconds", "updates")
 """What is summed for a line of the log. `slots` are the positions of batches, `filled` those that hold a token."""
 
@@ -37,6 +39,7 @@ class RunState:
     best_validation_loss: float | None = None
     examples: int | None = None  # of the training split, None if streamed; if it differs, the corpus has changed
     lengths: int = 0  # a checksum of the lengths of these examples, by which a change shows as well
+    splits: dict[str, str] = field(default_factory=dict)  # the fingerprint of each, see `hf_vanilla.data.splits`
     processes: int = 1
     window: dict[str, float] = field(default_factory=lambda: dict.fromkeys(WINDOW, 0.0))  # since the log's last line
 
@@ -73,7 +76,7 @@ def check_folder(folder: Path, config: TrainingConfig, accelerator: Accelerator)
     started = False
     if accelerator.is_main_process:
         try:
-            # Only tests that it can be written to: a run that is refused leaves no folder behind.
+            # Only tests that it can be written to.
             with tempfile.TemporaryFile(dir=next(path for path in (folder, *folder.parents) if path.exists())):
                 pass
             started = bool(numbered_folders(folder / "checkpoints"))
@@ -86,7 +89,7 @@ def check_folder(folder: Path, config: TrainingConfig, accelerator: Accelerator)
                         f"{folder} holds a run with other settings: {'; '.join(changes)}. "
                         "Set them back to go on with it, or choose another output_dir"
                     )
-            elif folder.exists() and any(folder.iterdir()):
+            elif folder.exists() and any(path.name != LOCK for path in folder.iterdir()):
                 raise ValueError(f"{folder} holds files, but no run to go on with; choose another output_dir")
         except (ValueError, OSError) as error:
             problem = error
@@ -94,6 +97,36 @@ def check_folder(folder: Path, config: TrainingConfig, accelerator: Accelerator)
     if problem:
         raise problem
     return started
+
+
+@contextlib.contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keep other runs out of `folder`, on all processes alike; what was made for this alone is removed in the end.
+
+    That another run writes there is a ValueError on each process, that nobody can an OSError.
+    """
+    state = PartialState()
+    with contextlib.ExitStack() as stack:
+        problem: Exception | None = None
+        if state.is_main_process:
+            new = [path for path in (folder, *folder.parents) if not path.exists()]
+            busy = f"{folder} is being written by another run: wait for it, or choose another output_dir"
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                stack.callback(_remove_if_empty, new)
+                stack.enter_context(alone_at(folder / LOCK, busy))
+            except (ValueError, OSError) as error:
+                problem = error
+        (problem,) = broadcast_object_list([problem])
+        if problem:
+            raise problem
+        yield
+
+
+def _remove_if_empty(folders: Sequence[Path]) -> None:
+    with contextlib.suppress(OSError):
+        for folder in folders:
+            folder.rmdir()
 
 
 def share_counts(

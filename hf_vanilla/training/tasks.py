@@ -16,7 +16,7 @@ import torch
 import transformers
 from accelerate import PartialState
 from accelerate.utils import extract_model_from_parallel
-from datasets import Dataset, DatasetDict, IterableDataset, IterableDatasetDict
+from datasets import Dataset, IterableDataset
 from datasets.fingerprint import Hasher
 from huggingface_hub.errors import StrictDataclassError
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel, PreTr
 
 from hf_vanilla.data import collators, corpora
 from hf_vanilla.data.batching import TokenBatchSampler, TokenBatchStream
+from hf_vanilla.data.splits import CleanCorpus, CleanStream
 from hf_vanilla.data.tokenization import measure_tokenizer, train_tokenizer
 from hf_vanilla.models.configuration_recurrent import RecurrentConfig
 from hf_vanilla.models.configuration_vanilla import VanillaConfig, VanillaDecoderConfig, VanillaEncoderConfig
@@ -38,7 +39,7 @@ logger = logging.getLogger(__name__)
 Family = Literal["seq2seq", "encoder", "decoder"]
 AutoModel = transformers.AutoModelForSeq2SeqLM | transformers.AutoModelForMaskedLM | transformers.AutoModelForCausalLM
 BatchSource: TypeAlias = TokenBatchSampler | TokenBatchStream
-Corpus: TypeAlias = DatasetDict | IterableDatasetDict
+Corpus: TypeAlias = CleanCorpus | CleanStream
 Examples: TypeAlias = Dataset | IterableDataset
 TokenIds = list[list[int]]
 

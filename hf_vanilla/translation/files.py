@@ -1,6 +1,5 @@
 """Translating a file line by line, interrupted or not."""
 
-import contextlib
 import hashlib
 import itertools
 import json
@@ -9,10 +8,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from hf_vanilla.data.files import open_bytes
+from hf_vanilla.data.locks import alone_at
 from hf_vanilla.translation.translator import POOL, Translator
 
 
@@ -33,7 +32,7 @@ def translate_file(
     partial, notes, lock = (target.with_name(f"{target.name}.partial{suffix}") for suffix in ("", ".json", ".lock"))
     if source.resolve() in (target, partial, notes, lock):
         raise ValueError(f"{source} is the input: give another output")
-    with alone_at(target, lock):
+    with alone_at(lock, f"{target} is being written by another process: wait for it, or give another output"):
         if partial.exists() and not notes.exists():
             raise ValueError(f"{partial} is in the way, and not of this program: move it")
         digest = hashlib.sha256()
@@ -62,20 +61,6 @@ def translate_file(
         partial.replace(target)
         notes.unlink()
         return undecodable
-
-
-@contextlib.contextmanager
-def alone_at(target: Path, lock: Path) -> Iterator[None]:
-    """Hold the file `lock`, then delete it; `ValueError` if another process holds it, which then writes `target`."""
-    try:
-        with FileLock(lock, timeout=0):
-            try:
-                yield
-            finally:
-                lock.unlink(missing_ok=True)
-    except Timeout:
-        problem = "is being written by another process: wait for it, or give another output"
-        raise ValueError(f"{target} {problem}") from None
 
 
 def identity_of(translator: Translator, name: str, **options: object) -> dict[str, object]:

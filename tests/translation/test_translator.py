@@ -263,7 +263,7 @@ def test_what_is_there_is_not_lost(folder, tmp_path):
 def test_one_process_at_a_time_writes_a_file(folder, tmp_path):
     source, target = tmp_path / "in.txt", tmp_path / "out.txt"
     source.write_text("one\n")
-    with files.alone_at(target, tmp_path / "out.txt.partial.lock"):
+    with files.alone_at(tmp_path / "out.txt.partial.lock", "busy"):
         with pytest.raises(SystemExit, match="out.txt is being written by another process"):
             run(folder, source, target)
         assert not target.exists()
