@@ -98,8 +98,9 @@ def survey_corpus(options: argparse.Namespace) -> None:
         sources, references, _ = load_test_set(options)  # --source is None, as this is a --survey
         targets = [row[0] for row in references]
     else:
-        corpus = options.corpus or read_training_config(options.model).get("corpus", "bible")
-        splits = load_texts(corpus, text_column=options.text_column, columns=options.columns)
+        run = {} if options.corpus else read_training_config(options.model)
+        columns = {"text_column": options.text_column, "columns": options.columns or run.get("columns")}
+        splits = load_texts(options.corpus or run.get("corpus", "bible"), **columns)
         require(options, split=splits)
         texts = splits[options.split]["text"]
         sources = [part.strip() for text in texts for part in SENTENCE_END.split(text) if part.strip()]
