@@ -36,9 +36,8 @@ def run_translate(options: argparse.Namespace) -> None:
     if source and (not source.exists() or source.is_dir()):
         raise FileNotFoundError(f"{source}: no such file")
     require_writable(target)
-    from hf_vanilla.data.files import open_bytes
-
     translator = load_translator(options.model, options)
+    from hf_vanilla.data.files import open_bytes
     from hf_vanilla.translation.files import POOL, identity_of, texts_of_lines, translate_file
 
     # What exists and is no file is a pipe or a device: it must be written to, not replaced.
