@@ -23,18 +23,20 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-import yaml
 from paper import runs
 from peers.measuring import save_figure
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM
 
 from hf_vanilla import RecurrentConfig, Translator, VanillaConfig
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.data.corpora import load_corpus
 from hf_vanilla.environment import keep_freed_memory, use_onednn_for_float32
 from hf_vanilla.training.config import TrainingConfig
 from hf_vanilla.training.run_log import read_records
+from hf_vanilla.training.yaml_files import read_yaml
 from hf_vanilla.translation.metrics import TranslationQuality
+from hf_vanilla.translation.score_choices import QUICK_SCORES
 
 CONFIGS = Path(__file__).parent / "configs"
 SYSTEMS = {"none": "recurrent", "additive": "+ Bahdanau", "dot": "+ dot product", "local": "+ local"}
@@ -51,7 +53,7 @@ def training_config(system: str, seed: int, minutes: float, folder: Path, given:
     options = [*given, *runs.as_options(own)]
     if system != "transformer":
         return TrainingConfig.load(CONFIGS / f"recurrent_{system}.yaml", options)
-    recurrent = yaml.safe_load((CONFIGS / "recurrent_none.yaml").read_text(encoding="utf-8"))
+    recurrent = read_yaml(CONFIGS / "recurrent_none.yaml")
     width = TrainingConfig.load(CONFIGS / "recurrent_none.yaml", options).hidden_size
     fields = {name: value for name, value in recurrent.items() if name not in ("cell_type", "attention_type")}
     fields |= {"architecture": "transformer", "num_attention_heads": 4, "intermediate_size": 2 * width}
@@ -70,7 +72,7 @@ def run_verses(system: str, seed: int, minutes: float, folder: Path, given: list
     for name, (least, most) in {"all": (1, 10**6), **BINS}.items():
         rows = [row for row, count in enumerate(words) if least <= count <= most]
         own, right = ([texts[row] for row in rows] for texts in (translations, references))
-        quality = TranslationQuality().compute(predictions=own, references=right)
+        quality = TranslationQuality(metrics=QUICK_SCORES).compute(predictions=own, references=right)
         scores[name] = {"bleu": quality["bleu"], "chrf": quality["chrf"], "sentences": len(rows)}
     result = {"tokens_per_second": statistics.median(speeds), "parameters": translator.model.num_parameters()}
     result |= {"updates": summary["updates"], "precision": summary["mixed_precision"], "scores": scores}
@@ -210,4 +212,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -8,7 +8,8 @@ r"""Fine-tune a model, by the stock Trainer, to classify texts or pairs of texts
     ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 scripts/finetune_sequence_classification.py ...
     accelerate launch scripts/finetune_sequence_classification.py ...
 
-Labels that are names or integers are classes, floats are values (regression), lists are several labels of a text.
+Names and whole numbers are classes, as they are written; numbers that are not whole are values to learn (regression),
+which the log says; lists are several labels of a text. `--problem_type` decides it otherwise.
 `--use_peft true` trains LoRA adapters, `--help` explains all arguments, and a YAML file of them may come first. The
 same command continues a run that was interrupted.
 """
@@ -18,8 +19,9 @@ from itertools import chain
 
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
 
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
-from hf_vanilla.finetuning.labels import check_texts, encode_text_labels, with_labels
+from hf_vanilla.finetuning.labels import PROBLEM_TYPES, check_texts, encode_text_labels, with_labels
 from hf_vanilla.finetuning.metrics import TEXT_SCORES
 from hf_vanilla.finetuning.run import check_lengths, encode, fine_tune, get_model, get_tokenizer, sequence_limit
 from hf_vanilla.models.texts_vanilla import encode_texts
@@ -33,6 +35,7 @@ class Arguments(FineTuningArguments):
     text_pair_column_name: str | None = option(None, "The second text.")
     label_column_name: str = option("label", "What is learned.")
     class_names: list[str] | None = option(None, "All classes, in their order.")
+    problem_type: str | None = option(None, f"{', '.join(PROBLEM_TYPES)}; by default, the labels say it.")
 
 
 def main(args: list[str] | None = None) -> None:
@@ -42,7 +45,8 @@ def main(args: list[str] | None = None) -> None:
     columns = [column for column in (arguments.text_column_name, arguments.text_pair_column_name) if column]
     for column, argument in zip(columns, ("text_column_name", "text_pair_column_name"), strict=False):
         check_texts(splits, column, argument)
-    labels = encode_text_labels(splits, arguments.label_column_name, arguments.class_names, arguments)
+    column, named, kind = arguments.label_column_name, arguments.class_names, arguments.problem_type
+    labels = encode_text_labels(splits, column, named, arguments, kind)
     if labels.problem_type != "single_label_classification" and training.label_smoothing_factor:
         raise ValueError(f"label_smoothing_factor is for one class a text; the labels ask for {labels.problem_type}")
 
@@ -70,4 +74,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

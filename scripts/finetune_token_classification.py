@@ -8,8 +8,9 @@ r"""Fine-tune a model, by the stock Trainer, to tag words: parts of speech, name
     accelerate launch scripts/finetune_token_classification.py ...
 
 A row holds a list of words and as many tags. The first token of a word stands for it. Tags such as B-PER, I-PER, O are
-scored by spans as well. `--use_peft true` trains LoRA adapters, `--help` explains all arguments, and a YAML file of
-them may come first. The same command continues a run that was interrupted.
+scored by spans as well, whatever their scheme (IOB, BIOES, BILOU, ...). `--use_peft true` trains LoRA adapters,
+`--help` explains all arguments, and a YAML file of them may come first. The same command continues a run that was
+interrupted.
 """
 
 from dataclasses import dataclass
@@ -21,9 +22,10 @@ from transformers import (
     TrainingArguments,
 )
 
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
 from hf_vanilla.finetuning.labels import check_texts, encode_classes, encode_words, fields_of_classes, label_words
-from hf_vanilla.finetuning.metrics import score_tags, tags_of
+from hf_vanilla.finetuning.metrics import SCHEMES, find_scheme, score_tags, tags_of
 from hf_vanilla.finetuning.run import check_lengths, encode, fine_tune, get_model, get_tokenizer, sequence_limit
 
 
@@ -34,6 +36,7 @@ class Arguments(FineTuningArguments):
     text_column_name: str = option("tokens", "The words of a text, a list.")
     tag_column_name: str = option("tags", "A tag for each word, a list.")
     class_names: list[str] | None = option(None, "All tags, in their order.")
+    tag_scheme: str | None = option(None, f"Of {', '.join(SCHEMES)}, or none; by default, the tags say it.")
     unspaced: bool = option(False, "No spaces stand between the words.")
 
 
@@ -45,6 +48,7 @@ def main(args: list[str] | None = None) -> None:
     check_texts(splits, words, "text_column_name", words=True)
     names, labels = encode_classes(splits, tags, arguments.class_names, arguments, words)
 
+    scheme = find_scheme(names, arguments.tag_scheme)
     tokenizer = get_tokenizer(arguments, training, map(" ".join, splits["train"][words]), "encoder")
     tokenizer.padding_side = "right"  # the first tokens of words are counted from the left
     model = get_model(AutoModelForTokenClassification, arguments, tokenizer, **fields_of_classes(names))
@@ -54,7 +58,7 @@ def main(args: list[str] | None = None) -> None:
     check_lengths(encoded, words, limit)
 
     def compute_metrics(prediction, split):
-        return score_tags(prediction.predictions.argmax(-1), prediction.label_ids, names)
+        return score_tags(prediction.predictions.argmax(-1), prediction.label_ids, names, scheme or "none")
 
     def answers(scores, split):
         return tags_of(scores.argmax(-1), encoded[split]["first"], names)
@@ -64,4 +68,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -8,9 +8,10 @@ r"""Fine-tune a model, by the stock Seq2SeqTrainer, to translate, or to turn tex
     ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 scripts/finetune_translation.py ...
     accelerate launch scripts/finetune_translation.py ...
 
-Translations with `--generation_num_beams` are scored by sacreBLEU and chrF; `--predict_with_generate false` leaves
-that out. `--use_peft true` trains LoRA adapters, `--help` explains all arguments, and a YAML file of them may come
-first. The same command continues a run that was interrupted. `hf-vanilla train` trains from new weights, faster.
+Translations with `--generation_num_beams` are scored by sacreBLEU and chrF, or by the `--metrics` that are named, such
+as exact_match and character_error_rate; `--predict_with_generate false` leaves that out. `--use_peft true` trains LoRA
+adapters, `--help` explains all arguments, and a YAML file of them may come first. The same command continues a run
+that was interrupted. `hf-vanilla train` trains from new weights, faster.
 """
 
 from dataclasses import dataclass
@@ -18,12 +19,15 @@ from itertools import chain
 
 from transformers import AutoModelForSeq2SeqLM, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
+from hf_vanilla.cli.streams import run_program
+from hf_vanilla.data.built_in import target_language
 from hf_vanilla.finetuning.answers import TranslationCollator, decode
 from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
 from hf_vanilla.finetuning.labels import check_texts, labelled_splits
 from hf_vanilla.finetuning.run import check_lengths, encode, fine_tune, get_model, get_tokenizer, sequence_limit
 from hf_vanilla.models.texts_vanilla import encode_texts
 from hf_vanilla.translation.metrics import TranslationQuality
+from hf_vanilla.translation.score_choices import QUICK_SCORES, SCORES, check_scores
 
 
 @dataclass
@@ -33,11 +37,16 @@ class Arguments(FineTuningArguments):
     source_column_name: str = option("source", "What is translated; `a.b` is b of a.")
     target_column_name: str = option("target", "Its translation.")
     source_prefix: str = option("", "Put before each source, as T5 wants it.")
+    metrics: list[str] | None = option(None, f"Some of {', '.join(SCORES)}; by default bleu and chrf.")
+    target_language: str | None = option(None, "ISO 639 code; BLEU cuts words by it, or else by script.")
 
 
 def main(args: list[str] | None = None) -> None:
     """Fine-tune as the arguments say, by default those of the command line."""
     arguments, training = parse(Arguments, Seq2SeqTrainingArguments, args, predict_with_generate=True)
+    metrics = check_scores(arguments.metrics or QUICK_SCORES)
+    language = target_language({"corpus": arguments.dataset_name, "target_language": arguments.target_language})
+    quality = TranslationQuality(metrics=metrics, language=language)
     splits = arguments.load_splits().flatten()
     source, target = arguments.source_column_name, arguments.target_column_name
     check_texts(splits, source, "source_column_name")
@@ -64,8 +73,8 @@ def main(args: list[str] | None = None) -> None:
     def compute_metrics(prediction, split):
         references = [[text.strip()] for text in splits[split][target]]
         own = translations_of(prediction.predictions, split)
-        scores = TranslationQuality().compute(predictions=own, references=references)
-        return {"bleu": scores["bleu"], "chrf": scores["chrf"]}
+        scores = quality.compute(predictions=own, references=references)
+        return {name: scores[name] for name in metrics}
 
     collator, scored = TranslationCollator(tokenizer, model), (compute_metrics, translations_of)
     scored = scored if training.predict_with_generate else (None, None)
@@ -73,4 +82,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

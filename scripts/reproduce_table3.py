@@ -33,11 +33,13 @@ from filelock import FileLock
 from paper import runs
 
 from hf_vanilla import Translator
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.environment import keep_freed_memory
 from hf_vanilla.models.texts_vanilla import encode_texts
 from hf_vanilla.training.config import TrainingConfig
 from hf_vanilla.training.tasks import TASKS
 from hf_vanilla.translation.metrics import TranslationQuality
+from hf_vanilla.translation.score_choices import QUICK_SCORES
 
 CONFIG = Path(__file__).parent / "configs" / "paper" / "table3_base.yaml"
 PAPER = {
@@ -104,7 +106,7 @@ def run(row: str, seed: int, folder: Path, given: list[str]) -> runs.Result:
             for side in sides  # the perplexity is of these
         )
         translations, references = translator(sources), [[target] for target in targets]
-        quality = TranslationQuality().compute(predictions=translations, references=references)
+        quality = TranslationQuality(metrics=QUICK_SCORES).compute(predictions=translations, references=references)
         result = {"row": row, "seed": seed, **quality, **runs.pick(summary, "versions")}
         result |= {"parameters": translator.model.num_parameters(), "training_seconds": summary["seconds"]}
         result["seconds"] += time.monotonic() - start
@@ -255,4 +257,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    main()
+    run_program(main)

@@ -83,7 +83,7 @@ def bleu(reader: Reader, readings: Sequence[Reading]) -> float:
             texts = reader.tokenizer.batch_decode(output, skip_special_tokens=True)
             translations += [" ".join(text.split()) for text in texts]
     references = [[reading.target] for reading in readings]
-    return TranslationQuality().compute(predictions=translations, references=references)["bleu"]
+    return TranslationQuality(metrics=["bleu"]).compute(predictions=translations, references=references)["bleu"]
 
 
 @contextlib.contextmanager

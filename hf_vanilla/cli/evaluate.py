@@ -3,14 +3,35 @@
 import argparse
 import json
 import sys
+from collections.abc import Callable, Mapping
 from operator import itemgetter
 from pathlib import Path
-
-import yaml
+from typing import TYPE_CHECKING
 
 import hf_vanilla
-from hf_vanilla.cli.options import AddArgument, add_corpus_options, add_search_options, require
-from hf_vanilla.cli.translate import load_translator
+from hf_vanilla.cli.options import (
+    SPLITS,
+    AddArgument,
+    add_corpus_options,
+    add_search_options,
+    require,
+    require_files,
+    require_model,
+)
+from hf_vanilla.cli.translate import check_search, load_translator
+from hf_vanilla.training.yaml_files import read_yaml
+from hf_vanilla.translation.score_choices import (
+    SCORES,
+    TOKENIZERS,
+    TRANSLATION_SCORES,
+    check_scores,
+    require_tokenizer,
+)
+
+if TYPE_CHECKING:
+    from sacrebleu.metrics.base import Metric
+
+NAMES = {"bleu": "BLEU", "chrf": "chrF", "chrf++": "chrF++", "ter": "TER", "comet": "COMET"}
 
 # What evaluation.json holds for each subset of a test set: its name, how it was translated, and scores.
 Scores = dict[str, str | int | float | None]
@@ -23,23 +44,35 @@ def _add_evaluate_options(add: AddArgument) -> None:
     add("--source", type=Path, help="text file instead of a corpus, one sentence a line")
     add("--reference", type=Path, action="append", help="translation of --source, line by line; may be repeated")
     add("--compare", metavar="MODEL", help="another model; also print how probable such a difference is by chance")
+    names = ", ".join(SCORES)
+    add("--metrics", nargs="+", metavar="NAME", help=f"scores, of {names} (default: the run's, or the first four)")
+    add("--tokenize", help=f"tokenizer of BLEU, {', '.join(TOKENIZERS)} (default: by language or script)")
+    add("--comet", metavar="PATH", help="also score by this local checkpoint of COMET, with unbabel-comet installed")
     add("--json", action="store_true", help="print the scores as JSON, and nothing else")
     add("--show", type=int, default=5, help="number of translations to print (default: 5)")
     add_search_options(add)
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
-    """Score translations of a test set by BLEU and chrF, with their signatures.
+    """Score translations of a test set, by default by BLEU, chrF, chrF++ and TER, with their signatures.
 
     example: hf-vanilla evaluate runs/verses_demo --corpus verses
     """
     if bool(options.source) != bool(options.reference):
         raise ValueError("--source and --reference need each other")
+    check_scores(options.metrics or ())
+    if options.tokenize:
+        require_tokenizer(options.tokenize)
+    check_search(options)
+    require(options, split=SPLITS, short=1, show=0)
+    require_model(options.compare)
+    require_files(options.source, *(options.reference or ()), options.target_path)
     translators = [load_translator(name, options) for name in (options.model, options.compare) if name]
     from hf_vanilla.models.texts_vanilla import encode_texts
     from hf_vanilla.translation.loading import side_by_side
 
     sources, references, everything = load_test_set(options)
+    metrics_of = choose_metrics(options, sources, references)
     translations, *compared = (each(sources, num_beams=options.num_beams, progress=True) for each in translators)
     if not options.json:
         print(side_by_side(sources, translations, references, options.show), end="\n\n")
@@ -61,26 +94,36 @@ def run_evaluate(options: argparse.Namespace) -> None:
             raise ValueError(f"{name}: there is no such sentence")
         outputs = [[lines[row] for row in rows] for lines in (translations, *compared)]
         for count in sorted({len(references[0]), 1}, reverse=True):
-            scores = {"set": name, **settings, **score(outputs, [references[row][:count] for row in rows])}
-            results.append(scores)
+            right = [references[row][:count] for row in rows]
+            results.append({"set": name, **settings, **score(outputs, right, metrics_of(rows))})
             if not options.json:
-                print(
-                    "{set}, {sentences} sentences, {references} reference(s): "
-                    "BLEU {bleu:.1f} ± {bleu_confidence:.1f} ({bleu_signature}), "
-                    "chrF {chrf:.1f} ± {chrf_confidence:.1f} ({chrf_signature})".format_map(scores)
-                )
-                if options.compare:
-                    values = "BLEU {bleu_p_value:.3f}, chrF {chrf_p_value:.3f}".format_map(scores)
-                    print(f"  so far from {options.compare} by chance: {values}")
+                print(describe_scores(results[-1], options.compare))
     if options.json:
-        print(json.dumps(results, indent=2, ensure_ascii=False))
+        print(json.dumps(results, indent=2, ensure_ascii=False, allow_nan=False))
     record_evaluation(Path(options.model), results)
+
+
+def choose_metrics(
+    options: argparse.Namespace, sources: list[str], references: list[list[str]]
+) -> Callable[[list[int]], Mapping[str, "Metric"]]:
+    """Return a function that gives the metrics of a test set's rows, by name: the same for each subset."""
+    from hf_vanilla.data.built_in import target_language
+    from hf_vanilla.translation.comet import Comet
+    from hf_vanilla.translation.metrics import build_metrics
+
+    run = read_training_config(options.model)
+    if options.corpus:
+        run = {**run, "corpus": options.corpus}
+    names = options.metrics or run.get("metrics") or TRANSLATION_SCORES
+    metrics = dict(build_metrics(names, references, target_language(run), options.tokenize))
+    comet = Comet(options.comet, sources) if options.comet else None
+    return lambda rows: metrics | ({"comet": comet.of(rows)} if comet else {})
 
 
 def read_training_config(folder: str) -> dict[str, str]:
     """Return the fields of the run that wrote `folder`, or none for another model."""
     path = Path(folder) / "training_config.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_yaml(path) if path.is_file() else {}
 
 
 def load_test_set(options: argparse.Namespace) -> tuple[list[str], list[list[str]], str]:
@@ -113,17 +156,40 @@ def read_parallel_files(*paths: Path) -> list[list[str]]:
     return files
 
 
-def score(outputs: list[list[str]], references: list[list[str]]) -> Scores:
-    """Return the scores of the first of one or two systems, with p-values of its difference from the second."""
-    from hf_vanilla.translation.metrics import TranslationQuality, compare, confidence
+def score(outputs: list[list[str]], references: list[list[str]], metrics: Mapping[str, "Metric"]) -> Scores:
+    """Return the scores of the first of one or two systems, with p-values of its difference from the second.
+
+    There is None for what too few sentences cannot tell.
+    """
+    from hf_vanilla.translation.metrics import TranslationQuality, compare
 
     own, *others = outputs
-    quality = TranslationQuality().compute(predictions=own, references=references)
+    quality = TranslationQuality(metrics=metrics, intervals=True).compute(predictions=own, references=references)
     scores: Scores = {"references": len(references[0]), **quality}
-    scores |= {f"{metric}_confidence": width for metric, width in confidence(own, references).items()}
     for other in others:
-        scores |= {f"{metric}_p_value": value for metric, value in compare(own, other, references).items()}
+        scores |= {f"{name}_p_value": value for name, value in compare(own, other, references, metrics).items()}
     return scores
+
+
+def describe_scores(scores: Scores, other: str | None) -> str:
+    """Return a line of scores with their intervals and signatures, and one of their differences from an `other`."""
+    names = [name.removesuffix("_signature") for name in scores if name.endswith("_signature")]
+    values = []
+    for name in names:
+        digits, shown = 4 if name == "comet" else 1, NAMES.get(name, name.replace("_", " "))
+        interval = scores[f"{name}_confidence"]
+        width = "" if interval is None else f" ± {interval:.{digits}f}"
+        values.append(f"{shown} {scores[name]:.{digits}f}{width} ({scores[f'{name}_signature']})")
+    lines = ["{set}, {sentences} sentences, {references} reference(s): ".format_map(scores) + ", ".join(values)]
+    if scores["sentences"] == 1:
+        lines.append("  no intervals: one sentence has none")
+    if other:
+        known = {name: p for name in names if (p := scores[f"{name}_p_value"]) is not None}
+        told = ", ".join(f"{NAMES.get(name, name.replace('_', ' '))} {p:.3f}" for name, p in known.items())
+        lines += [f"  so far from {other} by chance: {told}"] if known else []
+        if len(known) < len(names):
+            lines.append(f"  how probable other differences from {other} are by chance, so few sentences cannot tell")
+    return "\n".join(lines)
 
 
 def record_evaluation(folder: Path, results: list[Scores]) -> None:
@@ -133,9 +199,13 @@ def record_evaluation(folder: Path, results: list[Scores]) -> None:
     weights = weights_digest(folder)
     if not (folder / SUMMARY).is_file() or weights is None:
         return
-    way = itemgetter("set", "split", "references", "num_beams", "precision")
-    known = [scores for scores in current_evaluations(folder) if way(scores) not in map(way, results)]
-    write_record(folder / EVALUATION, [*known, *({**scores, "weights": weights} for scores in results)])
+    way = itemgetter("set", "split", "references", "num_beams", "precision", "sentences")
+    known = {way(scores): scores for scores in current_evaluations(folder)}
+    for scores in results:
+        # Other scores of the same translations stay; to whom a p-value compares is not recorded.
+        kept = {name: value for name, value in known.pop(way(scores), {}).items() if not name.endswith("_p_value")}
+        known[way(scores)] = {**kept, **scores, "weights": weights}
+    write_record(folder / EVALUATION, list(known.values()))
     print(f"recorded in {folder / EVALUATION}, for the model's card", file=sys.stderr)
 
 

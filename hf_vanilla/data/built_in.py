@@ -5,7 +5,7 @@ import io
 import re
 import sqlite3
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing
 from itertools import groupby
 from operator import itemgetter
@@ -58,6 +58,13 @@ VERSES_QUERY = """
     WHERE basic.bbName = '3' AND elberfelder.bbName = 'e' AND schlachter.bbName = 's'
     ORDER BY bNumber, cNumber, vNumber"""
 BIBLE_QUERY = "SELECT bNumber, cNumber, vText FROM bible WHERE bbName = '4' ORDER BY bNumber, cNumber, vNumber"
+
+
+def target_language(run: Mapping[str, Any]) -> str | None:
+    """Return the code of the language that a run translates to, if its fields or its built-in corpus say so."""
+    if run.get("target_language"):
+        return str(run["target_language"])
+    return "de" if run.get("corpus") == VERSES else None
 
 
 def _bible_database(name: str) -> Path:

@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from datasets import DatasetDict
 from transformers import AutoConfig, HfArgumentParser, TrainingArguments, set_seed
 from transformers.hf_argparser import DataClassType
@@ -17,11 +16,13 @@ from hf_vanilla.data.files import SPLITS
 from hf_vanilla.data.labelled import load_rows
 from hf_vanilla.data.paths import local_name
 from hf_vanilla.training.checkpointing import digest
+from hf_vanilla.training.yaml_files import nearest, read_fields
+from hf_vanilla.translation.score_choices import ERROR_RATES
 
 SETTINGS_FILE = "finetuning.json"
 SEARCH_FILE = "search.json"
 LEFTOVERS = ("checkpoint-*", "*.safetensors", "pytorch_model*.bin", "adapter_model.bin", SEARCH_FILE)
-LOWER_IS_BETTER = ("mse", "perplexity")  # Trainer itself knows that of what ends in "loss"
+LOWER_IS_BETTER = ("mse", "perplexity", *ERROR_RATES)  # Trainer itself knows that of what ends in "loss"
 
 
 def option(default: Any, text: str) -> Any:
@@ -141,22 +142,21 @@ def parse(
 def read_options(path: Path, parser: HfArgumentParser) -> list[str]:
     """Return the fields of a YAML file as they would stand on the command line."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        parser.error(f"{path}: {error}")
-    if not isinstance(values, dict):
-        parser.error(f"{path}: expected `field: value` in each line")
-    if unknown := set(values) - {action.dest for action in parser._actions}:
-        parser.error(f"unknown fields in {path}: {', '.join(sorted(map(str, unknown)))}")
+        entries = read_fields(path)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    actions = {action.dest: action for action in parser._actions}
     options = []
-    for action in parser._actions:
-        value = values.get(action.dest)
-        if value is False and "no" in (action.choices or ()):
-            value = "no"  # YAML reads the word as false
+    for name, entry in entries.items():
+        if name not in actions:
+            parser.error(f"{path}, line {entry.line}: unknown field {name!r}{nearest(name, actions)}")
+        value = entry.value
         if isinstance(value, list):
-            options += [f"--{action.dest}", *map(str, value)] if value else []
+            options += [f"--{name}", *entry.texts] if value else []
+        elif value is False and "no" in (actions[name].choices or ()):
+            options.append(f"--{name}=no")  # as YAML 1.1 reads the word
         elif value is not None:
-            options.append(f"--{action.dest}={json.dumps(value) if isinstance(value, bool | dict) else value}")
+            options.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else entry.texts[0]}")
     return options
 
 

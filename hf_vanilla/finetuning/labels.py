@@ -1,6 +1,8 @@
 """Checks of labelled rows, and their labels as the numbers that a model learns. Errors name cells as [`cell`] does."""
 
+import logging
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, compress
@@ -14,8 +16,11 @@ from hf_vanilla.data.labelled import cell, require_column
 from hf_vanilla.finetuning.arguments import FineTuningArguments
 from hf_vanilla.models.texts_vanilla import encode_texts
 
+logger = logging.getLogger(__name__)
 MISSING = (None, "")  # labels that are not there: CSV has no other way to say so
 STRINGS = ("string", "large_string")
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?")
+PROBLEM_TYPES = ("single_label_classification", "multi_label_classification", "regression")
 Label = TypeVar("Label", int, float)
 Batch = dict[str, list[Any]]  # columns of rows
 
@@ -38,15 +43,20 @@ def check_texts(splits: DatasetDict, column: str, argument: str, words: bool = F
 def labelled_splits(splits: DatasetDict, column: str, missing: Sequence[object] = MISSING) -> DatasetDict:
     """Return all splits but a test split whose labels are not published: it lacks the column, or all are `missing`."""
 
-    def is_missing(label: object) -> bool:
+    def has_none(label: object) -> bool:
         if isinstance(label, dict):  # the answers to a question
             return label.get("text") in (*MISSING, [])
-        return all(value in missing for value in _each(label))
+        return all(is_missing(value) or value in missing for value in _each(label))
 
     test = splits.get("test")
-    if test is None or (column in test.column_names and not all(map(is_missing, test[column]))):
+    if test is None or (column in test.column_names and not all(map(has_none, test[column]))):
         return splits
     return DatasetDict({split: rows for split, rows in splits.items() if split != "test"})
+
+
+def is_missing(label: object) -> bool:
+    """True for a label that is not there; of tables that hold numbers, that is NaN."""
+    return label in MISSING or (isinstance(label, float) and math.isnan(label))
 
 
 def class_names(
@@ -54,20 +64,23 @@ def class_names(
 ) -> list[str]:
     """Return the names of the classes in the order of their ids.
 
-    They are those given, or else those of the data set's own type or of the training rows, sorted (numbers by value);
-    in the order of the checkpoint if it has the same, so that its head keeps their meaning. `ValueError`: labels are
-    neither text nor numbers, a class is named twice, or there are fewer than two, by name or in the training rows.
+    They are those given, or else those of the data set's own type or of the training rows, as [`name_of`] writes them,
+    sorted (by value if all are numbers: "2", "9", "10", and "01" before "1", which is another class); in the order of
+    the checkpoint if it has the same, so that its head keeps their meaning. `ValueError`: labels are neither text nor
+    numbers, a class is named twice, or there are fewer than two, by name or in the training rows.
     """
     kind = _type_of_labels(splits["train"], column)
     if not isinstance(kind, ClassLabel | Value):
         raise ValueError(f"column {column!r} of the train split holds {kind}, expected names or numbers of classes")
     own: list[str] = getattr(kind, "names", [])
-    values = set(chain.from_iterable(map(_each, splits["train"][column]))) - set(MISSING)
-    names = list(given or own or map(name_of, sorted(values)))
+    labels = chain.from_iterable(map(_each, splits["train"][column]))
+    values = {name_of(label, own) for label in labels if not is_missing(label)}
+    by_value = all(map(NUMBER.fullmatch, values))
+    names = list(given or own or sorted(values, key=lambda name: (float(name) if by_value else 0.0, name)))
     if len(set(names)) != len(names):
         raise ValueError(f"classes are named twice: {', '.join(names)}")
     if len(values) < 2 or len(names) < 2:
-        only = ", ".join(sorted(repr(name_of(value, own)) for value in values))
+        only = ", ".join(sorted(map(repr, values)))
         raise ValueError(f"column {column!r} of the train split has one class only, {only}: nothing can be learned")
     if not given and (checkpoint := arguments.model_name_or_path) is not None:
         known = AutoConfig.from_pretrained(checkpoint, **arguments.source).id2label or {}
@@ -93,10 +106,10 @@ def encode_classes(
     require_column(labelled_splits(splits, column), column, "tag_column_name" if words else "label_column_name")
     names = class_names(splits, column, given, arguments)
     index = {name: position for position, name in enumerate(names)}
-    labelled = labelled_splits(splits, column, MISSING if "-1" in index else (*MISSING, -1))
+    labelled = labelled_splits(splits, column, MISSING if "-1" in index else (*MISSING, -1, "-1"))
 
     def class_of(value: object, own: Sequence[str], split: str, row: int) -> int:
-        if value in MISSING or (name := name_of(value, own)) not in index:
+        if is_missing(value) or (name := name_of(value, own)) not in index:
             known = f"none of the {len(names)} classes {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
             advice = "correct it, or name all classes with --class_names"
             raise ValueError(f"{cell(split, row, column)} is {value!r}, {known}: {advice}")
@@ -136,10 +149,13 @@ def _are_flags(labels: Sequence[list[object] | None]) -> bool:
 
 
 def name_of(value: object, own: Sequence[str] = ()) -> str:
-    """Return a label as text: the name that its type, with names of its `own`, has for it, or else its digits.
+    """Return a label as text: the name that its type, with names of its `own`, has for it; text as it is written.
 
-    A whole number that became a float beside missing ones is still that number.
+    Numbers and truth values are written as JSON has them, and a whole number without a point, for it may have become a
+    float beside missing ones: `1.0` is "1", `2.50` is "2.5", `True` is "true".
     """
+    if isinstance(value, bool):
+        return str(value).lower()
     if isinstance(value, int) and 0 <= value < len(own):
         return own[value]
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
@@ -154,9 +170,35 @@ def _each(values: object) -> list[Any]:
 
 
 def _value_of(label: object, at: str) -> float:
-    if not isinstance(label, int | float) or not math.isfinite(label):
+    text = str(label)
+    if isinstance(label, bool) or not NUMBER.fullmatch(text) or not math.isfinite(float(text)):
         raise ValueError(f"{at} is {label!r}, expected a number: correct it")
-    return float(label)
+    return float(text)
+
+
+def _find_problem_type(labelled: DatasetDict, column: str, given: list[str] | None) -> str:
+    """Return what labels ask for where no argument says it; the log has it where it is a guess."""
+    features = [rows.features[column] for rows in labelled.values()]
+    if hasattr(features[0], "feature"):
+        return "multi_label_classification"
+    is_float = any(str(getattr(feature, "dtype", "")).startswith("float") for feature in features)
+    labels = [label for rows in labelled.values() for label in rows[column] if not is_missing(label)]
+    if given or not is_float:
+        if not given and (odd := next((label for label in labels if _is_value(label)), None)) is not None:
+            why = f"column {column!r} holds text such as {odd!r}: each is the name of a class"
+            logger.warning("%s; if they are values to learn, give --problem_type regression", why)
+        return "single_label_classification"
+    if any(not float(label).is_integer() for label in labels):
+        other = "if they are names of classes, give --problem_type single_label_classification"
+        logger.info("column %r holds numbers that are not whole: they are learned as values; %s", column, other)
+        return "regression"
+    other = "if they are values to learn, give --problem_type regression"
+    logger.info("column %r holds whole numbers: each is the name of a class; %s", column, other)
+    return "single_label_classification"
+
+
+def _is_value(label: object) -> bool:
+    return isinstance(label, str) and "." in label and bool(NUMBER.fullmatch(label))
 
 
 def convert_labels(
@@ -244,21 +286,35 @@ class TextLabels:
 
 
 def encode_text_labels(
-    splits: DatasetDict, column: str, given: list[str] | None, arguments: FineTuningArguments
+    splits: DatasetDict,
+    column: str,
+    given: list[str] | None,
+    arguments: FineTuningArguments,
+    problem_type: str | None = None,
 ) -> TextLabels:
-    """Return the labels of texts, without those of a test split that has none; their type says what is learned.
+    """Return the labels of texts, without those of a test split that has none.
 
-    `ValueError`: as [`class_names`] and [`encode_classes`]; there are names for values, a value is missing or no
-    finite number, or all training rows have the same one.
+    Without a `problem_type`, lists are several classes of a text, and numbers in a column of floats are values if one
+    of them is not whole and no classes are named; all else are names of classes.
+
+    `ValueError`: as [`class_names`] and [`encode_classes`]; the column cannot hold what `problem_type` says; there are
+    names for values, a value is missing or no finite number, or all training rows have the same one.
     """
     require_column(DatasetDict(train=splits["train"]), column, "label_column_name")
-    feature = splits["train"].features[column]
-    if str(getattr(feature, "dtype", "")).startswith("float"):
+    require_column(labelled := labelled_splits(splits, column), column, "label_column_name")
+    found = problem_type or _find_problem_type(labelled, column, given)
+    if found not in PROBLEM_TYPES:
+        raise ValueError(f"problem_type is {found!r}; expected one of {', '.join(PROBLEM_TYPES)}")
+    are_lists = hasattr(splits["train"].features[column], "feature")
+    if are_lists != (found == "multi_label_classification"):
+        holds = f"column {column!r} holds {'lists' if are_lists else 'one label in each row'}"
+        raise ValueError(f"problem_type is {found!r}, but {holds}")
+    if found == "regression":
         if given:
-            raise ValueError(f"class_names are given, but {column!r} holds numbers")
-        return TextLabels("regression", [], convert_labels(labelled_splits(splits, column), column, _value_of))
+            raise ValueError(f"class_names are given, but {column!r} holds values to learn")
+        return TextLabels("regression", [], convert_labels(labelled, column, _value_of))
     names, encoded = encode_classes(splits, column, given, arguments)
-    if not hasattr(feature, "feature"):
+    if not are_lists:
         return TextLabels("single_label_classification", names, encoded)
     flags = {split: [[float(i in row) for i in range(len(names))] for row in rows] for split, rows in encoded.items()}
     return TextLabels("multi_label_classification", names, flags)

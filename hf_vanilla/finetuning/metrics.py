@@ -4,7 +4,7 @@ import math
 import re
 import string
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import compress
 from typing import Any
 
@@ -54,34 +54,90 @@ TEXT_SCORES |= {"regression": ValueScores}
 
 
 class SpanScores(OfflineMetric):
-    """F1 of spans in sentences tagged B-TYPE, I-TYPE (which may start a span) and O, with both ends and type right."""
+    """F1 of spans in tagged sentences, with both ends and type right; see [`spans_of`].
+
+    Tags that are of none of [`SCHEMES`] are a `ValueError`.
+    """
 
     PREDICTION = REFERENCE = List(Value("string"))
 
     def _compute(self, predictions: list[list[str]], references: list[list[str]]) -> dict[str, float]:
+        tags = {"O"}.union(*references, *predictions)
+        if find_scheme(tags) is None and tags != {"O"}:
+            raise ValueError(f"{', '.join(sorted(tags)[:10])} are no tags of spans such as B-PER, I-PER, O")
         pairs = [(spans_of(own), spans_of(right)) for own, right in zip(predictions, references, strict=True)]
         total = sum(len(own) + len(right) for own, right in pairs)
         return {"span_f1": 2 * sum(len(own & right) for own, right in pairs) / max(1, total)}
 
 
-def spans_of(tags: list[str]) -> set[tuple[int, int, str]]:
-    """Return the spans of a tagged sentence: first word, the word after the last, type."""
-    found, start, kind = set(), 0, ""
+SCHEMES = {"IO": "I", "IOB": "BI", "IOE": "IE", "BIOES": "BIES", "BILOU": "BILU", "BMES": "BMES", "BMEW": "BMEW"}
+"""The ways to tag spans, and the letters beside O; IOB1 and IOB2 are read alike, and so are IOE1 and IOE2."""
+
+ROLES = {"L": "E", "U": "S", "W": "S", "M": "I"}
+"""What the letters of a scheme are in BIOES: a span's last word, its only word, and one inside."""
+
+
+def split_tag(tag: str) -> tuple[str, str]:
+    """Return the letter and the type of a tag such as `B-PER`, `o` or `S`; no letter for what is no tag of spans."""
+    match = re.fullmatch(r"([A-Za-z])(?:-(.+))?", tag)
+    return (match[1].upper(), match[2] or "") if match else ("", tag)
+
+
+def find_scheme(tags: Iterable[str], given: str | None = None) -> str | None:
+    """Return the scheme of [`SCHEMES`] that tags follow: the one `given`, or the first that has all their letters.
+
+    It is None if they tag single words, as parts of speech do, and if "none" is given. Tags are of spans if one is as
+    `B-PER` or `I-PER`, if a letter with a type stands beside O, or if O stands beside B or I without types. If no
+    scheme has them all, or not the one given, that is a `ValueError`.
+    """
+    if given not in (None, "none", *SCHEMES):
+        raise ValueError(f"tag_scheme is {given!r}; expected none or one of {', '.join(SCHEMES)}")
+    parts = {tag: split_tag(tag) for tag in tags}
+    outside = ("O", "") in parts.values()
+    letters = {letter for letter, kind in parts.values() if (letter, kind) != ("O", "")}
+    typed = {letter for letter, kind in parts.values() if letter and kind}
+    if given == "none" or (not given and not typed & {"B", "I"} and not (outside and (typed or letters & {"B", "I"}))):
+        return None
+    fitting = [name for name in ([given] if given else SCHEMES) if letters <= set(SCHEMES[name])]
+    if fitting or not (given or typed):
+        return next(iter(fitting), None)
+    some = ", ".join(sorted(parts)[:10])
+    expected = f"expected O and letters of {given or 'one of ' + ', '.join(SCHEMES)}, such as B-PER"
+    raise ValueError(f"the tags {some} are not those of spans: {expected}; --tag_scheme none scores words alone")
+
+
+def spans_of(tags: Sequence[str]) -> set[tuple[int, int, str]]:
+    """Return the spans of a tagged sentence: first word, the word after the last, type.
+
+    As in the evaluation of CoNLL-2000, a span also begins with a word inside or at its end where none of its type is
+    open, and also ends where one of another type or none follows: what a model predicts need not be well-formed.
+    """
+    found: set[tuple[int, int, str]] = set()
+    start, kind = None, ""
     for position, tag in enumerate([*tags, "O"]):
-        prefix, _, name = tag.partition("-")
-        if kind and (prefix != "I" or name != kind):
+        letter, name = split_tag(tag)
+        role = ROLES.get(letter, letter)
+        if start is not None and (role not in ("I", "E") or name != kind):
             found.add((start, position, kind))
-            kind = ""
-        if prefix in ("B", "I") and not kind:
+            start = None
+        if start is None and role in ("B", "I", "E", "S"):
             start, kind = position, name
+        if start is not None and role in ("E", "S"):
+            found.add((start, position + 1, kind))
+            start = None
     return found
 
 
-def score_tags(classes: np.ndarray, labels: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    """Return accuracy and macro F1 of tags (rows, length) with labels not -100; F1 of spans if names are as B-PER."""
+def score_tags(
+    classes: np.ndarray, labels: np.ndarray, names: Sequence[str], tag_scheme: str | None = None
+) -> dict[str, float]:
+    """Return accuracy and macro F1 of tags (rows, length) with labels not -100, and F1 of spans.
+
+    [`find_scheme`] says whether the tags with these `names` are those of spans.
+    """
     first = labels != -100
     scores = ClassScores().compute(predictions=classes[first], references=labels[first])
-    if any(name.startswith("B-") for name in names):
+    if find_scheme(names, tag_scheme):
         own, right = (tags_of(ids, first, names) for ids in (classes, labels))
         scores |= SpanScores().compute(predictions=own, references=right)
     return scores

@@ -43,7 +43,7 @@ PIPELINES = {
 }
 FAMILY_NAMES = {"vanilla": "encoder-decoder"}
 FAMILY_NAMES |= {f"vanilla_{family}": family for family in ("encoder", "decoder", "recurrent")}
-METRICS = {"bleu": "BLEU", "chrf": "chrF2", "perplexity": "perplexity"}
+METRICS = {"bleu": "BLEU", "chrf": "chrF2", "chrf++": "chrF2++", "ter": "TER", "comet": "COMET"}
 EXAMPLE = "In the beginning God made the heaven and the earth."
 SETTINGS = {
     "batch_tokens": "tokens a side in one update",
@@ -82,8 +82,10 @@ class Score:
 
     @property
     def shown(self) -> str:
-        """The value to four digits, or to one decimal place if it has an interval of confidence."""
-        return f"{self.value:.4g}" if self.confidence is None else f"{self.value:.1f} ± {self.confidence:.1f}"
+        """The value to four digits, or to one decimal place if it has an interval of confidence; COMET's to four."""
+        digits = 4 if self.metric == "comet" else 1
+        interval = self.confidence
+        return f"{self.value:.4g}" if interval is None else f"{self.value:.{digits}f} ± {interval:.{digits}f}"
 
 
 class Records:
@@ -259,7 +261,7 @@ def scores_of(summary: dict[str, Any], evaluations: Sequence[dict[str, Any]]) ->
         search = "greedy" if row["num_beams"] == 1 else f"beam {row['num_beams']}"
         details = f"{row['sentences']:,} sentences, {row['references']} reference(s), {search}, {row['precision']}"
         how = {name: row[name] for name in ("num_beams", "references")}
-        for metric in ("bleu", "chrf"):
+        for metric in (name.removesuffix("_signature") for name in row if name.endswith("_signature")):
             arguments, confidence = {"signature": row[f"{metric}_signature"]} | how, row[f"{metric}_confidence"]
             scores.append(Score(row["set"], row["split"], metric, row[metric], details, confidence, arguments))
     for name, value in summary.get("final", {}).items():

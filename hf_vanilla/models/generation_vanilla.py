@@ -48,7 +48,7 @@ LEAVING_SHARE = 0.125
 # Once a sentence's cache holds this many tokens, drop dead branches each time it doubles.
 PRUNE_FROM = 256
 # Classes of torch that a fast path may find in a model beside the package's own and activations.
-TORCH_CLASSES = {nn.Linear, nn.Embedding, nn.LayerNorm, nn.Identity, nn.Dropout, nn.ModuleList, nn.LSTM, nn.GRU}
+TORCH_CLASSES = {nn.Linear, nn.Embedding, nn.LayerNorm, nn.Identity, nn.Dropout, nn.ModuleList}
 # The class of each child whose `forward` a fast path replaces, by the child's name.
 ROLES = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj", "linear1", "linear2", "lm_head"), "Linear")
 ROLES |= dict.fromkeys(("self_attention", "cross_attention"), "MultiHeadAttention") | {"feed_forward": "FeedForward"}
@@ -140,7 +140,8 @@ def obstacle_of_module(module: nn.Module) -> str | None:
         if weight is not None and type(weight) is not nn.Parameter:
             return f"has a weight of type {type(weight).__name__}"
     for name, child in fields["_modules"].items():
-        if name in ROLES and type(child).__name__ != ROLES[name]:
+        is_layer = type(child).__name__.endswith("Layer")
+        if type(child).__name__ != ROLES.get(name, type(child).__name__) or (cls is nn.ModuleList and not is_layer):
             return f"has a {type(child).__name__} as its {name}"
     return None
 
@@ -283,10 +284,11 @@ class IncrementalAttention:
         attention_mask: Tensor | None = None,
         *,
         past_key_values: "list[GrowingCache]",
+        position_ids: None = None,
     ) -> tuple[Tensor, None]:
         """Return the output (batch, length, hidden_size) for new tokens of that shape, and None in place of weights.
         Of a source, `encoder_hidden_states` are what [`read`] made; `attention_mask` (batch, 1, length, keys) is true
-        where a query may look.
+        where a query may look. `position_ids`, which a layer passes on, are not needed.
         """
         projected = self.project(hidden_states)
         if encoder_hidden_states is not None:
@@ -310,7 +312,8 @@ def copy_with(module: nn.Module, **children: Callable[..., Any]) -> Any:
     replica = copy.copy(module)
     vars(replica).pop("forward", None)  # that of the original, where a replacement was taken back
     # Attributes are found before modules, and calling a function costs less than calling a module.
-    functions = {name: child.forward for name, child in replica.named_children()}
+    called = (each for each in replica.named_children() if type(each[1]) is not nn.ModuleList)
+    functions = {name: child.forward for name, child in called}
     vars(replica).update(functions | children, training=False)
     return replica
 
@@ -349,7 +352,11 @@ class IncrementalDecoder:
 def make_incremental(model: PreTrainedModel, precision: str = "float32") -> Any:
     """Return the decoder of a model made ready for many steps: an [`IncrementalDecoder`], or its family's own kind.
     Raise [`NotPlain`], a `ValueError`, as these do."""
-    return getattr(model, "incremental_decoder_class", IncrementalDecoder)(model, precision)
+    family = getattr(model, "incremental_decoder_class", None)
+    if family is None:
+        return IncrementalDecoder(model, precision)
+    require_plain(model)
+    return family(model, precision)
 
 
 class GrowingCache:
@@ -841,7 +848,7 @@ def generate(*inputs: Any, model: Any, **arguments: Any) -> Any:
     # What transformers does not pass on to a function, and what needs it: a tokenizer, for instance.
     kept = ("streamer", "assistant_model", "synced_gpus", "custom_generate")
     texts = any(arguments.get(name) or getattr(config, name, None) for name in ("stop_strings", "token_healing"))
-    if beams > 1 and not texts and all(named.get(name) is None for name in kept):
+    if beams > 1 and not texts and all(named.get(name) in (None, False) for name in kept):
         with suppress(NotServed):
             return own(model, *inputs, **arguments | {"custom_generate": beam_search})
     return own(model, *inputs, **arguments)

@@ -24,7 +24,7 @@ from transformers.utils.generic import can_return_tuple, merge_with_config_defau
 
 from .checks_vanilla import check_source, embed_inputs
 from .configuration_recurrent import RecurrentConfig
-from .generation_vanilla import packed, require_plain
+from .generation_vanilla import packed
 from .losses_vanilla import TensorMap
 from .modeling_vanilla import EncoderDecoderForConditionalGeneration, EncoderDecoderModel
 from .pretrained_vanilla import FamilyPreTrainedModel
@@ -582,7 +582,6 @@ class RecurrentIncrementalDecoder:
     def __init__(self, model: Any, precision: str = "float32"):
         if precision != "float32":
             raise ValueError(f"precision is {precision!r}; a recurrent model has float32 alone, or its own")
-        require_plain(model)
         self.decoder: RecurrentDecoder = model.get_decoder()
         self.head = packed([model.lm_head], precision)
 

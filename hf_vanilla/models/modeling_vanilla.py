@@ -166,10 +166,9 @@ class MultiHeadAttention(nn.Module):
         query = self.q_proj(hidden_states).view(*shape, -1, self.qk_head_dim).transpose(1, 2)
         states = (query, *self.keys_and_values(hidden_states, encoder_hidden_states, past_key_values), attention_mask)
         function = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        rate = self.dropout.p if self.dropout.training else 0.0
-        output, weights = attend(
-            function, eager_attention_forward, self, *states, dropout=rate, scaling=self.scaling, **kwargs
-        )
+        dropout = self.dropout
+        options = {"dropout": dropout.p if dropout.training else 0.0, "scaling": self.scaling, **kwargs}
+        output, weights = attend(function, eager_attention_forward, self, *states, **options)
         return self.o_proj(output.reshape(*shape, -1)), weights
 
     def keys_and_values(
@@ -376,14 +375,14 @@ class VanillaStack(VanillaBasePreTrainedModel):
         if self.config.is_encoder_decoder:
             self._tp_plan, self._fsdp_plan = {}, {}
 
+    def is_first_stage(self) -> bool:
+        """Return False where another process holds the first layer, and `inputs_embeds` are its states: engines that
+        share layers out replace those of other processes by modules without weights."""
+        return next(self.layers[0].parameters(), None) is not None
+
     def embed(self, inputs_embeds: Tensor, position_ids: Tensor, token_type_ids: Tensor | None = None) -> Tensor:
         """Return embeddings (batch, length, hidden_size) scaled (section 3.4), plus positions (3.5), after dropout
-        (5.4). In models that have token types (batch or 1, length), which are 0 if not given, theirs are added.
-
-        Engines that share a model's layers out among processes replace the layers of the others by modules without
-        weights. Where the first layer is one of these, the inputs have been through here, and are returned."""
-        if next(self.layers[0].parameters(), None) is None:
-            return inputs_embeds
+        (5.4). In models that have token types (batch or 1, length), which are 0 if not given, theirs are added."""
         hidden_states = inputs_embeds * self.embedding_scale
         if token_type_ids is not None:
             if token_type_ids.shape not in ((1, inputs_embeds.shape[1]), inputs_embeds.shape[:2]):
@@ -439,7 +438,9 @@ class VanillaEncoder(VanillaStack):
         )
         if position_ids is None:
             position_ids = default_positions(inputs_embeds, kwargs, past_length)
-        hidden_states = self.embed(inputs_embeds, position_ids, token_type_ids)
+        hidden_states = inputs_embeds
+        if self.is_first_stage():
+            hidden_states = self.embed(inputs_embeds, position_ids, token_type_ids)
         label_mask = label_mask if past_key_values is None else None  # a prefix is no token of the batch
         unpadding = find_unpadding(self, hidden_states, attention_mask, label_mask, kwargs)
         hidden_states, mask = unpadding.remove(hidden_states), unpad_mask(mask, unpadding, unpadding)
@@ -509,7 +510,7 @@ class VanillaDecoder(VanillaStack):
         )
         if position_ids is None:
             position_ids = default_positions(inputs_embeds, kwargs, past_length)
-        hidden_states = self.embed(inputs_embeds, position_ids)
+        hidden_states = self.embed(inputs_embeds, position_ids) if self.is_first_stage() else inputs_embeds
         label_mask = label_mask if past_key_values is None else None  # every position is cached
         unpadding = find_unpadding(self, hidden_states, attention_mask, label_mask, kwargs, is_causal=True)
         hidden_states, mask = unpadding.remove(hidden_states), unpad_mask(mask, unpadding, unpadding, is_causal=True)
@@ -523,16 +524,9 @@ class VanillaDecoder(VanillaStack):
             source_unpadding = find_unpadding(self, encoder_hidden_states, encoder_attention_mask, tokens, kwargs)
             source_mask = unpad_mask(source_mask, unpadding, source_unpadding)
             encoder_hidden_states = source_unpadding.remove(encoder_hidden_states)
+        passed: dict[str, Any] = {"past_key_values": past_key_values, "position_ids": position_ids, **kwargs}
         for layer in self.layers:
-            hidden_states = layer(
-                hidden_states,
-                mask,
-                encoder_hidden_states,
-                source_mask,
-                past_key_values=past_key_values,
-                position_ids=position_ids,
-                **kwargs,
-            )
+            hidden_states = layer(hidden_states, mask, encoder_hidden_states, source_mask, **passed)
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=unpadding.restore(self.norm(hidden_states)),
             past_key_values=past_key_values if use_cache else None,

@@ -1,6 +1,6 @@
 """The decoder alone, the way to GPT (Radford et al., 2018), and its heads."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from transformers import Cache, GenerationMixin, modeling_outputs
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder
 
 from .checks_vanilla import check_ids
@@ -102,12 +102,18 @@ class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
 MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[VanillaDecoderConfig.model_type] = VanillaDecoderForCausalLM.__name__
 
 
+# Named one by one, for libraries read what a head returns from its signature.
+ClassifierOutput: TypeAlias = (
+    modeling_outputs.SequenceClassifierOutputWithPast | modeling_outputs.TokenClassifierOutput
+)
+
+
 # trf-ignore: TRF013 (each head calls `post_init`)
 class DecoderClassifier(VanillaDecoderPreTrainedModel):
     """What the heads that classify share: a head classifies each token, or a text by its last token, the only one that
     has seen all of it. That is the last that is not padding, by `attention_mask`, or else by `pad_token_id`."""
 
-    output_class: type[ModelOutput]
+    output_class: type[ClassifierOutput]
     each_token: bool
 
     def __init__(self, config: VanillaDecoderConfig):
@@ -130,7 +136,7 @@ class DecoderClassifier(VanillaDecoderPreTrainedModel):
         labels: Tensor | None = None,
         use_cache: bool | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> ModelOutput:
+    ) -> ClassifierOutput:
         """Return `logits` (batch, target, num_labels) of tokens or (batch, num_labels) of texts, and with `labels` the
         loss. See [`VanillaDecoder`] for the other arguments; positions count tokens, not padding, unless given.
 

@@ -1,13 +1,13 @@
 """The encoder alone, the way to BERT (Devlin et al., 2019, arXiv:1810.04805), and its heads."""
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
 from transformers import Cache, modeling_outputs
 from transformers.activations import ACT2FN
 from transformers.processing_utils import Unpack
-from transformers.utils import ModelOutput, TransformersKwargs, can_return_tuple
+from transformers.utils import TransformersKwargs, can_return_tuple
 
 from .configuration_vanilla import VanillaEncoderConfig
 from .losses_vanilla import (
@@ -114,6 +114,14 @@ class VanillaEncoderForMaskedLM(VanillaEncoderPreTrainedModel):
         return make_output(modeling_outputs.MaskedLMOutput, outputs, loss=loss, logits=logits)
 
 
+# Named one by one, for libraries read what a head returns from its signature.
+ClassifierOutput: TypeAlias = (
+    modeling_outputs.SequenceClassifierOutput
+    | modeling_outputs.TokenClassifierOutput
+    | modeling_outputs.MultipleChoiceModelOutput
+)
+
+
 class ClassificationHead(nn.Module):
     """Class scores from the first token: linear and tanh (BERT's pooler; DistilBERT: ReLU), then the output layer."""
 
@@ -134,7 +142,7 @@ class ClassificationHead(nn.Module):
 class EncoderClassifier(VanillaEncoderPreTrainedModel):
     """What the heads that classify share: a head classifies each token, or a text by its first token."""
 
-    output_class: type[ModelOutput] = modeling_outputs.SequenceClassifierOutput
+    output_class: type[ClassifierOutput] = modeling_outputs.SequenceClassifierOutput
     each_token = False
 
     def __init__(self, config: VanillaEncoderConfig):
@@ -152,7 +160,7 @@ class EncoderClassifier(VanillaEncoderPreTrainedModel):
         labels: Tensor | None = None,
         past_key_values: Cache | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> ModelOutput:
+    ) -> ClassifierOutput:
         """See [`VanillaEncoder`] for the inputs, and the class for `labels` and the shape of `logits`."""
         inputs = (input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
         outputs = self.encode(inputs, labels, past_key_values=past_key_values, **kwargs)

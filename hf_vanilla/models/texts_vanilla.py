@@ -32,10 +32,10 @@ def encode_texts(
         ValueError: a slow tokenizer gets texts that spell both, such as a language and `</s>`.
     """
     given = (text, text_pair, options.get("text_target"), options.get("text_pair_target"))
-    texts = [each for texts in given for each in _flatten(texts)]
+    together = "\0".join(each for texts in given for each in _flatten(texts))
 
     def is_spelled(tokens: set[str]) -> bool:
-        return any(token in each for each in texts for token in tokens)
+        return any(token in together for token in tokens)
 
     frame = _frame_tokens(tokenizer, masks)
     if tokenizer.split_special_tokens or not is_spelled(frame):

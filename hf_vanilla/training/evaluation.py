@@ -3,6 +3,7 @@
 import copy
 import itertools
 import math
+from collections.abc import Sequence
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -10,10 +11,12 @@ from accelerate.utils import gather_object
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from hf_vanilla.data.built_in import target_language
 from hf_vanilla.models.losses_vanilla import cross_entropy
 from hf_vanilla.training.distributed import is_sharded
 from hf_vanilla.training.tasks import Batches, Corpus, Task
 from hf_vanilla.translation.metrics import TranslationQuality
+from hf_vanilla.translation.score_choices import QUICK_SCORES
 from hf_vanilla.translation.translator import Translator
 
 
@@ -29,7 +32,8 @@ def evaluate(
     """Measure a model on the validation split, all processes together. One with nothing to predict is a ValueError.
 
     Return `validation_loss`, the cross-entropy in nats per target token, without smoothing; `validation_perplexity`;
-    and for translation `bleu` and `chrf`, where `bleu_sentences` is not 0 and the model is not sharded.
+    and for translation the `metrics` of the configuration, by default `bleu` and `chrf`, if `bleu_sentences` is not 0
+    and the model is not sharded.
     """
     model.eval()
     sums = torch.zeros(2, device=accelerator.device)
@@ -48,17 +52,25 @@ def evaluate(
         unwrapped = copy.copy(accelerator.unwrap_model(model))
         vars(unwrapped).pop("forward", None)
         translator = Translator(unwrapped, tokenizer)
-        scores |= translation_scores(translator, pairs, task.config.bleu_beams)
+        names, beams = task.config.metrics or QUICK_SCORES, task.config.bleu_beams
+        scores |= translation_scores(translator, pairs, beams, names, target_language(vars(task.config)))
     return scores
 
 
-def translation_scores(translator: Translator, pairs: list[dict[str, str]], num_beams: int) -> dict[str, float]:
-    """Return BLEU and chrF of translations of `pairs`, made by all processes together."""
+def translation_scores(
+    translator: Translator,
+    pairs: list[dict[str, str]],
+    num_beams: int,
+    metrics: Sequence[str] = QUICK_SCORES,
+    language: str | None = None,
+) -> dict[str, float]:
+    """Return the scores of translations of `pairs`, made by all processes together; see [`TranslationQuality`]."""
     own = pairs[PartialState().process_index :: PartialState().num_processes]
     translations = translator([pair["source"] for pair in own], num_beams=num_beams)
     results = gather_object(list(zip(translations, [[pair["target"]] for pair in own], strict=True)))
     if not results:
         return {}
     predictions, references = map(list, zip(*results, strict=True))
-    quality = TranslationQuality().compute(predictions=predictions, references=references)
-    return {"bleu": quality["bleu"], "chrf": quality["chrf"]}
+    quality = TranslationQuality(metrics=metrics, language=language)
+    scores = quality.compute(predictions=predictions, references=references)
+    return {name: scores[name] for name in metrics}

@@ -26,6 +26,9 @@ SHOWN = {
     "memory_gib": "{:.1f} GiB",
     "validation_perplexity": "validation: perplexity {:.4g}",
     "bleu": "BLEU {:.1f}",
+    "exact_match": "exact match {:.1f} %",
+    "character_error_rate": "CER {:.1f} %",
+    "token_error_rate": "token error rate {:.1f} %",
 }
 """What the bar shows of a record, in this order, and how."""
 
@@ -102,13 +105,18 @@ def read_records(path: Path, last_step: int | None = None) -> list[Record]:
 
 
 def plot_curves(records: Sequence[Record], path: Path) -> None:
-    """Draw losses, BLEU and learning rate of a log over its updates, if matplotlib is installed."""
+    """Draw losses, scores and learning rate of a log over its updates, if matplotlib is installed."""
     try:
         from matplotlib.figure import Figure
     except ImportError:
         logger.warning("no %s: pip install matplotlib", path.name)
         return
-    titles = {"loss": "nats per target token", "bleu": "BLEU", "learning_rate": "learning rate"}
+    titles = {"loss": "nats per target token", "bleu": "BLEU", "exact_match": "exact match, %"}
+    titles |= {
+        "character_error_rate": "CER, %",
+        "token_error_rate": "token errors, %",
+        "learning_rate": "learning rate",
+    }
     curves = {name: [(r["step"], r[name]) for r in records if name in r] for name in (*titles, "validation_loss")}
     panels = [name for name in titles if curves[name] or name == "loss"]
     figure = Figure(figsize=(7, 3 + 1.5 * (len(panels) - 1)), layout="constrained")
@@ -116,7 +124,7 @@ def plot_curves(records: Sequence[Record], path: Path) -> None:
     all_axes = figure.subplots(len(panels), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
     for axes, name in zip(all_axes, panels, strict=True):
         if curves[name]:
-            marker = "o" if name == "bleu" or len(curves[name]) == 1 else None
+            marker = "o" if name not in ("loss", "learning_rate") or len(curves[name]) == 1 else None
             axes.plot(*zip(*curves[name], strict=True), label="training", marker=marker, markersize=4)
         axes.set_ylabel(titles[name])
         axes.grid(alpha=0.3)

@@ -78,6 +78,24 @@ def test_help_and_mistakes_import_nothing_heavy(tmp_path):
         ["train", "absent.yaml"],
         ["train", str(tmp_path / "run.yaml"), "--sed", "2"],
         ["train", str(tmp_path / "run.yaml"), "--seed", "two"],
+        ["train", str(tmp_path / "run.yaml"), "--output_dir", str(tmp_path / "run.yaml" / "out")],
+        ["train", str(tmp_path / "run.yaml"), "--corpus", "no.en", "--target_path", "no.de"],
+        ["train", str(tmp_path / "run.yaml"), "--initial_model", "no/such/model"],
+        ["translate", "no/such/model"],
+        ["translate", str(tmp_path)],
+        ["generate", "./model", "--prompt", "a"],
+        ["evaluate", "model", "--split", "dev"],
+        ["evaluate", "model", "--compare", "/no/model"],
+        ["evaluate", "model", "--source", "no.en", "--reference", "no.de"],
+        ["evaluate", "model", "--short", "0"],
+        ["attend", "model", "--survey", "--split", "dev"],
+        ["attend", "model", "--survey", "--input", "no.txt"],
+        ["attend", "./model", "--source", "a", "--html", str(tmp_path / "a.html")],
+        ["export", str(tmp_path), "folder", "--format", "onnx"],
+        ["convert", "model", str(tmp_path / "run.yaml"), "--set", "h=8"],
+        ["convert", "model", "folder", "--set", "h=[8"],
+        ["push", str(tmp_path / "model"), "user/name"],
+        ["card", "model", "user/name", str(tmp_path / "run.yaml")],
         ["translate", "model", "--bems", "4"],
         ["translate", "model", "--input", "absent.txt"],
         ["translate", "model", "--output", "no/such/file", "--input", str(tmp_path / "run.yaml")],
@@ -109,6 +127,23 @@ for status, commands in ((None, {mistakes!r}), (0, {answers!r})):
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert f"hf-vanilla {hf_vanilla.__version__}" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["trian"], "unknown verb 'trian'; did you mean 'train'"),
+        (["zzz"], "unknown verb 'zzz'; expected one of train, translate, generate"),
+        (
+            ["translate", "m", "--batch_token=4"],
+            "unrecognized arguments: --batch_token=4; did you mean --batch_tok",
+        ),
+    ],
+)
+def test_a_misspelt_verb_or_option_is_answered_with_the_nearest(typed, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(typed)
+    assert ended.value.code == 2 and message in capsys.readouterr().err
 
 
 def test_it_runs_as_a_module():
@@ -268,6 +303,66 @@ def test_evaluate_takes_files_compares_models_and_prints_json(folder, tmp_path, 
         cli.main([*command, "--reference", str(tmp_path / "short")])
     with pytest.raises(SystemExit, match="need each other"):
         cli.main(["evaluate", str(folder / "model"), "--source", str(tmp_path / "en")])
+
+
+def evaluate_files(folder, tmp_path, targets, *options):
+    """Return the arguments that score translations of numbers against these targets."""
+    (tmp_path / "en").write_text("".join(f"the number {n}\n" for n in range(len(targets))))
+    (tmp_path / "xx").write_text("".join(f"{text}\n" for text in targets), encoding="utf-8")
+    files = ["--source", str(tmp_path / "en"), "--reference", str(tmp_path / "xx")]
+    return ["evaluate", str(folder / "model"), *files, "--num_beams", "1", *options]
+
+
+def test_evaluate_tells_what_one_sentence_and_few_cannot_tell(folder, tmp_path, capsys, monkeypatch):
+    command = evaluate_files(folder, tmp_path, ["die Zahl 0"])
+    cli.main(command)
+    output = capsys.readouterr().out
+    assert "±" not in output and "no intervals: one sentence has none" in output
+    assert all(f"{name} " in output for name in ("BLEU", "chrF", "chrF++", "TER")) and "nw:2" in output
+    cli.main([*command, "--json"])
+    (scores,) = json.loads(capsys.readouterr().out)
+    assert scores["bleu_confidence"] is None and scores["ter_signature"]
+    # Another model, whose outputs differ.
+    real, systems = translator.Translator.__call__, iter([["die Zahl 0"], ["die Zahl"]])
+    monkeypatch.setattr(translator.Translator, "__call__", lambda *args, **options: next(systems))
+    cli.main([*command, "--compare", str(folder / "model")])
+    assert "so few sentences cannot tell" in capsys.readouterr().out
+    monkeypatch.setattr(translator.Translator, "__call__", real)
+    cli.main([*command, "--compare", str(folder / "model")])
+    assert "by chance: BLEU 1.000, chrF 1.000, chrF++ 1.000, TER 1.000" in capsys.readouterr().out
+
+
+def test_evaluate_cuts_words_by_the_script_and_by_what_is_chosen(folder, tmp_path, capsys):
+    targets = ["我昨天在北京的一家餐厅吃了饭。", "他说他明天会来看我们的新房子。"]
+    for options, name in (([], "zh"), (["--tokenize", "char"], "char")):
+        cli.main(evaluate_files(folder, tmp_path, targets, "--json", *options))
+        assert f"tok:{name}" in json.loads(capsys.readouterr().out)[0]["bleu_signature"]
+
+
+def test_evaluate_scores_sequences_and_keeps_other_scores_of_the_run(folder, tmp_path, capsys):
+    metrics = ["--metrics", "exact_match", "character_error_rate", "token_error_rate"]
+    for options in (["--metrics", "bleu"], metrics):
+        cli.main(evaluate_files(folder, tmp_path, [f"die Zahl {n}" for n in range(12)], *options))
+    output = capsys.readouterr().out
+    assert "exact match 0.0 ± 0.0 (nrefs:1|unit:sequence" in output and "token error rate" in output
+    recorded = json.loads((folder / "model" / "evaluation.json").read_text(encoding="utf-8"))
+    kept = next(scores for scores in recorded if scores["sentences"] == 12)
+    assert {"bleu", "exact_match", "character_error_rate"} <= kept.keys()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--metrics", "blue"], "there is no score 'blue'; expected some of bleu, chrf"),
+        (["--tokenize", "moses"], "there is no tokenizer 'moses' for BLEU"),
+        (["--tokenize", "flores200"], "nothing is downloaded"),
+        (["--comet", "Unbabel/wmt22-comet-da"], "no checkpoint of COMET"),
+        (["--num_beams", "301"], "num_beams is 301; expected at most 300, the tokens of the vocabulary"),
+    ],
+)
+def test_evaluate_refuses_scores_that_it_cannot_give(folder, tmp_path, options, message):
+    with pytest.raises(SystemExit, match=message):
+        cli.main(evaluate_files(folder, tmp_path, ["die Zahl 0"], *options))
 
 
 def test_evaluate_refuses_either_model_before_it_reads_or_translates(folder, tmp_path, capsys):

@@ -6,14 +6,26 @@ import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 from families import small_config
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sklearn.metrics import f1_score
 
 from hf_vanilla import VanillaEncoderConfig
 from hf_vanilla.data.labelled import load_rows
 from hf_vanilla.finetuning.answers import check_choices, span_of
 from hf_vanilla.finetuning.arguments import FineTuningArguments
-from hf_vanilla.finetuning.labels import check_texts, class_names, encode_classes
-from hf_vanilla.finetuning.metrics import AnswerScores, ClassScores, LabelScores, SpanScores, ValueScores
+from hf_vanilla.finetuning.labels import check_texts, class_names, encode_classes, encode_text_labels, name_of
+from hf_vanilla.finetuning.metrics import (
+    SCHEMES,
+    AnswerScores,
+    ClassScores,
+    LabelScores,
+    SpanScores,
+    ValueScores,
+    find_scheme,
+    score_tags,
+    spans_of,
+)
 
 
 @pytest.mark.parametrize("row", [0, 17, 49, *range(3, 9)])
@@ -89,3 +101,155 @@ def test_labels_of_another_kind_in_another_split_are_refused_and_whole_floats_ar
         ["-1", "1"],
         {"train": [0, 1], "test": [0, 0]},
     )
+
+
+def labels_of(values, problem_type=None, given=None, **splits):
+    rows = {"train": values, **splits}
+    data = DatasetDict({split: Dataset.from_dict({"label": labels}) for split, labels in rows.items()})
+    return encode_text_labels(data, "label", given, FineTuningArguments(), problem_type)
+
+
+def read_csv(folder, labels, name="codes.csv"):
+    separator = "\t" if name.endswith(".tsv") else ","
+    lines = [f"text{separator}label", *(f"text number {n}{separator}{label}" for n, label in enumerate(labels))]
+    (folder / name).write_text("".join(f"{line}\n" for line in lines))
+    splits = load_rows(files={"train": str(folder / name)})
+    return encode_text_labels(splits, "label", None, FineTuningArguments())
+
+
+@pytest.mark.parametrize("name", ["codes.csv", "codes.tsv"])
+@pytest.mark.parametrize(
+    ("written", "names"),
+    [
+        (["0111", "0112", "2834"], ["0111", "0112", "2834"]),
+        (["01", "1", "2"], ["01", "1", "2"]),
+        (["1.10", "1.1", "1.9"], ["1.1", "1.10", "1.9"]),
+        (["10", "9", "2"], ["2", "9", "10"]),
+        (["NA", "null", "None"], ["NA", "None", "null"]),
+        (["1e3", "1000"], ["1000", "1e3"]),
+        (["+1", "1"], ["+1", "1"]),
+        (["true", "True"], ["True", "true"]),
+        (["007", "7", "-7"], ["-7", "007", "7"]),
+        (["99999999999999999999", "99999999999999999998"], ["99999999999999999998", "99999999999999999999"]),
+    ],
+)
+def test_labels_of_a_table_are_classes_as_they_are_written(written, names, name, tmp_path):
+    labels = read_csv(tmp_path, written * 10, name)
+    assert (labels.problem_type, labels.names) == ("single_label_classification", names)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.lists(st.text(min_size=1).filter(lambda text: text.strip() and text not in ("-1",)), min_size=2, unique=True)
+)
+def test_every_text_is_a_class_of_its_own(texts):
+    labels = labels_of(texts)
+    assert [labels.names[i] for i in labels.encoded["train"]] == texts
+    assert labels.config_fields["label2id"] == {name: i for i, name in enumerate(labels.names)}
+
+
+@pytest.mark.parametrize(
+    ("values", "names"),
+    [
+        ([1.0, 2.0, 10.0], ["1", "2", "10"]),
+        ([3, -2, 10], ["-2", "3", "10"]),
+        ([True, False], ["false", "true"]),
+        (["0.5", "1.10"], ["0.5", "1.10"]),
+    ],
+)
+def test_whole_numbers_and_truth_values_are_classes_in_their_canonical_form(values, names, caplog):
+    caplog.set_level("INFO", logger="hf_vanilla")
+    labels = labels_of(values, validation=values)
+    assert (labels.problem_type, labels.names) == ("single_label_classification", names)
+    assert labels.encoded["train"] == labels.encoded["validation"] == [names.index(name_of(value)) for value in values]
+    assert ("--problem_type regression" in caplog.text) == (not isinstance(values[0], int))
+
+
+def test_values_are_learned_where_they_are_not_whole_or_where_it_is_asked_for(caplog, tmp_path):
+    caplog.set_level("INFO", logger="hf_vanilla")
+    assert read_csv(tmp_path, ["0.5", "-1.25", "3"] * 10).problem_type == "regression"
+    assert "numbers that are not whole" in caplog.text
+    assert labels_of([1.0, 2.0], validation=[2.5, 1.0]).problem_type == "regression"
+    for values in ([1, 2, 3], [1.0, 2.0, 3.0], ["1", "2.00", "03"]):
+        labels = labels_of(values, "regression")
+        assert (labels.problem_type, labels.encoded["train"]) == ("regression", [1.0, 2.0, 3.0])
+    assert labels_of([0.5, 2.0], "single_label_classification").names == ["0.5", "2"]
+    assert labels_of([0.5, 2.0], given=["2", "0.5"]).encoded["train"] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("values", "options", "message"),
+    [
+        (["1", "two"], {"problem_type": "regression"}, r"train\[1\].*'two', expected a number"),
+        ([True, False], {"problem_type": "regression"}, "True, expected a number"),
+        ([0.5, float("inf")], {}, "inf, expected a number"),
+        ([0.5, float("nan"), 1.0], {}, "nan, expected a number"),
+        ([1.0, float("nan"), 2.0], {}, r"train\[1\].*nan, none of the 2 classes 1, 2"),
+        ([["a"], ["b"]], {"problem_type": "regression"}, "holds lists"),
+        (["a", "b"], {"problem_type": "multi_label_classification"}, "one label in each row"),
+        (["a", "b"], {"problem_type": "ranking"}, "problem_type is 'ranking'; expected one of"),
+        ([0.5, 1.0], {"problem_type": "regression", "given": ["a"]}, "class_names are given"),
+    ],
+)
+def test_labels_that_cannot_be_learned_are_named(values, options, message):
+    with pytest.raises(ValueError, match=message):
+        labels_of(values, **options)
+
+
+@pytest.mark.parametrize("missing", [[-1, -1], ["", ""], ["-1", "-1"], [None, None], [float("nan")] * 2])
+def test_a_test_split_without_labels_is_left_out_however_it_says_so(missing):
+    splits = {"train": ["a", "b"] if isinstance(missing[0], str) else [1, 2], "test": missing}
+    data = DatasetDict({split: Dataset.from_dict({"label": values}) for split, values in splits.items()})
+    assert list(encode_text_labels(data, "label", None, FineTuningArguments()).encoded) == ["train"]
+
+
+def test_a_missed_word_counts_in_every_scheme():
+    for tag in ("S-PER", "U-PER", "W-PER", "B-PER", "I-PER", "E-PER", "B"):
+        scores = SpanScores().compute(predictions=[["O", "O"]], references=[[tag, "O"]])
+        assert scores["span_f1"] == 0
+    right = [["S-PER", "O", "B-LOC", "I-LOC", "E-LOC"]]
+    scores = SpanScores().compute(predictions=[["O", "O", "B-LOC", "I-LOC", "E-LOC"]], references=right)
+    assert scores["span_f1"] == pytest.approx(2 / 3)
+    bilou = [["U-PER", "O", "B-LOC", "I-LOC", "L-LOC"]]
+    assert [spans_of(tags) for tags in (*right, *bilou)] == [{(0, 1, "PER"), (2, 5, "LOC")}] * 2
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.sampled_from(["IO", "IOB", "IOE", "BIOES"]), st.data())
+def test_spans_are_those_of_seqeval(scheme, data):
+    sequence_labeling = pytest.importorskip("seqeval.metrics.sequence_labeling")
+    tags = ["O", *(f"{letter}-{kind}" for letter in SCHEMES[scheme] for kind in ("PER", "B-X"))]
+    sentence = data.draw(st.lists(st.sampled_from(tags)))
+    expected = {(first, last + 1, kind) for kind, first, last in sequence_labeling.get_entities(sentence)}
+    assert spans_of(sentence) == expected
+
+
+@pytest.mark.parametrize(
+    ("tags", "scheme"),
+    [
+        (["O", "B-PER", "I-PER"], "IOB"),
+        (["O", "I-PER"], "IO"),
+        (["O", "I-PER", "E-PER"], "IOE"),
+        (["O", "B-PER", "I-PER", "E-PER", "S-PER"], "BIOES"),
+        (["O", "B-PER", "I-PER", "L-PER", "U-PER"], "BILOU"),
+        (["O", "B-PER", "M-PER", "E-PER", "S-PER"], "BMES"),
+        (["O", "B", "I"], "IOB"),
+        (["NN", "VB", "--"], None),
+        (["N", "V", "O", "I"], None),
+    ],
+)
+def test_the_scheme_of_tags_is_found(tags, scheme):
+    assert find_scheme(tags) == scheme and find_scheme(tags, "none") is None
+    ids = np.array([range(len(tags))])
+    assert ("span_f1" in score_tags(ids, ids, tags)) == (scheme is not None)
+
+
+@pytest.mark.parametrize("tags", [["O", "X-PER"], ["O", "B-PER", "PER"], ["O", "B-A", "E-A", "U-A"], ["B-A", "O-A"]])
+def test_tags_of_no_scheme_are_refused_by_name(tags):
+    for refused in (lambda: find_scheme(tags), lambda: SpanScores().compute(predictions=[tags], references=[tags])):
+        with pytest.raises(ValueError, match="not those of spans.*BIOES"):
+            refused()
+    with pytest.raises(ValueError, match="expected O and letters of IOB"):
+        find_scheme(["O", "S-PER"], "IOB")
+    with pytest.raises(ValueError, match="tag_scheme is 'IOBX'"):
+        find_scheme(["O"], "IOBX")

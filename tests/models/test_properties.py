@@ -1,6 +1,8 @@
 """What has to hold for any weights: masks, caches, losses, gradients. Each is a bug that users of others met."""
 
 import copy
+import dataclasses
+from typing import get_args, get_type_hints
 
 import pytest
 import torch
@@ -55,6 +57,15 @@ def gradients(model: torch.nn.Module, loss: Tensor) -> dict[str, Tensor]:
     """Gradients of `loss` by parameter, all of them."""
     parameters = dict(model.named_parameters())
     return dict(zip(parameters, torch.autograd.grad(loss, list(parameters.values())), strict=True))
+
+
+@pytest.mark.parametrize("model_class", MODELS)
+def test_a_signature_says_what_a_call_returns(model_class):
+    """Libraries read there which fields an output has."""
+    returned = get_type_hints(model_class.forward)["return"]
+    named = get_args(returned) or (returned,)
+    assert all(map(dataclasses.is_dataclass, named))
+    assert type(small_model(model_class)(**batch_for(model_class, labels=False))) in named
 
 
 # Masks: padding and causality

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from families import ENCODER_HEADS, HEADS, batch_for, small_model
+from families import ENCODER_HEADS, HEADS, LANGUAGE_MODELS, batch_for, small_model
 from torch import Tensor, nn
 from transformers import (
     DataCollatorForSeq2Seq,
@@ -83,6 +83,44 @@ def test_accumulated_gradients_are_those_of_one_batch(head, smoothing, tmp_path)
         for parameter in by_hand.parameters():
             parameter -= parameter.grad
     assert_same(whole, by_hand)
+
+
+class Distiller(Trainer):
+    """Reads what the model answers beside the loss, as subclasses do that distil or that count hits."""
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        outputs = model(**inputs)
+        soft = outputs.logits.float().softmax(-1)
+        loss = outputs.loss + (soft * soft.detach().log()).sum(-1).mean()
+        return (loss, outputs) if return_outputs else loss
+
+
+@pytest.mark.parametrize("head", LANGUAGE_MODELS, ids=lambda head: head.__name__)
+def test_a_subclass_reads_logits_in_training(head, tmp_path):
+    model = small_model(head)
+    Distiller(model, arguments_for(tmp_path), train_dataset=rows_for(head)).train()
+    assert all(parameter.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("head", LANGUAGE_MODELS, ids=lambda head: head.__name__)
+def test_a_run_without_logits_learns_the_same_and_is_scored(head, tmp_path):
+    """`output_logits=False` of the configuration holds in training alone."""
+
+    def count(prediction):
+        logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+        return {"shape": len(logits.shape), "hits": float((logits.argmax(-1) == prediction.label_ids).sum())}
+
+    models, scores, rows = [], [], rows_for(head)
+    for declined in (None, False):
+        model = small_model(head, output_logits=declined)
+        options = {"train_dataset": rows, "eval_dataset": rows, "compute_metrics": count}
+        trainer = Trainer(model, arguments_for(tmp_path, max_steps=2), **options)
+        trainer.train()
+        models.append(model)
+        scores.append(trainer.evaluate())
+    assert_same(*models)
+    assert scores[0]["eval_shape"] == 3 and scores[0]["eval_hits"] == scores[1]["eval_hits"]
+    assert scores[0]["eval_loss"] == pytest.approx(scores[1]["eval_loss"], rel=1e-5)
 
 
 def test_a_question_answering_head_accumulates(tmp_path):

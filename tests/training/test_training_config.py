@@ -1,15 +1,19 @@
 """Configurations: files and command lines that are read, and those that are refused."""
 
+import dataclasses
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 from huggingface_hub.errors import StrictDataclassError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import hf_vanilla
 from hf_vanilla.training.config import CONFIGURATION_CLASSES, TrainingConfig
 from hf_vanilla.training.model_fields import model_fields, paper_names
+from hf_vanilla.training.yaml_files import parse_yaml, write_yaml
 
 
 def test_configuration_comes_from_a_file_and_the_command_line(tmp_path):
@@ -29,13 +33,24 @@ def test_labels_are_smoothed_for_translation_only():
     "content, message",
     [
         ("lerning_rate: 1", "unknown field 'lerning_rate'; did you mean 'learning_rate'"),
-        ("zzz: 1", "unknown field 'zzz'; the fields are task, output_dir"),
-        ("max_steps: -1", "max_steps is -1; expected a positive number"),
-        ("max_steps: many", "invalid int value: 'many'"),
+        ("zzz: 1", "run.yaml, line 1: unknown field 'zzz'; `hf-vanilla train --help` explains the fields"),
+        ("seed: 1\nmax_step: 1", "line 2: unknown field 'max_step'; did you mean 'max_steps'"),
+        ("seed: 1\nmax_steps: -1", "run.yaml, line 2: max_steps is -1; expected a positive number"),
+        ("seed: 1\n\nmax_steps: many", "run.yaml, line 3: .*invalid int value: 'many'"),
+        (
+            "d_model: 64\nhidden_size: 32\nmax_steps: 1",
+            "d_model is 64 and hidden_size is 32, but both are hidden_size",
+        ),
+        ("max_steps: 1\nh: 3\nmax_steps: 2", 'run.yaml, line 3: not YAML: found duplicate key "max_steps"'),
+        ("max_steps: 1\ncorpus:\nseed: 1", "run.yaml, line 2: corpus is blank; give a value, or leave the line out"),
+        ("max_steps: 1\ncorpus: ''", "run.yaml, line 2: corpus is blank"),
+        ("max_steps: 1\ncompile: perhaps", "line 2: .*expected true or false"),
+        ("a: 1\n\tb: 2", "run.yaml, line 2: not YAML"),
+        ("a: 1\n---\nb: 2", "run.yaml, line 2: not YAML"),
         ("label_smoothing: 1.0\nmax_steps: 1", r"label_smoothing is 1.0; expected a number in \[0, 1\)"),
         ("seed: 1", "max_steps is None; expected a limit here or in train_minutes"),
         ("task: masked", "invalid choice: 'masked'"),
-        ("seed: {a: 1}", "seed is {'a': '1'}; expected a value"),
+        ("seed: {a: 1}", "seed is {'a': 1}; expected a value"),
         ("- a list", "expected lines of the form `field: value`"),
         ("a: [", "not YAML"),
     ],
@@ -63,6 +78,71 @@ def test_paths_may_begin_with_the_home_folder_and_columns_have_names(tmp_path, m
             TrainingConfig.load(path, ["--target_column", target])
 
 
+def test_values_are_those_of_yaml_1_2(tmp_path):
+    path = tmp_path / "run.yaml"
+    lines = [
+        "max_steps: 0o17",
+        "mixed_precision: no",
+        "learning_rate: 1e-3",
+        "tokenizer: Null",
+        "seed: ~",
+        "corpus: on",
+    ]
+    lines += ["target_path: NULL", "output_dir: 'null'", "trackers: []", "compile: yes", "text_column: 007"]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    config = TrainingConfig.load(path)
+    assert (config.max_steps, config.mixed_precision, config.learning_rate) == (15, "no", 0.001)
+    assert (config.tokenizer, config.target_path, config.seed, config.trackers) == (None, None, 1, [])
+    assert (config.corpus, config.output_dir, config.compile, config.text_column) == ("on", "null", True, "007")
+
+
+def test_what_is_not_utf_8_is_named_by_line(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(b"max_steps: 1\ncorpus: caf\xe9.tsv\n")
+    with pytest.raises(ValueError, match="run.yaml, line 2: not UTF-8"):
+        TrainingConfig.load(path)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--seed", "two"], "after .*run.yaml, on the command line: .*invalid int value: 'two'"),
+        (["--max_steps", "-3"], "after .*run.yaml, on the command line: max_steps is -3"),
+        (["--d_model", "7"], None),
+        (["--warmup-steps=-1"], "on the command line: warmup_steps is -1"),
+        (["5"], "on the command line: unrecognized arguments: 5"),
+        (["--seed", "2", "--schedule", "noam"], "run.yaml, line 2: warmup_steps is 0; expected a positive number"),
+    ],
+)
+def test_who_is_wrong_is_blamed_the_file_or_the_command_line(tmp_path, options, message):
+    path = tmp_path / "run.yaml"
+    path.write_text("max_steps: 1\nwarmup_steps: 0\nschedule: constant\nseed: 3\n")
+    if message is None:
+        assert TrainingConfig.load(path, options).hidden_size == 7
+    else:
+        with pytest.raises(ValueError, match=message):
+            TrainingConfig.load(path, options)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    values=st.dictionaries(
+        st.text("abc", min_size=1),
+        st.text()
+        | st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False)
+        | st.lists(st.text(), max_size=2)
+        | st.sampled_from(
+            ["no", "On", "1e-3", "0o17", "~", "NULL", "true", "1_0", "2024-01-01", ".inf", "a: b", "- a"]
+        ),
+    )
+)
+def test_what_is_written_is_read_back(values):
+    assert parse_yaml(write_yaml(values), "settings") == values
+
+
 def test_a_misspelt_option_is_refused_with_the_nearest(tmp_path):
     path = tmp_path / "run.yaml"
     path.write_text("max_steps: 1")
@@ -78,6 +158,9 @@ def test_a_misspelt_option_is_refused_with_the_nearest(tmp_path):
         ({"corpus": "bible"}, "corpus is bible; expected 'verses' for translation"),
         ({"task": "masked_lm", "corpus": "a.txt", "target_path": "b.txt"}, "only translation has two sides"),
         ({"initial_model": "a", "tokenizer": "b"}, "tokenizer is b; expected nothing: initial_model has its own"),
+        ({"tokenizer": "b", "language_tags": ["<2de>"]}, "language_tags is .'<2de>'.; expected nothing: b has a tok"),
+        ({"initial_model": "a", "tokenizer_type": "words"}, "tokenizer_type is words; expected nothing: a has a"),
+        ({"min_frequency": 0}, "min_frequency is 0; expected a positive number"),
         ({"schedule": "cosin"}, "schedule is cosin; expected one of .*; did you mean 'cosine'?"),
         (
             {"schedule": "cosine", "max_steps": None, "train_minutes": 1},
@@ -108,6 +191,7 @@ def test_a_run_of_an_earlier_version_goes_on():
     """Its configuration lacks the fields that came later."""
     earlier = vars(TrainingConfig(max_steps=20)).copy()
     del earlier["scale_embedding"], earlier["norm_position"]
+    earlier["max_position_embeddings"] = 512  # which was the default, though sinusoids have no limit
     assert not TrainingConfig(max_steps=20).changes(earlier)
     assert TrainingConfig(max_steps=20, norm_position="pre").changes(earlier) == ["norm_position was post, now pre"]
 
@@ -167,6 +251,32 @@ def test_the_papers_names_are_understood(tmp_path):
         0.2,
     )
     assert paper_names().items() <= hf_vanilla.VanillaConfig.attribute_map.items()
+    path.write_text("N: 3\nd_model: 64\nmax_steps: 1\n")
+    for options, depths in (
+        ([], (3, 3)),
+        (["--N=4"], (4, 4)),
+        (["--encoder_layers", "2", "--hidden-size=32"], (2, 3)),
+    ):
+        config = TrainingConfig.load(path, options)
+        assert (config.encoder_layers, config.decoder_layers) == depths
+        assert config.hidden_size == (32 if len(options) > 1 else 64)  # the command line changes what the file says
+
+
+@pytest.mark.parametrize("names", [("N", "encoder_layers"), ("decoder_layers", "N"), ("h", "num_attention_heads")])
+@pytest.mark.parametrize("values", [(4, 2), (2, 4)])
+def test_two_names_of_a_field_must_agree(tmp_path, names, values):
+    path = tmp_path / "run.yaml"
+    lines = "".join(f"{name}: {value}\n" for name, value in zip(names, values, strict=True))
+    options = [f"--{name}={value}" for name, value in zip(names, values, strict=True)]
+    path.write_text("max_steps: 1\n")
+    message = f"{names[0]} is {values[0]} and {names[1]} is {values[1]}, but both are .*: give one of them"
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig.load(path, options)
+    path.write_text(f"max_steps: 1\n{lines}")
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig.load(path)
+    path.write_text(f"max_steps: 1\n{names[0]}: 4\n{names[1]}: 4\n")
+    TrainingConfig.load(path)
 
 
 @pytest.mark.parametrize(
@@ -211,3 +321,19 @@ except ValueError as error:
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )
     assert "invalid choice: 'middle'" in result.stdout and result.stdout.endswith("set()\n")
+
+
+def test_metrics_and_the_target_language_are_checked_and_may_change_when_a_run_resumes(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_text("max_steps: 3\nmetrics: [exact_match, character_error_rate]\ntarget_language: zh-TW\n")
+    config = TrainingConfig.load(path)
+    assert config.metrics == ["exact_match", "character_error_rate"] and config.target_language == "zh-TW"
+    assert not config.changes(dataclasses.asdict(TrainingConfig(max_steps=3)))
+    for fields, message in (
+        ("metrics: [exact]", "no score 'exact'"),
+        ("target_language: Chinese", "ISO 639"),
+        ("task: causal_lm\ncorpus: bible\nmetrics: [bleu]", "only translation has two sides"),
+    ):
+        path.write_text(f"max_steps: 3\n{fields}\n")
+        with pytest.raises(ValueError, match=message):
+            TrainingConfig.load(path)
