@@ -112,8 +112,8 @@ def survey_corpus(options: argparse.Namespace) -> None:
         targets = [row[0] for row in references]
     else:
         run = {} if options.corpus else read_training_config(options.model)
-        names = ("text_column", "columns")
-        column = {name: run.get(name, getattr(options, name)) for name in names}
+        column = {"text_column": run.get("text_column", options.text_column)}
+        column["columns"] = options.columns or run.get("columns")
         texts = load_split(options, load_texts, "bible", column)[0]["text"]
         sources = [part.strip() for text in texts for part in split_sentences(text) if part.strip()]
     step = max(1, len(sources) // options.sentences)

@@ -3,7 +3,9 @@
 import io
 import json
 import re
+from codecs import BOM_UTF8
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +49,15 @@ def _require_object(path: Path, place: str, value: object, text: str) -> Row:
 
 def read_json(path: Path, wanted: tuple[str, ...]) -> Iterator[Placed]:
     """Yield the rows of an array of objects, of an object that holds columns, or of one object a line."""
+    head = b""
+    with suppress(OSError), open_bytes(path) as file:  # what reads the lines says where decompression fails
+        head = file.read(CHUNK).removeprefix(BOM_UTF8).lstrip()
+    if head.startswith(b"["):
+        yield from _read_json_array(path)
+        return
     lines = (line for line in read_lines(path) if line.strip())
     first, second = next(lines, ""), next(lines, None)
     lines.close()
-    if first.lstrip().startswith("["):
-        yield from _read_json_array(path)
-        return
     if second is not None:
         try:
             json.loads(first)
@@ -126,7 +131,7 @@ def _read_json_array(path: Path) -> Iterator[Placed]:
             text, at = text[at:], 0
             try:
                 piece = file.read(max(CHUNK, len(text)))
-            except UnicodeDecodeError:
+            except (UnicodeDecodeError, OSError):
                 for _ in read_lines(path):
                     pass  # its error names the line
                 raise

@@ -1,6 +1,7 @@
 """What translators keep: translation memories (TMX, read by lxml) and catalogues of messages (PO, read by polib)."""
 
 import re
+import shutil
 from collections.abc import Iterator
 from gettext import c2py
 from pathlib import Path
@@ -9,7 +10,6 @@ from typing import Any
 
 from hf_vanilla.data.files import Placed, Row, open_bytes, unreadable
 
-CHUNK = 1 << 20  # bytes
 PO_COLUMNS = {"source": "msgid", "target": "msgstr"}
 PLURAL_FORMS = re.compile(r"nplurals\s*=\s*\d+\s*;\s*plural\s*=\s*([^;]+)")
 
@@ -43,6 +43,8 @@ def read_tmx(path: Path, wanted: tuple[str, ...]) -> Iterator[Placed]:
                     del unit.getparent()[0]
             if units.root is None or etree.QName(units.root).localname != "tmx":
                 raise unreadable(path, "expected the element <tmx>")
+        except OSError as error:
+            raise unreadable(path, error) from error
         except etree.XMLSyntaxError as error:
             said = next(iter(error.error_log), None)  # the first error; the exception may have a later one
             reason = f"line {said.line}, column {said.column}: {said.message}" if said else error
@@ -89,17 +91,19 @@ def read_catalogue(path: Path) -> tuple[list[Placed], dict[str, int]]:
         raise _missing_library("polib", "PO") from None
 
     with NamedTemporaryFile(suffix=".po") as copy, open_bytes(path) as file:  # polib wants a file, not compressed
-        while chunk := file.read(CHUNK):
-            copy.write(chunk)
-        copy.flush()
         try:
+            shutil.copyfileobj(file, copy)
+            copy.flush()
             catalogue = polib.pofile(copy.name)
         except (OSError, UnicodeDecodeError, LookupError) as error:
             raise unreadable(path, str(error).replace(copy.name, str(path))) from None
     if not catalogue and not catalogue.metadata and path.stat().st_size:
         raise unreadable(path, "there is no message in it")
     form = PLURAL_FORMS.search(catalogue.metadata.get("Plural-Forms", ""))
-    singular = c2py(form[1].strip())(1) if form else 0
+    try:
+        singular = c2py(form[1].strip())(1) if form else 0
+    except ValueError as error:
+        raise unreadable(path, f"Plural-Forms: {error}") from None
     rows: list[Placed] = []
     left_out = {"fuzzy": 0, "untranslated": 0, "obsolete": 0}
     for entry in catalogue:
@@ -111,7 +115,7 @@ def read_catalogue(path: Path) -> tuple[list[Placed], dict[str, int]]:
         if entry.msgid_plural:
             forms = entry.msgstr_plural
             pairs = [(entry.msgid if n == singular else entry.msgid_plural, forms[n]) for n in sorted(forms)]
-            pairs += [(entry.msgid_plural, forms[singular])] if len(forms) == 1 else []
+            pairs += [(entry.msgid_plural, forms[min(forms)])] if len(forms) == 1 else []
         rows += [(f"line {entry.linenum}", {"msgid": source, "msgstr": target}) for source, target in pairs]
     return rows, left_out
 

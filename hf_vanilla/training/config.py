@@ -78,11 +78,13 @@ class TrainingConfig:
     output_dir: str = _option("runs/translation", "folder for model, tokenizer, checkpoints, log and curves")
 
     corpus: str = _option(
-        "verses", "'verses' ('bible' for language models), a .txt, .jsonl, .csv, .tsv or .parquet file, or a Hub id"
+        "verses",
+        "'verses' ('bible' for language models), a .txt, .jsonl, .json, .csv, .tsv, .parquet, .tmx or .po file "
+        "(.gz or .zst may follow), or a Hub id",
     )
     target_path: str | None = _option(None, "file of the target side, for a text file of one sentence a line")
     source_column: str = _option("source", "column to translate from, such as translation.en")
-    target_column: str = _option("target", "column to translate to")
+    target_column: str = _option("target", "column to translate to, or several with commas: references")
     columns: list[str] | None = _option(None, "names of the columns of a CSV or TSV file without a header")
     text_column: str = _option("text", "column that a language model learns from")
     corpus_configuration: str | None = _option(None, "configuration of a data set on the Hub, such as de-en")

@@ -37,7 +37,10 @@ def translate_file(
             raise ValueError(f"{partial} is in the way, and not of this program: move it")
         digest = hashlib.sha256()
         with open_bytes(source) as file:
-            count = sum(1 for _ in map(digest.update, file))
+            try:
+                count = sum(1 for _ in map(digest.update, file))
+            except OSError as error:
+                raise ValueError(f"{source}: cannot be read: {error}") from error
         work = json.dumps({"source_sha256": digest.hexdigest(), **identity}, sort_keys=True)
         if not partial.exists():
             partial.touch()

@@ -190,7 +190,7 @@ def test_files_may_be_pipes_compressed_and_in_the_home_folder(folder, tmp_path, 
     feed()
     cli.main(["evaluate", "~/model", "--source", str(tmp_path / "pipe"), "--reference", "~/out", "--json"])
     printed = capsys.readouterr().out
-    assert json.loads(printed[printed.index("[") :])[0]["bleu"] == pytest.approx(100)
+    assert json.loads(printed[printed.index("[") :])[0]["sentences"] == 2
 
 
 def test_a_corpus_without_a_header_and_with_two_references_is_evaluated(folder, tmp_path, capsys, monkeypatch):

@@ -315,6 +315,7 @@ def test_several_target_columns_are_references(tmp_path, caplog):
         ('[{"source": "a", "target": "b"}', "the array is not closed"),
         ('[{"source": "a", "target": "b"}] {}', "nothing may follow"),
         ('[{"source": "a", "target": "b"},]', "line 1, column 33"),
+        ('{"target": [], "source": ["a", "b"]}', "source has 2 rows, target has 0 rows"),
         ('{"source": ["a", "b"], "target": ["c"]}', "source has 2 rows, target has 1 rows"),
         ('{"source": ["a"], "target": "c"}', "target has no list of rows"),
         ('{"source": "a"}\n"b"\n', "line 2: expected an object"),
@@ -336,6 +337,16 @@ def test_an_array_is_read_across_the_pieces_that_it_is_read_in(tmp_path, length,
     rows = [("x" * length, text), (text, "y" * 3 * CHUNK), ("z", "z")]
     path = write(tmp_path / "a.json", json.dumps(as_rows(rows), ensure_ascii=False).encode())
     assert read(path) == [(a.strip(), b.strip()) for a, b in rows]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.csv", "a.tmx", "a.po", "a.txt"])
+@pytest.mark.parametrize("compression", [".gz", ".zst"])
+def test_compressed_files_that_are_broken_are_named(tmp_path, name, compression):
+    content = COMPRESSORS[compression](b"[" + b"0123456789abcdef" * 999)
+    broken = content[:12] + bytes(byte ^ 255 for byte in content[12:])
+    path = write(tmp_path / f"{name}{compression}", broken)
+    with pytest.raises(ValueError, match=f"{name}{compression}"):
+        (load_texts if name == "a.txt" else load_corpus)(path)
 
 
 def test_lone_surrogates_are_named(tmp_path):

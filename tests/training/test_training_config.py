@@ -63,6 +63,21 @@ def test_a_bad_configuration_is_refused_by_field(tmp_path, content, message):
     assert "\n" not in str(raised.value)
 
 
+def test_paths_may_begin_with_the_home_folder_and_columns_have_names(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    path = tmp_path / "run.yaml"
+    path.write_text(
+        "corpus: ~/a.csv\noutput_dir: ~/runs/a\ncolumns: [source, target]\nmax_steps: 1\n", encoding="utf-8"
+    )
+    config = TrainingConfig.load(path)
+    assert (config.corpus, config.output_dir) == ("/home/me/a.csv", "/home/me/runs/a")
+    assert config.columns == ["source", "target"]
+    assert TrainingConfig.load(path, ["--columns", "en,de", "--tokenizer", "~/t"]).columns == ["en,de"]
+    for target in ("source", "target,source"):
+        with pytest.raises(ValueError, match="target_column is .*; expected another column than source_column"):
+            TrainingConfig.load(path, ["--target_column", target])
+
+
 def test_values_are_those_of_yaml_1_2(tmp_path):
     path = tmp_path / "run.yaml"
     lines = [

@@ -174,3 +174,10 @@ def test_comet_scores_by_a_local_checkpoint_alone(monkeypatch, tmp_path):
     stand_in(monkeypatch, lambda path: pytest.fail("it might download"))
     with pytest.raises(ValueError, match="may download files"):
         Comet(checkpoint, [])
+
+
+def test_resamples_without_a_single_match_have_an_interval_too():
+    predictions = ["the number one is here", "x", "", "y", "z"]
+    references = [["the number one is here", "one is here"], *([f"nothing {n}", "none"] for n in range(4))]
+    found = TranslationQuality(intervals=True).compute(predictions=predictions, references=references)
+    assert all(found[f"{name}_confidence"] >= 0 for name in ("bleu", "chrf"))
