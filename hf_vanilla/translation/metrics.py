@@ -21,6 +21,8 @@ from hf_vanilla.translation.score_choices import (
     TRANSLATION_SCORES,
     check_scores,
     choose_tokenizer,
+    require_tokenizer,
+    tokenizer_of_language,
 )
 
 RESAMPLES = 1000  # of a test set, as many as sacreBLEU takes by default
@@ -126,6 +128,11 @@ class TranslationQuality(OfflineMetric):
     ) -> None:
         super().__init__(**options)
         self.metrics = metrics if isinstance(metrics, Mapping) else check_scores(metrics)
+        # What is unknown is refused before anything is translated.
+        if language:
+            tokenizer_of_language(language)
+        if tokenize:
+            require_tokenizer(tokenize)
         self.language, self.tokenize, self.intervals = language, tokenize, intervals
 
     def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float | int | str | None]:
