@@ -172,6 +172,8 @@ def describe_scores(scores: Scores, other: str | None) -> str:
     lines = ["{set}, {sentences} sentences, {references} reference(s): ".format_map(scores) + ", ".join(values)]
     if scores["sentences"] == 1:
         lines.append("  no intervals: one sentence has none")
+    elif int(scores["sentences"] or 0) < FEWEST:
+        lines.append("  so few sentences make intervals too narrow")
     if other:
         known = {name: p for name in names if (p := scores[f"{name}_p_value"]) is not None}
         told = ", ".join(f"{NAMES.get(name, name.replace('_', ' '))} {p:.3f}" for name, p in known.items())

@@ -16,6 +16,7 @@ from sacrebleu.significance import PairedTest
 from hf_vanilla.translation.error_rates import ErrorRate, ExactMatch
 from hf_vanilla.translation.score_choices import (
     BY_BLANKS,
+    FEWEST,
     GENERAL,
     QUICK_SCORES,
     TRANSLATION_SCORES,
@@ -26,7 +27,6 @@ from hf_vanilla.translation.score_choices import (
 )
 
 RESAMPLES = 1000  # of a test set, as many as sacreBLEU takes by default
-FEWEST = 10  # sentences in which two systems can differ by more than chance
 EQUAL = 1e-9  # percent: scores that differ by less came about by the same counts
 
 
@@ -57,7 +57,7 @@ class OfflineMetric(evaluate.Metric):
 
 
 class RememberedTER(TER):
-    """sacreBLEU's TER, which remembers what it has compared: that takes longer than anything else here.
+    """sacreBLEU's TER, which remembers what it has compared: a pair of unlike texts can take a tenth of a second.
 
     In texts without blanks between words, it counts the tokens that BLEU takes, and its signature says so.
     """
