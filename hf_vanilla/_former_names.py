@@ -18,7 +18,7 @@ FORMER = {
     "batching": ("data.batching", "data.collators"),
     "checkpointing": ("training.checkpointing",),
     "convert": ("conversion.convert", "conversion.checkpoints", "conversion.torch_module"),
-    "corpora": ("data.corpora", "data.files", "data.built_in", "data.splits"),
+    "corpora": ("data.corpora", "data.files", "data.tables", "data.formats", "data.built_in", "data.splits"),
     "decoding": (
         "translation.translator",
         "translation.files",

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration, attention_maps
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.data.tokenization import train_tokenizer
 from hf_vanilla.environment import keep_freed_memory, use_onednn_for_float32
 
@@ -83,4 +84,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -35,6 +35,7 @@ from transformers.utils import logging
 
 import hf_vanilla
 from hf_vanilla import IncrementalDecoder, beam_search
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.environment import use_onednn_for_float32
 
 PEERS = ("marian", "bart", "ctranslate2-float32", "ctranslate2-int8")
@@ -200,4 +201,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -26,6 +26,8 @@ from peers.measuring import exponent, mark_sizes, peak_memory, save_figure, seco
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from hf_vanilla.cli.streams import run_program
+
 VALUES = {
     "n": [64, 128, 256, 512, 1024, 2048],
     "d": [32, 64, 128, 256, 512, 1024],
@@ -208,4 +210,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -18,6 +18,8 @@ from matplotlib.ticker import LogLocator, NullLocator
 from peers.measuring import Runner, exponent, make_batch, mark_sizes, save_figure
 from peers.models import Shape, vanilla
 
+from hf_vanilla.cli.streams import run_program
+
 START = {"length": 64, "batch": 8, "depth": 3, "width": 256, "vocabulary": 8000}
 VALUES = {
     "length": [32, 64, 128, 256, 512, 1024, 2048, 4096],
@@ -62,4 +64,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

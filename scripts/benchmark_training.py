@@ -32,6 +32,7 @@ from peers import measuring
 from peers.measuring import CHOICES, DEVICE, TWO_SIDES, Runner
 from peers.models import FAMILIES, SIZES, Batch, Shape
 
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.environment import keep_freed_memory, use_onednn_for_float32
 from hf_vanilla.training.config import TrainingConfig
 from hf_vanilla.training.loop import train
@@ -157,4 +158,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

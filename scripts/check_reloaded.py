@@ -6,12 +6,14 @@ Training leaves a few sentences and their translations beside the model; any dif
 For scores on a test split there is `hf-vanilla evaluate runs/verses_demo --corpus verses`.
 """
 
+import argparse
 import json
 import sys
 from pathlib import Path
 
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.data.files import read_lines
 from hf_vanilla.translation.translator import Translator
 
@@ -27,10 +29,15 @@ def main(folder: Path) -> None:
     print(f"{type(model).__name__} from {folder}: the same {len(samples)} translations as when training ended")
 
 
-if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit(f"usage: {sys.argv[0]} FOLDER")
+def check() -> None:
+    """Check the folder that the command line names."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="folder that `hf-vanilla train` wrote for a translation model")
     try:
-        main(Path(sys.argv[1]))
+        main(parser.parse_args().folder)
     except FileNotFoundError as error:
         sys.exit(f"{error}; expected a folder that `hf-vanilla train` wrote for a translation model")
+
+
+if __name__ == "__main__":
+    run_program(check)

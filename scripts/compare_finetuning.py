@@ -22,14 +22,15 @@ import subprocess
 import sys
 from pathlib import Path
 
-import yaml
 from transformers import BertConfig, GPT2Config, TrainingArguments
 
 from hf_vanilla import VanillaDecoderConfig, VanillaEncoderConfig
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.data.built_in import BIBLE, BROWN
 from hf_vanilla.data.corpora import load_texts
 from hf_vanilla.data.files import SPLITS
 from hf_vanilla.data.tokenization import train_tokenizer
+from hf_vanilla.training.yaml_files import read_yaml, write_yaml
 
 SCRIPTS = Path(__file__).parent
 VOCABULARY, INNER = 4000, 1024
@@ -86,13 +87,13 @@ def prepare(folder: Path) -> None:
 
 def pretrain(folder: Path, model: str) -> None:
     """Pretrain ours or BERT ("peer") as a masked language model on the same batches, short pieces first."""
-    given = yaml.safe_load((SCRIPTS / "configs" / "masked_lm.yaml").read_text(encoding="utf-8"))
+    given = read_yaml(SCRIPTS / "configs" / "masked_lm.yaml")
     given |= {"corpus": str(folder / "prose.txt"), "tokenizer": str(folder / "encoder"), "vocab_size": VOCABULARY}
     for pieces, updates in PRETRAINING.items():
         output = folder / (model if pieces == max(PRETRAINING) else f"{model}-{pieces}")
         given |= {"max_length": pieces, "batch_tokens": 1024, "max_steps": updates, "warmup_steps": updates // 10}
         config = folder / f"{output.name}.yaml"
-        config.write_text(yaml.safe_dump(given | {"output_dir": str(output)}), encoding="utf-8")
+        config.write_text(write_yaml(given | {"output_dir": str(output)}), encoding="utf-8")
         command, done = ["-m", "hf_vanilla.cli", "train", str(config)], "training_summary.json"
         if model == "peer":
             command, done = [str(SCRIPTS / "train_peer.py"), str(config), str(output)], "model.safetensors"
@@ -193,4 +194,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

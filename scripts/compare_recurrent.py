@@ -23,17 +23,18 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import torch
-import yaml
 from paper import runs
 from peers.measuring import save_figure
 from torch import Tensor
 from transformers import AutoModelForSeq2SeqLM
 
 from hf_vanilla import RecurrentConfig, Translator, VanillaConfig
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.data.corpora import load_corpus
 from hf_vanilla.environment import keep_freed_memory, use_onednn_for_float32
 from hf_vanilla.training.config import TrainingConfig
 from hf_vanilla.training.run_log import read_records
+from hf_vanilla.training.yaml_files import read_yaml
 from hf_vanilla.translation.metrics import TranslationQuality
 from hf_vanilla.translation.score_choices import QUICK_SCORES
 
@@ -52,7 +53,7 @@ def training_config(system: str, seed: int, minutes: float, folder: Path, given:
     options = [*given, *runs.as_options(own)]
     if system != "transformer":
         return TrainingConfig.load(CONFIGS / f"recurrent_{system}.yaml", options)
-    recurrent = yaml.safe_load((CONFIGS / "recurrent_none.yaml").read_text(encoding="utf-8"))
+    recurrent = read_yaml(CONFIGS / "recurrent_none.yaml")
     width = TrainingConfig.load(CONFIGS / "recurrent_none.yaml", options).hidden_size
     fields = {name: value for name, value in recurrent.items() if name not in ("cell_type", "attention_type")}
     fields |= {"architecture": "transformer", "num_attention_heads": 4, "intermediate_size": 2 * width}
@@ -211,4 +212,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

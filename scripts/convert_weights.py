@@ -24,6 +24,7 @@ from peers.models import Shape, configure
 from torch import Tensor, nn
 from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.conversion.checkpoints import Weights
 from hf_vanilla.conversion.convert import DROPOUTS, OUR_CLASSES, convert, from_hf, match
 from hf_vanilla.conversion.formats import MODEL_FORMATS
@@ -239,4 +240,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

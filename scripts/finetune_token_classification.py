@@ -22,6 +22,7 @@ from transformers import (
     TrainingArguments,
 )
 
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
 from hf_vanilla.finetuning.labels import check_texts, encode_classes, encode_words, fields_of_classes, label_words
 from hf_vanilla.finetuning.metrics import SCHEMES, find_scheme, score_tags, tags_of
@@ -67,4 +68,4 @@ def main(args: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -16,6 +16,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from hf_vanilla.cli.streams import run_program
+
 PEOPLE = "Ann Ben Clara David Emma Frank Grace Henry Iris Jack Kate Leo Mary Noah Olive Paul Rose Sam Tom Vera".split()
 THINGS = "ball bell book box chair clock coat cup flag hat key lamp map pen ring rope shoe stone table watch".split()
 COLOURS = "black blue brown green grey orange pink purple red white yellow".split()
@@ -92,4 +94,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from paper.treebank import write_treebank
 
+from hf_vanilla.cli.streams import run_program
+
 
 def main() -> None:
     """Write the two files, and print the size of each."""
@@ -29,4 +31,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
+from hf_vanilla.cli.streams import run_program
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = "hf_vanilla"
 START, END = "<!-- rooms: written by scripts/map_rooms.py -->", "<!-- rooms: end -->"
@@ -99,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

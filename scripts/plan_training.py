@@ -24,6 +24,7 @@ from paper.runs import markdown_table
 from torch import nn
 from transformers import PreTrainedModel
 
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.environment import choose_precision
 from hf_vanilla.models.configuration_vanilla import VanillaBaseConfig
 from hf_vanilla.training.config import TrainingConfig
@@ -273,4 +274,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

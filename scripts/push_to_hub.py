@@ -11,6 +11,4 @@ import sys
 from hf_vanilla import cli
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
-        sys.exit(__doc__)
-    cli.main(["push", *sys.argv[1:]])
+    cli.main(["push", *(sys.argv[1:] or ["--help"])])

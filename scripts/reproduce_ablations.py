@@ -29,6 +29,7 @@ from paper.runs import Result, add_run_options, markdown_table, over_seeds, side
 from torch import Tensor, nn
 
 from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.models.modeling_vanilla import AddNorm, MultiHeadAttention
 from hf_vanilla.training.optim import adam, noam_schedule
 
@@ -314,4 +315,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    main()
+    run_program(main)

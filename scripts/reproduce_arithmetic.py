@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.models.modeling_vanilla import SinusoidalPositionalEmbedding
 from hf_vanilla.training.optim import noam_schedule
 
@@ -277,4 +278,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

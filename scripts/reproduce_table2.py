@@ -45,6 +45,7 @@ from sacrebleu.metrics import BLEU
 from transformers import AutoTokenizer
 
 from hf_vanilla import Translator
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.data.batching import TokenBatchSampler
 from hf_vanilla.data.files import read_lines
 from hf_vanilla.environment import choose_precision, hardware, keep_freed_memory
@@ -268,4 +269,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

@@ -33,6 +33,7 @@ from filelock import FileLock
 from paper import runs
 
 from hf_vanilla import Translator
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.environment import keep_freed_memory
 from hf_vanilla.models.texts_vanilla import encode_texts
 from hf_vanilla.training.config import TrainingConfig
@@ -256,4 +257,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    main()
+    run_program(main)

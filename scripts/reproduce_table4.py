@@ -39,6 +39,7 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerFast
 
 from hf_vanilla import beam_search
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.environment import keep_freed_memory, use_onednn_for_float32
 from hf_vanilla.models.texts_vanilla import encode_texts
 from hf_vanilla.training.config import TrainingConfig
@@ -291,4 +292,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)

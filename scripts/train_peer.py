@@ -21,6 +21,7 @@ from accelerate.utils import set_seed
 from peers.models import Shape, configure
 from torch.utils.data import DataLoader, IterableDataset
 
+from hf_vanilla.cli.streams import run_program
 from hf_vanilla.environment import choose_precision
 from hf_vanilla.training.config import TrainingConfig
 from hf_vanilla.training.evaluation import evaluate
@@ -117,6 +118,4 @@ def main(config: TrainingConfig, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 3:
-        sys.exit(__doc__)
-    main(TrainingConfig.load(sys.argv[1], sys.argv[3:]), Path(sys.argv[2]))
+    run_program(lambda: main(TrainingConfig.load(sys.argv[1], sys.argv[3:]), Path(sys.argv[2])), __doc__, least=2)

@@ -11,8 +11,7 @@ continues a run that was interrupted.
 import sys
 
 from hf_vanilla import cli
+from hf_vanilla.cli.streams import run_program
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
-        sys.exit(__doc__)
-    cli.main(["train", sys.argv[1], "--task", "translation", *sys.argv[2:]])
+    run_program(lambda: cli.main(["train", sys.argv[1], "--task", "translation", *sys.argv[2:]]), __doc__)

@@ -1,14 +1,17 @@
-"""The README's Python runs, snippet by snippet, as a reader would run it in one session."""
+"""The README's Python runs, snippet by snippet, as a reader would run it in one session, and so do its commands."""
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
-SNIPPETS = re.findall(
-    r"^```python\n(.*?)^```", (Path(__file__).parents[1] / "README.md").read_text(), re.DOTALL | re.MULTILINE
-)
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
+COMMANDS = re.search(r"From the command line:\n\n```bash\n(.*?)^```", README, re.DOTALL | re.MULTILINE).group(1)
 
 
 def test_each_family_has_a_snippet():
@@ -27,3 +30,26 @@ def test_the_snippets_run(tmp_path):
         assert output
         for printed in re.findall(r"print\(.*\)  # (der .*)", snippet):
             assert printed in output.splitlines()
+
+
+def test_the_commands_run_in_any_locale_and_folder_and_into_a_pipe(tmp_path):
+    """Those from the command line, in a folder with blanks, where output is to be ASCII: none may die of a letter."""
+    folder = tmp_path / "a folder, and ß"
+    shutil.copytree(ROOT / "scripts" / "configs", folder / "scripts" / "configs")
+    (folder / "english.txt").write_text("In the beginning God made heaven.\nAnd he said: “Ä!”\n", encoding="utf-8")
+    variables = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
+    subprocess.run([sys.executable, "-c", SNIPPETS[2]], cwd=folder, env=variables, check=True, capture_output=True)
+    variables |= {"LANG": "C", "PYTHONIOENCODING": "ascii"}
+    # A model that has learned nothing takes long to translate all verses.
+    quick = {"train": " --max_steps 3 --warmup_steps 1", "evaluate": " --source english.txt --reference german.txt"}
+    for command in COMMANDS.splitlines():
+        program, verb, *_ = command.split()
+        assert program == "hf-vanilla"
+        command = command.partition("  ")[0].replace(program, f"'{sys.executable}' -m hf_vanilla.cli", 1)
+        piped = f"set -o pipefail; {command}{quick.get(verb, '')} | cat"
+        result = subprocess.run(["bash", "-c", piped], cwd=folder, env=variables, capture_output=True)
+        assert result.returncode == 0, (command, result.stderr.decode("utf-8"))
+        printed = result.stdout.decode("utf-8")
+        assert "Traceback" not in result.stderr.decode("utf-8") and (printed or verb == "translate")
+    assert len((folder / "german.txt").read_text(encoding="utf-8").split("\n")) == 3
+    assert (folder / "runs" / "tiny" / "training_summary.json").exists()

@@ -1,13 +1,11 @@
 """The tokens of a text as a reader sees them, and how they join into words."""
 
-import functools
 import unicodedata
 from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
-UNSPACED = ("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR")
-"""Scripts that put no blank between words; in these each character may be a word."""
+from hf_vanilla.translation.cutting import is_unspaced
 
 
 @dataclass(frozen=True)
@@ -117,12 +115,6 @@ def is_word_character(text: str, place: int) -> bool:
         return True
     around = text[max(0, place - 1) : place] + text[place + 1 : place + 2]
     return text[place] in "'’-\u2010" and len(around) == 2 and around[0].isalnum() and around[1].isalnum()
-
-
-@functools.cache
-def is_unspaced(letter: str) -> bool:
-    """True for a letter of a script that puts no blank between words."""
-    return letter.isalpha() and unicodedata.name(letter, "").startswith(UNSPACED)
 
 
 def join_texts(first: str, second: str) -> str:

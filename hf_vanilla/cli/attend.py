@@ -4,7 +4,17 @@ import argparse
 from pathlib import Path
 
 from hf_vanilla.cli.evaluate import load_test_set, read_parallel_files, read_training_config
-from hf_vanilla.cli.options import EFFECTS, FIGURE_FORMATS, AddArgument, add_corpus_options, require, require_writable
+from hf_vanilla.cli.options import (
+    EFFECTS,
+    FIGURE_FORMATS,
+    SPLITS,
+    AddArgument,
+    add_corpus_options,
+    require,
+    require_files,
+    require_model,
+    require_writable,
+)
 
 
 def _add_attend_options(add: AddArgument) -> None:
@@ -50,6 +60,9 @@ def run_attend(options: argparse.Namespace) -> None:
     require(options, plot=("grid", "heads", "lines", "alignment"), effect=EFFECTS, max_new_tokens=1, sentences=1)
     if (options.reference or options.gold) and not options.input or options.gold and not options.reference:
         raise ValueError("--gold needs --input and --reference, --reference needs --input")
+    require(options, split=SPLITS)
+    require_model(options.model)
+    require_files(options.input, options.reference, options.gold, options.target_path)
     from hf_vanilla.environment import keep_freed_memory
 
     keep_freed_memory()
@@ -84,7 +97,7 @@ def survey_corpus(options: argparse.Namespace) -> None:
     """Print, and draw if a figure is asked for, what the heads do over the texts that `options` name."""
     from hf_vanilla.attention import figures, reader, survey
     from hf_vanilla.data.corpora import load_texts
-    from hf_vanilla.translation.translator import SENTENCE_END
+    from hf_vanilla.translation.cutting import split_sentences
 
     model, tokenizer = reader.load_attention_model(options.model)
     targets, gold = None, None
@@ -99,10 +112,10 @@ def survey_corpus(options: argparse.Namespace) -> None:
         targets = [row[0] for row in references]
     else:
         corpus = options.corpus or read_training_config(options.model).get("corpus", "bible")
-        splits = load_texts(corpus, text_column=options.text_column)
+        splits = load_texts(corpus, text_column=options.text_column, columns=options.columns)
         require(options, split=splits)
         texts = splits[options.split]["text"]
-        sources = [part.strip() for text in texts for part in SENTENCE_END.split(text) if part.strip()]
+        sources = [part.strip() for text in texts for part in split_sentences(text) if part.strip()]
     step = max(1, len(sources) // options.sentences)
     sampled = slice(None, step * options.sentences, step)
     targets, gold = targets and targets[sampled], gold and gold[sampled]

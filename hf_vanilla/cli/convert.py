@@ -3,9 +3,8 @@
 import argparse
 from pathlib import Path
 
-import yaml
-
-from hf_vanilla.cli.options import EXPORT_FORMATS, AddArgument, require
+from hf_vanilla.cli.options import EXPORT_FORMATS, AddArgument, require, require_folder_to_write, require_model
+from hf_vanilla.training.yaml_files import parse_yaml
 
 
 def _add_convert_options(add: AddArgument) -> None:
@@ -28,7 +27,8 @@ def run_convert(options: argparse.Namespace) -> None:
         name, equals, value = setting.partition("=")
         if not (name and equals and value):
             raise ValueError(f"--set {setting}: expected FIELD=VALUE, as in num_attention_heads=8")
-        fields[name] = yaml.safe_load(value)
+        fields[name] = parse_yaml(value, f"--set {name}")
+    require_folder_to_write(options.folder)
     from hf_vanilla.conversion.convert import convert
 
     done = convert(options.source, options.folder, options.to, options.overwrite, **fields)
@@ -47,6 +47,8 @@ def run_export(options: argparse.Namespace) -> None:
     example: hf-vanilla export runs/verses_demo exported --format ctranslate2
     """
     require(options, format=EXPORT_FORMATS)
+    require_model(options.model)
+    require_folder_to_write(options.folder)
     from hf_vanilla.conversion.export import export
 
     export(options.model, options.format, options.folder)

@@ -8,12 +8,20 @@ from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import yaml
-
 import hf_vanilla
-from hf_vanilla.cli.options import AddArgument, add_corpus_options, add_search_options, require
-from hf_vanilla.cli.translate import load_translator
+from hf_vanilla.cli.options import (
+    SPLITS,
+    AddArgument,
+    add_corpus_options,
+    add_search_options,
+    require,
+    require_files,
+    require_model,
+)
+from hf_vanilla.cli.translate import check_search, load_translator
+from hf_vanilla.training.yaml_files import read_yaml
 from hf_vanilla.translation.score_choices import (
+    FEWEST,
     SCORES,
     TOKENIZERS,
     TRANSLATION_SCORES,
@@ -56,6 +64,10 @@ def run_evaluate(options: argparse.Namespace) -> None:
     check_scores(options.metrics or ())
     if options.tokenize:
         require_tokenizer(options.tokenize)
+    check_search(options)
+    require(options, split=SPLITS, short=1, show=0)
+    require_model(options.compare)
+    require_files(options.source, *(options.reference or ()), options.target_path)
     translators = [load_translator(name, options) for name in (options.model, options.compare) if name]
     from hf_vanilla.models.texts_vanilla import encode_texts
     from hf_vanilla.translation.loading import side_by_side
@@ -112,7 +124,7 @@ def choose_metrics(
 def read_training_config(folder: str) -> dict[str, str]:
     """Return the fields of the run that wrote `folder`, or none for another model."""
     path = Path(folder) / "training_config.yaml"
-    return yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return read_yaml(path) if path.is_file() else {}
 
 
 def load_test_set(options: argparse.Namespace) -> tuple[list[str], list[list[str]], str]:
@@ -122,7 +134,7 @@ def load_test_set(options: argparse.Namespace) -> tuple[list[str], list[list[str
         return sources, list(map(list, zip(*files, strict=True))), str(options.source)
     run = read_training_config(options.model)
     own = {} if options.corpus else run
-    names = ("target_path", "source_column", "target_column")
+    names = ("target_path", "source_column", "target_column", "columns")
     fields = {name: own.get(name, getattr(options, name)) for name in names}
     corpus = options.corpus or run.get("corpus", "verses")
     splits = hf_vanilla.load_corpus(corpus, configuration=run.get("corpus_configuration"), **fields)

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from hf_vanilla.cli.options import AddArgument
+from hf_vanilla.cli.options import AddArgument, require_folder_to_write, require_model
 
 
 def add_model_options(add: AddArgument) -> None:
@@ -30,6 +30,7 @@ def run_push(options: argparse.Namespace) -> None:
 
     example: hf-vanilla push runs/verses_demo user/verses --tag v1.0
     """
+    require_model(options.source)
     from hf_vanilla.hub.push import push
 
     print("would be" if options.dry_run else "see", push(**vars(options)))
@@ -46,6 +47,7 @@ def run_card(options: argparse.Namespace) -> None:
 
     example: hf-vanilla card runs/verses_demo user/verses model_cards/verses
     """
+    require_folder_to_write(options.folder)
     from hf_vanilla.hub.push import write_card
 
     write_card(**vars(options))

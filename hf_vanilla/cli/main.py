@@ -3,7 +3,6 @@
 The verbs' modules import torch and what needs it inside their functions, so that help and mistakes answer at once.
 """
 
-import difflib
 import inspect
 import logging
 import os
@@ -14,6 +13,9 @@ from collections.abc import Sequence
 
 from hf_vanilla import __version__
 from hf_vanilla.cli import attend, convert, evaluate, hub, train, translate
+from hf_vanilla.cli.options import expand_paths
+from hf_vanilla.cli.streams import decode_arguments, plain_streams
+from hf_vanilla.training.yaml_files import nearest
 
 
 def run_env(options: Namespace) -> None:
@@ -35,28 +37,42 @@ VERBS |= {"env": (lambda add: None, run_env)}
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the verb that `arguments` (by default the command line's) begin with.
 
-    It exits with a line that says what is wrong, with 2 for an unknown verb or option, with 130 if interrupted.
+    It exits with a line that says what is wrong, with 2 for an unknown verb or option, with 130 if
+    interrupted, and with 141 if nobody reads what it writes.
     """
+    with plain_streams("hf-vanilla"):
+        _run(sys.argv[1:] if arguments is None else list(arguments))
+
+
+def _run(arguments: list[str]) -> None:
     parser, verbs = make_parsers()
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        arguments = decode_arguments(arguments)
+    except ValueError as error:
+        parser.error(str(error))
     if not arguments:
         parser.print_help(sys.stderr)
         sys.exit(2)
+    if not arguments[0].startswith("-") and arguments[0] not in VERBS:
+        hint = nearest(arguments[0], VERBS) or f"; expected one of {', '.join(VERBS)}"
+        parser.error(f"unknown verb {arguments[0]!r}{hint}")
     options, rest = parser.parse_known_args(arguments)
     verb = vars(options).pop("verb")  # the rest are the verb's own
     if verb == "train":
         options.overrides = rest
     elif rest:
-        known = re.findall(r"--\w+", verbs[verb].format_usage())
-        unknown = (argument for argument in rest if argument.startswith("--"))
-        nearest = [option for argument in unknown for option in difflib.get_close_matches(argument, known, n=1)]
-        hint = f"; did you mean {', '.join(nearest)}?" if nearest else ""
+        known = sorted(set(re.findall(r"--\w+", verbs[verb].format_usage())))
+        unknown = [argument.split("=")[0] for argument in rest if argument.startswith("--")]
+        hint = next(filter(None, (nearest(argument, known) for argument in unknown)), "").replace("'", "")
         verbs[verb].error(f"unrecognized arguments: {' '.join(rest)}{hint}")
     logging.basicConfig(format="%(message)s")
     # The package logs, for one, what is dropped from a corpus; of many processes only the first says so.
     logging.getLogger("hf_vanilla").setLevel(logging.WARNING if int(os.environ.get("RANK", 0)) else logging.INFO)
     try:
+        expand_paths(options)
         VERBS[verb][1](options)
+    except BrokenPipeError:
+        raise  # whoever read the output has gone: nothing is wrong
     except (ValueError, OSError, ImportError, FloatingPointError) as error:
         sys.exit(f"hf-vanilla {verb}: {error}")
     except KeyboardInterrupt:

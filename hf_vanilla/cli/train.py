@@ -4,7 +4,7 @@ import argparse
 import os
 import shlex
 
-from hf_vanilla.cli.options import AddArgument
+from hf_vanilla.cli.options import AddArgument, require_files, require_folder_to_write, require_model
 
 
 class ExplainFields(argparse.Action):
@@ -32,6 +32,9 @@ def run_train(options: argparse.Namespace) -> None:
     from hf_vanilla.training.config import TrainingConfig
 
     config = TrainingConfig.load(options.config, options.overrides)
+    require_folder_to_write(config.output_dir)
+    require_files(*((config.corpus, config.target_path) if config.target_path else ()))
+    require_model(config.initial_model)
     from hf_vanilla.environment import keep_freed_memory
     from hf_vanilla.training.loop import train
 

@@ -6,12 +6,26 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import hf_vanilla
-from hf_vanilla.cli.options import PRECISIONS, AddArgument, add_search_options, require, require_writable
+from hf_vanilla.cli.options import (
+    PRECISIONS,
+    AddArgument,
+    add_search_options,
+    require,
+    require_files,
+    require_model,
+    require_writable,
+)
+
+
+def check_search(options: argparse.Namespace) -> None:
+    """Raise an error for values of `add_search_options` that no model takes, and for a model that is not there."""
+    require(options, precision=PRECISIONS, num_beams=1, batch_tokens=1)
+    require_model(options.model)
 
 
 def load_translator(name: str, options: argparse.Namespace) -> "hf_vanilla.Translator":
     """Return the translator of a model, with the options of `add_search_options`."""
-    require(options, precision=PRECISIONS, num_beams=1, batch_tokens=1)
+    check_search(options)
     from hf_vanilla.environment import keep_freed_memory
 
     keep_freed_memory()
@@ -33,9 +47,10 @@ def run_translate(options: argparse.Namespace) -> None:
     source, target, beams = options.input, options.output, options.num_beams
     if not source and sys.stdin is None:
         raise ValueError("standard input is closed: give --input")
-    if source and (not source.exists() or source.is_dir()):
-        raise FileNotFoundError(f"{source}: no such file")
+    require_files(source)
     require_writable(target)
+    from hf_vanilla.data.files import open_bytes
+
     translator = load_translator(options.model, options)
     from hf_vanilla.translation.files import POOL, identity_of, texts_of_lines, translate_file
 
@@ -45,9 +60,7 @@ def run_translate(options: argparse.Namespace) -> None:
         identity = identity_of(translator, options.model, **search)
         undecodable = translate_file(translator, source, target, identity, num_beams=beams)
     else:
-        if not target and hasattr(sys.stdout, "reconfigure"):
-            sys.stdout.reconfigure(encoding="utf-8")
-        opened = source.open("rb") if source else nullcontext(sys.stdin.buffer)
+        opened = open_bytes(source) if source else nullcontext(sys.stdin.buffer)
         written = target.open("w", encoding="utf-8", newline="\n") if target else nullcontext(sys.stdout)
         undecodable = []
         with opened as lines, written as out:
@@ -82,6 +95,7 @@ def run_generate(options: argparse.Namespace) -> None:
 
     example: hf-vanilla generate runs/causal_lm --prompt 'In the beginning'
     """
+    require_model(options.name)
     require(options, max_new_tokens=1, temperature=0, top_k=0, num_beams=1)
     if not 0 < options.top_p <= 1:
         raise ValueError(f"--top_p must be above 0 and at most 1, got {options.top_p}")

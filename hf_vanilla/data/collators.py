@@ -79,8 +79,8 @@ def pack_documents(
 
     Return `input_ids` and `position_ids`: for each block, a row (block_length), int32. Positions begin at 0 with each
     document and each block, which tells the models that documents must not attend to each other, in every
-    implementation of attention, with and without labels, masks and caches. Nothing can be generated from such rows. Each
-    padding token is a document of its own.
+    implementation of attention, with and without labels, masks and caches. Nothing can be generated from such rows.
+    Each padding token is a document of its own.
     """
     arrays = [np.asarray(document, dtype=np.int32) for document in documents]
     ends = np.cumsum([*map(len, arrays)])

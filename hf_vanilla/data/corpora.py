@@ -4,13 +4,17 @@ No corpus is held in memory: text goes through generators and builders into memo
 keeps in its cache, and the search for repeated rows compares 64-bit hashes.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from datasets import DatasetDict, IterableDatasetDict
 
 from hf_vanilla.data.built_in import BIBLE, BROWN, VERSES, read_built_in
-from hf_vanilla.data.files import build_dataset, generate_documents, load_hub_or_table, read_text_pair, text_features
+from hf_vanilla.data.files import as_regular_file, build_dataset, generate_documents, read_text_pair, text_features
+from hf_vanilla.data.formats import format_of
+from hf_vanilla.data.paths import local_name, local_path, split_names
 from hf_vanilla.data.splits import split_corpus, split_stream
+from hf_vanilla.data.tables import load_hub_or_table
 
 
 def load_corpus(
@@ -19,6 +23,7 @@ def load_corpus(
     *,
     source_column: str = "source",
     target_column: str = "target",
+    columns: str | Sequence[str] | None = None,
     configuration: str | None = None,
     streaming: bool = False,
     num_proc: int | None = None,
@@ -29,10 +34,17 @@ def load_corpus(
         name_or_path: one of
             - `"verses"`, the built-in corpus: the Bible in Basic English and the German Elberfelder Bible;
             - a text file with one sentence a line, with `target_path` naming its translation;
-            - a `.jsonl`, `.json`, `.csv`, `.tsv` (a quotation mark is text) or `.parquet` file with two text columns;
+            - a file with two text columns: `.jsonl`, `.json` (an array of objects, or an object whose columns are
+              lists), `.csv` (RFC 4180), `.tsv` (a quotation mark is text) or `.parquet`;
+            - a `.tmx` file, whose columns are languages, such as `en`, or a `.po` file, whose columns are `msgid` and
+              `msgstr`, the default. Messages that are fuzzy, untranslated or obsolete are left out and counted;
             - the id of a data set on the Hub.
+            Text is UTF-8, and only LF or CRLF ends a row. Files may be compressed by gzip or zstd, with `.gz` or
+            `.zst` after the suffix. A path may begin with `~`, and be a pipe, which is read once.
         target_path: the text file with the translations: line n translates line n of `name_or_path`.
-        source_column, target_column: the columns to read; `translation.en` reaches into a nested one.
+        source_column, target_column: the columns to read; `translation.en` reaches into a nested one. Several target
+            columns, with commas between them, are `target` (the first) and `references` (all of them).
+        columns: the names of the columns of a `.csv` or `.tsv` file without a header.
         configuration: the configuration of a Hub data set, such as `"de-en"` for `wmt14`.
         streaming: read the text while it is iterated over, and write nothing to disk.
         num_proc: the number of processes that hash the text (default: the calling process alone).
@@ -41,8 +53,9 @@ def load_corpus(
         The splits `train`, `validation` and `test` with the columns `source` and `target` (str), without surrounding
         white space. The test split of `verses` also has `references` (list[str]): Elberfelder, then Schlachter. If the
         corpus has no validation or no test split, every 40th of the rows whose source occurs only once is held out for
-        it. Dropped are pairs with an empty side, repeated pairs, and training pairs whose source occurs in a held-out
-        split (or whose target does, if the corpus comes with all splits); the log gives the number of each.
+        it. Dropped are pairs with an empty side (what is missing or null is empty), repeated pairs, and training pairs
+        whose source occurs in a held-out split (or whose target does, if the corpus comes with all splits); the log
+        gives the number of each.
 
         When streaming, only `train` and `validation`, without pairs that have an empty side, but with repeated ones.
         If the corpus has no validation split, its first 1,000 pairs are held out (a 40th of a corpus no larger than
@@ -50,25 +63,35 @@ def load_corpus(
 
     Raises:
         FileNotFoundError: a file, or the package that holds `verses`, is missing.
+        ImportError: a library that reads `.tmx` or `.po` files is not installed.
         ValueError: the corpus is empty or too small to be split, a column is missing, a line (which is named) is not
-            UTF-8, or two files differ in their number of lines. When streaming, a row is checked when it is read.
+            UTF-8 or holds a value that is no text, two files differ in their number of lines, or source and target are
+            one column. When streaming, a row is checked when it is read.
     """
-    columns = {"source": source_column, "target": target_column}
-    path, name = Path(name_or_path), str(name_or_path)
+    name = local_name(str(name_or_path))
+    path, targets, names = Path(name), split_names(target_column), split_names(columns)
+    if source_column in targets or len(set(targets)) < len(targets):
+        raise ValueError(
+            f"source_column is {source_column!r} and target_column {target_column!r}: a column named twice"
+        )
+    sides = {"source": source_column, "target": targets[0]}
     if target_path is not None:
-        splits = {"train": read_text_pair(path, Path(target_path), streaming)}
+        splits = {"train": read_text_pair(path, local_path(target_path), streaming)}
     elif name == VERSES:
         splits = read_built_in(name, streaming)
     else:
         alternative = "two text files (`target_path` names the second)"
-        splits = load_hub_or_table(path, columns, configuration, streaming, num_proc, alternative)
-    return split_stream(splits, name, columns) if streaming else split_corpus(splits, name, columns, num_proc)
+        references = targets if len(targets) > 1 and not streaming else ()
+        options = {"names": names, "references": references}
+        splits = load_hub_or_table(path, sides, configuration, streaming, num_proc, alternative, **options)
+    return split_stream(splits, name, sides) if streaming else split_corpus(splits, name, sides, num_proc)
 
 
 def load_texts(
     name_or_path: str | Path,
     *,
     text_column: str = "text",
+    columns: str | Sequence[str] | None = None,
     configuration: str | None = None,
     streaming: bool = False,
     num_proc: int | None = None,
@@ -80,21 +103,23 @@ def load_texts(
             - `"bible"`, built in: the World English Bible, whose documents are chapters;
             - `"brown"`, built in: the Brown corpus, whose documents are samples of 2,000 words;
             - a `.txt` file, with blank lines between its documents;
-            - a `.jsonl`, `.json`, `.csv`, `.tsv` or `.parquet` file with a text column;
+            - a `.jsonl`, `.json`, `.csv`, `.tsv`, `.parquet`, `.tmx` or `.po` file with a text column;
             - the id of a data set on the Hub.
         text_column: the column of a file or data set to read.
-        configuration, streaming, num_proc: as for `load_corpus`, and so are the errors.
+        columns, configuration, streaming, num_proc: as for `load_corpus`, and so are the errors.
 
     Returns:
         Splits like those of `load_corpus`, with the one column `text` (str). Dropped are empty and repeated documents,
         and training documents that occur in a held-out split.
     """
-    columns = {"text": text_column}
-    path, name = Path(name_or_path), str(name_or_path)
+    sides, name = {"text": text_column}, local_name(str(name_or_path))
+    path = Path(name)
     if name in (BIBLE, BROWN):
         splits = read_built_in(name, streaming)
-    elif path.suffix.lower() == ".txt":
-        splits = {"train": build_dataset(generate_documents, text_features(columns), streaming, path=path)}
+    elif format_of(path) is None and ".txt" in (suffix.lower() for suffix in path.suffixes[-2:]):
+        text = as_regular_file(path)
+        splits = {"train": build_dataset(generate_documents, text_features(sides), streaming, path=text)}
     else:
-        splits = load_hub_or_table(path, columns, configuration, streaming, num_proc, "a .txt file")
-    return split_stream(splits, name, columns) if streaming else split_corpus(splits, name, columns, num_proc)
+        names = split_names(columns)
+        splits = load_hub_or_table(path, sides, configuration, streaming, num_proc, "a .txt file", names)
+    return split_stream(splits, name, sides) if streaming else split_corpus(splits, name, sides, num_proc)

@@ -1,60 +1,105 @@
-"""Reading of text files, of tables and of data sets on the Hub, into data sets whose columns are text."""
+"""Bytes and lines of files, compressed or not, and data sets that are built from rows and kept in the cache."""
 
-import csv
-import glob
-import re
+import atexit
+import io
+import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
+from datetime import date, time
+from hashlib import blake2b
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
+import datasets
+import pyarrow as pa
 from datasets import Dataset, Features, IterableDataset, List, Value, load_dataset
-from datasets.exceptions import DatasetGenerationError
+from datasets.arrow_writer import ArrowWriter
 from datasets.fingerprint import Hasher
 
 Row = dict[str, Any]
 Splits = dict[str, Dataset | IterableDataset]
 Columns = Mapping[str, str]  # from our names to those of the corpus
+Placed = tuple[str, Row]  # "line 3" or "row 3", as an error names it, and the row
 RowGenerator = Callable[..., Iterator[Row]]
-TABLE_BUILDERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".tsv": "csv", ".parquet": "parquet"}
-"""For each suffix of a file with columns, the builder of `datasets` that reads it."""
+STRINGS = ("string", "large_string", "string_view", "str", "NoneType", "null")  # types of columns of text
+MISSING = object()
 HELD_OUT = ("validation", "test")
 SPLITS = ("train", *HELD_OUT)
-NUMBER = re.compile(r"-?(0|[1-9]\d{0,14})(\.\d{0,14}[1-9]|\.0)?")  # as JSON and Python write it
-# The source code of this folder. It is part of every fingerprint, for `datasets` reuses a cached result of the same
-# fingerprint, and would otherwise go on to use what an older version of this code has made.
+COMPRESSIONS = {".gz": ("gzip", b"\x1f\x8b"), ".zst": ("zstd", b"\x28\xb5\x2f\xfd")}
+"""For each suffix the compression, and the bytes that such a file begins with, which no text in UTF-8 begins with."""
+WHOLE, ENDS = 64 << 20, 1 << 20  # bytes: larger files are told apart by their time, and by so many at both ends
+BATCH = 1_000  # rows
+# The source code of this folder. It is part of every fingerprint, for a cached result of the same fingerprint is used,
+# and what an older version of this code has made would otherwise go on to be.
 CODE = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
 
 
-def read_lines(path: Path) -> Iterator[str]:
-    """Yield the lines of a UTF-8 text file without their line endings. Only a line feed ends a line.
-
-    A file that is not there is a FileNotFoundError, a line that is not UTF-8 a ValueError that names both.
-    """
-    require_file(path)
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                yield line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
-            except UnicodeDecodeError as error:
-                reason = f"{error.reason} at byte {error.start + 1}"
-                raise ValueError(f"{path}, line {number}: not UTF-8 ({reason})") from None
-
-
 def require_file(path: Path) -> None:
-    """Raise FileNotFoundError if there is no such file."""
-    if not path.is_file():
+    """Raise FileNotFoundError if there is nothing to read at `path`: a file, a pipe or a device."""
+    if not path.exists() or path.is_dir():
         raise FileNotFoundError(f"{path}: no such file")
 
 
-def _require_text(types: Mapping[str, str], columns: Columns, name: str) -> None:
-    """Raise a ValueError if a corpus, which has columns of these types, lacks one of ours, or it holds no text."""
-    for column in columns.values():
-        if column not in types:
-            raise ValueError(f"{name}: no column {column!r}; its columns are {', '.join(types)}")
-        if types[column] not in ("string", "large_string", "str", "NoneType"):
-            raise ValueError(f"{name}: column {column!r} holds {types[column]}, expected text")
+def as_regular_file(path: Path) -> Path:
+    """Return `path`, or a copy of what a pipe or a device holds, which can be read once only and by one process."""
+    if path.is_dir() or not path.exists() or (path.is_file() and path.parts[:2] not in (("/", "dev"), ("/", "proc"))):
+        return path
+    folder = Path(tempfile.mkdtemp(prefix="hf_vanilla_"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with path.open("rb") as source, (folder / path.name).open("wb") as copy:
+        shutil.copyfileobj(source, copy, ENDS)
+    return folder / path.name
+
+
+def open_bytes(path: Path) -> "io.BufferedReader[Any]":
+    """Open a file for reading; one that begins as gzip or zstd do, or has the latter's suffix, is decompressed."""
+    require_file(path)
+    file = io.BufferedReader(path.open("rb", buffering=0), ENDS)
+    head = file.peek(4)
+    for suffix, (compression, magic) in COMPRESSIONS.items():
+        # What zstd writes in parallel begins with other bytes.
+        if head.startswith(magic) or (head and compression == "zstd" and path.suffix.lower() == suffix):
+            return io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(file, "r"), compression), ENDS)
+    return file
+
+
+def read_raw_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a UTF-8 text file, compressed or not, with their endings. Only a line feed ends a line.
+
+    A file that is not there is a FileNotFoundError. A line that is not UTF-8, or that the compressed file ends before,
+    is a ValueError that names file and line.
+    """
+    number = 0
+    with open_bytes(path) as file:
+        try:
+            for number, line in enumerate(file, start=1):
+                yield line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            kind = ": it looks like UTF-16" if number == 1 and line.startswith((b"\xff\xfe", b"\xfe\xff")) else ""
+            reason = f"{error.reason} at byte {error.start + 1}{kind}"
+            raise ValueError(f"{path}, line {number}: not UTF-8 ({reason})") from None
+        except OSError as error:
+            raise ValueError(f"{path}, line {number + 1}: cannot be decompressed: {error}") from error
+
+
+def read_lines(path: Path) -> Iterator[str]:
+    """Yield the lines of a text file as [`read_raw_lines`] does, without their endings: LF or CRLF."""
+    for line in read_raw_lines(path):
+        yield without_end(line)
+
+
+def without_end(line: str) -> str:
+    """Return a line without the LF or CRLF that ends it."""
+    return line[: -2 if line.endswith("\r\n") else -1] if line.endswith("\n") else line
+
+
+def unreadable(path: Path, reason: object) -> ValueError:
+    """Return the error for a file that is not what its suffix says."""
+    suffix = path.with_suffix("").suffix if path.suffix.lower() in COMPRESSIONS else path.suffix
+    return ValueError(f"{path}: cannot be read as {suffix}: {reason}")
 
 
 def text_features(columns: Iterable[str]) -> Features:
@@ -78,14 +123,46 @@ def build_dataset(
         raise ValueError(f"{files[0]}: the corpus is empty")
     if streaming:
         return IterableDataset.from_generator(generator, features=features, gen_kwargs=arguments)
-    # By default the fingerprint covers the name of a file, but not its content.
-    state = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
     settings = [value for value in arguments.values() if value not in files]
-    fingerprint = Hasher.hash((generator, state, settings, CODE))
+    state = [features, *map(_digest_of_content, files), settings]
+    fingerprint = Hasher.hash((generator.__module__, generator.__qualname__, state, CODE))
+    cached = Path(datasets.config.HF_DATASETS_CACHE) / "hf_vanilla" / fingerprint / "rows.arrow"
+    if not cached.exists():
+        _write_rows(generator(**arguments), features, cached)
+    dataset = Dataset.from_file(str(cached))
+    dataset._fingerprint = fingerprint  # what is computed from these rows is cached by it
+    return dataset
+
+
+def _write_rows(rows: Iterator[Row], features: Features, path: Path) -> None:
+    """Write rows as an Arrow file, which is there when it is whole: two processes may write the same one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f"{uuid4()}.partial")
+    is_text = features == text_features(features)
     try:
-        return Dataset.from_generator(generator, features=features, gen_kwargs=arguments, fingerprint=fingerprint)
-    except DatasetGenerationError as error:
-        raise (error.__cause__ or error) from None
+        with ArrowWriter(path=str(unfinished), features=features) as writer:
+            while batch := list(islice(rows, BATCH)):
+                encoded = batch if is_text else map(features.encode_example, batch)
+                writer.write_table(pa.Table.from_pylist(list(encoded), schema=features.arrow_schema))
+            writer.finalize()
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)
+
+
+def _digest_of_content(path: Path) -> str:
+    """Return what files of different content differ in, wherever they lie."""
+    size, digest = path.stat().st_size, blake2b()
+    with path.open("rb") as file:
+        if size <= WHOLE:
+            while chunk := file.read(ENDS):
+                digest.update(chunk)
+        else:
+            digest.update(f"{size} {path.stat().st_mtime_ns}".encode())
+            for place in (0, size - ENDS):
+                file.seek(place)
+                digest.update(file.read(ENDS))
+    return digest.hexdigest()
 
 
 def read_text_pair(source_path: Path, target_path: Path, streaming: bool) -> Dataset | IterableDataset:
@@ -93,20 +170,26 @@ def read_text_pair(source_path: Path, target_path: Path, streaming: bool) -> Dat
 
     Errors are those of `read_lines`, and a ValueError if the files have different numbers of lines.
     """
-    sizes = []
-    for path in (source_path, target_path):
-        require_file(path)
-        with path.open("rb") as file:
-            sizes.append(sum(1 for _ in file))
+    paths = as_regular_file(source_path), as_regular_file(target_path)
+    sizes = [sum(1 for _ in read_raw_lines(path)) for path in paths]
     if sizes[0] != sizes[1]:
         counts = f"{source_path} has {sizes[0]} lines, {target_path} has {sizes[1]}"
         raise ValueError(f"{counts}: expected line n of one to translate line n of the other")
+    if sizes[0] == 1:
+        refuse_carriage_returns(source_path, next(read_raw_lines(paths[0])))
     features = text_features(["source", "target"])
-    return build_dataset(_generate_pairs, features, streaming, source_path=source_path, target_path=target_path)
+    return build_dataset(_generate_pairs, features, streaming, source_path=paths[0], target_path=paths[1])
+
+
+def refuse_carriage_returns(path: Path, only_line: str) -> None:
+    """Raise ValueError if the only line of a file is many that end as in Mac OS 9: then no line feed ends a row."""
+    if not only_line.endswith("\n") and "\r" in only_line:
+        problem = "lines end in CR alone, and only LF or CRLF ends a row"
+        raise ValueError(f"{path}, line 1: {problem}: convert it, for instance with tr '\\r' '\\n'")
 
 
 def _generate_pairs(source_path: Path, target_path: Path) -> Iterator[Row]:
-    for source, target in zip(read_lines(source_path), read_lines(target_path), strict=True):
+    for source, target in zip(read_raw_lines(source_path), read_raw_lines(target_path), strict=True):
         yield {"source": source.strip(), "target": target.strip()}
 
 
@@ -117,113 +200,93 @@ def generate_documents(path: Path) -> Iterator[Row]:
             yield {"text": "\n".join(lines).strip()}
 
 
-def load_hub_or_table(
-    path: Path, columns: Columns, configuration: str | None, streaming: bool, num_proc: int | None, alternative: str
-) -> Splits:
-    """Return the splits of the Hub data set `path`, or the split `train` of the file `path`, with `columns` alone.
+def load_hub(name: str, columns: Columns, configuration: str | None, streaming: bool, num_proc: int | None) -> Splits:
+    """Return the splits of a data set on the Hub with `columns` alone.
 
-    Errors are those of `load_file`, FileNotFoundError if there is no such data set either, and ValueError if a column
-    holds no text, or the suffix of a file is not in `TABLE_BUILDERS`: the message says to give `alternative` instead.
+    If there is no such data set, it is a FileNotFoundError; if a column is missing or holds no text, a ValueError.
     """
-    select = _select_columns_of_stream if streaming else _select_columns
-    if path.suffix.lower() in TABLE_BUILDERS:
-        return {"train": select(load_file(path, columns, streaming), columns, str(path))}
-    if path.exists():
-        raise ValueError(f"{path}: expected a {', '.join(TABLE_BUILDERS)} file, or {alternative}")
-    name = path.as_posix()
     try:
         loaded = load_dataset(name, configuration, streaming=streaming, num_proc=None if streaming else num_proc)
     except OSError as error:
         nowhere = "no built-in corpus, no file, and no data set on the Hub that can be reached"
         raise FileNotFoundError(f"{name}: {nowhere}: {error}") from error
+    select = _select_columns_of_stream if streaming else _select_columns
     return {split: select(loaded[split], columns, name) for split in SPLITS if split in loaded}
-
-
-def load_file(path: Path, columns: Columns | None = None, streaming: bool = False) -> Dataset | IterableDataset:
-    """Return the rows of a file with columns, or the paragraphs of a `.txt` file.
-
-    `columns`, if given, are those to read as text. Else CSV and TSV hold text, but for columns of numbers alone, all
-    written as Python writes them: `7` and `-0.5`, but not `0111` or `1.10`. A file that does not exist is a
-    FileNotFoundError; one that is empty, cannot be read, or lacks a column is a ValueError.
-    """
-    builders = {**TABLE_BUILDERS, ".txt": "text"}
-    if (builder := builders.get(path.suffix.lower())) is None:
-        raise ValueError(f"{path}: expected a {', '.join(builders)} file")
-    require_file(path)
-    if not path.stat().st_size:
-        raise ValueError(f"{path}: the file is empty")
-    if builder != "parquet" and not streaming:
-        for _ in read_lines(path):
-            pass  # its error names the line that is not UTF-8; that of `datasets` does not
-    options: dict[str, Any] = {"sample_by": "paragraph", "encoding": "utf-8-sig"} if builder == "text" else {}
-    if builder == "csv":
-        options, header = _csv_format(path)
-        if columns:
-            _require_text(dict.fromkeys(header, "string"), columns, str(path))
-            options["features"] = text_features(columns.values())  # pandas would guess other types than text
-        else:
-            options["features"] = _types_of_cells(path, options, header)
-    try:
-        pattern = glob.escape(str(path))
-        table = load_dataset(builder, data_files=pattern, split="train", streaming=streaming, **options)
-        if streaming:
-            next(iter(table), None)
-    except Exception as error:
-        raise ValueError(f"{path}: cannot be read as {path.suffix}: {error.__cause__ or error}") from error
-    return table
-
-
-def _csv_format(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """Return how `load_dataset` must read a `.csv` or `.tsv` file, and its header; a longer first row is an error."""
-    tabs: dict[str, Any] = {"delimiter": "\t", "quoting": csv.QUOTE_NONE}
-    dialect = tabs if path.suffix.lower() == ".tsv" else {}
-    rows = filter(None, csv.reader((f"{line}\n" for line in read_lines(path)), **dialect))  # skips blank lines
-    header, first = next(rows, []), list[str]()
-    with suppress(csv.Error):  # a document may be longer than the longest field that `csv` reads
-        first = next(rows, [])
-    if len(first) > len(header):  # pandas would take the first field for the name of the row
-        raise ValueError(f"{path}: the first row has {len(first)} fields, the header names {len(header)}")
-    return {**dialect, "keep_default_na": False}, header  # "NA" is text, not a missing value
-
-
-def _types_of_cells(path: Path, options: Mapping[str, Any], header: list[str]) -> Features:
-    dialect = {name: options[name] for name in ("delimiter", "quoting") if name in options}
-    kinds = dict.fromkeys(header, "int64")
-    with suppress(csv.Error):
-        rows = csv.reader((f"{line}\n" for line in read_lines(path)), **dialect)
-        for row in islice(rows, 1, None):
-            for column, text in zip(header, row, strict=False):
-                number = NUMBER.fullmatch(text)
-                if not number or text == "-0":
-                    kinds[column] = "string"
-                elif number[2] and kinds[column] == "int64":
-                    kinds[column] = "float64"
-    return Features({column: Value(kind) for column, kind in kinds.items()})
 
 
 def _select_columns(dataset: Dataset, columns: Columns, name: str) -> Dataset:
     dataset = dataset.flatten()
     types = {column: getattr(kind, "dtype", type(kind).__name__) for column, kind in dataset.features.items()}
-    _require_text(types, columns, name)
+    for column in columns.values():
+        if column not in types:
+            raise ValueError(f"{name}: no column {column!r}; its columns are {', '.join(types)}")
+        if types[column] not in STRINGS:
+            raise ValueError(f"{name}: column {column!r} holds {types[column]}, expected text")
     return dataset.select_columns(list(columns.values())).rename_columns({old: new for new, old in columns.items()})
 
 
 def _select_columns_of_stream(stream: IterableDataset, columns: Columns, name: str) -> IterableDataset:
     first: Row = next(iter(stream), {})  # shows whether the columns exist and hold text
     if first:
-        _require_text({column: type(value).__name__ for column, value in _flatten(first).items()}, columns, name)
-    options = {"remove_columns": list(first), "features": text_features(columns)}
-    return stream.map(_pick, fn_kwargs={"columns": columns}, **options)
+        unseen = set(columns.values())
+        for column in columns.values():
+            text_of(first, column, name, "row 1", unseen)
+            if column in unseen and "." not in column:
+                raise ValueError(f"{name}: no column {column!r}; its columns are {', '.join(flatten(first))}")
+    options = {"remove_columns": list(first), "features": text_features(columns), "with_indices": True}
+    return stream.map(_pick, fn_kwargs={"columns": columns, "name": name}, **options)
 
 
-def _flatten(row: Row, prefix: str = "") -> Row:
+def _pick(row: Row, index: int, columns: Columns, name: str) -> Row:
+    return {ours: text_of(row, theirs, name, f"row {index + 1}", set()) for ours, theirs in columns.items()}
+
+
+def text_of(row: Row, column: str, path: Path | str, place: str, unseen: set[str]) -> str:
+    """Return the stripped text of a cell, "" if it is missing or null; a column that is there leaves `unseen`.
+
+    Anything else in the cell is a ValueError that names it by path and place.
+    """
+    value = row.get(column, MISSING)
+    if value is MISSING:
+        value = _look_up(row, column)
+        if value is MISSING:
+            return ""
+    if unseen:
+        unseen.discard(column)
+    if isinstance(value, str):
+        return value.strip()
+    if value is None:
+        return ""
+    raise ValueError(f"{path}, {place}: column {column!r} holds {_describe(value, column)}")
+
+
+def _look_up(row: Row, column: str) -> Any:
+    """Return what `a.b` names in `{"a": {"b": ...}}`, where names may have dots themselves, or else `MISSING`."""
+    for place, mark in enumerate(column):
+        inner = row.get(column[:place]) if mark == "." else None
+        if isinstance(inner, dict):
+            rest = column[place + 1 :]
+            value = inner[rest] if rest in inner else _look_up(inner, rest)
+            if value is not MISSING:
+                return value
+        elif mark == "." and column[:place] in row and inner is None:
+            return None
+    return MISSING
+
+
+def _describe(value: object, column: str) -> str:
+    """Return what an error says about a value that is no text: its type, and what to do."""
+    kind = type(value).__name__
+    if isinstance(value, dict):
+        return f"{kind}, expected text: did you mean {', '.join(f'{column}.{key}' for key in value)}?"
+    shown = repr(value) if len(repr(value)) < 40 else f"{repr(value)[:40]}..."
+    remedy = f': write it as text, "{value}"' if isinstance(value, bool | int | float | date | time) else ""
+    return f"{kind}, expected text: {shown}{remedy}"
+
+
+def flatten(row: Row, prefix: str = "") -> Row:
     """Return a row without nesting: the key of `row["translation"]["en"]` becomes `translation.en`."""
     flat: Row = {}
     for name, value in row.items():
-        flat |= _flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
+        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
     return flat
-
-
-def _pick(row: Row, columns: Columns) -> Row:
-    flat = _flatten(row)
-    return {name: (flat[column] or "").strip() for name, column in columns.items()}

@@ -1,14 +1,15 @@
 """Rows with labels, for fine-tuning."""
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from datasets import Dataset, DatasetDict, load_dataset
 
 from hf_vanilla.data.built_in import BIBLE, BROWN, BUILT_IN, VERSES, read_built_in
 from hf_vanilla.data.corpora import load_corpus, load_texts
-from hf_vanilla.data.files import SPLITS, load_file
+from hf_vanilla.data.files import SPLITS
+from hf_vanilla.data.paths import local_path, split_names
+from hf_vanilla.data.tables import load_file
 
 HELD_OUT_SHARE, HELD_OUT_SEED = 0.1, 42
 LOADERS: dict[str, Callable[..., Mapping]] = {VERSES: load_corpus, BIBLE: load_texts, BROWN: load_texts}
@@ -25,7 +26,10 @@ class Drawn(str):
 
 
 def load_rows(
-    name: str | None = None, configuration: str | None = None, files: Mapping[str, str | None] | None = None
+    name: str | None = None,
+    configuration: str | None = None,
+    files: Mapping[str, str | None] | None = None,
+    columns: str | Sequence[str] | None = None,
 ) -> DatasetDict:
     """Return the rows to learn from, in the splits `train`, `validation` and, where there is one, `test`.
 
@@ -41,6 +45,7 @@ def load_rows(
             - `"brown"`, `"bible"`: `text`, see [`load_texts`]; `"verses"`: `source`, `target`, see [`load_corpus`];
             - the id of a data set on the Hub, of which `configuration` may name one.
         files: in place of `name`, a file for each split that [`load_file`] reads.
+        columns: the names of the columns of `.csv` or `.tsv` files without a header.
 
     Raises:
         FileNotFoundError: a file, or the package of a built-in corpus, is missing.
@@ -54,7 +59,7 @@ def load_rows(
     if name in BUILT_IN and configuration is not None:
         raise ValueError(f"{name} is built in and has no configuration, got dataset_config_name {configuration!r}")
     if name is None:
-        splits = {split: load_file(Path(file)) for split, file in given.items()}
+        splits = {split: load_file(local_path(file), split_names(columns)) for split, file in given.items()}
         name = given["train"]
     elif name in BUILT_IN:
         splits = dict(LOADERS.get(name, read_built_in)(name))

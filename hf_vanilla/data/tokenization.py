@@ -1,14 +1,40 @@
-"""A byte-level BPE, trained with `tokenizers`: a stock fast tokenizer, which loads without this package."""
+"""Vocabularies for texts of any script: stock fast tokenizers of `tokenizers`, which load without this package."""
 
-import itertools
-from collections.abc import Iterable
-from typing import Literal
+import logging
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, get_args
 
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
+from tokenizers import (
+    AddedToken,
+    Regex,
+    Tokenizer,
+    decoders,
+    models,
+    normalizers,
+    pre_tokenizers,
+    processors,
+    trainers,
+)
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+logger = logging.getLogger(__name__)
+
+Special = list[AddedToken]
+TokenizerType = Literal["bpe", "characters", "words"]
 # The tokens with the ids 0 to 3. There is no unknown token, for each byte is in the vocabulary.
 SPECIAL_TOKENS = ["<pad>", "<s>", "</s>", "<mask>"]
+# Tokens of vocabularies of characters and words for what is in none: the bytes of UTF-8.
+BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
+# GPT-2's words, but marks stay with the letter, digit or symbol that they stand on, and joiners within a word.
+BPE_WORDS = (
+    r"'(?:[sdmt]|ll|ve|re)| ?\p{L}[\p{L}\p{M}\u200c\u200d]*| ?\p{N}[\p{N}\p{M}]*| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
+)
+# A blank belongs to the word after it; any other white space stands alone.
+BLANK_WORDS = r" ?\S+|\s"
+SAMPLE = 1000
+"""The least number of texts, if there are so many, that a new tokenizer is measured on."""
+
 TEMPLATES = {
     "seq2seq": {"single": "$A </s>", "pair": "$A </s> $B </s>"},
     "encoder": {"single": "<s> $A </s>", "pair": "<s> $A </s> $B </s>"},
@@ -33,47 +59,62 @@ CHAT_TEMPLATE = """\
 
 
 def train_tokenizer(
-    texts: Iterable[str], vocab_size: int, family: Literal["seq2seq", "encoder", "decoder"] = "seq2seq"
+    texts: Iterable[str],
+    vocab_size: int,
+    family: Literal["seq2seq", "encoder", "decoder"] = "seq2seq",
+    *,
+    tokenizer_type: TokenizerType = "bpe",
+    min_frequency: int = 1,
+    language_tags: Sequence[str] = (),
 ) -> PreTrainedTokenizerFast:
-    """Learn a byte-level BPE (section 5.1 of the paper: one vocabulary for source and target).
+    """Learn a vocabulary: by default a byte-level BPE (section 5.1 of the paper: one for source and target).
 
     Decoded without special tokens, every text comes back unchanged. The tokenizer reads `</s>` and the like as special
-    tokens, as other libraries expect; [`hf_vanilla.encode_texts`] takes what a corpus spells for text.
+    tokens, as other libraries expect; [`hf_vanilla.encode_texts`] takes what a corpus spells for text. At the end, the
+    log says what [`measure_tokenizer`] finds on a sample of the texts.
 
     Args:
         texts: the sentences to learn from; for translation, those of both sides.
-        vocab_size: the number of tokens, including the special ones and the 256 bytes; a small corpus may yield fewer.
+        vocab_size: the most tokens, including the special ones and the 256 bytes; a small corpus may yield fewer.
         family: the kind of model, which determines how a sentence is encoded. `"seq2seq"`: its tokens and `</s>`, for
             source and `text_target` alike; `"encoder"`: `<s>`, its tokens, `</s>` (and a second sentence, `</s>`);
             `"decoder"`: its tokens alone, padded on the left, so that a prompt can be continued; with a chat template,
             in which each turn ends with `</s>`.
+        tokenizer_type: what a token is. `"bpe"`: a byte pair encoding within words, whose combining marks stay with
+            their letters; `"characters"`: each Unicode character, so that a combining mark is a token of its own;
+            `"words"`: whatever stands between two blanks, such as words, phonemes or symbols, with the blank before
+            it. What is not in a vocabulary of characters or words becomes the bytes of its UTF-8.
+        min_frequency: how often a pair must occur to be merged, or a character or a word to get a token.
+        language_tags: special tokens, such as `"<2de>"`, that a text can begin with.
 
     Raises:
-        ValueError: `texts` is empty, `vocab_size` has no room for the bytes, or there is no such `family`.
+        ValueError: `texts` is empty, `vocab_size` has no room for the bytes, there is no such `family` or
+            `tokenizer_type`, `min_frequency` is below 1, or a language tag is blank, has blanks or occurs twice.
     """
-    if vocab_size < (smallest := len(SPECIAL_TOKENS) + 256):
+    if vocab_size < (smallest := len(SPECIAL_TOKENS) + len(language_tags) + len(BYTES)):
         raise ValueError(f"vocab_size is {vocab_size}; expected at least {smallest}: 256 bytes and the special tokens")
     if family not in TEMPLATES:
         raise ValueError(f"family is {family!r}; expected one of {', '.join(TEMPLATES)}")
-    texts = iter(texts)
-    if (first := next(texts, None)) is None:
-        raise ValueError("texts are empty; expected sentences to learn a vocabulary from")
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
+    if tokenizer_type not in get_args(TokenizerType):
+        raise ValueError(f"tokenizer_type is {tokenizer_type!r}; expected one of {', '.join(get_args(TokenizerType))}")
+    if min_frequency < 1:
+        raise ValueError(f"min_frequency is {min_frequency}; expected at least 1")
+    if problem := find_problem(language_tags):
+        raise ValueError(f"language_tags: {problem}")
     # The encoder learns from masks that stand for a word and the space before it.
     mask = AddedToken("<mask>", lstrip=family == "encoder", special=True)
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size,
-        special_tokens=[*SPECIAL_TOKENS[:-1], mask],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator(itertools.chain([first], texts), trainer)
+    # Where each word has a blank before it, the one after a tag would be another.
+    tags = [AddedToken(tag, rstrip=tokenizer_type == "words", special=True) for tag in language_tags]
+    special = [*(AddedToken(token, special=True) for token in SPECIAL_TOKENS[:-1]), mask, *tags]
+    sampled = Sampled(texts)
+    learn = {"bpe": _learn_bpe, "characters": _learn_characters, "words": _learn_words}[tokenizer_type]
+    tokenizer = learn(sampled, vocab_size, min_frequency, special)
+    if not sampled.count:
+        raise ValueError("texts are empty; expected sentences to learn a vocabulary from")
     if template := TEMPLATES[family]:
         special_ids = [(token, tokenizer.token_to_id(token)) for token in SPECIAL_TOKENS]
         tokenizer.post_processor = processors.TemplateProcessing(**template, special_tokens=special_ids)
-    return PreTrainedTokenizerFast(
+    trained = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         bos_token="<s>",
@@ -85,4 +126,119 @@ def train_tokenizer(
         chat_template=CHAT_TEMPLATE if family == "decoder" else None,
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
+        **({"extra_special_tokens": tags} if tags else {}),
     )
+    found = measure_tokenizer(trained, sampled.sample)
+    logger.info("the tokenizer has %s tokens: %s", f"{len(trained):,}", ", ".join(describe_measures(found)))
+    return trained
+
+
+def find_problem(language_tags: Sequence[str]) -> str | None:
+    """Return what keeps these from being language tags, or None."""
+    for tag in language_tags:
+        if not tag or re.search(r"\s", tag):
+            return f"{tag!r} is blank or has blanks; expected tags such as '<2de>'"
+        if tag in SPECIAL_TOKENS:
+            return f"{tag!r} is a special token already"
+    twice = next((tag for tag in language_tags if list(language_tags).count(tag) > 1), None)
+    return f"{twice!r} occurs twice" if twice else None
+
+
+class Sampled:
+    """Iterates over texts, counts them (`count`), and keeps some, evenly from the whole (`sample`)."""
+
+    def __init__(self, texts: Iterable[str]):
+        self.texts, self.count, self.sample = texts, 0, list[str]()
+
+    def __iter__(self) -> Iterator[str]:
+        step = 1
+        for text in self.texts:
+            self.count += 1
+            if self.count % step == 0:
+                self.sample.append(text)
+            if len(self.sample) == 2 * SAMPLE:
+                self.sample, step = self.sample[1::2], 2 * step
+            yield text
+
+
+def _learn_bpe(texts: Iterable[str], vocab_size: int, min_frequency: int, special: Special) -> Tokenizer:
+    tokenizer = Tokenizer(models.BPE())
+    words = pre_tokenizers.Split(Regex(BPE_WORDS), behavior="isolated")
+    bytes_of_words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([words, bytes_of_words])
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=min_frequency,
+        special_tokens=special,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _learn_characters(texts: Iterable[str], vocab_size: int, min_frequency: int, special: Special) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel())
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?m:.)"), behavior="isolated")
+    _learn_units(tokenizer, texts, vocab_size, min_frequency, special)
+    # Of no effect on the tokens, but masks of whole words want to know the words.
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(BPE_WORDS), behavior="isolated")
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
+    return tokenizer
+
+
+def _learn_words(texts: Iterable[str], vocab_size: int, min_frequency: int, special: Special) -> Tokenizer:
+    tokenizer = Tokenizer(models.WordLevel())
+    tokenizer.normalizer = normalizers.Prepend(" ")  # so that a word is the same token wherever it stands
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(BLANK_WORDS), behavior="isolated")
+    _learn_units(tokenizer, texts, vocab_size, min_frequency, special)
+    tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
+    return tokenizer
+
+
+def _learn_units(
+    tokenizer: Tokenizer, texts: Iterable[str], vocab_size: int, min_frequency: int, special: Special
+) -> None:
+    """Let each unit that the pre-tokenizer finds often enough be a token, the most frequent first."""
+    counter = trainers.WordLevelTrainer(vocab_size=vocab_size, min_frequency=min_frequency, show_progress=False)
+    tokenizer.train_from_iterator(texts, counter)
+    counts = tokenizer.get_vocab()
+    tokens = dict.fromkeys(
+        [*(token.content for token in special), *BYTES, *sorted(counts, key=lambda unit: counts[unit])]
+    )
+    vocabulary = {token: number for number, token in enumerate(list(tokens)[:vocab_size])}
+    # A BPE without merges, because it alone falls back on bytes; it takes a whole unit that it knows as a token.
+    tokenizer.model = models.BPE(vocabulary, [], byte_fallback=True, ignore_merges=True)
+    tokenizer.add_special_tokens(special)
+
+
+def measure_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> dict[str, float | str]:
+    """Return how a fast tokenizer cuts texts, without special tokens.
+
+    Returns:
+        `tokens_per_word`, where words are what stands between blanks; `characters_per_token`; `longest_token`, of
+        those in the texts; `share_of_bytes`: the share of tokens that are a part of a character. All but the third
+        are 0 without texts.
+    """
+    texts = list(texts)
+    options = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
+    ids = [token for row in tokenizer(texts, **options)["input_ids"] for token in row] if texts else []
+    decoded = {token: tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in set(ids)}
+    names = dict(zip(decoded, tokenizer.convert_ids_to_tokens(list(decoded)), strict=True))
+    parts = {token for token, text in decoded.items() if "\ufffd" in text or names[token] in BYTES}
+    words = sum(len(text.split()) for text in texts)
+    return {
+        "tokens_per_word": round(len(ids) / words, 3) if words else 0,
+        "characters_per_token": round(sum(map(len, texts)) / len(ids), 3) if ids else 0,
+        "longest_token": max((str(decoded[token]) for token in sorted(decoded)), key=len, default=""),
+        "share_of_bytes": round(sum(token in parts for token in ids) / len(ids), 4) if ids else 0,
+    }
+
+
+def describe_measures(found: dict[str, float | str]) -> Iterator[str]:
+    """Yield in words what [`measure_tokenizer`] found."""
+    yield f"{found['tokens_per_word']:.2f} a word"
+    yield f"{found['characters_per_token']:.2f} characters each"
+    yield f"the longest is {found['longest_token']!r}"
+    yield f"{found['share_of_bytes']:.1%} are bytes of characters without one"

@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from datasets import DatasetDict
 from transformers import AutoConfig, HfArgumentParser, TrainingArguments, set_seed
 from transformers.hf_argparser import DataClassType
 
 from hf_vanilla.data.files import SPLITS
 from hf_vanilla.data.labelled import load_rows
+from hf_vanilla.data.paths import local_name
 from hf_vanilla.training.checkpointing import digest
+from hf_vanilla.training.yaml_files import nearest, read_fields
 from hf_vanilla.translation.score_choices import ERROR_RATES
 
 SETTINGS_FILE = "finetuning.json"
@@ -48,14 +49,20 @@ class FineTuningArguments:
     search_trials: int = option(0, "First search learning rate and batch size in this many runs, with optuna.")
     dataset_name: str | None = option(None, "A Hub id, or a built-in corpus: see hf_vanilla.data.labelled.load_rows.")
     dataset_config_name: str | None = option(None, "The configuration of a Hub data set.")
-    train_file: str | None = option(None, "A .jsonl, .csv, .tsv, .parquet or .txt file.")
+    train_file: str | None = option(
+        None, "A .jsonl, .json, .csv, .tsv, .parquet, .tmx, .po or .txt file, or .gz or .zst."
+    )
     validation_file: str | None = option(None, "A file of the same kinds; by default a tenth of the training rows.")
     test_file: str | None = option(None, "A file of the same kinds, predicted in the end.")
+    columns: list[str] | None = option(None, "Names of the columns of CSV and TSV files without a header.")
     max_seq_length: int | None = option(None, "Cut texts to this many tokens; by default a longer text is an error.")
     max_train_samples: int | None = option(None, "Learn from this many first rows alone.")
     max_eval_samples: int | None = option(None, "Evaluate this many first rows alone.")
 
     def __post_init__(self) -> None:
+        for name in ("model_name_or_path", "config_name", "tokenizer_name"):
+            if (given := getattr(self, name)) is not None:
+                setattr(self, name, local_name(given))
         least = {"lora_r": 1, "early_stopping_patience": 1, "search_trials": 0}
         least |= dict.fromkeys(("max_seq_length", "max_train_samples", "max_eval_samples"), 1)
         least |= {"doc_stride": 0, "max_answer_length": 1, "block_size": 2}  # fields of single scripts
@@ -72,7 +79,7 @@ class FineTuningArguments:
     def load_splits(self) -> DatasetDict:
         """Return the rows as [`load_rows`] does, at most as many of each split as asked for."""
         files = {split: getattr(self, f"{split}_file") for split in SPLITS}
-        splits = load_rows(self.dataset_name, self.dataset_config_name, files)
+        splits = load_rows(self.dataset_name, self.dataset_config_name, files, self.columns)
         for split, rows in splits.items():
             most = self.max_train_samples if split == "train" else self.max_eval_samples
             if most is not None:
@@ -135,22 +142,21 @@ def parse(
 def read_options(path: Path, parser: HfArgumentParser) -> list[str]:
     """Return the fields of a YAML file as they would stand on the command line."""
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        parser.error(f"{path}: {error}")
-    if not isinstance(values, dict):
-        parser.error(f"{path}: expected `field: value` in each line")
-    if unknown := set(values) - {action.dest for action in parser._actions}:
-        parser.error(f"unknown fields in {path}: {', '.join(sorted(map(str, unknown)))}")
+        entries = read_fields(path)
+    except (OSError, ValueError) as error:
+        parser.error(str(error))
+    actions = {action.dest: action for action in parser._actions}
     options = []
-    for action in parser._actions:
-        value = values.get(action.dest)
-        if value is False and "no" in (action.choices or ()):
-            value = "no"  # YAML reads the word as false
+    for name, entry in entries.items():
+        if name not in actions:
+            parser.error(f"{path}, line {entry.line}: unknown field {name!r}{nearest(name, actions)}")
+        value = entry.value
         if isinstance(value, list):
-            options += [f"--{action.dest}", *map(str, value)] if value else []
+            options += [f"--{name}", *entry.texts] if value else []
+        elif value is False and "no" in (actions[name].choices or ()):
+            options.append(f"--{name}=no")  # as YAML 1.1 reads the word
         elif value is not None:
-            options.append(f"--{action.dest}={json.dumps(value) if isinstance(value, bool | dict) else value}")
+            options.append(f"--{name}={json.dumps(value) if isinstance(value, dict) else entry.texts[0]}")
     return options
 
 

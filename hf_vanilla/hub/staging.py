@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from huggingface_hub import SpaceCard, SpaceCardData
 from safetensors.torch import save_file
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -28,6 +27,7 @@ from hf_vanilla.hub import model_card
 from hf_vanilla.hub.model_card import oneline, public, read_json
 from hf_vanilla.models.generation_vanilla import beam_search
 from hf_vanilla.models.texts_vanilla import read_special_tokens
+from hf_vanilla.training.yaml_files import write_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def stage(
             summary["command"] = shlex.join(re.sub(outside, r"\1", word) for word in shlex.split(command))
         model_card.write_record(folder / model_card.SUMMARY, summary)
         if "configuration" in summary:
-            text = yaml.safe_dump(summary["configuration"], sort_keys=False)
+            text = write_yaml(summary["configuration"])
             (folder / model_card.CONFIG).write_text(text, encoding="utf-8")
     with contextlib.suppress(ValueError):  # a text that cannot be drawn is no reason not to push
         draw_attention(model, tokenizer, source, folder / model_card.ATTENTION)

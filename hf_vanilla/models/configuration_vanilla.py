@@ -62,7 +62,6 @@ UNSERVED: tuple[tuple[tuple[str, ...], str], ...] = (
     (("layerdrop", "encoder_layerdrop", "decoder_layerdrop"), "layers stay whole, with `dropout` behind each"),
     (("attn_logit_softcapping", "final_logit_softcapping"), "scores and logits stay as they are"),
     (("scale_attn_by_inverse_layer_idx",), "scores are divided by the root of `qk_head_dim` alone"),
-    (("chunk_size_feed_forward",), "`gradient_checkpointing_enable()` saves more memory"),
 )
 # The values of such fields by which they change nothing.
 SWITCHED_OFF: tuple[Any, ...] = (None, False, 0, (), [], {})

@@ -166,10 +166,9 @@ class MultiHeadAttention(nn.Module):
         query = self.q_proj(hidden_states).view(*shape, -1, self.qk_head_dim).transpose(1, 2)
         states = (query, *self.keys_and_values(hidden_states, encoder_hidden_states, past_key_values), attention_mask)
         function = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, eager_attention_forward)
-        rate = self.dropout.p if self.dropout.training else 0.0
-        output, weights = attend(
-            function, eager_attention_forward, self, *states, dropout=rate, scaling=self.scaling, **kwargs
-        )
+        dropout = self.dropout
+        options = {"dropout": dropout.p if dropout.training else 0.0, "scaling": self.scaling, **kwargs}
+        output, weights = attend(function, eager_attention_forward, self, *states, **options)
         return self.o_proj(output.reshape(*shape, -1)), weights
 
     def keys_and_values(
@@ -525,16 +524,9 @@ class VanillaDecoder(VanillaStack):
             source_unpadding = find_unpadding(self, encoder_hidden_states, encoder_attention_mask, tokens, kwargs)
             source_mask = unpad_mask(source_mask, unpadding, source_unpadding)
             encoder_hidden_states = source_unpadding.remove(encoder_hidden_states)
+        passed: dict[str, Any] = {"past_key_values": past_key_values, "position_ids": position_ids, **kwargs}
         for layer in self.layers:
-            hidden_states = layer(
-                hidden_states,
-                mask,
-                encoder_hidden_states,
-                source_mask,
-                past_key_values=past_key_values,
-                position_ids=position_ids,
-                **kwargs,
-            )
+            hidden_states = layer(hidden_states, mask, encoder_hidden_states, source_mask, **passed)
         return BaseModelOutputWithPastAndCrossAttentions(
             last_hidden_state=unpadding.restore(self.norm(hidden_states)),
             past_key_values=past_key_values if use_cache else None,

@@ -30,7 +30,9 @@ class Dropout(nn.Dropout):
     and keeps four bytes an element for the backward pass, not one."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
-        if hidden_states.device.type != "cpu" or not self.training or not 0 < self.p < 1:
+        if not self.training or self.p == 0:
+            return hidden_states
+        if hidden_states.device.type != "cpu" or not 0 < self.p < 1:
             return super().forward(hidden_states)
         return hidden_states * (torch.rand_like(hidden_states, dtype=torch.float32) >= self.p) / (1 - self.p)
 

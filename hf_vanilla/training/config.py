@@ -5,16 +5,16 @@ Nothing here imports torch, so that help and usage errors come at once.
 
 import argparse
 import dataclasses
-import difflib
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
-import yaml
-
+from hf_vanilla.data.paths import local_name, split_names
 from hf_vanilla.training.model_fields import model_fields, paper_names
+from hf_vanilla.training.yaml_files import Entry, nearest, read_fields
 from hf_vanilla.translation.score_choices import SCORES, check_scores, tokenizer_of_language
 
 UNLIMITED_SCHEDULES = ("noam", "constant", "constant_with_warmup", "inverse_sqrt")
@@ -41,9 +41,12 @@ RESUMABLE = (
 ).split()
 """Fields that may have other values when a run is resumed, because they do not affect the updates."""
 
+PATHS = ("output_dir", "corpus", "target_path", "tokenizer", "initial_model")
+"""Fields that may be paths, in which `~` is the home folder."""
+
 POSITIVE = (
     "batch_tokens accumulation_steps average_last average_every log_every evaluations bleu_beams checkpoint_every "
-    "keep_checkpoints learning_rate vocab_size preprocessing_workers"
+    "keep_checkpoints learning_rate vocab_size min_frequency preprocessing_workers"
 ).split()
 
 C = TypeVar("C")
@@ -80,6 +83,7 @@ class TrainingConfig:
     target_path: str | None = _option(None, "file of the target side, for a text file of one sentence a line")
     source_column: str = _option("source", "column to translate from, such as translation.en")
     target_column: str = _option("target", "column to translate to")
+    columns: list[str] | None = _option(None, "names of the columns of a CSV or TSV file without a header")
     text_column: str = _option("text", "column that a language model learns from")
     corpus_configuration: str | None = _option(None, "configuration of a data set on the Hub, such as de-en")
     streaming: bool = _option(False, "read the corpus while training, for one that does not fit on the disk")
@@ -89,7 +93,12 @@ class TrainingConfig:
     loader_workers: int = _option(0, "processes that prepare batches for each training process")
 
     tokenizer: str | None = _option(None, "folder or Hub id of a tokenizer to use; by default one is trained")
-    vocab_size: int = _option(37000, "tokens of the byte-level BPE to train; source and target share it")
+    vocab_size: int = _option(37000, "the most tokens of the vocabulary to learn; source and target share it")
+    tokenizer_type: Literal["bpe", "characters", "words"] = _option(
+        "bpe", "bpe: byte-level, within words; characters; words: whatever stands between blanks, such as phonemes"
+    )
+    min_frequency: int = _option(1, "how often a pair is to occur to be merged, a character or word to be a token")
+    language_tags: list[str] = _option([], "special tokens that texts can begin with, such as <2de>")
     initial_model: str | None = _option(None, "folder or Hub id of a model to start from, with its tokenizer")
     architecture: Literal["transformer", "recurrent"] = _option("transformer", "recurrent: what the paper replaced")
 
@@ -123,6 +132,9 @@ class TrainingConfig:
     trackers: list[str] = _option([], "trackers to report to: tensorboard, trackio, wandb (those that are installed)")
 
     def __post_init__(self) -> None:
+        for name in PATHS:
+            if (given := getattr(self, name)) is not None:
+                setattr(self, name, local_name(given))
         if self.label_smoothing is None:
             self.label_smoothing = 0.1 if self.task == "translation" else 0.0
         self._check_ranges()
@@ -158,6 +170,9 @@ class TrainingConfig:
     def _check_contradictions(self) -> None:
         translates, masks = self.task == "translation", self.task == "masked_lm"
         self._expect("whole_word_masking", masks or not self.whole_word_masking, "false: only masked_lm masks words")
+        sides = self.source_column not in split_names(self.target_column)
+        self._expect("target_column", not translates or sides, "another column than source_column")
+        self._expect("columns", not (self.columns and self.target_path), "nothing: files of lines have no columns")
         for name in ("target_path", "max_length_ratio", "metrics", "target_language"):
             self._expect(
                 name, translates or getattr(self, name) in (None, []), "nothing: only translation has two sides"
@@ -169,6 +184,13 @@ class TrainingConfig:
         self._expect("corpus", translates or not pairs, "'bible' for a language model: 'verses' are pairs")
         self._expect("corpus", not (translates and texts), "'verses' for translation: 'bible' has one side")
         self._expect("tokenizer", not (self.initial_model and self.tokenizer), "nothing: initial_model has its own")
+        tags = self.language_tags
+        whole = all(tag and not re.search(r"\s", tag) for tag in tags) and len(set(tags)) == len(tags)
+        self._expect("language_tags", whole, "different tags without blanks, such as <2de>")
+        given, smallest = self.initial_model or self.tokenizer, 260 + len(tags)
+        self._expect("vocab_size", given or self.vocab_size >= smallest, f"{smallest} or more: bytes and specials")
+        for name, default in (("tokenizer_type", "bpe"), ("min_frequency", 1), ("language_tags", [])):
+            self._expect(name, not given or getattr(self, name) == default, f"nothing: {given} has a tokenizer")
         schedules = (*UNLIMITED_SCHEDULES, *LIMITED_SCHEDULES)
         hint = nearest(self.schedule, schedules)
         self._expect("schedule", self.schedule in schedules, f"one of {', '.join(schedules)}{hint}")
@@ -212,42 +234,49 @@ class TrainingConfig:
     def load(cls, path: str | Path, overrides: Sequence[str] = ()) -> "TrainingConfig":
         """Read a YAML file; `overrides` are command line arguments such as `["--seed", "2"]`.
 
-        If there is no such file, it is a FileNotFoundError. If it is not YAML, a field is unknown (the nearest is
-        named), a value is out of range, or two contradict each other, it is a ValueError.
+        If there is no such file, it is a FileNotFoundError. If it is not YAML 1.2, a field is blank, occurs twice or
+        is unknown (the nearest are named), a value is out of range, or two contradict each other, it is a ValueError
+        that says whether the file, and in which line, or the command line is wrong.
         """
         try:
-            # Values are read as text, which the parser checks and converts as it does the command line: to YAML, the
-            # precision `no` would be false.
-            values = yaml.load(Path(path).read_text(encoding="utf-8"), yaml.BaseLoader) or {}
-        except FileNotFoundError:
-            expected = "expected a configuration such as those in scripts/configs"
-            raise FileNotFoundError(f"{path}: no such file; {expected}") from None
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{path}: not a configuration: expected lines of the form `field: value`")
+            entries = read_fields(path)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(f"{error}; expected a configuration such as those in scripts/configs") from None
         given: list[str] = []
-        for name, value in values.items():
-            cls._check_known(str(name), f"{path}: unknown field")
-            if isinstance(value, dict):
-                raise ValueError(f"{path}: {name} is {value}; expected a value")
-            if value not in ("", "null", "~", []):
-                given += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
-        for option in (argument[2:].split("=")[0] for argument in overrides if argument.startswith("--")):
-            cls._check_known(option.replace("-", "_"), "unknown option")
+        for name, entry in entries.items():
+            place = f"{path}, line {entry.line}"
+            cls._check_known(name, f"{place}: unknown field")
+            if isinstance(entry.value, dict):
+                raise ValueError(f"{place}: {name} is {entry.value}; expected a value")
+            if isinstance(entry.value, list):
+                given += [f"--{name}", *entry.texts] if entry.texts else []
+            elif entry.value is not None:
+                given.append(f"--{name}={entry.texts[0]}")
+        options = [text[2:].split("=")[0].replace("-", "_") for text in overrides if text.startswith("--")]
+        for option in options:
+            cls._check_known(option, "unknown option")
         parser = cls.parser(f"hf-vanilla train {path}")
         try:
+            # Values are given to the parser as text, which checks and converts them as it does the command line.
+            values = parser.parse_args(given)
+        except ValueError as error:
+            raise ValueError(f"{_place(str(error), path, entries)}: {error}") from None
+        try:
             # One after the other, for what follows the file may contradict it by another name.
-            values = parser.parse_args(overrides, parser.parse_args(given))
+            values = parser.parse_args(overrides, values)
+        except ValueError as error:
+            raise ValueError(f"after {path}, on the command line: {error}") from None
+        try:
             return cls(**{each.name: getattr(values, each.name) for each in dataclasses.fields(cls)})
         except ValueError as error:
-            raise ValueError(f"{path}: {error}") from None
+            place = _place(str(error), path, entries, options)
+            raise ValueError(f"{place}: {error}") from None
 
     @classmethod
     def _check_known(cls, name: str, problem: str) -> None:
-        known = [each.name for each in dataclasses.fields(cls)]
-        if name not in known and name not in paper_names() and name != "N":
-            hint = nearest(name, known) or f"; the fields are {', '.join(known)}"
+        known = [*(each.name for each in dataclasses.fields(cls)), *paper_names(), "N"]
+        if name not in known:
+            hint = nearest(name, known) or "; `hf-vanilla train --help` explains the fields"
             raise ValueError(f"{problem} {name!r}{hint}")
 
     def changes(self, earlier: Mapping[str, object]) -> list[str]:
@@ -257,6 +286,9 @@ class TrainingConfig:
         """
         now = dataclasses.asdict(self)
         earlier = {each.name: each.default for each in dataclasses.fields(self)} | dict(earlier)
+        for fields in (now, earlier):  # sinusoids have no limit, and a table has 512 positions unless it is told
+            positions = fields["max_position_embeddings"] or 512
+            fields["max_position_embeddings"] = positions if fields["position_embedding_type"] == "learned" else None
         fixed = now.keys() - set(RESUMABLE)
         if self.streaming:
             fixed |= {"loader_workers"}  # a worker shuffles a stream by a generator of its own
@@ -324,7 +356,13 @@ def _truth(text: str) -> bool:
     raise argparse.ArgumentTypeError(f"expected true or false (or yes/no, y/n, t/f, 1/0), got {text!r}")
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Return what an error adds about an unknown name: the known one that is most like it, if one is."""
-    matches = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+def _place(message: str, path: str | Path, entries: Mapping[str, Entry], options: Sequence[str] = ()) -> str:
+    """Return where the value is that an error is about: the first field that it names decides."""
+    of_field = {name: paper_names().get(name, name) for name in (*entries, *options)}
+    for word in re.findall(r"\w+", message):
+        if any(of_field[option] == word for option in options):
+            return f"after {path}, on the command line"
+        for name, entry in entries.items():
+            if word in (name, of_field[name]):
+                return f"{path}, line {entry.line}"
+    return str(path)

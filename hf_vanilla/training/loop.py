@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import NoReturn
 
 import transformers
-import yaml
 from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BatchEncoding
@@ -24,6 +23,7 @@ from hf_vanilla.training.run_log import RunLog, plot_curves
 from hf_vanilla.training.state import CONFIG, SUMMARY, RunState, check_folder, share_counts
 from hf_vanilla.training.step import training_step
 from hf_vanilla.training.tasks import TASKS
+from hf_vanilla.training.yaml_files import write_yaml
 
 logger = logging.getLogger(__name__)
 
@@ -116,7 +116,7 @@ class Run:
             (folder / SUMMARY).unlink(missing_ok=True)
             checkpointing.discard_after(state.step, folder)
             if not state.step:
-                text = yaml.safe_dump(dataclasses.asdict(config), sort_keys=False)
+                text = write_yaml(dataclasses.asdict(config))
                 (folder / CONFIG).write_text(text, encoding="utf-8")
                 self.tokenizer.save_pretrained(folder)
         accelerator.wait_for_everyone()
@@ -256,6 +256,7 @@ class Run:
             final.save_pretrained(folder)
             plot_curves(self.log.records, folder / "curves.png")
             records.write_samples(final, self.tokenizer, self.corpus["validation"], folder)
-            records.write_summary(self.task, command, self.state, scores, accelerator)
+            cuts = self.task.measure_tokenizer(self.corpus, self.tokenizer)
+            records.write_summary(self.task, command, self.state, scores, accelerator, tokenizer=cuts)
         self.log.close()
         distributed.leave_together(accelerator)

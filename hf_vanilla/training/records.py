@@ -6,7 +6,7 @@ import importlib.metadata
 import itertools
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -57,9 +57,14 @@ def write_samples(
 
 
 def write_summary(
-    task: Task, command: str | None, state: RunState, scores: dict[str, float], accelerator: Accelerator
+    task: Task,
+    command: str | None,
+    state: RunState,
+    scores: dict[str, float],
+    accelerator: Accelerator,
+    **measured: Mapping[str, object],
 ) -> None:
-    """Write what a model card says about a run into `training_summary.json`."""
+    """Write what a model card says about a run into `training_summary.json`; `measured` are further entries."""
     packages = ("hf-vanilla", "torch", "transformers", "datasets", "tokenizers", "accelerate")
     summary = {
         "command": command,
@@ -78,5 +83,6 @@ def write_summary(
         "distributed_type": accelerator.distributed_type.value,
         "mixed_precision": accelerator.mixed_precision,
         "versions": {name: importlib.metadata.version(name) for name in packages},
+        **measured,
     }
     Path(task.config.output_dir, SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")

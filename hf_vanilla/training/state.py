@@ -6,7 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor
@@ -16,6 +15,7 @@ from hf_vanilla.training.checkpointing import numbered_folders
 from hf_vanilla.training.config import TrainingConfig
 from hf_vanilla.training.distributed import StopSignal
 from hf_vanilla.training.run_log import memory_gib
+from hf_vanilla.training.yaml_files import read_yaml
 
 CONFIG, SUMMARY = "training_config.yaml", "training_summary.json"
 WINDOW = ("loss", "tokens", "filled", "slots", "seconds", "updates")
@@ -80,7 +80,7 @@ def check_folder(folder: Path, config: TrainingConfig, accelerator: Accelerator)
             if (folder / CONFIG).exists():
                 if not started and (folder / SUMMARY).exists():
                     raise ValueError(f"{folder} holds a trained model, but no checkpoint; choose another output_dir")
-                earlier = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8"))
+                earlier = read_yaml(folder / CONFIG)
                 if started and (changes := config.changes(earlier)):
                     raise ValueError(
                         f"{folder} holds a run with other settings: {'; '.join(changes)}. "

@@ -25,7 +25,7 @@ from transformers import BatchEncoding, PreTrainedConfig, PreTrainedModel, PreTr
 
 from hf_vanilla.data import collators, corpora
 from hf_vanilla.data.batching import TokenBatchSampler, TokenBatchStream
-from hf_vanilla.data.tokenization import train_tokenizer
+from hf_vanilla.data.tokenization import measure_tokenizer, train_tokenizer
 from hf_vanilla.models.configuration_recurrent import RecurrentConfig
 from hf_vanilla.models.configuration_vanilla import VanillaConfig, VanillaDecoderConfig, VanillaEncoderConfig
 from hf_vanilla.models.losses_vanilla import cross_entropy
@@ -48,6 +48,8 @@ CONFIGURATION_CLASSES: dict[str, Callable[..., PreTrainedConfig]] = {
 
 TOKENIZER_TEXTS = 2_000_000
 """The most rows that a vocabulary is learned from: more of them change it little."""
+MEASURED_ROWS = 1000
+"""The most rows that the summary of a run measures its tokenizer on."""
 
 
 class Task:
@@ -91,16 +93,25 @@ class Task:
                 if tokenizer("a")["input_ids"][-1:] != [tokenizer.eos_token_id]:
                     raise ValueError(f"the tokenizer of {given} does not end a sentence with {tokenizer.eos_token}")
             return tokenizer
+        config, texts = self.config, self.sample_texts(corpus, TOKENIZER_TEXTS)
+        kind: dict[str, Any] = {"tokenizer_type": config.tokenizer_type, "min_frequency": config.min_frequency}
+        tokenizer = train_tokenizer(texts, config.vocab_size, self.family, language_tags=config.language_tags, **kind)
+        if len(tokenizer) < config.vocab_size and config.tokenizer_type == "bpe":
+            logger.info("vocab_size is %d: the corpus is too small for %d", len(tokenizer), config.vocab_size)
+        return tokenizer
+
+    def sample_texts(self, corpus: Corpus, most: int) -> Iterator[str]:
+        """Yield the texts of at most so many rows of the training split: the first of a stream, else evenly."""
         rows = corpus["train"]
         if self.config.streaming:
-            rows = itertools.islice(rows, TOKENIZER_TEXTS)
-        else:  # evenly from the whole split
-            rows = rows.select(range(0, len(rows), math.ceil(len(rows) / TOKENIZER_TEXTS)))
-        texts = (row[column] for row in rows for column in self.text_columns)
-        tokenizer = train_tokenizer(texts, self.config.vocab_size, self.family)
-        if len(tokenizer) < self.config.vocab_size:
-            logger.info("vocab_size is %d: the corpus is too small for %d", len(tokenizer), self.config.vocab_size)
-        return tokenizer
+            rows = itertools.islice(rows, most)
+        else:
+            rows = rows.select(range(0, len(rows), math.ceil(len(rows) / most)))
+        return (row[column] for row in rows for column in self.text_columns)
+
+    def measure_tokenizer(self, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> dict[str, float | str]:
+        """Return how the tokenizer cuts a sample of the training split; see `hf_vanilla.data.tokenization`."""
+        return measure_tokenizer(tokenizer, self.sample_texts(corpus, MEASURED_ROWS))
 
     def build_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         """Return a model with random weights, or `initial_model`. If that has fewer tokens, it is a ValueError."""
@@ -279,6 +290,7 @@ class Translation(Task):
     def load_corpus(self) -> Corpus:
         config = self.config
         columns: dict[str, Any] = {"source_column": config.source_column, "target_column": config.target_column}
+        columns["columns"] = config.columns
         return corpora.load_corpus(config.corpus, config.target_path, **columns, **self.reading)
 
     def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, TokenIds]:
@@ -299,7 +311,9 @@ class MaskedLanguageModel(Task):
     special_tokens: tuple[str, ...] = ("pad_token", "mask_token")
 
     def load_corpus(self) -> Corpus:
-        return corpora.load_texts(self.config.corpus, text_column=self.config.text_column, **self.reading)
+        return corpora.load_texts(
+            self.config.corpus, text_column=self.config.text_column, columns=self.config.columns, **self.reading
+        )
 
     def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, TokenIds]:
         """Return `input_ids`, a row for each piece of `max_length` tokens, and `word_ids` for masking whole words."""

@@ -12,6 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
+from hf_vanilla.data.files import open_bytes
 from hf_vanilla.translation.translator import POOL, Translator
 
 
@@ -36,7 +37,7 @@ def translate_file(
         if partial.exists() and not notes.exists():
             raise ValueError(f"{partial} is in the way, and not of this program: move it")
         digest = hashlib.sha256()
-        with source.open("rb") as file:
+        with open_bytes(source) as file:
             count = sum(1 for _ in map(digest.update, file))
         work = json.dumps({"source_sha256": digest.hexdigest(), **identity}, sort_keys=True)
         if not partial.exists():
@@ -50,7 +51,7 @@ def translate_file(
             file.seek(0)
             file.truncate(sum(map(len, itertools.islice(file, done))))
         undecodable: list[int] = []
-        with source.open("rb") as lines, partial.open("a", encoding="utf-8", newline="\n") as file:
+        with open_bytes(source) as lines, partial.open("a", encoding="utf-8", newline="\n") as file:
             rest = itertools.islice(texts_of_lines(lines, undecodable), done, None)
             stream = translator.stream(rest, pool=POOL, **options)
             bar = tqdm(stream, "translating", count, initial=done, unit=" lines", mininterval=1)

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import math
+import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -44,7 +45,11 @@ class OfflineMetric(evaluate.Metric):
     def __init__(self, **options: Any) -> None:
         # In a file, each process that scores the same texts would wait a second for the lock of the first.
         in_memory = options.get("num_process", 1) == 1
-        super().__init__(**{"keep_in_memory": in_memory} | options)
+        options = {"keep_in_memory": in_memory} | options
+        try:
+            super().__init__(**options)
+        except OSError:  # the cache cannot be written to, where even a metric in memory makes a folder
+            super().__init__(**options | {"cache_dir": tempfile.mkdtemp()})
 
     def _info(self) -> evaluate.MetricInfo:
         text = inspect.getdoc(type(self)) or ""

@@ -2,7 +2,6 @@
 
 import copy
 import math
-import re
 from bisect import bisect_right
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,13 +19,12 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 from hf_vanilla.environment import use_onednn_for_float32
 from hf_vanilla.models.generation_vanilla import PackedLinear, beam_search, find_obstacle, is_plain, make_incremental
 from hf_vanilla.models.texts_vanilla import encode_texts
+from hf_vanilla.translation.cutting import find_cut, join_parts, one_line, split_sentences
 from hf_vanilla.translation.loading import EXTRA_TOKENS, load_config_and_tokenizer, positions_of, words_of_tokens
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 # Texts that are sorted by length together, so that batches have little padding.
 POOL = 1024
-# White space after the end of a sentence, or nothing in scripts without it: a text that is too long is cut here.
-SENTENCE_END = re.compile(r"(?<=[.!?…])\s+|(?<=[。！？])")
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,8 @@ class Translator:
         precision: of the products with weights, on CPU: "float32", "float16" (weights take half the memory) or "int8",
             in which a translation depends a little on the other texts of its batch.
         batch_tokens: source tokens translated together, with padding, times beams: more are faster, but take memory.
-        max_source_tokens: longer texts are cut into sentences, and longer sentences between words.
+        max_source_tokens: longer texts are cut into sentences, and longer sentences between words. Abbreviations are
+            those of the tokenizer's `src_lang` or `source_lang`, by default of English.
 
     Raises:
         ValueError: the model cannot be run in this precision, or a number is too small.
@@ -79,6 +78,8 @@ class Translator:
             raise ValueError(f"precision {precision} is for float32 models on CPU, not {dtype} on {device}")
         self.model: Any = model.eval()
         self.tokenizer, self.batch_tokens = tokenizer, batch_tokens
+        languages = (getattr(tokenizer, name, None) for name in ("src_lang", "source_lang"))
+        self.language = str(next(filter(None, languages), "en"))[:2]
         self.max_positions = positions_of(model.config)
         self.max_source_tokens = min(max_source_tokens, self.max_positions)
         self.is_ours = kind in ("vanilla", "vanilla_recurrent")
@@ -203,7 +204,7 @@ class Translator:
         # Each token has at least one byte, so that most texts need not be encoded to see that they are short.
         if len(text.encode()) < most or len(encode_texts(self.tokenizer, text)["input_ids"]) <= most:
             return [text] if text else []
-        sentences = [sentence for sentence in SENTENCE_END.split(text) if sentence.strip()]
+        sentences = split_sentences(text, self.language)
         if len(sentences) > 1:
             return [piece for sentence in sentences for piece in self.cut(sentence)]
         self.require_offsets("cut a text that is too long")
@@ -213,9 +214,7 @@ class Translator:
         most = max(1, most - 4)
         pieces, start, token = [], 0, 0
         while token + most < len(ends):
-            end = ends[token + most - 1]
-            spaces = [match.start() for match in re.finditer(r"\s", text[start + 1 : end + 1])]
-            end = start + 1 + spaces[-1] if spaces else max(end, start + 1)
+            end = find_cut(text, start, ends[token + most - 1])
             pieces.append(text[start:end].strip())
             start, token = end, bisect_right(ends, end)
         return [piece for piece in [*pieces, text[start:].strip()] if piece]
@@ -243,7 +242,7 @@ class Translator:
         texts = self.tokenizer.batch_decode(output.sequences, skip_special_tokens=True)
         scores = getattr(output, "sequences_scores", None)
         values = [math.nan] * len(texts) if scores is None else scores.tolist()
-        hypotheses = [Hypothesis(" ".join(text.split()), value) for text, value in zip(texts, values, strict=True)]
+        hypotheses = [Hypothesis(one_line(text), value) for text, value in zip(texts, values, strict=True)]
         return [hypotheses[start : start + each] for start in range(0, len(hypotheses), each)]
 
     @torch.inference_mode()
@@ -279,8 +278,7 @@ class Translator:
 
 def join(parts: Sequence[Hypothesis]) -> Hypothesis:
     """Return the hypothesis of a whole text, given those of its parts."""
-    text = " ".join(part.text for part in parts if part.text)
-    return Hypothesis(text, sum(part.score for part in parts) / len(parts))
+    return Hypothesis(join_parts([part.text for part in parts]), sum(part.score for part in parts) / len(parts))
 
 
 def pack_linears(module: nn.Module, precision: str) -> nn.Module:

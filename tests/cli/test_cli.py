@@ -1,5 +1,6 @@
 """The command line: instant help, order kept, scores with signatures, and errors of one line."""
 
+import gzip
 import io
 import json
 import os
@@ -8,6 +9,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -76,6 +78,24 @@ def test_help_and_mistakes_import_nothing_heavy(tmp_path):
         ["train", "absent.yaml"],
         ["train", str(tmp_path / "run.yaml"), "--sed", "2"],
         ["train", str(tmp_path / "run.yaml"), "--seed", "two"],
+        ["train", str(tmp_path / "run.yaml"), "--output_dir", str(tmp_path / "run.yaml" / "out")],
+        ["train", str(tmp_path / "run.yaml"), "--corpus", "no.en", "--target_path", "no.de"],
+        ["train", str(tmp_path / "run.yaml"), "--initial_model", "no/such/model"],
+        ["translate", "no/such/model"],
+        ["translate", str(tmp_path)],
+        ["generate", "./model", "--prompt", "a"],
+        ["evaluate", "model", "--split", "dev"],
+        ["evaluate", "model", "--compare", "/no/model"],
+        ["evaluate", "model", "--source", "no.en", "--reference", "no.de"],
+        ["evaluate", "model", "--short", "0"],
+        ["attend", "model", "--survey", "--split", "dev"],
+        ["attend", "model", "--survey", "--input", "no.txt"],
+        ["attend", "./model", "--source", "a", "--html", str(tmp_path / "a.html")],
+        ["export", str(tmp_path), "folder", "--format", "onnx"],
+        ["convert", "model", str(tmp_path / "run.yaml"), "--set", "h=8"],
+        ["convert", "model", "folder", "--set", "h=[8"],
+        ["push", str(tmp_path / "model"), "user/name"],
+        ["card", "model", "user/name", str(tmp_path / "run.yaml")],
         ["translate", "model", "--bems", "4"],
         ["translate", "model", "--input", "absent.txt"],
         ["translate", "model", "--output", "no/such/file", "--input", str(tmp_path / "run.yaml")],
@@ -109,6 +129,23 @@ for status, commands in ((None, {mistakes!r}), (0, {answers!r})):
     assert f"hf-vanilla {hf_vanilla.__version__}" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("typed", "message"),
+    [
+        (["trian"], "unknown verb 'trian'; did you mean 'train'"),
+        (["zzz"], "unknown verb 'zzz'; expected one of train, translate, generate"),
+        (
+            ["translate", "m", "--batch_token=4"],
+            "unrecognized arguments: --batch_token=4; did you mean --batch_tok",
+        ),
+    ],
+)
+def test_a_misspelt_verb_or_option_is_answered_with_the_nearest(typed, message, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(typed)
+    assert ended.value.code == 2 and message in capsys.readouterr().err
+
+
 def test_it_runs_as_a_module():
     command = [sys.executable, "-m", "hf_vanilla.cli", "--help"]
     result = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
@@ -132,6 +169,40 @@ def test_translate_keeps_the_order_of_lines_and_empty_ones(folder, capsys, monke
     monkeypatch.setattr(sys, "stdin", SimpleNamespace(buffer=io.BytesIO("\n".join(sentences).encode())))
     cli.main(["translate", str(folder / "model")])
     assert capsys.readouterr().out.split("\n") == translations
+
+
+def test_files_may_be_pipes_compressed_and_in_the_home_folder(folder, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder))
+    text = b"the number 7\nthe number 8\n"
+    (tmp_path / "in.gz").write_bytes(gzip.compress(text))
+    os.mkfifo(tmp_path / "pipe")
+
+    def feed():
+        Thread(target=(tmp_path / "pipe").write_bytes, args=[text], daemon=True).start()
+
+    outputs = []
+    for source in (tmp_path / "in.gz", tmp_path / "pipe"):
+        if source.name == "pipe":
+            feed()
+        cli.main(["translate", "~/model", "--input", str(source), "--output", "~/out"])
+        outputs.append((folder / "out").read_text(encoding="utf-8"))
+    assert outputs[0] == outputs[1] and outputs[0].count("\n") == 2
+    feed()
+    cli.main(["evaluate", "~/model", "--source", str(tmp_path / "pipe"), "--reference", "~/out", "--json"])
+    printed = capsys.readouterr().out
+    assert json.loads(printed[printed.index("[") :])[0]["bleu"] == pytest.approx(100)
+
+
+def test_a_corpus_without_a_header_and_with_two_references_is_evaluated(folder, tmp_path, capsys, monkeypatch):
+    # A cache that cannot be written to does no harm once the corpus is read.
+    (tmp_path / "cache").write_text("")
+    monkeypatch.setattr("evaluate.config.HF_METRICS_CACHE", tmp_path / "cache" / "metrics")
+    rows = "".join(f"the number {n},die Zahl {n},eine Zahl {n}\n" for n in range(200))
+    (tmp_path / "pairs.csv").write_text(rows, encoding="utf-8")
+    corpus = ["--corpus", str(tmp_path / "pairs.csv"), "--columns", "en,de,also", "--source_column", "en"]
+    cli.main(["evaluate", str(folder / "model"), *corpus, "--target_column", "de,also", "--json"])
+    both, one = json.loads(capsys.readouterr().out)
+    assert (both["references"], one["references"]) == (2, 1) and both["sentences"] == one["sentences"] == 5
 
 
 @pytest.fixture(scope="module")

@@ -74,10 +74,8 @@ def test_a_name_of_the_paper_works_wherever_a_field_may_be_given(config_class, n
     changed[1].update(given)
     if getattr(changed[2], name) is None or changed[2].update_from_string(f"{name}={value}"):
         changed.pop()  # d_k and d_v have no value that says of which type they are
-    models = [
-        AutoModel.from_pretrained(folder, ignore_mismatched_sizes=True, **given),
-        AutoModel.from_config(config_class(**others, **given)),
-    ]
+    loaded = AutoModel.from_pretrained(folder, ignore_mismatched_sizes=True, **given)
+    built = AutoModel.from_config(config_class(**others, **given))
     for config in (
         config_class(**given),
         AutoConfig.for_model(config_class.model_type, **given),
@@ -88,7 +86,8 @@ def test_a_name_of_the_paper_works_wherever_a_field_may_be_given(config_class, n
         config_class.from_pretrained(folder, **given),
         AutoConfig.from_pretrained(tmp_path / "config.json"),
         AutoConfig.from_pretrained(folder, **given),
-        *(model.config for model in models),
+        loaded.config,
+        built.config,
         *changed,
     ):
         for each in (config, copy.deepcopy(config), pickle.loads(pickle.dumps(config))):

@@ -8,6 +8,7 @@ import torch
 from families import batch_for, small_model
 from peft import (
     AdaLoraConfig,
+    AutoPeftModel,
     AutoPeftModelForSeq2SeqLM,
     BOFTConfig,
     FourierFTConfig,
@@ -171,12 +172,16 @@ def test_every_table_has_our_families():
             assert RecurrentConfig.model_type in table or "LNTUNING" in name, name
 
 
-def test_adapters_load_by_themselves(tmp_path):
+@pytest.mark.parametrize("task", ["SEQ_2_SEQ_LM", None])
+def test_adapters_load_by_themselves(task, tmp_path):
     small_model(VanillaForConditionalGeneration).save_pretrained(tmp_path / "base")
     model = VanillaForConditionalGeneration.from_pretrained(tmp_path / "base")
-    model = get_peft_model(model, LoraConfig(task_type="SEQ_2_SEQ_LM", init_lora_weights=False)).eval()
+    model = get_peft_model(model, LoraConfig(task_type=task, init_lora_weights=False)).eval()
     model.save_pretrained(tmp_path / "adapter")
-    again = AutoPeftModelForSeq2SeqLM.from_pretrained(tmp_path / "adapter").eval()
+    if task:
+        again = AutoPeftModelForSeq2SeqLM.from_pretrained(tmp_path / "adapter").eval()
+    else:
+        again = AutoPeftModel.from_pretrained(tmp_path / "adapter", import_allowlist=["hf_vanilla"]).eval()
     inputs = batch_for(VanillaForConditionalGeneration, labels=False)
     torch.testing.assert_close(model(**inputs).logits, again(**inputs).logits)
 

@@ -518,7 +518,11 @@ def test_a_yaml_file_says_what_the_command_line_would(data, tmp_path, capsys):
     finetune("sequence_classification", str(path), *options)
     config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "run").config
     assert config.id2label == {0: "positive", 1: "negative"}
-    for text, message in (("a: [", "run.yaml: "), ("- a", "field: value"), ("maxsteps: 1", "run.yaml: maxsteps")):
+    for text, message in (
+        ("a: [", "run.yaml, line 1: "),
+        ("- a", "field: value"),
+        ("maxsteps: 1", "line 1: unknown field 'maxsteps'"),
+    ):
         path.write_text(text)
         with pytest.raises(SystemExit):
             finetune("sequence_classification", str(path), *options)

@@ -117,6 +117,7 @@ def test_it_learns_and_the_saved_model_is_the_one_that_was_measured(config, tmp_
     summary = json.loads((folder / "training_summary.json").read_text())
     assert summary["updates"] == 250 and summary["final"]["bleu"] == validations[1]["bleu"]
     assert summary["configuration"]["seed"] == config.seed and summary["training_examples"] == len_of_training(config)
+    assert summary["tokenizer"]["tokens_per_word"] > 0 and summary["tokenizer"]["share_of_bytes"] == 0
     assert len(numbered_folders(folder / "snapshots")) == 3 and (folder / "best" / "model.safetensors").exists()
 
 

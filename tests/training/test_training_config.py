@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 from huggingface_hub.errors import StrictDataclassError
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 import hf_vanilla
 from hf_vanilla.training.config import CONFIGURATION_CLASSES, TrainingConfig
 from hf_vanilla.training.model_fields import model_fields, paper_names
+from hf_vanilla.training.yaml_files import parse_yaml, write_yaml
 
 
 def test_configuration_comes_from_a_file_and_the_command_line(tmp_path):
@@ -30,13 +33,24 @@ def test_labels_are_smoothed_for_translation_only():
     "content, message",
     [
         ("lerning_rate: 1", "unknown field 'lerning_rate'; did you mean 'learning_rate'"),
-        ("zzz: 1", "unknown field 'zzz'; the fields are task, output_dir"),
-        ("max_steps: -1", "max_steps is -1; expected a positive number"),
-        ("max_steps: many", "invalid int value: 'many'"),
+        ("zzz: 1", "run.yaml, line 1: unknown field 'zzz'; `hf-vanilla train --help` explains the fields"),
+        ("seed: 1\nmax_step: 1", "line 2: unknown field 'max_step'; did you mean 'max_steps'"),
+        ("seed: 1\nmax_steps: -1", "run.yaml, line 2: max_steps is -1; expected a positive number"),
+        ("seed: 1\n\nmax_steps: many", "run.yaml, line 3: .*invalid int value: 'many'"),
+        (
+            "d_model: 64\nhidden_size: 32\nmax_steps: 1",
+            "d_model is 64 and hidden_size is 32, but both are hidden_size",
+        ),
+        ("max_steps: 1\nh: 3\nmax_steps: 2", 'run.yaml, line 3: not YAML: found duplicate key "max_steps"'),
+        ("max_steps: 1\ncorpus:\nseed: 1", "run.yaml, line 2: corpus is blank; give a value, or leave the line out"),
+        ("max_steps: 1\ncorpus: ''", "run.yaml, line 2: corpus is blank"),
+        ("max_steps: 1\ncompile: perhaps", "line 2: .*expected true or false"),
+        ("a: 1\n\tb: 2", "run.yaml, line 2: not YAML"),
+        ("a: 1\n---\nb: 2", "run.yaml, line 2: not YAML"),
         ("label_smoothing: 1.0\nmax_steps: 1", r"label_smoothing is 1.0; expected a number in \[0, 1\)"),
         ("seed: 1", "max_steps is None; expected a limit here or in train_minutes"),
         ("task: masked", "invalid choice: 'masked'"),
-        ("seed: {a: 1}", "seed is {'a': '1'}; expected a value"),
+        ("seed: {a: 1}", "seed is {'a': 1}; expected a value"),
         ("- a list", "expected lines of the form `field: value`"),
         ("a: [", "not YAML"),
     ],
@@ -47,6 +61,71 @@ def test_a_bad_configuration_is_refused_by_field(tmp_path, content, message):
     with pytest.raises(ValueError, match=message) as raised:
         TrainingConfig.load(path)
     assert "\n" not in str(raised.value)
+
+
+def test_values_are_those_of_yaml_1_2(tmp_path):
+    path = tmp_path / "run.yaml"
+    lines = [
+        "max_steps: 0o17",
+        "mixed_precision: no",
+        "learning_rate: 1e-3",
+        "tokenizer: Null",
+        "seed: ~",
+        "corpus: on",
+    ]
+    lines += ["target_path: NULL", "output_dir: 'null'", "trackers: []", "compile: yes", "text_column: 007"]
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    config = TrainingConfig.load(path)
+    assert (config.max_steps, config.mixed_precision, config.learning_rate) == (15, "no", 0.001)
+    assert (config.tokenizer, config.target_path, config.seed, config.trackers) == (None, None, 1, [])
+    assert (config.corpus, config.output_dir, config.compile, config.text_column) == ("on", "null", True, "007")
+
+
+def test_what_is_not_utf_8_is_named_by_line(tmp_path):
+    path = tmp_path / "run.yaml"
+    path.write_bytes(b"max_steps: 1\ncorpus: caf\xe9.tsv\n")
+    with pytest.raises(ValueError, match="run.yaml, line 2: not UTF-8"):
+        TrainingConfig.load(path)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (["--seed", "two"], "after .*run.yaml, on the command line: .*invalid int value: 'two'"),
+        (["--max_steps", "-3"], "after .*run.yaml, on the command line: max_steps is -3"),
+        (["--d_model", "7"], None),
+        (["--warmup-steps=-1"], "on the command line: warmup_steps is -1"),
+        (["5"], "on the command line: unrecognized arguments: 5"),
+        (["--seed", "2", "--schedule", "noam"], "run.yaml, line 2: warmup_steps is 0; expected a positive number"),
+    ],
+)
+def test_who_is_wrong_is_blamed_the_file_or_the_command_line(tmp_path, options, message):
+    path = tmp_path / "run.yaml"
+    path.write_text("max_steps: 1\nwarmup_steps: 0\nschedule: constant\nseed: 3\n")
+    if message is None:
+        assert TrainingConfig.load(path, options).hidden_size == 7
+    else:
+        with pytest.raises(ValueError, match=message):
+            TrainingConfig.load(path, options)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    values=st.dictionaries(
+        st.text("abc", min_size=1),
+        st.text()
+        | st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats(allow_nan=False)
+        | st.lists(st.text(), max_size=2)
+        | st.sampled_from(
+            ["no", "On", "1e-3", "0o17", "~", "NULL", "true", "1_0", "2024-01-01", ".inf", "a: b", "- a"]
+        ),
+    )
+)
+def test_what_is_written_is_read_back(values):
+    assert parse_yaml(write_yaml(values), "settings") == values
 
 
 def test_a_misspelt_option_is_refused_with_the_nearest(tmp_path):
@@ -64,6 +143,9 @@ def test_a_misspelt_option_is_refused_with_the_nearest(tmp_path):
         ({"corpus": "bible"}, "corpus is bible; expected 'verses' for translation"),
         ({"task": "masked_lm", "corpus": "a.txt", "target_path": "b.txt"}, "only translation has two sides"),
         ({"initial_model": "a", "tokenizer": "b"}, "tokenizer is b; expected nothing: initial_model has its own"),
+        ({"tokenizer": "b", "language_tags": ["<2de>"]}, "language_tags is .'<2de>'.; expected nothing: b has a tok"),
+        ({"initial_model": "a", "tokenizer_type": "words"}, "tokenizer_type is words; expected nothing: a has a"),
+        ({"min_frequency": 0}, "min_frequency is 0; expected a positive number"),
         ({"schedule": "cosin"}, "schedule is cosin; expected one of .*; did you mean 'cosine'?"),
         (
             {"schedule": "cosine", "max_steps": None, "train_minutes": 1},
@@ -94,6 +176,7 @@ def test_a_run_of_an_earlier_version_goes_on():
     """Its configuration lacks the fields that came later."""
     earlier = vars(TrainingConfig(max_steps=20)).copy()
     del earlier["scale_embedding"], earlier["norm_position"]
+    earlier["max_position_embeddings"] = 512  # which was the default, though sinusoids have no limit
     assert not TrainingConfig(max_steps=20).changes(earlier)
     assert TrainingConfig(max_steps=20, norm_position="pre").changes(earlier) == ["norm_position was post, now pre"]
 
