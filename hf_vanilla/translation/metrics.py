@@ -61,7 +61,22 @@ class OfflineMetric(evaluate.Metric):
         )
 
 
-class RememberedTER(TER):
+class InFloats:
+    """Has a metric of sacreBLEU compute with floats: its mean of resamples fails on some that are float32."""
+
+    def _compute_score_from_stats(self, stats: Sequence[float]) -> Any:
+        return super()._compute_score_from_stats(list(map(float, stats)))  # type: ignore[misc]
+
+
+class BLEUInFloats(InFloats, BLEU):
+    """sacreBLEU's BLEU."""
+
+
+class CHRFInFloats(InFloats, CHRF):
+    """sacreBLEU's chrF."""
+
+
+class RememberedTER(InFloats, TER):
     """sacreBLEU's TER, which remembers what it has compared: a pair of unlike texts can take a tenth of a second.
 
     In texts without blanks between words, it counts the tokens that BLEU takes, and its signature says so.
@@ -92,9 +107,9 @@ def count_edits(own: tuple[str, ...], right: tuple[str, ...]) -> tuple[int, int]
 def build_metric(name: str, tokenizer: str) -> Metric:
     """Return the metric for one of [`SCORES`]; BLEU, and TER without blanks, cut words as `tokenizer` does."""
     if name == "bleu":
-        return BLEU(tokenize=tokenizer)
+        return BLEUInFloats(tokenize=tokenizer)
     if name in ("chrf", "chrf++"):
-        return CHRF(word_order=2 if name == "chrf++" else 0)
+        return CHRFInFloats(word_order=2 if name == "chrf++" else 0)
     if name == "ter":
         return RememberedTER(tokenizer)
     return ExactMatch() if name == "exact_match" else ErrorRate(name.partition("_")[0])
