@@ -47,13 +47,15 @@ from pathlib import Path
 sys.modules["hf_vanilla"] = None  # importing it raises ImportError
 import torch, transformers
 from safetensors.torch import load_file
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 transformers.utils.logging.set_verbosity_error()
 folder, expected = Path(sys.argv[1]), load_file(sys.argv[2])
 inputs = {name.removeprefix("input."): tensor for name, tensor in expected.items() if name.startswith("input.")}
 outputs = {name.removeprefix("output."): tensor for name, tensor in expected.items() if name.startswith("output.")}
 tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
-for name in json.loads((folder / "config.json").read_text())["auto_map"]:
+config = json.loads((folder / "config.json").read_text())
+for name in config["auto_map"]:
     if name == "AutoConfig":
         continue
     model = getattr(transformers, name).from_pretrained(folder, trust_remote_code=True).eval()
@@ -65,8 +67,9 @@ for name in json.loads((folder / "config.json").read_text())["auto_map"]:
         if "tokens" in expected:
             found = model.generate(inputs["input_ids"], **json.loads(sys.argv[4]))
             assert found.equal(expected["tokens"]), f"generate gives {found.tolist()}"
-for task in json.loads((folder / "config.json").read_text()).get("custom_pipelines", ()):
-    transformers.pipeline(task, model=str(folder), trust_remote_code=True, max_new_tokens=5)("a")
+        for task, info in config.get("custom_pipelines", {}).items():
+            pipeline = get_class_from_dynamic_module(info["impl"], folder)(model, tokenizer=tokenizer, task=task)
+            assert pipeline("a", max_new_tokens=5), f"the pipeline {task} gives nothing"
 """
 
 

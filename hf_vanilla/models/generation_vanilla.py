@@ -312,10 +312,17 @@ def copy_with(module: nn.Module, **children: Callable[..., Any]) -> Any:
     replica = copy.copy(module)
     vars(replica).pop("forward", None)  # that of the original, where a replacement was taken back
     # Attributes are found before modules, and calling a function costs less than calling a module.
-    called = (each for each in replica.named_children() if type(each[1]) is not nn.ModuleList)
-    functions = {name: child.forward for name, child in called}
+    functions: dict[str, Callable[..., Any]] = {}
+    for name, child in replica.named_children():
+        if not isinstance(child, nn.ModuleList):
+            functions[name] = as_it_is if isinstance(child, nn.Dropout) else child.forward
     vars(replica).update(functions | children, training=False)
     return replica
+
+
+def as_it_is(states: Tensor) -> Tensor:
+    """What dropout is in evaluation mode."""
+    return states
 
 
 class IncrementalDecoder:
@@ -343,6 +350,8 @@ class IncrementalDecoder:
                 children["cross_attention"] = IncrementalAttention(layer.cross_attention, number, precision, True)
             linears = {name: packed([getattr(layer.feed_forward, name)], precision) for name in ("linear1", "linear2")}
             children["feed_forward"] = copy_with(layer.feed_forward, **linears).forward
+            norms = (name for name, _ in layer.named_children() if name.endswith("_norm"))
+            children |= {name: copy_with(getattr(layer, name)).forward for name in norms}
             self.layers.append(copy_with(layer, **children))
 
     def begin(self, prompts: Tensor, beams: int, max_length: int, inputs: Inputs) -> "Beams":

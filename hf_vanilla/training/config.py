@@ -285,7 +285,7 @@ class TrainingConfig:
         A field that an earlier version did not have had the value that is now its default.
         """
         now = dataclasses.asdict(self)
-        earlier = {each.name: each.default for each in dataclasses.fields(self)} | dict(earlier)
+        earlier = {each.name: _default_of(each) for each in dataclasses.fields(self)} | dict(earlier)
         for fields in (now, earlier):  # sinusoids have no limit, and a table has 512 positions unless it is told
             positions = fields["max_position_embeddings"] or 512
             fields["max_position_embeddings"] = positions if fields["position_embedding_type"] == "learned" else None
@@ -345,8 +345,12 @@ def _add_option(group: argparse._ArgumentGroup, each: dataclasses.Field, hint: A
     flags = dict.fromkeys(f"--{name}" for name in names)
     if len(names) > 2 or each.name in DEPTHS:
         options["action"] = _Named
-    options["default"] = each.default_factory() if callable(each.default_factory) else each.default
+    options["default"] = _default_of(each)
     group.add_argument(*flags, dest=each.name, help=each.metadata["help"].replace("%", "%%"), **options)
+
+
+def _default_of(each: dataclasses.Field) -> Any:
+    return each.default_factory() if callable(each.default_factory) else each.default
 
 
 def _truth(text: str) -> bool:

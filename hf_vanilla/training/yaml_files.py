@@ -91,8 +91,8 @@ def _yaml() -> YAML:
 
 
 def _represent_text(representer: Any, text: str) -> Any:
-    """Quote what readers of YAML 1.1 take for true or false."""
-    style = "'" if text.lower() in ("y", "n", "yes", "no", "on", "off") else None
+    """Quote what readers of YAML 1.1 take for true or false, and what must be escaped."""
+    style = "'" if text.lower() in ("y", "n", "yes", "no", "on", "off") else None if text.isprintable() else '"'
     return representer.represent_scalar("tag:yaml.org,2002:str", text, style=style)
 
 

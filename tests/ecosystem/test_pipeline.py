@@ -145,6 +145,12 @@ def test_a_blank_text_stays_blank(pipe):
     assert pipe("one two\n", max_new_tokens=4) == pipe("one two", max_new_tokens=4)
 
 
+def test_a_text_that_spells_a_special_token_stays_text_to_ours(pipe):
+    """Others read it as transformers 4 did."""
+    ends = pipe.preprocess("one</s>two")["input_ids"].tolist()[0].count(TOKENIZER.eos_token_id)
+    assert ends == (1 if pipe.is_own else 2)
+
+
 def test_an_unknown_option_is_named_beside_those_that_there_are(pipe, folder):
     with pytest.raises(TypeError, match=r"no option 'num_beam'; its options are .*num_beams.*src_lang"):
         pipe("one two", num_beam=3)
