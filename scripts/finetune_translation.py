@@ -1,17 +1,14 @@
 r"""Fine-tune a model, by the stock Seq2SeqTrainer, to translate, or to turn texts into texts in any other way.
 
     python scripts/finetune_translation.py --dataset_name verses --model_name_or_path runs/verses_demo \
-        --output_dir runs/verses_tuned --label_smoothing_factor 0.1 \
-        --per_device_train_batch_size 32 --learning_rate 2e-4 --num_train_epochs 1
+        --output_dir runs/verses_tuned --label_smoothing_factor 0.1 --learning_rate 2e-4 --num_train_epochs 1
     python scripts/finetune_translation.py --dataset_name wmt16 --dataset_config_name de-en \
         --source_column_name translation.de --target_column_name translation.en ...
     ACCELERATE_USE_CPU=true torchrun --nproc-per-node 2 scripts/finetune_translation.py ...
-    accelerate launch scripts/finetune_translation.py ...
 
-Translations with `--generation_num_beams` are scored by sacreBLEU and chrF, or by the `--metrics` that are named, such
-as exact_match and character_error_rate; `--predict_with_generate false` leaves that out. `--use_peft true` trains LoRA
-adapters, `--help` explains all arguments, and a YAML file of them may come first. The same command continues a run
-that was interrupted. `hf-vanilla train` trains from new weights, faster.
+Translations with `--generation_num_beams` are scored by sacreBLEU and chrF, or by `--metrics`, such as exact_match;
+`--predict_with_generate false` leaves that out. `--use_peft true` trains LoRA adapters, `--help` explains all, a YAML
+file of arguments may come first. The same command resumes a run. `hf-vanilla train` trains from new weights, faster.
 """
 
 from dataclasses import dataclass
@@ -27,7 +24,7 @@ from hf_vanilla.finetuning.labels import check_texts, labelled_splits
 from hf_vanilla.finetuning.run import check_lengths, encode, fine_tune, get_model, get_tokenizer, sequence_limit
 from hf_vanilla.models.texts_vanilla import encode_texts
 from hf_vanilla.translation.metrics import TranslationQuality
-from hf_vanilla.translation.score_choices import QUICK_SCORES, SCORES, check_scores
+from hf_vanilla.translation.score_choices import QUICK_SCORES, SCORES
 
 
 @dataclass
@@ -44,9 +41,8 @@ class Arguments(FineTuningArguments):
 def main(args: list[str] | None = None) -> None:
     """Fine-tune as the arguments say, by default those of the command line."""
     arguments, training = parse(Arguments, Seq2SeqTrainingArguments, args, predict_with_generate=True)
-    metrics = check_scores(arguments.metrics or QUICK_SCORES)
-    language = target_language({"corpus": arguments.dataset_name, "target_language": arguments.target_language})
-    quality = TranslationQuality(metrics=metrics, language=language)
+    metrics, told = arguments.metrics or QUICK_SCORES, {"corpus": arguments.dataset_name, **vars(arguments)}
+    quality = TranslationQuality(metrics=metrics, language=target_language(told))
     splits = arguments.load_splits().flatten()
     source, target = arguments.source_column_name, arguments.target_column_name
     check_texts(splits, source, "source_column_name")
@@ -72,12 +68,11 @@ def main(args: list[str] | None = None) -> None:
 
     def compute_metrics(prediction, split):
         references = [[text.strip()] for text in splits[split][target]]
-        own = translations_of(prediction.predictions, split)
-        scores = quality.compute(predictions=own, references=references)
+        scores = quality.compute(predictions=translations_of(prediction.predictions, split), references=references)
         return {name: scores[name] for name in metrics}
 
-    collator, scored = TranslationCollator(tokenizer, model), (compute_metrics, translations_of)
-    scored = scored if training.predict_with_generate else (None, None)
+    scored = (compute_metrics, translations_of) if training.predict_with_generate else (None, None)
+    collator = TranslationCollator(tokenizer, model)
     fine_tune(Seq2SeqTrainer, model, tokenizer, collator, encoded, arguments, training, *scored)
 
 

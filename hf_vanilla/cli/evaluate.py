@@ -21,6 +21,7 @@ from hf_vanilla.cli.options import (
 from hf_vanilla.cli.translate import check_search, load_translator
 from hf_vanilla.training.yaml_files import read_yaml
 from hf_vanilla.translation.score_choices import (
+    FEWEST,
     SCORES,
     TOKENIZERS,
     TRANSLATION_SCORES,
@@ -228,6 +229,8 @@ def describe_scores(scores: Scores, other: str | None) -> str:
     lines = ["{set}, {sentences} sentences, {references} reference(s): ".format_map(scores) + ", ".join(values)]
     if scores["sentences"] == 1:
         lines.append("  no intervals: one sentence has none")
+    elif int(scores["sentences"] or 0) < FEWEST:
+        lines.append("  so few sentences make intervals too narrow")
     if other:
         known = {name: p for name in names if (p := scores[f"{name}_p_value"]) is not None}
         told = ", ".join(f"{NAMES.get(name, name.replace('_', ' '))} {p:.3f}" for name, p in known.items())

@@ -183,12 +183,15 @@ def _find_problem_type(labelled: DatasetDict, column: str, given: list[str] | No
         return "multi_label_classification"
     is_float = any(str(getattr(feature, "dtype", "")).startswith("float") for feature in features)
     labels = [label for rows in labelled.values() for label in rows[column] if not is_missing(label)]
+    broken = [label for label in labels if is_float and not float(label).is_integer()]
+    if given and (odd := next((label for label in broken if name_of(label) not in given), None)) is not None:
+        raise ValueError(f"class_names are given, but {column!r} holds numbers such as {odd}, which is none of them")
     if given or not is_float:
-        if not given and (odd := next((label for label in labels if _is_value(label)), None)) is not None:
-            why = f"column {column!r} holds text such as {odd!r}: each is the name of a class"
+        if not given and (text := next((label for label in labels if _is_value(label)), None)) is not None:
+            why = f"column {column!r} holds text such as {text!r}: each is the name of a class"
             logger.warning("%s; if they are values to learn, give --problem_type regression", why)
         return "single_label_classification"
-    if any(not float(label).is_integer() for label in labels):
+    if broken:
         other = "if they are names of classes, give --problem_type single_label_classification"
         logger.info("column %r holds numbers that are not whole: they are learned as values; %s", column, other)
         return "regression"

@@ -17,15 +17,17 @@ from sacrebleu.significance import PairedTest
 from hf_vanilla.translation.error_rates import ErrorRate, ExactMatch
 from hf_vanilla.translation.score_choices import (
     BY_BLANKS,
+    FEWEST,
     GENERAL,
     QUICK_SCORES,
     TRANSLATION_SCORES,
     check_scores,
     choose_tokenizer,
+    require_tokenizer,
+    tokenizer_of_language,
 )
 
 RESAMPLES = 1000  # of a test set, as many as sacreBLEU takes by default
-FEWEST = 10  # sentences in which two systems can differ by more than chance
 EQUAL = 1e-9  # percent: scores that differ by less came about by the same counts
 
 
@@ -59,8 +61,23 @@ class OfflineMetric(evaluate.Metric):
         )
 
 
-class RememberedTER(TER):
-    """sacreBLEU's TER, which remembers what it has compared: that takes longer than anything else here.
+class InFloats:
+    """Has a metric of sacreBLEU compute with floats: its mean of resamples fails on some that are float32."""
+
+    def _compute_score_from_stats(self, stats: Sequence[float]) -> Any:
+        return super()._compute_score_from_stats(list(map(float, stats)))  # type: ignore[misc]
+
+
+class BLEUInFloats(InFloats, BLEU):
+    """sacreBLEU's BLEU."""
+
+
+class CHRFInFloats(InFloats, CHRF):
+    """sacreBLEU's chrF."""
+
+
+class RememberedTER(InFloats, TER):
+    """sacreBLEU's TER, which remembers what it has compared: a pair of unlike texts can take a tenth of a second.
 
     In texts without blanks between words, it counts the tokens that BLEU takes, and its signature says so.
     """
@@ -90,9 +107,9 @@ def count_edits(own: tuple[str, ...], right: tuple[str, ...]) -> tuple[int, int]
 def build_metric(name: str, tokenizer: str) -> Metric:
     """Return the metric for one of [`SCORES`]; BLEU, and TER without blanks, cut words as `tokenizer` does."""
     if name == "bleu":
-        return BLEU(tokenize=tokenizer)
+        return BLEUInFloats(tokenize=tokenizer)
     if name in ("chrf", "chrf++"):
-        return CHRF(word_order=2 if name == "chrf++" else 0)
+        return CHRFInFloats(word_order=2 if name == "chrf++" else 0)
     if name == "ter":
         return RememberedTER(tokenizer)
     return ExactMatch() if name == "exact_match" else ErrorRate(name.partition("_")[0])
@@ -131,6 +148,11 @@ class TranslationQuality(OfflineMetric):
     ) -> None:
         super().__init__(**options)
         self.metrics = metrics if isinstance(metrics, Mapping) else check_scores(metrics)
+        # What is unknown is refused before anything is translated.
+        if language:
+            tokenizer_of_language(language)
+        if tokenize:
+            require_tokenizer(tokenize)
         self.language, self.tokenize, self.intervals = language, tokenize, intervals
 
     def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float | int | str | None]:

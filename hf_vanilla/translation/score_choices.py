@@ -17,7 +17,7 @@ SCORES = ("bleu", "chrf", "chrf++", "ter", "exact_match", "character_error_rate"
 
 TRANSLATION_SCORES = SCORES[:4]
 QUICK_SCORES = SCORES[:2]
-"""What is measured while a model is trained, unless `metrics` says otherwise: TER takes longer than translating."""
+"""What is measured while a model is trained, unless `metrics` says otherwise; TER can be slow."""
 
 ERROR_RATES = ("ter", "character_error_rate", "token_error_rate")
 """Scores of which the lowest is the best."""
@@ -49,6 +49,7 @@ WORDS = regex.compile(
 )
 """A word of a script that is written with blanks, or a character of one that is not."""
 
+FEWEST = 10  # sentences in which two systems can differ by more than chance
 READ = 1000  # references, evenly from all, are read to find their script
 LONG = 20  # a text of more characters without a blank is hardly one word
 

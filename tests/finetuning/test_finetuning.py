@@ -72,7 +72,7 @@ OPTIONS = {
     "multiple_choice": [],
     "causal_lm": ["--block_size", "16"],
     "translation": ["--predict_with_generate", "true", "--generation_max_length", "12", "--max_seq_length", "32"]
-    + ["--label_smoothing_factor", "0.1"],
+    + ["--label_smoothing_factor", "0.1", "--metrics", "bleu", "chrf", "exact_match", "character_error_rate"],
 }
 STEPS, BATCH = 4, 8
 SEARCHED = "sequence_classification"
@@ -236,6 +236,27 @@ def test_what_was_saved_predicts_what_was_written(data, runs):
     batch = tokenizer([row["source"] for row in rows], padding=True, return_tensors="pt")
     again = tokenizer.batch_decode(model.generate(**batch, max_length=12, num_beams=1), skip_special_tokens=True)
     assert [text.strip() for text in again] == written
+
+
+def test_translations_are_scored_as_asked_and_labels_and_tags_of_other_kinds_are_learned(runs, data, tmp_path):
+    results = json.loads((runs("translation") / "all_results.json").read_text())
+    for split in ("eval", "test"):
+        assert {
+            f"{split}_{name}" for name in ("bleu", "chrf", "exact_match", "character_error_rate")
+        } <= results.keys()
+    rows = [f"a number,{code}" for code in ("0111", "0112", "2834")] * 10
+    (tmp_path / "codes.csv").write_text("".join(f"{row}\n" for row in ("text,label", *rows)))
+    options = ["--model_name_or_path", str(data / "encoder"), "--use_cpu", "true", "--max_steps", "1"]
+    finetune(
+        "sequence_classification",
+        "--train_file",
+        str(tmp_path / "codes.csv"),
+        "--output_dir",
+        str(tmp_path / "codes"),
+        *options,
+    )
+    config = AutoModelForSequenceClassification.from_pretrained(tmp_path / "codes").config
+    assert config.id2label == {0: "0111", 1: "0112", 2: "2834"}
 
 
 @pytest.mark.parametrize("family", ["ours", "gpt2"])

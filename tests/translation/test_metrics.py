@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from hf_vanilla.translation.comet import Comet
 from hf_vanilla.translation.metrics import TRANSLATION_SCORES, TranslationQuality, compare, confidence
+from hf_vanilla.translation.score_choices import SCORES
 
 PREDICTIONS = ["Im Anfang schuf Gott die Himmel.", "Und die Erde war wüst und leer."]
 REFERENCES = [
@@ -136,6 +137,15 @@ def test_equal_scores_of_different_outputs_are_no_difference(count, names):
 def test_two_systems_that_never_match_are_equally_bad():
     references = [[f"the number {n} is here"] for n in range(40)]
     assert compare(["x"] * 40, ["y"] * 40, references)["bleu"] == 1.0
+
+
+@pytest.mark.parametrize("name", SCORES)
+@pytest.mark.parametrize("count", [2, 3, 12])
+def test_resamples_without_a_match_or_without_a_word_have_intervals_and_p_values(name, count):
+    references = [["a b c d e"], *[[""]] * (count - 1)]
+    predictions, others = ["a b c d", *["x"] * (count - 1)], ["a b", *[""] * (count - 1)]
+    assert confidence(predictions, references, [name])[name] >= 0
+    assert compare(predictions, others, references, [name])[name] in (None, pytest.approx(0.5, abs=0.5))
 
 
 class Judge:
