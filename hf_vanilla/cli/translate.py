@@ -49,9 +49,8 @@ def run_translate(options: argparse.Namespace) -> None:
         raise ValueError("standard input is closed: give --input")
     require_files(source)
     require_writable(target)
-    from hf_vanilla.data.files import open_bytes
-
     translator = load_translator(options.model, options)
+    from hf_vanilla.data.files import open_bytes
     from hf_vanilla.translation.files import POOL, identity_of, texts_of_lines, translate_file
 
     # What exists and is no file is a pipe or a device: it must be written to, not replaced.
