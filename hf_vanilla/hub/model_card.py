@@ -373,7 +373,8 @@ def summarise_trainer(trainer: Trainer, dataset: str | None, base_model: str | N
     return {
         "base_model": public(base_model),
         "dataset": public(dataset or getattr(getattr(examples, "info", None), "dataset_name", None)),
-        "hub": {"base_model": hub_id(base_model), "dataset": hub_id(dataset)},
+        # A data set's name without a user may be that of a file.
+        "hub": {"base_model": hub_id(base_model), "dataset": hub_id(dataset) if "/" in (dataset or "") else None},
         "training_examples": len(examples) if hasattr(examples, "__len__") else None,
         "arguments": {name: str(getattr(arguments, name)) for name in TRAINER_SETTINGS},
         "updates": trainer.state.global_step,

@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object
 from transformers import BatchEncoding, PreTrainedModel, PreTrainedTokenizerBase
 
+from hf_vanilla.data.built_in import BUILT_IN
 from hf_vanilla.data.hub_names import hub_id
 from hf_vanilla.environment import hardware
 from hf_vanilla.training.state import SUMMARY, RunState
@@ -66,10 +67,11 @@ def write_summary(
     **measured: Mapping[str, object],
 ) -> None:
     """Write what a model card says about a run into `training_summary.json`; `measured` are further entries."""
+    config = task.config
     packages = ("hf-vanilla", "torch", "transformers", "datasets", "tokenizers", "accelerate")
     summary = {
         "command": command,
-        "configuration": dataclasses.asdict(task.config),
+        "configuration": dataclasses.asdict(config),
         "updates": state.step,
         "epochs": state.epoch + bool(state.next_update),
         "seconds": state.elapsed,
@@ -78,8 +80,8 @@ def write_summary(
         "dropped_examples": dict(task.dropped),
         "splits": state.splits,
         "hub": {
-            "dataset": None if task.config.target_path else hub_id(task.config.corpus),
-            "base_model": hub_id(task.config.initial_model),
+            "dataset": None if config.target_path or config.corpus in BUILT_IN else hub_id(config.corpus),
+            "base_model": hub_id(config.initial_model),
         },
         "final": scores,
         "best_validation_loss": state.best_validation_loss,
@@ -91,4 +93,4 @@ def write_summary(
         "versions": {name: importlib.metadata.version(name) for name in packages},
         **measured,
     }
-    Path(task.config.output_dir, SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")
+    Path(config.output_dir, SUMMARY).write_text(json.dumps(summary, indent=1), encoding="utf-8")

@@ -1,6 +1,7 @@
 """The card says what was recorded, is valid, and lets text of data be nothing but text."""
 
 import dataclasses
+import functools
 import json
 import re
 import shlex
@@ -14,7 +15,10 @@ from test_hub import ROOT, blocks_of, runs  # noqa: F401  a fixture: a run of ea
 
 from hf_vanilla import RecurrentForConditionalGeneration, RecurrentModel, VanillaForConditionalGeneration, cli
 from hf_vanilla.data.tokenization import train_tokenizer
+from hf_vanilla.data.hub_names import hub_id
+from hf_vanilla.hub.metadata import check_languages
 from hf_vanilla.hub.model_card import EXAMPLE, RECORDS, render_card
+from hf_vanilla.hub.push import push, write_card
 from hf_vanilla.hub.staging import stage
 from hf_vanilla.training.config import TrainingConfig
 
@@ -135,3 +139,70 @@ def test_the_cards_of_this_project_are_what_templates_and_records_give(folder):
 def test_each_family_has_a_card():
     kinds = {json.loads(path.read_text())["model_type"] for path in (ROOT / "model_cards").glob("*/config.json")}
     assert kinds == {"vanilla", "vanilla_encoder", "vanilla_decoder"}
+
+
+def test_each_result_set_has_an_entry_of_its_own(runs, tmp_path):  # noqa: F811
+    run = shutil.copytree(runs / "translation", tmp_path / "run")
+    (scores,) = json.loads((run / "evaluation.json").read_text())
+    kinds = [{}, {"set": "at most 50 tokens a side"}, {"references": 2}, {"num_beams": 8}, {"precision": "int8"}]
+    rows = [scores | {"split": "test"} | kind | {"bleu": float(n)} for n, kind in enumerate(kinds)]
+    (run / "evaluation.json").write_text(json.dumps(rows))
+    (index,) = render_card(run, "user/name").data.to_dict()["model-index"]
+    values = [[metric["value"] for metric in result["metrics"]] for result in index["results"]]
+    assert len(values) == len(kinds) + 1 and [row[0] for row in values[:-1]] == [0.0, 1.0, 2.0, 3.0, 4.0]
+    assert len({result["dataset"]["config"] for result in index["results"]}) == len(values)
+
+
+@pytest.mark.parametrize(
+    ("options", "suggestion"),
+    [
+        ({"languages": ["English"]}, "did you mean en?"),
+        ({"languages": ["en", "germn"]}, "did you mean de?"),
+        ({"languages": ["EN"]}, "did you mean en?"),
+        ({"languages": ["xx"]}, "is no ISO 639 code"),
+        ({"languages": ["en-"]}, "is no ISO 639 code"),
+        ({"license": "Apache 2.0"}, "did you mean apache-2.0?"),
+        ({"license": "MIT License"}, "did you mean mit?"),
+        ({"license": "CC BY-SA 4.0"}, "did you mean cc-by-sa-4.0?"),
+        ({"license": "mine, all mine"}, "such as apache-2.0, mit or other"),
+    ],
+)
+def test_languages_and_licenses_are_those_of_the_hub(options, suggestion, tmp_path):
+    for write in (render_card, push, functools.partial(write_card, tmp_path)):
+        with pytest.raises(ValueError, match=re.escape(suggestion)):
+            write(tmp_path, "user/name", **options)
+
+
+def test_codes_of_languages_with_a_script_or_region_are_taken():
+    check_languages(["en", "gsw", "zh-TW", "sr-Latn", "zho"])
+
+
+@pytest.mark.parametrize("name", ["org/model-v1.5", "org/data.set", "gpt2", "org/some.json"])
+def test_ids_of_the_hub_may_have_a_dot_and_files_are_none(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert hub_id(name) == name
+    (tmp_path / name).mkdir(parents=True)
+    assert hub_id(name) is None
+    for path in (
+        f"./{name}",
+        f"../{name}",
+        str(tmp_path / "gone" / name),
+        f"~/{name}",
+        f"C:\\runs\\{name}",
+        f"s3://{name}",
+    ):
+        assert hub_id(path) is None
+
+
+def test_what_was_a_path_in_training_is_never_published(runs, tmp_path, monkeypatch):  # noqa: F811
+    run = shutil.copytree(runs / "translation", tmp_path / "run")
+    summary = json.loads((run / "training_summary.json").read_text())
+    assert summary["hub"] == {"dataset": None, "base_model": None}
+    summary["configuration"] |= {"corpus": "data/corpus.v2", "initial_model": "runs/base"}  # that are gone by now
+    (run / "training_summary.json").write_text(json.dumps(summary))
+    data = render_card(run, "user/name").data
+    assert data.base_model is None and data.datasets is None
+    summary["hub"] = {"dataset": "org/corpus.v2", "base_model": "org/model-v1.5"}
+    (run / "training_summary.json").write_text(json.dumps(summary))
+    data = render_card(run, "user/name").data
+    assert data.base_model == "org/model-v1.5" and data.datasets == ["org/corpus.v2"]
