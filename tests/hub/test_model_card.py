@@ -14,8 +14,8 @@ from huggingface_hub import ModelCard
 from test_hub import ROOT, blocks_of, runs  # noqa: F401  a fixture: a run of each family
 
 from hf_vanilla import RecurrentForConditionalGeneration, RecurrentModel, VanillaForConditionalGeneration, cli
-from hf_vanilla.data.tokenization import train_tokenizer
 from hf_vanilla.data.hub_names import hub_id
+from hf_vanilla.data.tokenization import train_tokenizer
 from hf_vanilla.hub.metadata import check_languages
 from hf_vanilla.hub.model_card import EXAMPLE, RECORDS, render_card
 from hf_vanilla.hub.push import push, write_card
