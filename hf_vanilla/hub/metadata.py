@@ -30,16 +30,18 @@ def language_names() -> dict[str, str]:
 
 def check_languages(languages: Sequence[str]) -> None:
     """Raise `ValueError`, with a suggestion, for what is no ISO 639 code such as `en`, `gsw` or `zh-TW`."""
-    codes = language_names()
+    names = language_names()
+    by_name = {part.strip().casefold(): code for code in names for part in re.split("[;,(]", names[code])}
     for language in languages:
-        if language not in codes and not re.fullmatch(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})+", language):
-            by_name = {part.strip().casefold(): code for code in codes for part in re.split("[;,(]", codes[code])}
-            wanted = language.casefold()
-            wanted = wanted if wanted in by_name else (difflib.get_close_matches(wanted, by_name, 1) or [""])[0]
-            code = by_name.get(wanted) or (language.lower() if language.lower() in codes else "")
-            raise ValueError(f"--languages: {language!r} is no ISO 639 code of a language{_hint([code])}")
-        if (base := language.partition("-")[0]) not in codes:
-            raise ValueError(f"--languages: {language!r}: {base!r} is no ISO 639 code of a language")
+        code, *rest = language.split("-")
+        # The list has one code a language: `de`, not `deu`, which is one of ISO 639-3.
+        is_code = code in names or language == "multilingual" or re.fullmatch("[a-z]{3}", code)
+        if is_code and all(re.fullmatch("[A-Za-z0-9]{2,8}", part) for part in rest):
+            continue
+        close = difflib.get_close_matches(language.casefold(), by_name, 1) if len(language) > 3 else []
+        known = by_name.get(language.casefold()) or (by_name[close[0]] if close else "")
+        hint = _hint([language.lower() if language.lower() in names else known])
+        raise ValueError(f"--languages: {language!r} is no ISO 639 code of a language{hint}")
 
 
 def check_license(license: str) -> None:

@@ -32,7 +32,7 @@ def grow(config, folder, **changes):
             copy.write_text(rows + copy.read_text(encoding="utf-8"), encoding="utf-8")
 
     names = {"corpus": str(copies[0]), "target_path": str(copies[1]) if len(copies) > 1 else None}
-    return dataclasses.replace(config, output_dir=str(folder / "run"), max_steps=2, **names, **changes), add_rows
+    return dataclasses.replace(config, output_dir=str(folder / "run"), max_steps=6, **names, **changes), add_rows
 
 
 def test_evaluate_knows_the_rows_that_were_held_out_and_refuses_others(config, tmp_path, capsys):
@@ -48,8 +48,8 @@ def test_evaluate_knows_the_rows_that_were_held_out_and_refuses_others(config, t
         cli.main(["evaluate", str(folder)])
     with pytest.raises(SystemExit, match="now has other rows in its test split than when .* was trained"):
         cli.main(["attend", str(folder), "--survey"])
-    with pytest.raises(ValueError, match=r"step-2: (trained on|the corpus has changed)"):
-        train(dataclasses.replace(run, schedule=run.schedule, log_every=2))
+    with pytest.raises(ValueError, match=r"step-6: (trained on|the corpus has changed)"):
+        train(run)
     capsys.readouterr()
     cli.main(["evaluate", str(folder), "--corpus", run.corpus, "--target_path", run.target_path])
     printed = capsys.readouterr()
@@ -90,7 +90,7 @@ def test_a_survey_of_a_language_model_knows_its_rows(config, tmp_path):
 
 
 def test_a_second_run_into_a_folder_is_refused(config, tmp_path):
-    run = dataclasses.replace(config, output_dir=str(tmp_path / "runs" / "mine"), max_steps=2)
+    run = dataclasses.replace(config, output_dir=str(tmp_path / "runs" / "mine"), max_steps=6)
     with only_writer(Path(run.output_dir)):
         with pytest.raises(ValueError, match="mine is being written by another run: wait for it, or choose another"):
             train(run)
