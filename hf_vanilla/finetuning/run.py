@@ -21,6 +21,7 @@ from hf_vanilla.finetuning.arguments import SEARCH_FILE, FineTuningArguments, re
 from hf_vanilla.hub.model_card import FAMILY_NAMES, use_model_card
 from hf_vanilla.models.texts_vanilla import read_special_tokens
 from hf_vanilla.training.distributed import free_group_at_exit
+from hf_vanilla.training.state import only_writer
 
 logger = logging.getLogger(__name__)
 
@@ -189,6 +190,19 @@ def fine_tune(
     trainer = trainer_class(model=model, **options)
     if model.config.model_type in FAMILY_NAMES:
         use_model_card(trainer)
+    with only_writer(Path(str(training.output_dir))):
+        _train_and_publish(trainer, model, encoded, arguments, training, score, answers)
+
+
+def _train_and_publish(
+    trainer: transformers.Trainer,
+    model: Any,
+    encoded: DatasetDict,
+    arguments: FineTuningArguments,
+    training: transformers.TrainingArguments,
+    score: dict[str, Any],
+    answers: Callable[[Any, str], Iterable[object]] | None,
+) -> None:
     folder = Path(str(training.output_dir))
     with without_logits(model):
         result = trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or last_checkpoint(folder))

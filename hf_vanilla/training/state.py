@@ -19,7 +19,11 @@ from hf_vanilla.training.distributed import StopSignal
 from hf_vanilla.training.run_log import memory_gib
 from hf_vanilla.training.yaml_files import read_yaml
 
-CONFIG, SUMMARY, LOCK = "training_config.yaml", "training_summary.json", ".lock"
+CONFIG, SUMMARY, LOCK = (
+    "training_config.yaml",
+    "training_summary.json",
+    "_lock",
+)  # Trainer pushes no file that begins like this
 WINDOW = ("loss", "tokens", "filled", "slots", "seconds", "updates")
 """What is summed for a line of the log. `slots` are the positions of batches, `filled` those that hold a token."""
 
