@@ -350,6 +350,12 @@ def test_a_folder_that_is_not_fit_is_refused(problem, folder, hub, capsys):
     assert "\n" not in str(ended.value) and len(hub.requests) == before
 
 
+def test_every_file_of_a_model_s_code_is_known_to_a_push():
+    """So that a later one removes what its model no longer has."""
+    code = {path.name for path in (ROOT / "hf_vanilla" / "models").glob("[!_]*.py")}
+    assert code and {name for name in code if not STALE.fullmatch(name)} == set()
+
+
 @pytest.mark.parametrize("repo_id", ["model", "user/", "a/b/c", "user/../x", "user/na me", "-x/y", "user/x.git"])
 def test_a_name_that_is_none_is_refused(repo_id, folder):
     with pytest.raises(ValueError, match="no name of a repository"):
