@@ -337,6 +337,13 @@ class VanillaBaseConfig(FamilyConfig):
             del self.max_position_embeddings
         super().__post_init__(**kwargs)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Give a configuration without a limit a table of 512 positions if its positions are to be learned."""
+        super().__setattr__(name, value)
+        is_learned = name == "position_embedding_type" and value == "learned"
+        if is_learned and not hasattr(self, "max_position_embeddings"):
+            self.max_position_embeddings = 512
+
     @property
     def head_dim(self) -> int:
         """The width of a head, for engines that lay out caches of keys and values by it. To set it sets both widths.

@@ -265,3 +265,14 @@ def test_a_model_without_a_limit_names_none(config_class, tmp_path):
         config.position_embedding_type = "learned"
         del config.max_position_embeddings
         config.validate_architecture()
+
+
+@pytest.mark.parametrize("config_class", [VanillaConfig, VanillaEncoderConfig, VanillaDecoderConfig])
+def test_positions_that_are_to_be_learned_after_all_have_a_table(config_class, tmp_path):
+    config_class().save_pretrained(tmp_path)
+    changed = config_class()
+    changed.position_embedding_type = "learned"
+    loaded = config_class.from_pretrained(tmp_path, position_embedding_type="learned")
+    assert changed.max_position_embeddings == loaded.max_position_embeddings == 512
+    loaded = config_class.from_pretrained(tmp_path, position_embedding_type="learned", max_position_embeddings=7)
+    assert loaded.max_position_embeddings == 7
