@@ -244,7 +244,7 @@ def test_translations_are_scored_as_asked_and_labels_and_tags_of_other_kinds_are
         assert {
             f"{split}_{name}" for name in ("bleu", "chrf", "exact_match", "character_error_rate")
         } <= results.keys()
-    rows = [f"a number,{code}" for code in ("0111", "0112", "2834")] * 10
+    rows = [f"number {row},{('0111', '0112', '2834')[row % 3]}" for row in range(30)]
     (tmp_path / "codes.csv").write_text("".join(f"{row}\n" for row in ("text,label", *rows)))
     options = ["--model_name_or_path", str(data / "encoder"), "--use_cpu", "true", "--max_steps", "1"]
     finetune(
