@@ -92,6 +92,6 @@ def require_folder_to_write(folder: str | Path) -> None:
     folder = Path(folder).expanduser().absolute()
     nearest = next(path for path in (folder, *folder.parents) if path.exists())
     if not nearest.is_dir():
-        raise ValueError(f"{folder}: {nearest} is a file, expected a folder")
+        raise ValueError(f"{folder}: {nearest} is a file; give a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise ValueError(f"{folder}: {nearest} cannot be written to")

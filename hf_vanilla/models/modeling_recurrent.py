@@ -95,6 +95,7 @@ class RecurrentLayer(nn.RNNBase):
         if rows is None:
             return self.step(states, before)
         # FSDP replaces the weights, of which torch's layers keep a list that does not notice.
+        # trf-ignore: TRF046 (torch's own list of the layer's weights)
         self._flat_weights = [weight for weights in self.all_weights for weight in weights]
         if rows.whole or keeps_state or states.device.type != "cpu" or not torch.is_grad_enabled():
             outputs, after = super().forward(states if rows.whole else rows.pack(states), before)
@@ -301,6 +302,7 @@ class RecurrentPreTrainedModel(FamilyPreTrainedModel):
                 init.uniform_(parameter, -bound, bound)
 
 
+# trf-ignore: TRF013 (each stack calls `post_init`)
 class RecurrentStack(RecurrentPreTrainedModel):
     """What encoder and decoder share."""
 

@@ -393,6 +393,7 @@ class VanillaStack(VanillaBasePreTrainedModel):
         if self.embed_token_types is not None:
             types_of = torch.zeros_like(position_ids) if token_type_ids is None else token_type_ids
             hidden_states = hidden_states + self.embed_token_types(types_of)
+        # CODEPATH: BERT, BART and GPT-2 have a table of positions; the paper and Marian compute them.
         if self.config.position_embedding_type == "learned":
             table_size: Any = self.config.max_position_embeddings
             check_ids(position_ids, table_size, "position_ids", "max_position_embeddings")
