@@ -11,11 +11,13 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from inspect import signature
+from itertools import chain
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_modules
 from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils.rnn import pad_sequence
 from transformers import (
@@ -52,6 +54,9 @@ TORCH_CLASSES = {nn.Linear, nn.Embedding, nn.LayerNorm, nn.Identity, nn.Dropout,
 # The class of each child whose `forward` a fast path replaces, by the child's name.
 ROLES = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj", "linear1", "linear2", "lm_head"), "Linear")
 ROLES |= dict.fromkeys(("self_attention", "cross_attention"), "MultiHeadAttention") | {"feed_forward": "FeedForward"}
+GLOBAL_HOOKS: list[dict[int, Any]] = [
+    getattr(torch_modules, f"_global_{name}_hooks") for name in ("forward", "forward_pre", "backward", "backward_pre")
+]
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 # What calling a module goes through, and what `generate` calls in a model.
 CALLED = {"__call__", "_wrapped_call_impl", "_call_impl", "forward"}
@@ -85,7 +90,7 @@ def find_obstacle(
         without: a part of `root` that is called, or not used, and may be anything.
         may_train: whether modules may be in training mode.
     """
-    if _has_any_global_hook():
+    if _has_any_global_hook() and not all(map(is_tracker, chain.from_iterable(map(dict.values, GLOBAL_HOOKS)))):
         return "hooks are registered for all modules"
     own = (base.__module__ for base in type(root).__mro__ if base.__name__ == "FamilyPreTrainedModel")
     home = home or next(own, "").rpartition(".")[0] or None
@@ -108,6 +113,11 @@ def find_obstacle(
             return f"{name or type(root).__name__} {found}"
         waiting += [child for child in module._modules.values() if child is not None]
     return None
+
+
+def is_tracker(hook: Any) -> bool:
+    """True for hooks by which torch, counting operations, notes which module is at work; they change nothing."""
+    return getattr(hook, "__module__", None) == "torch.utils.module_tracker"
 
 
 def obstacle_of_class(cls: type, home: str | None) -> str | None:

@@ -86,7 +86,7 @@ def test_a_comparison_goes_on_and_reports_all_that_is_done(tmp_path, monkeypatch
     assert "was trained for 0.01 minutes: choose another folder" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         compare("verses", "--hiden_size", "64")
-    assert "did you mean 'hidden_size'?" in capsys.readouterr().err
+    assert "did you mean 'hidden_size'" in capsys.readouterr().err
     torch.set_float32_matmul_precision(precision)
 
 

@@ -62,7 +62,7 @@ def count(model, batch):
 @pytest.mark.parametrize("checkpointing", [False, True])
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 def test_flops_of_a_full_batch(attention, checkpointing):
-    config = VanillaConfig(**SHAPE, N=2, decoder_layers=3, attn_implementation=attention)
+    config = VanillaConfig(**SHAPE, encoder_layers=2, decoder_layers=3, attn_implementation=attention)
     model = VanillaForConditionalGeneration(config).train()
     if checkpointing:
         model.gradient_checkpointing_enable()
