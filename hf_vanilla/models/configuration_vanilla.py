@@ -157,7 +157,8 @@ class FamilyConfig(PreTrainedConfig):
         first: dict[str, str] = {}
         for name, value in given.items():
             for field in cls.fields_named(name):
-                if field in found and found[field] != value:
+                # N is the depth of both stacks, whatever is said of one.
+                if field in found and found[field] != value and "N" not in (name, first[field]):
                     both = f"`{first[field]}` is {found[field]!r} and `{name}` is {value!r}"
                     raise ValueError(f"{both}, but both are `{field}`: give one of them.")
                 found[field], first[field] = value, name

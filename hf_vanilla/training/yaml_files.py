@@ -81,9 +81,9 @@ def write_yaml(values: dict[str, Any]) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return what an error adds about an unknown name: the three known ones that are most like it, if some are."""
-    matches = [repr(each) for each in difflib.get_close_matches(name, list(known), n=3)]
-    return f"; did you mean {' or '.join(matches)}?" if matches else ""
+    """Return what an error adds about an unknown name: the known one that is most like it, if one is."""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
 def _yaml() -> YAML:
