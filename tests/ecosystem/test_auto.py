@@ -114,9 +114,6 @@ def test_a_model_is_built_as_the_paper_names_it(config_class, tmp_path):
 @pytest.mark.parametrize(
     ("config_class", "given"),
     [
-        (VanillaConfig, {"N": 3, "encoder_layers": 2}),
-        (VanillaConfig, {"decoder_layers": 2, "N": 3}),
-        (VanillaEncoderConfig, {"N": 3, "num_hidden_layers": 2}),
         (VanillaDecoderConfig, {"d_model": 32, "hidden_size": 64}),
         (RecurrentConfig, {"P_drop": 0.2, "dropout": 0.1}),
     ],
