@@ -148,17 +148,19 @@ class FamilyConfig(PreTrainedConfig):
 
     @classmethod
     def by_field(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Return `given` with the names of fields in the place of the paper's.
+        """Return `given` with the names of fields in the place of the paper's. The depth N of both stacks goes before
+        that of one of them.
 
         Raises:
             ValueError: two names give a field different values.
         """
         found: dict[str, Any] = {}
         first: dict[str, str] = {}
-        for name, value in given.items():
-            for field in cls.fields_named(name):
-                # N is the depth of both stacks, whatever is said of one.
-                if field in found and found[field] != value and "N" not in (name, first[field]):
+        for name, value in sorted(given.items(), key=lambda item: item[0] == "N"):
+            fields = cls.fields_named(name)
+            is_both = len(fields) > 1
+            for field in fields:
+                if field in found and found[field] != value and not is_both:
                     both = f"`{first[field]}` is {found[field]!r} and `{name}` is {value!r}"
                     raise ValueError(f"{both}, but both are `{field}`: give one of them.")
                 found[field], first[field] = value, name

@@ -160,25 +160,12 @@ class TranslationQuality(OfflineMetric):
         found: dict[str, float | int | str | None] = {}
         for name, metric in metrics.items():
             resamples = RESAMPLES if self.intervals and enough else 1
-            _score_in_floats(metric)
             score = metric.corpus_score(predictions, transposed(references), n_bootstrap=resamples)
             metric.n_bootstrap = metric.seed = None  # a signature says how the score came about, not its interval
             found |= {name: float(score.score), f"{name}_signature": str(metric.get_signature())}
             if self.intervals:
                 found[f"{name}_confidence"] = float(score._ci) if enough else None
         return found | {"sentences": len(predictions)}
-
-
-def _score_in_floats(metric: Metric) -> None:
-    """Let sacreBLEU give every resample a score of one type: it takes no mean of numpy's numbers and a plain 0."""
-    compute = metric._compute_score_from_stats
-
-    def compute_in_floats(stats: Any) -> Any:
-        score = compute(stats)
-        score.score = float(score.score)
-        return score
-
-    metric._compute_score_from_stats = compute_in_floats  # type: ignore[method-assign]
 
 
 def build_metrics(

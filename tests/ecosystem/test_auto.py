@@ -111,9 +111,17 @@ def test_a_model_is_built_as_the_paper_names_it(config_class, tmp_path):
         assert stacks and all(len(layers) == 1 for layers in stacks) and model.config.N == 1
 
 
+@pytest.mark.parametrize("given", [{"N": 3, "decoder_layers": 2}, {"decoder_layers": 2, "N": 3}])
+def test_the_depth_of_both_stacks_goes_before_that_of_one(given, tmp_path):
+    VanillaConfig().save_pretrained(tmp_path)
+    for config in (VanillaConfig(**given), VanillaConfig.from_pretrained(tmp_path, **given)):
+        assert (config.encoder_layers, config.decoder_layers) == (3, 3)
+
+
 @pytest.mark.parametrize(
     ("config_class", "given"),
     [
+        (VanillaEncoderConfig, {"num_hidden_layers": 2, "N": 3}),
         (VanillaDecoderConfig, {"d_model": 32, "hidden_size": 64}),
         (RecurrentConfig, {"P_drop": 0.2, "dropout": 0.1}),
     ],
