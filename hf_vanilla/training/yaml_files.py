@@ -3,12 +3,13 @@
 import difflib
 import io
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 
@@ -110,18 +111,12 @@ def _as_argument(node: ScalarNode, value: Any) -> str:
     return str(value) if is_number and written_so else node.value
 
 
-class _errors_of:
-    """Turns what ruamel.yaml raises about a file into a ValueError that names the file and the line."""
-
-    def __init__(self, name: str | Path):
-        self.name = name
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, YAMLError):
-            mark = error.problem_mark if isinstance(error, MarkedYAMLError) else None
-            place = f"{self.name}, line {mark.line + 1}" if mark else f"{self.name}"
-            problem = (error.problem if isinstance(error, MarkedYAMLError) else None) or str(error)
-            raise ValueError(f"{place}: not YAML: {' '.join(str(problem).split())}") from error
+@contextmanager
+def _errors_of(name: str | Path) -> Iterator[None]:
+    """Turn what ruamel.yaml raises about a file into a ValueError that names the file and the line."""
+    try:
+        yield
+    except YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None) or str(error)
+        place = f"{name}, line {mark.line + 1}" if mark else f"{name}"
+        raise ValueError(f"{place}: not YAML: {' '.join(str(problem).split())}") from error
