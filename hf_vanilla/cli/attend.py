@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from hf_vanilla.cli.evaluate import load_split, load_test_set, read_parallel_files, read_training_config
+from hf_vanilla.cli.evaluate import load_split, load_test_set, read_parallel_files
 from hf_vanilla.cli.options import (
     EFFECTS,
     FIGURE_FORMATS,
@@ -34,7 +34,7 @@ def _add_attend_options(add: AddArgument) -> None:
     add("--dark", dest="theme", action="store_const", const="dark", default="light", help="draw light on dark")
     add("--survey", action="store_true", help="print a table of what each head does over a corpus, or draw a --figure")
     add_corpus_options(add)
-    add("--text_column", default="text", help="column for a model of one stack, such as BERT or GPT (default: text)")
+    add("--text_column", help="column for a model of one stack, such as BERT or GPT (default: the run's, or text)")
     add("--input", type=Path, help="text file instead of a corpus, one text a line")
     add("--reference", type=Path, help="translation of --input, line by line")
     add("--gold", type=Path, help="alignments of --input, line by line: 0-0 1-2 2?1 (source-target, from 0)")
@@ -111,10 +111,7 @@ def survey_corpus(options: argparse.Namespace) -> None:
         sources, references, _ = load_test_set(options)  # --source is None, as this is a --survey
         targets = [row[0] for row in references]
     else:
-        run = {} if options.corpus else read_training_config(options.model)
-        column = {"text_column": run.get("text_column", options.text_column)}
-        column["columns"] = options.columns or run.get("columns")
-        texts = load_split(options, load_texts, "bible", column)[0]["text"]
+        texts = load_split(options, load_texts, "bible", {"text_column": "text", "columns": None})[0]["text"]
         sources = [part.strip() for text in texts for part in split_sentences(text) if part.strip()]
     step = max(1, len(sources) // options.sentences)
     sampled = slice(None, step * options.sentences, step)

@@ -137,20 +137,19 @@ def load_test_set(options: argparse.Namespace) -> tuple[list[str], list[list[str
     if options.source:
         sources, *files = read_parallel_files(options.source, *options.reference)
         return sources, list(map(list, zip(*files, strict=True))), str(options.source)
-    run = {} if options.corpus else read_training_config(options.model)
-    names = ("target_path", "source_column", "target_column", "columns")
-    fields = {name: run.get(name, getattr(options, name)) for name in names}
-    pairs, is_own = load_split(options, hf_vanilla.load_corpus, "verses", fields)
+    defaults = {"target_path": None, "source_column": "source", "target_column": "target", "columns": None}
+    pairs, is_own = load_split(options, hf_vanilla.load_corpus, "verses", defaults)
     references = pairs["references"] if "references" in pairs[0] else [[text] for text in pairs["target"]]
     name = f"all of the {options.split} split"
     return list(pairs["source"]), [list(row) for row in references], name if is_own else ""
 
 
 def load_split(
-    options: argparse.Namespace, load: Callable[..., Any], default: str, fields: Mapping[str, object]
+    options: argparse.Namespace, load: Callable[..., Any], default: str, defaults: Mapping[str, object]
 ) -> tuple[Any, bool]:
     """Return a split by `load`, and whether it is that of the run in `options.model`, or this holds no run.
 
+    The keys of `defaults`, columns and the like, are as the command line says, or else the run, or else `defaults`.
     If the corpus of the run no longer gives the split that was held out, or never gave it, that is a ValueError. With
     --corpus it is a warning.
     """
@@ -158,6 +157,9 @@ def load_split(
     corpus = options.corpus or run.get("corpus", default)
     from datasets import Dataset
 
+    of_run = {} if options.corpus else run
+    given = {name: value for name in defaults if (value := getattr(options, name)) is not None}
+    fields = {name: of_run.get(name, default) for name, default in defaults.items()} | given
     is_stream = bool(run.get("streaming") and corpus == run["corpus"])
     configuration = run.get("corpus_configuration") if corpus == run.get("corpus") else None
     splits = load(corpus, configuration=configuration, streaming=is_stream, **fields)

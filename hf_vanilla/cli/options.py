@@ -29,8 +29,8 @@ def add_corpus_options(add: AddArgument) -> None:
     """Add the options of a verb that reads pairs of sentences from a corpus."""
     add("--corpus", help="corpus, named as for train (default: the one the model was trained on)")
     add("--target_path", help="file of the target side, if the corpus is a text file")
-    add("--source_column", default="source", help="column of the source side (default: source)")
-    add("--target_column", default="target", help="column of the target side, or of several: a,b (default: target)")
+    add("--source_column", help="column of the source side (default: the run's, or source)")
+    add("--target_column", help="column of the target side, or several: a,b (default: the run's, or target)")
     add("--columns", help="names of the columns of a CSV or TSV file without a header: source,target")
     add("--split", default="test", help="train, validation or test (default: test)")
 

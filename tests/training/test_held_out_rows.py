@@ -43,6 +43,8 @@ def test_evaluate_knows_the_rows_that_were_held_out_and_refuses_others(config, t
     cli.main(["evaluate", str(folder), "--show", "0"])
     assert (folder / "evaluation.json").exists()
     (folder / "evaluation.json").unlink()
+    with pytest.raises(SystemExit, match="now has other rows in its test split than when .* was trained"):
+        cli.main(["evaluate", str(folder), "--target_path", run.corpus])  # what is given comes before what the run had
     add_rows()
     with pytest.raises(SystemExit, match="now has other rows in its test split than when .* was trained"):
         cli.main(["evaluate", str(folder)])
