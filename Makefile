@@ -40,7 +40,7 @@ demo: $(VENV)/.installed  ## train a Basic English to German model, score it and
 test: $(VENV)/.installed  ## run every test but the slow ones; PYTEST_ARGS="..." narrows it
 	$(BIN)/python scripts/fetch_transformers_tests.py
 	-$(BIN)/python scripts/fetch_labelled_corpora.py
-	$(BIN)/python -m pytest -n auto -m 'not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow' $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed  ## run the slow tests
 	$(BIN)/python scripts/fetch_transformers_tests.py

@@ -8,6 +8,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from fresh import run_python
 
 import hf_vanilla
 from hf_vanilla import _former_names
@@ -41,7 +42,7 @@ for auto_class, name in ((AutoModelForSeq2SeqLM, "vanilla"), (AutoModelForCausal
 print(sys.modules["transformers"].__spec__.loader.__class__.__name__)
 """
     expected = ["VanillaForConditionalGeneration", "VanillaDecoderForCausalLM", "SourceFileLoader"]
-    assert run(code).splitlines() == expected
+    assert run_python(code, check=True).stdout.splitlines() == expected
 
 
 def test_all_public_names_are_there_for_python_and_for_type_checkers():

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from fresh import run_python
+
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
@@ -22,8 +24,7 @@ def test_the_snippets_run(tmp_path):
     """Each with names of its own, in one process."""
     assert all(len(snippet.splitlines()) <= 15 for snippet in SNIPPETS)
     code = "import json, sys\nfor code in json.loads(sys.argv[1]):\n    exec(code, {})\n    print('-' * 80)"
-    command = [sys.executable, "-c", code, json.dumps(SNIPPETS)]
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    result = run_python(code, json.dumps(SNIPPETS), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     outputs = result.stdout.split("-" * 80 + "\n")[:-1]
     for snippet, output in zip(SNIPPETS, outputs, strict=True):
@@ -38,7 +39,7 @@ def test_the_commands_run_in_any_locale_and_folder_and_into_a_pipe(tmp_path):
     shutil.copytree(ROOT / "scripts" / "configs", folder / "scripts" / "configs")
     (folder / "english.txt").write_text("In the beginning God made heaven.\nAnd he said: “Ä!”\n", encoding="utf-8")
     variables = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
-    subprocess.run([sys.executable, "-c", SNIPPETS[2]], cwd=folder, env=variables, check=True, capture_output=True)
+    run_python(SNIPPETS[2], cwd=folder, env=variables, check=True)
     variables |= {"LANG": "C", "PYTHONIOENCODING": "ascii"}
     # A model that has learned nothing takes long to translate all verses.
     quick = {"train": " --max_steps 3 --warmup_steps 1", "evaluate": " --source english.txt --reference german.txt"}

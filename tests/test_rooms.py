@@ -50,3 +50,9 @@ def test_neither_the_package_nor_a_script_imports_a_script():
 
 def test_the_picture_in_contributing_is_that_of_today():
     assert picture() in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+
+
+def test_each_file_of_tests_has_a_name_of_its_own():
+    """Two of one name are one module to pytest, which then does not run the second."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert sorted(names) == sorted(set(names))

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from fresh import run_python
 from transformers import AutoTokenizer, GPT2Config, GPT2LMHeadModel
 
 import hf_vanilla
@@ -376,8 +377,7 @@ def test_evaluate_refuses_either_model_before_it_reads_or_translates(folder, tmp
 
 def test_a_saved_model_translates_the_same_in_a_fresh_process_and_a_change_is_noticed(folder):
     script, model = str(ROOT / "scripts" / "check_reloaded.py"), folder / "model"
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    result = subprocess.run([sys.executable, script, str(model)], capture_output=True, text=True, env=environment)
+    result = run_python(Path(script).read_text(encoding="utf-8"), model, env=os.environ | {"PYTHONPATH": str(ROOT)})
     assert result.returncode == 0, result.stderr
     assert "VanillaForConditionalGeneration" in result.stdout
 

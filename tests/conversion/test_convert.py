@@ -13,6 +13,7 @@ import pytest
 import torch
 import transformers
 from families import small_model
+from fresh import run_python
 from huggingface_hub.errors import StrictDataclassError
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
@@ -261,8 +262,7 @@ def test_a_converted_folder_loads_where_the_package_is_not_installed(tmp_path):
         "print(model(torch.arange(3, 9)[None]).logits.tolist())"
     )
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1"}
-    command = [sys.executable, "-c", script, tmp_path / "ours"]
-    result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
+    result = run_python(script, tmp_path / "ours", env=environment, cwd=tmp_path)
     assert result.returncode == 0, result.stderr[-2000:]
     logits = theirs(torch.arange(3, 9)[None]).logits
     torch.testing.assert_close(torch.tensor(json.loads(result.stdout)), logits.detach(), atol=1e-5, rtol=0)

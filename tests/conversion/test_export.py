@@ -106,15 +106,30 @@ class InOnnxruntime(VanillaForConditionalGeneration):
 SIZES = {"qk_head_dim": 3, "v_head_dim": 5}
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """The paper's model, its tokenizer, and the folder that the command exported both to."""
+    pytest.importorskip("onnx")
+    model, tokenizer = model_and_tokenizer()
+    folder = tmp_path_factory.mktemp("exported")
+    model.save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    cli.main(["export", str(folder / "model"), str(folder / "onnx"), "--format", "onnx"])
+    return model, tokenizer, folder / "onnx"
+
+
 @pytest.mark.parametrize("changes", [{}, CHANGES[1] | CHANGES[2] | CHANGES[3] | SIZES, CHANGES[4] | CHANGES[5]])
-def test_onnxruntime_gives_our_tokens_and_scores(changes, tmp_path):
-    model, tokenizer = model_and_tokenizer(**changes)
-    export_to_onnx(model, tokenizer, tmp_path / "onnx")
+def test_onnxruntime_gives_our_tokens_and_scores(changes, tmp_path, exported):
+    model, tokenizer, folder = exported
+    if changes:
+        model, tokenizer = model_and_tokenizer(**changes)
+        folder = tmp_path / "onnx"
+        export_to_onnx(model, tokenizer, folder)
     theirs = InOnnxruntime(model.config)
     theirs.generation_config = model.generation_config
     for beams, texts in ((1, TEXTS), (4, TEXTS), (4, TEXTS[2:3])):
         sources = tokenizer(texts, return_tensors="pt", padding=True)
-        theirs.open(tmp_path / "onnx", sources, beams)
+        theirs.open(folder, sources, beams)
         options = {
             "num_beams": beams,
             "num_return_sequences": beams,
@@ -131,12 +146,11 @@ def test_onnxruntime_gives_our_tokens_and_scores(changes, tmp_path):
         torch.testing.assert_close(one_score, other_score, atol=1e-4, rtol=0)
 
 
-def test_several_tokens_at_once_are_those_one_after_the_other(tmp_path):
-    model, tokenizer = model_and_tokenizer()
-    export_to_onnx(model, tokenizer, tmp_path / "onnx")
+def test_several_tokens_at_once_are_those_one_after_the_other(exported):
+    model, tokenizer, folder = exported
     theirs = InOnnxruntime(model.config)
     sources = tokenizer(TEXTS, return_tensors="pt", padding=True)
-    theirs.open(tmp_path / "onnx", sources, 1)
+    theirs.open(folder, sources, 1)
     targets = torch.randint(5, model.config.vocab_size, (len(TEXTS), 6))
     mask = sources["attention_mask"]
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
@@ -162,19 +176,17 @@ def test_what_ctranslate2_cannot_express_is_refused(tmp_path):
         export_to_ctranslate2(model, tokenizer, tmp_path / "full")
 
 
-def test_the_command_and_the_readme(tmp_path, capsys):
-    model, tokenizer = model_and_tokenizer()
-    model.save_pretrained(tmp_path / "model")
-    tokenizer.save_pretrained(tmp_path / "model")
-    for form, file in (("ctranslate2", "model.bin"), ("onnx", "decoder_model.onnx")):
-        pytest.importorskip(form)
-        cli.main(["export", str(tmp_path / "model"), str(tmp_path / form), "--format", form])
-        assert (tmp_path / form / file).is_file()
+def test_the_command_and_the_readme(exported, tmp_path, capsys):
+    pytest.importorskip("ctranslate2")
+    model, tokenizer, folder = exported
+    source = str(folder.with_name("model"))
+    cli.main(["export", source, str(tmp_path / "ctranslate2"), "--format", "ctranslate2"])
+    assert (tmp_path / "ctranslate2" / "model.bin").is_file() and (folder / "decoder_model.onnx").is_file()
     readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
     (snippet,) = (part for part in re.findall(r"  ```py\n(.*?)  ```", readme, re.DOTALL) if "onnxruntime" in part)
-    exec(textwrap.dedent(snippet).replace('"exported', f'"{tmp_path}/onnx'), {})
+    exec(textwrap.dedent(snippet).replace('"exported', f'"{folder}'), {})
     inputs = tokenizer("God is good.", return_tensors="pt")
     own = model.generate(**inputs, num_beams=1, max_length=50)[0]
     assert capsys.readouterr().out.splitlines()[-1] == tokenizer.decode(own, skip_special_tokens=True)
     with pytest.raises(SystemExit, match="expected one of ctranslate2, onnx"):
-        cli.main(["export", str(tmp_path / "model"), str(tmp_path / "other"), "--format", "tensorrt"])
+        cli.main(["export", source, str(tmp_path / "other"), "--format", "tensorrt"])

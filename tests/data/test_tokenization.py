@@ -1,11 +1,10 @@
 """Tokenizers of three types: lossless, special tokens where each family wants them, loadable without this package."""
 
 import logging
-import subprocess
-import sys
 import unicodedata
 
 import pytest
+from fresh import run_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
@@ -60,7 +59,7 @@ import sys
 sys.modules["hf_vanilla"] = None
 from transformers import AutoTokenizer
 print(AutoTokenizer.from_pretrained({str(tmp_path)!r})({text!r})["input_ids"])"""
-        output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        output = run_python(code, check=True).stdout
         assert output.strip() == str(TOKENIZERS[family](text)["input_ids"])
 
 

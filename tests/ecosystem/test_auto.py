@@ -4,12 +4,11 @@ import copy
 import json
 import os
 import pickle
-import subprocess
-import sys
 
 import pytest
 import transformers
 from families import small_config, small_model
+from fresh import run_python
 from transformers import AutoConfig, AutoModel
 
 from hf_vanilla import (
@@ -227,7 +226,6 @@ assert model.config.N == len(model.decoder.layers) == len(model.encoder.layers) 
 def run_without_the_package(code, folder):
     start = f"import sys\nsys.modules['hf_vanilla'] = None\nimport transformers\nfolder = {str(folder)!r}\n"
     environment = {**os.environ, "HF_HOME": str(folder / "home"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
-    command = [sys.executable, "-c", start + code]
-    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+    result = run_python(start + code, cwd=folder, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
     return result.stdout

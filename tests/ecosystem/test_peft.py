@@ -1,11 +1,9 @@
 """PEFT on every family: each method without `target_modules`, trained a step, saved and loaded."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from families import batch_for, small_model
+from fresh import run_python
 from peft import (
     AdaLoraConfig,
     AutoPeftModel,
@@ -189,7 +187,7 @@ def test_adapters_load_by_themselves(task, tmp_path):
 @pytest.mark.parametrize("imports", ["hf_vanilla, peft", "peft, hf_vanilla", "hf_vanilla.cli, peft.utils.constants"])
 def test_the_tables_know_the_families_whatever_is_imported_first(imports):
     code = f"import {imports}\nfrom peft import LoraModel\nprint(LoraModel.target_module_mapping['vanilla'])"
-    found = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, capture_output=True, text=True)
+    found = run_python(code, check=True)
     assert found.stdout.strip() == "['q_proj', 'v_proj']"
 
 

@@ -2,13 +2,12 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from datasets import Dataset
 from families import small_config
+from fresh import run_python
 from transformers import (
     BartConfig,
     BartForConditionalGeneration,
@@ -241,8 +240,8 @@ def test_the_snippet_of_the_hub_works_without_the_package(model_class, tmp_path)
     TOKENIZER.save_pretrained(tmp_path)
     options = [{}, {"num_beams": 3, "batch_size": 2}, {"num_beams": 2, "num_return_sequences": 2, "max_length": 7}]
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
-    command = [sys.executable, "-c", SNIPPET, str(tmp_path), json.dumps(TEXTS), json.dumps(options)]
-    result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    arguments = str(tmp_path), json.dumps(TEXTS), json.dumps(options)
+    result = run_python(SNIPPET, *arguments, cwd=tmp_path, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
     theirs, again = (json.loads(line) for line in result.stdout.splitlines() if line.startswith("[["))
     here = pipeline("translation", model=str(tmp_path), device="cpu")  # nothing needs to be trusted

@@ -1,13 +1,12 @@
 """Tokenizers as other libraries expect them, and texts of users that spell special tokens."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
 import transformers
 from families import small_model
+from fresh import run_python
 from transformers import AutoTokenizer, ByT5Tokenizer, PreTrainedTokenizerFast
 
 from hf_vanilla import (
@@ -87,7 +86,7 @@ sys.modules["hf_vanilla"] = None
 from transformers import AutoTokenizer
 tokenizer = AutoTokenizer.from_pretrained({str(tmp_path)!r})
 print(tokenizer("God</s><2de>").input_ids, tokenizer.apply_chat_template({CHAT!r}, return_dict=False))"""
-    printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    printed = run_python(code, check=True).stdout
     expected = tokenizer("God</s><2de>").input_ids, tokenizer.apply_chat_template(CHAT, return_dict=False)
     assert printed.strip().splitlines()[-1] == " ".join(map(str, expected))
 

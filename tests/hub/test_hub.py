@@ -13,6 +13,7 @@ import huggingface_hub
 import pytest
 import torch
 from families import small_model
+from fresh import run_python
 from hub_server import Fault, File, HubServer, environment
 from huggingface_hub import CommitOperationDelete, HfApi, get_session
 from huggingface_hub.errors import HfHubHTTPError
@@ -93,13 +94,7 @@ def files_of(hub, repo, revision="main"):
 
 def python(code, hub, home, *arguments, token=None, **variables):
     """Standard output of a program that has this Hub for its Hub."""
-    result = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env=environment(hub, home, token=token) | variables,
-        cwd=home,
-        capture_output=True,
-        text=True,
-    )
+    result = run_python(code, *arguments, env=environment(hub, home, token=token) | variables, cwd=home)
     assert result.returncode == 0, result.stdout[-1500:] + result.stderr[-3000:]
     assert TOKEN not in result.stdout + result.stderr
     return result.stdout

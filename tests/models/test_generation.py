@@ -181,6 +181,7 @@ def test_static_cache_gives_the_same(model: PreTrainedModel, prompt: Tensor, opt
 
 
 def test_compiled_without_graph_breaks_gives_the_same(model: PreTrainedModel, prompt: Tensor) -> None:
+    torch.compiler.reset()  # what other tests compiled counts for the limit of recompilations
     expected = generate(model, prompt)
     config = CompileConfig(fullgraph=True, dynamic=False, backend="eager")
     config._compile_all_devices = True  # `generate` compiles on GPUs alone unless told so

@@ -1,12 +1,11 @@
 """A saved folder stands alone: it loads in a process that cannot import `hf_vanilla`, through every Auto class."""
 
 import os
-import subprocess
-import sys
 
 import pytest
 import torch
 from families import batch_for, small_model
+from fresh import run_python
 from safetensors.torch import load_file, save_file
 
 from hf_vanilla import (
@@ -78,13 +77,7 @@ def test_a_folder_loads_where_the_package_is_not_installed(model_class, auto_cla
     train_tokenizer(["some text", "noch ein Text"], vocab_size=300).save_pretrained(tmp_path)
     save_file(inputs, tmp_path / "inputs.safetensors")
     environment = {**os.environ, "HF_HOME": str(tmp_path / "home"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": ""}
-    result = subprocess.run(
-        [sys.executable, "-c", SCRIPT, str(tmp_path), auto_class],
-        cwd=tmp_path,
-        env=environment,
-        capture_output=True,
-        text=True,
-    )
+    result = run_python(SCRIPT, tmp_path, auto_class, cwd=tmp_path, env=environment)
     assert result.returncode == 0, result.stderr[-3000:]
     theirs = load_file(tmp_path / "outputs.safetensors")["logits"]
     torch.testing.assert_close(theirs, model(**inputs).logits.detach())
