@@ -22,7 +22,7 @@ class MaskedLanguageModelCollator:
     the seed, the epoch and the sentence alone, so that neither workers nor processes nor a restart change them.
 
     With `whole_words`, all tokens of a word are masked together; examples must then hold `word_ids` (int, -1 for
-    special tokens), and a word that would exceed 15 % is passed over for another.
+    special tokens), and a word that would exceed 15 % is passed over for another; if each would, one is drawn.
 
     Called with examples that hold `input_ids`, it returns `input_ids`, `attention_mask` and `labels` (batch, length),
     int64; labels are -100 where nothing is predicted. A tokenizer without a mask token is a ValueError.
@@ -57,13 +57,14 @@ class MaskedLanguageModelCollator:
         wanted = max(1, round(0.15 * len(candidates)))
         words = np.array(example["word_ids"])[candidates] if self.whole_words else candidates
         chosen: list[int] = []
-        for word in random.permutation(np.unique(words)):
+        order = random.permutation(np.unique(words))
+        for word in order:
             tokens = candidates[words == word]
             if len(chosen) + len(tokens) <= wanted:
                 chosen.extend(tokens)
             if len(chosen) >= wanted:
                 break
-        chosen = chosen or list(candidates[words == words[0]])  # every word has more tokens than wanted
+        chosen = chosen or list(candidates[words == order[0]])
         labels[chosen] = input_ids[chosen]
         fate, chosen_ids = random.random(len(chosen)), np.array(chosen)
         randomly = chosen_ids[(fate >= 0.8) & (fate < 0.9)]

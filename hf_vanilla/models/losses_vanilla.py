@@ -34,7 +34,8 @@ def cross_entropy(
     Args:
         logits, labels: (..., classes), and (...) from 0 to classes - 1, or -100.
         label_smoothing: epsilon_ls (section 5.4): the label gets probability 1 - epsilon_ls, and all classes
-            together, the label's among them, share epsilon_ls evenly.
+            together, the label's among them, share epsilon_ls evenly (Szegedy et al., 2016, and torch; in the authors'
+            code it is the others alone that share it).
         name: what an error calls the labels.
 
     Raises:

@@ -383,13 +383,13 @@ class RecurrentDecoder(RecurrentStack):
     """Layers that read the target from the left, and look at the source by [`Attention`]. s_t is the last one's state.
 
     - none: s_t = f(s_(t-1), y_(t-1)), which is the output; the source is in s_0 alone.
-    - additive (Bahdanau et al., 2015, A.2.2): c_t by s_(t-1); s_t = f(s_(t-1), [y_(t-1); c_t]); output
-      tanh(W [y_(t-1); c_t; s_t]).
+    - additive, a variant of Bahdanau et al., 2015, A.2.2: c_t by s_(t-1); s_t = f(s_(t-1), [y_(t-1); c_t]); output
+      tanh(W [y_(t-1); c_t; s_t]), where theirs is a maxout layer of the same three.
     - the others (Luong et al., 2015, eq. 5): s_t = f(s_(t-1), y_(t-1)); c_t by s_t; output tanh(W [c_t; s_t]), the
       attentional vector, which is a part of the next input with input feeding.
 
-    s_0 = tanh(W [last state from the left; last state from the right]) for each layer (Bahdanau, A.2.2), and so is an
-    LSTM's first cell.
+    s_0 = tanh(W [last state from the left; last state from the right]) for each layer (theirs: of the state from the
+    right alone), and so is an LSTM's first cell.
 
     Where no input waits for an output, layers and attention take a target as a whole; else one token after the other.
     """

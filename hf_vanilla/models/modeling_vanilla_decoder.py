@@ -73,7 +73,8 @@ class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
 
         Args:
             labels: the same ids as `input_ids` (batch, target), -100 where there is no loss; they are shifted here, so
-                that each position predicts the next. `shift_labels` are taken as they are.
+                that each position predicts the next. `shift_labels` are taken as they are. Behind padding on the left,
+                padding predicts the first token, as in GPT-2, unless that has -100.
         """
         use_cache = False if labels is not None and use_cache is None else use_cache
         next_tokens = kwargs.get("shift_labels")

@@ -223,6 +223,16 @@ def test_whole_words_are_predicted_whole(tokenizer):
     assert (pairs.sum((1, 2)) == 14).all()  # the 15th token would belong to an eighth word
 
 
+def test_a_word_that_is_longer_than_may_be_predicted_is_drawn_like_any_other(tokenizer):
+    words = {"word_ids": [-1, 0, 0, 0, 0, 1, 1, 1, 1, -1]}
+    collator = MaskedLanguageModelCollator(tokenizer, whole_words=True)
+    chosen = {
+        tuple((collator.mask({"input_ids": [1, *ids, 2], **words})[1] != -100).nonzero()[0])
+        for ids in ([5 + n + k for k in range(8)] for n in range(20))
+    }
+    assert chosen == {(1, 2, 3, 4), (5, 6, 7, 8)}
+
+
 def test_short_sentences_are_padded_and_have_one_prediction(tokenizer):
     batch = MaskedLanguageModelCollator(tokenizer)(
         [{"input_ids": [1, 9, 2]}, {"input_ids": [1, 7, 8, 10, 2]}, {"input_ids": [1, 2]}]
