@@ -53,7 +53,7 @@ SETTINGS = {
     "max_length": "longest example, in tokens",
     "schedule": "schedule",
     "learning_rate": "learning rate",
-    "warmup_steps": "warm-up, updates",
+    "warmup_steps": "warm-up, updates or share of the run",
     "label_smoothing": "label smoothing",
     "dropout": "dropout",
     "average_last": "snapshots averaged",

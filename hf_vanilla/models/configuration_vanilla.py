@@ -285,8 +285,11 @@ class VanillaBaseConfig(FamilyConfig):
             Whether embeddings are multiplied by sqrt(d_model) (section 3.4). BERT, GPT-2 and BART do not.
         tie_word_embeddings (`bool`, defaults to `True`):
             Whether source embedding, target embedding and output projection share one matrix (section 3.4).
+        initializer (`str`, defaults to `"normal"`):
+            How weights start: `"normal"`, from N(0, `initializer_range`^2) (BERT, GPT-2, Marian, BART); or `"xavier"`,
+            matrices by Xavier's uniform rule, embeddings from N(0, 1 / d_model) (the authors' code, tensor2tensor).
         initializer_range (`float`, defaults to 0.02):
-            Standard deviation of initial weights.
+            Standard deviation of weights that start from a normal distribution.
         max_position_embeddings (`int`, *optional*):
             Learned positions that there are; 512 if not given. Sinusoidal positions have no limit: the attribute is
             there only if it was given, and then limits engines and tools that read it, not the model.
@@ -304,6 +307,7 @@ class VanillaBaseConfig(FamilyConfig):
     choices: ClassVar[dict[str, tuple[str, ...]]] = {
         "position_embedding_type": ("sinusoidal", "learned", "sinusoidal_halves"),
         "norm_position": ("post", "pre"),
+        "initializer": ("normal", "xavier"),
         "activation_function": tuple(ACT2FN),
         "classifier_activation": tuple(ACT2FN),
     }
@@ -325,6 +329,7 @@ class VanillaBaseConfig(FamilyConfig):
     layer_norm_eps: float = 1e-5
     scale_embedding: bool = True
     tie_word_embeddings: bool = True
+    initializer: str = "normal"
     initializer_range: float = 0.02
     max_position_embeddings: int | None = None
     position_offset: int = 0

@@ -98,8 +98,8 @@ def eager_attention_forward(
     it plus 0.1: Q_I = [.1 .2 .3 .4], K_I = [.5 .6 .7 .8], V_I = [.9 1. 1.1 1.2]. The first score is
     Q_I . K_I = .1*.5 + .2*.6 + .3*.7 + .4*.8 = .70, and each next key adds .1 * (.1 + .2 + .3 + .4) = .1:
     .70, .80, .90, 1.00. Divided by sqrt(4): .35, .40, .45, .50. Their softmax, how much "I" looks at each word:
-    .2315, .2433, .2558, .2689 (rounded to 4 digits, so they add up to .9995 only on paper; exactly, to 1).
-    The output for "I" is V_I plus .1 * (0*.2315 + 1*.2433 + 2*.2558 + 3*.2689) = .1562:
+    .2316, .2434, .2559, .2691, which add up to 1.
+    The output for "I" is V_I plus .1 * (0*.2316 + 1*.2434 + 2*.2559 + 3*.2691) = .1562:
     [1.0562 1.1562 1.2562 1.3562].
 
     Args:
@@ -315,14 +315,20 @@ class VanillaBasePreTrainedModel(FamilyPreTrainedModel):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        """Weights from N(0, initializer_range^2), as in BERT, GPT-2, Marian and BART; biases 0; norms the identity.
+        """Weights as `initializer` says; biases 0; norms the identity. The paper does not say.
 
-        In pre-norm stacks, the matrix that ends each of n sub-layers starts smaller by sqrt(n), as in GPT-2: no norm
-        keeps the sum of so many from drowning the embeddings. The paper does not say.
+        In pre-norm stacks that start "normal", the matrix that ends each of n sub-layers starts smaller by sqrt(n), as
+        in GPT-2: no norm keeps the sum of so many from drowning the embeddings.
         """
         super()._init_weights(module)
+        # CODEPATH: the authors' code starts by Xavier's rule; BERT, GPT-2, Marian and BART start normal.
+        if self.config.initializer == "xavier":
+            if isinstance(module, nn.Linear):
+                init.xavier_uniform_(module.weight)
+            elif isinstance(module, nn.Embedding):
+                init.normal_(module.weight, std=module.embedding_dim**-0.5)
         # CODEPATH: GPT-2 is pre-norm; the paper, BERT, Marian and BART are post-norm.
-        if self.config.norm_position == "pre" and isinstance(module, nn.Linear):
+        elif self.config.norm_position == "pre" and isinstance(module, nn.Linear):
             # transformers calls this with the stack as `self`, for each of its modules.
             last = [each.o_proj for each in self.modules() if isinstance(each, MultiHeadAttention)]
             last += [each.linear2 for each in self.modules() if isinstance(each, FeedForward)]

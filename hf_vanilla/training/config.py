@@ -104,14 +104,20 @@ class TrainingConfig:
     initial_model: str | None = _option(None, "folder or Hub id of a model to start from, with its tokenizer")
     architecture: Literal["transformer", "recurrent"] = _option("transformer", "recurrent: what the paper replaced")
 
-    label_smoothing: float | None = _option(None, "epsilon_ls; by default 0.1 for translation, 0 for language models")
+    label_smoothing: float | None = _option(
+        None, "epsilon_ls, shared by all classes as in torch; by default 0.1 for translation, 0 for language models"
+    )
     whole_word_masking: bool = _option(False, "masked_lm: predict whole words")
 
     batch_tokens: int = _option(25000, "tokens a side in one update, over all processes and micro-batches")
     accumulation_steps: int = _option(1, "micro-batches that each process divides its share of an update into")
     schedule: str = _option("noam", "equation 3, or a schedule of transformers: linear, cosine, polynomial, ...")
     learning_rate: float = _option(1.0, "factor on equation 3, or the peak of another schedule")
-    warmup_steps: int = _option(4000, "updates until the learning rate is at its peak")
+    warmup_steps: float | None = _option(
+        None,
+        "updates until the learning rate is at its peak; below 1, a share of the run (default: 0.1 where linear "
+        "follows the clock, otherwise 4000)",
+    )
     max_grad_norm: float | None = _option(None, "clip gradients to this norm; by default they are not clipped")
     max_steps: int | None = _option(None, "number of updates after which the run ends")
     train_minutes: float | None = _option(None, "minutes after which the run ends; linear then follows the clock")
@@ -139,6 +145,10 @@ class TrainingConfig:
                 setattr(self, name, local_name(given))
         if self.label_smoothing is None:
             self.label_smoothing = 0.1 if self.task == "translation" else 0.0
+        if self.warmup_steps is None:
+            self.warmup_steps = 0.1 if self.follows_the_clock else 4000
+        if float(self.warmup_steps).is_integer():
+            self.warmup_steps = int(self.warmup_steps)
         self._check_ranges()
         self._check_model()
         self._check_contradictions()
@@ -199,14 +209,24 @@ class TrainingConfig:
         if self.schedule in LIMITED_SCHEDULES and self.schedule != "linear":
             self._expect("max_steps", self.max_steps, f"a number: the schedule {self.schedule} ends there")
         if self.schedule in LIMITED_SCHEDULES and self.max_steps:
-            self._expect("warmup_steps", self.warmup_steps < self.max_steps, f"less than max_steps ({self.max_steps})")
+            self._expect(
+                "warmup_steps", (self.warmup_steps or 0) < self.max_steps, f"less than max_steps ({self.max_steps})"
+            )
         if self.schedule == "noam":
-            self._expect("warmup_steps", self.warmup_steps > 0, "a positive number: equation 3 divides by it")
+            self._expect("warmup_steps", self.warmup_steps, "a positive number: equation 3 divides by it")
+        has_end = self.max_steps or self.follows_the_clock
+        counts = isinstance(self.warmup_steps, int) or ((self.warmup_steps or 0) < 1 and has_end)
+        self._expect("warmup_steps", counts, "updates, or below 1 a share of max_steps or of the minutes of linear")
         self._expect("loader_workers", self.loader_workers <= 1 or not self.streaming, "at most 1 with streaming")
 
     def _expect(self, name: str, holds: object, expected: str) -> None:
         if not holds:
             raise ValueError(f"{name} is {getattr(self, name)}; expected {expected}")
+
+    @property
+    def follows_the_clock(self) -> bool:
+        """Whether the learning rate is at its end when the time is."""
+        return bool(self.schedule == "linear" and self.train_minutes)
 
     @property
     def configuration_class(self) -> str:
@@ -294,7 +314,7 @@ class TrainingConfig:
         fixed = now.keys() - set(RESUMABLE)
         if self.streaming:
             fixed |= {"loader_workers"}  # a worker shuffles a stream by a generator of its own
-        if self.schedule not in LIMITED_SCHEDULES:
+        if self.schedule not in LIMITED_SCHEDULES and isinstance(self.warmup_steps, int):
             fixed -= {"max_steps", "train_minutes"}
         changed = [name for name in now if name in fixed and now[name] != earlier[name]]
         return [f"{name} was {earlier[name]}, now {now[name]}" for name in changed]

@@ -28,6 +28,9 @@ from hf_vanilla.training.yaml_files import write_yaml
 
 logger = logging.getLogger(__name__)
 
+UPDATES_TIMED = 3
+"""After so many updates a run that time limits knows how many there will be."""
+
 
 def train(config: TrainingConfig, command: str | None = None) -> Path:
     """Train a model from scratch, and save it with its tokenizer into `output_dir`; or resume an interrupted run.
@@ -96,7 +99,7 @@ class Run:
             model.compile(dynamic=True)
         distributed.group_tied_embeddings(model, accelerator)
         optimizer = optim.adam(model.parameters(), config.learning_rate)
-        self.progress = optim.Progress(config.max_steps, config.train_minutes, config.warmup_steps)
+        self.progress = optim.Progress(config.max_steps, config.train_minutes, config.warmup_steps or 0)
         # Not prepared: Accelerate would step a prepared schedule once for each process.
         self.scheduler = optim.make_schedule(config.schedule, optimizer, self.progress, model.config.hidden_size)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
@@ -144,9 +147,19 @@ class Run:
             f"going on after update {state.step}" if state.step else "",
         )
         self.log.say("; ".join(filter(None, parts)))
+        self.warn_of_warmup()
         self.last_update = time.monotonic()
         self.start = self.last_update - state.elapsed
         return True
+
+    def warn_of_warmup(self) -> None:
+        """Say so if the run will end before its learning rate is at its peak, as far as can be seen by now."""
+        warmup, expected = self.progress.warmup_steps, self.progress.updates_in_all(self.state.step)
+        if warmup >= max(expected, 1):
+            self.log.say(
+                f"warning: {expected:,.0f} updates do not leave the warm-up of {warmup:,}: the learning rate will not "
+                "reach its peak. Try a smaller warmup_steps; 0.1 is a tenth of the run"
+            )
 
     def resume(self, path: Path) -> None:
         """Go on from the checkpoint `path`; if it was trained on another corpus, raise a ValueError."""
@@ -207,6 +220,8 @@ class Run:
             means = state.take_means()
             self.log.write(step=state.step, epoch=state.epoch, **means, learning_rate=learning_rate)
         self.log.advance(state.done)
+        if state.step == UPDATES_TIMED and config.follows_the_clock:
+            self.warn_of_warmup()
         if not self.average and (state.step % config.average_every == 0 or is_last):
             self.save_snapshot()
         if int(state.done * config.evaluations) > state.validations and not is_last:

@@ -23,7 +23,7 @@ class Progress:
 
     max_steps: int | None
     train_minutes: float | None
-    warmup_steps: int = 0
+    warmup_steps: float = 0  # updates, or below 1 a share of the run
     done: float = 0.0  # the share, in [0, 1]
     end_of_warmup: float = 0.0  # what `done` was when the warm-up ended
 
@@ -31,18 +31,26 @@ class Progress:
         """Take note that `steps` updates are done, `elapsed` seconds after the start."""
         seconds = (self.train_minutes or math.inf) * 60
         self.done = min(1.0, max(steps / (self.max_steps or math.inf), elapsed / seconds))
-        if steps < self.warmup_steps:
+        if self.warmup_steps < 1:
+            self.end_of_warmup = float(self.warmup_steps)
+        elif steps < self.warmup_steps:
             self.end_of_warmup = self.done
+
+    def updates_in_all(self, steps: int) -> float:
+        """Return how many updates there will be at the speed so far: `steps` are done. At first time is no limit."""
+        return min(self.max_steps or math.inf, steps / self.done if self.done else math.inf)
 
 
 def make_schedule(name: str, optimizer: Optimizer, progress: Progress, hidden_size: int) -> LambdaLR:
     """Return a schedule: equation 3 (`"noam"`), one that follows the clock (`"linear"`, in a run that time limits), or
     one of transformers by name."""
-    if name == "noam":
-        return noam_schedule(optimizer, hidden_size, progress.warmup_steps)
     if name == "linear" and progress.train_minutes:
         return linear_schedule(optimizer, progress)
-    return get_scheduler(name, optimizer, progress.warmup_steps, progress.max_steps)
+    warmup = progress.warmup_steps
+    updates = math.ceil(warmup * (progress.max_steps or 0)) if warmup < 1 else int(warmup)
+    if name == "noam":
+        return noam_schedule(optimizer, hidden_size, updates)
+    return get_scheduler(name, optimizer, updates, progress.max_steps)
 
 
 def noam_schedule(optimizer: Optimizer, hidden_size: int, warmup_steps: int = 4000) -> LambdaLR:
@@ -65,6 +73,8 @@ def linear_schedule(optimizer: Optimizer, progress: Progress) -> LambdaLR:
     """
 
     def rate(updates: int) -> float:
+        if progress.done < progress.warmup_steps < 1:
+            return progress.done / progress.warmup_steps
         if updates < progress.warmup_steps:
             return (updates + 1) / progress.warmup_steps
         return (1 - progress.done) / max(1 - progress.end_of_warmup, 1e-9)

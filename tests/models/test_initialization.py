@@ -36,6 +36,27 @@ def test_initial_weights(model_class, norm_position):
     assert {name.rpartition(".")[0] for name, _ in model.named_parameters()} == seen
 
 
+@pytest.mark.parametrize("model_class", MODELS)
+@pytest.mark.parametrize("norm_position", ["post", "pre"])
+def test_initial_weights_by_the_authors_rule(model_class, norm_position):
+    """Matrices uniform in +-sqrt(6 / (fan_in + fan_out)), embeddings and learned positions from N(0, 1 / d_model)."""
+    sizes = {"vocab_size": 900, "hidden_size": 96, "intermediate_size": 160, "max_position_embeddings": 300}
+    options = {"norm_position": norm_position, "position_embedding_type": "learned", "initializer": "xavier"}
+    model = small_model(model_class, **sizes, **options, tie_word_embeddings=False)
+    kinds = set()
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Linear, nn.Embedding)) and module.weight.numel() > 2_000:
+            weight, is_matrix = module.weight, isinstance(module, nn.Linear)
+            bound = (6 / sum(weight.shape)) ** 0.5
+            std, fourth = (bound / 3**0.5, 9 / 5) if is_matrix else (96**-0.5, 3)
+            assert weight.std().item() == pytest.approx(std, rel=0.05), name
+            assert (weight / weight.std()).pow(4).mean().item() == pytest.approx(fourth, rel=0.1), name
+            assert not is_matrix or weight.abs().max() <= bound
+            assert not is_matrix or module.bias is None or (module.bias == 0).all(), name
+            kinds.add(is_matrix)
+    assert kinds == {True, False}
+
+
 def test_shared_matrix_starts_as_embedding():
     """Tying wins over the output layer's own initialisation, whatever the order in which both happen."""
     model = small_model(VanillaForConditionalGeneration, vocab_size=900, hidden_size=96)

@@ -67,6 +67,22 @@ def test_linear_follows_time_and_not_steps_where_time_is_short():
     assert used == pytest.approx([0.5, 1.0, 1.0, 0.5, 0.1], rel=1e-6) and optimizer.param_groups[0]["lr"] == 0
 
 
+def test_warm_up_may_be_a_share_of_the_time():
+    optimizer = adam([torch.nn.Parameter(torch.zeros(1))], 1.0)
+    used = rates_in_time(optimizer, Progress(None, 1, warmup_steps=0.2), [6, 12, 24, 36, 48, 60])
+    assert used == pytest.approx([0, 0.5, 1, 0.75, 0.5, 0.25]) and optimizer.param_groups[0]["lr"] == 0
+
+
+@pytest.mark.parametrize("name", ["noam", "linear", "cosine", "inverse_sqrt"])
+def test_warm_up_may_be_a_share_of_the_updates(name):
+    optimizers = [adam([torch.nn.Parameter(torch.zeros(1))], 1e-3) for _ in range(2)]
+    share, number = (
+        make_schedule(name, optimizer, Progress(45, None, warmup), 512)
+        for optimizer, warmup in zip(optimizers, (0.2, 9), strict=True)
+    )
+    assert rates(optimizers[0], share, 45) == rates(optimizers[1], number, 45)
+
+
 @pytest.mark.parametrize("name", ["linear", "cosine", "polynomial", "constant_with_warmup", "inverse_sqrt"])
 def test_schedules_of_transformers_come_by_name(name):
     optimizers = [adam([torch.nn.Parameter(torch.zeros(1))], 1e-3) for _ in range(2)]

@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -324,10 +325,20 @@ def test_a_run_that_is_refused_leaves_nothing_behind(config, tmp_path):
 
 def test_a_run_ends_in_time_with_a_learning_rate_near_zero(config, tmp_path):
     start = time.monotonic()
-    folder = train(dataclasses.replace(config, output_dir=str(tmp_path), max_steps=None, train_minutes=0.05))
+    limits = {"max_steps": None, "train_minutes": 0.05, "warmup_steps": 0.2}
+    folder = train(dataclasses.replace(config, output_dir=str(tmp_path), **limits))
     assert time.monotonic() - start < 30
     rates = [record["learning_rate"] for record in read_log(folder) if "learning_rate" in record]
     assert max(rates) > 0.005 and rates[-1] < 0.1 * max(rates)
+
+
+@pytest.mark.parametrize(
+    "limits, updates",
+    [({"max_steps": 2, "schedule": "noam"}, "2"), ({"max_steps": None, "train_minutes": 0.02}, r"\d+")],
+)
+def test_a_run_that_cannot_leave_its_warm_up_says_so(config, tmp_path, capsys, limits, updates):
+    train(dataclasses.replace(config, output_dir=str(tmp_path), warmup_steps=4000, bleu_sentences=0, **limits))
+    assert re.search(rf"warning: {updates} updates do not leave the warm-up of 4,000", capsys.readouterr().err)
 
 
 def test_a_loss_that_is_not_a_number_ends_the_run_with_update_rate_and_examples(config, tmp_path):

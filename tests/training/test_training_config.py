@@ -170,6 +170,8 @@ def test_a_misspelt_option_is_refused_with_the_nearest(tmp_path):
             {"schedule": "linear", "max_steps": 10, "warmup_steps": 20},
             r"warmup_steps is 20; expected less than max_steps",
         ),
+        ({"warmup_steps": 2.5}, "warmup_steps is 2.5; expected updates, or below 1 a share"),
+        ({"warmup_steps": 0.1, "max_steps": None, "train_minutes": 1}, "warmup_steps is 0.1; expected updates, or"),
         ({"architecture": "recurrent", "qk_head_dim": 8}, "qk_head_dim is 8; .* not for architecture recurrent"),
         ({"streaming": True, "loader_workers": 2}, "loader_workers is 2; expected at most 1 with streaming"),
     ],
@@ -177,6 +179,15 @@ def test_a_misspelt_option_is_refused_with_the_nearest(tmp_path):
 def test_fields_that_contradict_each_other_are_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         TrainingConfig(**({"max_steps": 10_000} | fields))
+
+
+def test_warm_up_is_a_tenth_of_the_time_where_the_rate_follows_it_and_the_papers_elsewhere():
+    assert TrainingConfig(max_steps=10_000).warmup_steps == 4000
+    assert TrainingConfig(train_minutes=5).warmup_steps == 4000  # equation 3 knows no end
+    assert TrainingConfig(train_minutes=5, schedule="linear").warmup_steps == 0.1
+    assert TrainingConfig(max_steps=100, schedule="cosine", warmup_steps=0.2).warmup_steps == 0.2
+    share = TrainingConfig(max_steps=100, warmup_steps=0.2)
+    assert TrainingConfig(max_steps=200, warmup_steps=0.2).changes(vars(share)) == ["max_steps was 100, now 200"]
 
 
 def test_what_may_change_when_a_run_is_resumed_depends_on_what_it_does():
