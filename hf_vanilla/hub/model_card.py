@@ -274,11 +274,14 @@ def scores_of(summary: dict[str, Any], evaluations: Sequence[dict[str, Any]]) ->
         for metric in (name.removesuffix("_signature") for name in row if name.endswith("_signature")):
             arguments, confidence = {"signature": row[f"{metric}_signature"]} | how, row[f"{metric}_confidence"]
             scores.append(Score(row["set"], row["split"], metric, row[metric], details, confidence, arguments))
-    for name, value in summary.get("final", {}).items():
+    final = summary.get("final", {})
+    unigram = final.get("unigram_perplexity")
+    details = "as training ended" + (f"; by the frequencies of tokens alone {unigram:.4g}" if unigram else "")
+    for name, value in final.items():
         metric = name.removeprefix("validation_").removeprefix("eval_")
         is_score = metric == "perplexity" or name.startswith("eval_")
         if is_score and isinstance(value, int | float) and math.isfinite(value):
-            scores.append(Score("validation split", "validation", metric, value, "as training ended"))
+            scores.append(Score("validation split", "validation", metric, value, details))
     return scores
 
 

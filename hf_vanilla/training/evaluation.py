@@ -5,9 +5,11 @@ import itertools
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import gather_object
+from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
@@ -55,6 +57,28 @@ def evaluate(
         names, beams = task.config.metrics or QUICK_SCORES, task.config.bleu_beams
         scores |= translation_scores(translator, pairs, beams, names, target_language(vars(task.config)))
     return scores
+
+
+def unigram_perplexity(
+    tokenizer: PreTrainedTokenizerBase, examples: Dataset, batches: Batches, accelerator: Accelerator
+) -> float:
+    """Return the perplexity of the labels of validation `batches`, all processes together, by frequencies alone: those
+    of the tokens in the training `examples`, each counted once more than it occurs.
+
+    A language model that is no better has learned nothing but which tokens are frequent.
+    """
+    size = len(tokenizer)
+    counts = np.ones(size)
+    for rows in examples.select_columns("input_ids").with_format("numpy").iter(1000):
+        counts += np.bincount(np.concatenate(rows["input_ids"]), minlength=size)
+    own = np.zeros(size)
+    for batch in batches.epoch(0):
+        own += np.bincount(batch["labels"][batch["labels"] != -100], minlength=size)
+    wanted = accelerator.reduce(torch.from_numpy(own).to(accelerator.device)).cpu().numpy()
+    never = [token for token in tokenizer.all_special_ids if not wanted[token]]
+    counts[never] = 0  # what a text begins with, or is padded with, is not predicted
+    share = wanted / wanted.sum()
+    return float(np.exp(-share[share > 0] @ np.log(counts / counts.sum())[share > 0]))
 
 
 def translation_scores(

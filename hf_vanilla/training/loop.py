@@ -19,7 +19,7 @@ from hf_vanilla.environment import use_onednn_for_float32
 from hf_vanilla.models.texts_vanilla import read_special_tokens
 from hf_vanilla.training import checkpointing, distributed, optim, records
 from hf_vanilla.training.config import TrainingConfig
-from hf_vanilla.training.evaluation import evaluate
+from hf_vanilla.training.evaluation import evaluate, unigram_perplexity
 from hf_vanilla.training.run_log import RunLog, plot_curves
 from hf_vanilla.training.state import CONFIG, SUMMARY, RunState, check_folder, only_writer, share_counts
 from hf_vanilla.training.step import training_step
@@ -87,6 +87,8 @@ class Run:
         self.tokenizer = tokenizer
         with accelerator.main_process_first():
             examples, unseen = (task.examples(self.corpus, split, tokenizer) for split in ("train", "validation"))
+
+        self.examples = examples
 
         set_seed(config.seed)
         model = task.build_model(tokenizer)
@@ -282,6 +284,9 @@ class Run:
         final = checkpointing.with_weights(self.skeleton, weights)
         measured = self.model if distributed.is_sharded(accelerator) else final.to(accelerator.device)
         scores = self.validate(measured, final.state_dict())
+        if self.config.task != "translation" and not self.config.streaming:
+            frequencies = unigram_perplexity(self.tokenizer, self.examples, self.validation_batches, accelerator)
+            scores |= {"unigram_perplexity": frequencies}
         if accelerator.is_main_process:
             final.save_pretrained(folder)
             plot_curves(self.log.records, folder / "curves.png")
