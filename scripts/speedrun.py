@@ -18,6 +18,7 @@ A run that is done is not made again, one that was interrupted goes on (Marian's
 """
 
 import argparse
+import contextlib
 import datetime
 import json
 import math
@@ -56,7 +57,19 @@ def training_config(system: str, changes: dict[str, str], run: dict[str, object]
 
 
 def measure(system: str, config: TrainingConfig, split: str, sentences: int) -> runs.Result:
-    """Train a system, and score its translations of so many sentences of a split, evenly over it."""
+    """Train a system, and score its translations of so many sentences of a split, evenly over it.
+
+    What it prints goes into a file beside its folder.
+    """
+    folder = Path(config.output_dir)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with folder.with_name(f"{folder.name}.log").open("a", encoding="utf-8") as log:
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            return train_and_score(system, config, split, sentences)
+
+
+def train_and_score(system: str, config: TrainingConfig, split: str, sentences: int) -> runs.Result:
+    """Train a system, and return the scores of its translations, and what the machine could do meanwhile."""
     from peers.measuring import measured_peak
     from peers.training import train_peer
 
