@@ -13,11 +13,13 @@ import tempfile
 import traceback
 import types
 from collections.abc import Mapping
+from multiprocessing import forkserver
 from pathlib import Path
 from unittest import mock
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload(
+SERVER = forkserver.ForkServer()  # of its own, for that of `multiprocessing` has transformers where sharding is tested
+SERVER.set_forkserver_preload(
     "torch._dynamo torch.distributed.tensor torch.distributed.fsdp sympy scipy.special sklearn pyarrow".split()
 )
 
@@ -32,7 +34,8 @@ def run_python(
         environment = dict(os.environ if env is None else env)
         process = CONTEXT.Process(target=_run, args=(code, command, environment, str(cwd or Path.cwd()), outputs))
         # A process would first import what the main module is here.
-        with mock.patch.dict(sys.modules, {"__main__": types.ModuleType("__main__")}):
+        no_main = mock.patch.dict(sys.modules, {"__main__": types.ModuleType("__main__")})
+        with no_main, mock.patch.object(forkserver, "connect_to_new_process", SERVER.connect_to_new_process):
             process.start()
         process.join()
         printed = [path.read_text(encoding="utf-8") if path.exists() else "" for path in outputs]
