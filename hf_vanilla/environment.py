@@ -102,6 +102,12 @@ def hardware() -> str:
     return torch.cuda.get_device_name() if gpu else f"{cpu()}, {torch.get_num_threads()} thread(s)"
 
 
+def waiting() -> str:
+    """Return what the environment says about how threads wait for each other."""
+    chosen = [f"{name}={os.environ[name]}" for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT") if name in os.environ]
+    return ", ".join(chosen) or "they wait as OpenMP has it"
+
+
 def describe() -> dict[str, str]:
     """Return versions, hardware and settings of this process by name, for a report of a bug or of a speed."""
     # Not at the top: importing transformers registers the families, whose modules import this one.
@@ -118,7 +124,7 @@ def describe() -> dict[str, str]:
         "Python": f"{platform.python_version()} on {platform.platform()}",
         **{name: importlib.metadata.version(name) for name in packages},
         "CPU": f"{cpu()}, {torch.backends.cpu.get_cpu_capability()}",
-        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores",
+        "threads": f"{torch.get_num_threads()} of {os.cpu_count()} cores; {waiting()}",
         "GPU": ", ".join(devices) or "none",
         "float32 products": float32_precision(),
         "bfloat16": "faster in training than float32" if choose_precision("auto") == "bf16" else "slower in training",

@@ -153,6 +153,21 @@ def test_it_runs_as_a_module():
     assert result.returncode == 0 and all(verb in result.stdout for verb in VERBS)
 
 
+@pytest.mark.parametrize(
+    "given, expected",
+    [
+        ({}, "cores; GOMP_SPINCOUNT=30000"),
+        ({"GOMP_SPINCOUNT": "7"}, "cores; GOMP_SPINCOUNT=7"),
+        ({"OMP_WAIT_POLICY": "passive"}, "cores; OMP_WAIT_POLICY=passive"),
+    ],
+)
+def test_threads_spin_for_long_unless_the_user_has_a_say(given, expected):
+    code = "import sys; from hf_vanilla import cli; assert 'transformers' not in sys.modules; cli.main(['env'])"
+    clean = {name: value for name, value in os.environ.items() if "OMP_" not in name}
+    result = run_python(code, env=clean | {"PYTHONPATH": str(ROOT)} | given)
+    assert result.returncode == 0 and f"{expected}\n" in result.stdout, result
+
+
 def test_what_the_command_line_may_be_given_is_what_the_package_takes():
     assert choices.PRECISIONS == translator.PRECISIONS
     assert choices.FIGURE_FORMATS == figures.FIGURE_FORMATS
