@@ -77,8 +77,8 @@ def unigram_perplexity(
     wanted = accelerator.reduce(torch.from_numpy(own).to(accelerator.device)).cpu().numpy()
     never = [token for token in tokenizer.all_special_ids if not wanted[token]]
     counts[never] = 0  # what a text begins with, or is padded with, is not predicted
-    share = wanted / wanted.sum()
-    return float(np.exp(-share[share > 0] @ np.log(counts / counts.sum())[share > 0]))
+    seen = wanted > 0
+    return float(np.exp(-wanted[seen] @ np.log(counts[seen] / counts.sum()) / wanted.sum()))
 
 
 def translation_scores(
