@@ -18,7 +18,7 @@ from hf_vanilla.cli.streams import decode_arguments, plain_streams
 from hf_vanilla.training.yaml_files import nearest
 
 # How long threads of GNU's OpenMP spin while they wait for each other. By default it is ten times as long: beside one
-# other busy process they then keep each other from the cores, and training takes 3 times as long as with this.
+# other busy process they then keep each other from the cores, and training takes 2 to 3 times as long as with this.
 SPIN_COUNT = "30000"
 
 
