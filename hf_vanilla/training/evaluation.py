@@ -71,7 +71,7 @@ def unigram_perplexity(
     counts = np.ones(size)
     for rows in examples.select_columns("input_ids").with_format("numpy").iter(1000):
         counts += np.bincount(np.concatenate(rows["input_ids"]), minlength=size)
-    own = np.zeros(size)
+    own = np.zeros(size, dtype=np.int64)
     for batch in batches.epoch(0):
         own += np.bincount(batch["labels"][batch["labels"] != -100], minlength=size)
     wanted = accelerator.reduce(torch.from_numpy(own).to(accelerator.device)).cpu().numpy()

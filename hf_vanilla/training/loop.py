@@ -28,8 +28,8 @@ from hf_vanilla.training.yaml_files import write_yaml
 
 logger = logging.getLogger(__name__)
 
-UPDATES_TIMED = 3
-"""After so many updates a run that time limits knows how many there will be."""
+UPDATES_TIMED = 10
+"""After so many updates, a run that time limits can tell how many there will be."""
 
 
 def train(config: TrainingConfig, command: str | None = None) -> Path:
@@ -159,8 +159,8 @@ class Run:
         warmup, expected = self.progress.warmup_steps, self.progress.updates_in_all(self.state.step)
         if warmup >= max(expected, 1):
             self.log.say(
-                f"warning: {expected:,.0f} updates do not leave the warm-up of {warmup:,}: the learning rate will not "
-                "reach its peak. Try a smaller warmup_steps; 0.1 is a tenth of the run"
+                f"warning: the run will have about {expected:,.0f} updates, and its warm-up takes {warmup:,}: the "
+                "learning rate will not reach its peak. Try a smaller warmup_steps"
             )
 
     def resume(self, path: Path) -> None:
@@ -222,7 +222,7 @@ class Run:
             means = state.take_means()
             self.log.write(step=state.step, epoch=state.epoch, **means, learning_rate=learning_rate)
         self.log.advance(state.done)
-        if state.step == UPDATES_TIMED and config.follows_the_clock:
+        if state.step == UPDATES_TIMED and config.train_minutes:
             self.warn_of_warmup()
         if not self.average and (state.step % config.average_every == 0 or is_last):
             self.save_snapshot()

@@ -58,7 +58,11 @@ def test_all_systems_are_trained_for_their_time_and_none_twice(speedrun, config,
     assert kept["fields"] == {"learning_rate": "1e-3"} and len(kept["bleu"]) == len(kept["bleu_of_recipe"]) == 2
     speedrun["main"]()
     assert results == {path: path.read_text() for path in tmp_path.rglob("result.json")}
-    monkeypatch.setattr("sys.argv", ["speedrun.py", str(tmp_path), *options, "--split", "validation", *corpus])
-    with pytest.raises(SystemExit):
-        speedrun["main"]()
-    assert "was scored on another split" in capsys.readouterr().err
+    for other, message in (
+        (["--split", "validation", *small.split()], "was scored on another split"),
+        ([*small.split(), "--dropout", "0.3"], "dropout was 0.1, now 0.3: choose another folder"),
+    ):
+        monkeypatch.setattr("sys.argv", ["speedrun.py", str(tmp_path), *options, *other, *corpus])
+        with pytest.raises(SystemExit):
+            speedrun["main"]()
+        assert message in capsys.readouterr().err
