@@ -5,6 +5,8 @@ VENV := .venv
 ECOSYSTEM := .venv-ecosystem
 BIN := $(VENV)/bin
 PYTEST_ARGS ?=
+# One more than there are cores: some tests wait, for processes of their own or for time to pass.
+WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 # No target needs the Hub. Tests run side by side, one core each.
 demo test test-slow test-ecosystem: export HF_HUB_OFFLINE := 1
@@ -40,11 +42,11 @@ demo: $(VENV)/.installed  ## train a Basic English to German model, score it and
 test: $(VENV)/.installed  ## run every test but the slow ones; PYTEST_ARGS="..." narrows it
 	$(BIN)/python scripts/fetch_transformers_tests.py
 	-$(BIN)/python scripts/fetch_labelled_corpora.py
-	$(BIN)/python -m pytest -n auto --dist worksteal -m 'not slow' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m 'not slow' $(PYTEST_ARGS)
 
-test-slow: $(VENV)/.installed  ## run the slow tests
+test-slow: $(VENV)/.installed  ## run the slow tests; one of them takes more than an hour
 	$(BIN)/python scripts/fetch_transformers_tests.py
-	$(BIN)/python -m pytest -n auto -m slow $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) -m slow $(PYTEST_ARGS)
 
 # bertviz comes without its dependencies: it names those of a part that is not used, of which one fits no other pin.
 $(ECOSYSTEM)/.installed: pyproject.toml constraints.txt

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 from fresh import run_python
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +34,7 @@ def test_the_snippets_run(tmp_path):
             assert printed in output.splitlines()
 
 
+@pytest.mark.slow
 def test_the_commands_run_in_any_locale_and_folder_and_into_a_pipe(tmp_path):
     """Those from the command line, in a folder with blanks, where output is to be ASCII: none may die of a letter."""
     folder = tmp_path / "a folder, and ß"

@@ -118,7 +118,14 @@ def exported(tmp_path_factory):
     return model, tokenizer, folder / "onnx"
 
 
-@pytest.mark.parametrize("changes", [{}, CHANGES[1] | CHANGES[2] | CHANGES[3] | SIZES, CHANGES[4] | CHANGES[5]])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        CHANGES[1] | CHANGES[2] | CHANGES[3] | SIZES,
+        pytest.param(CHANGES[4] | CHANGES[5], marks=pytest.mark.slow),
+    ],
+)
 def test_onnxruntime_gives_our_tokens_and_scores(changes, tmp_path, exported):
     model, tokenizer, folder = exported
     if changes:

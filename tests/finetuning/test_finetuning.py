@@ -303,6 +303,7 @@ def test_a_question_that_leaves_no_room_is_named_by_its_row_of_the_file(data, tm
         finetune("question_answering", *options[:place], *options[place + 2 :])
 
 
+@pytest.mark.slow
 def test_two_processes_learn_what_one_learns(data, runs, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(sys.path)}
@@ -566,7 +567,7 @@ def test_training_stops_early_where_nothing_improves(data, tmp_path):
     assert json.loads((tmp_path / "trainer_state.json").read_text())["global_step"] == 4
 
 
-@pytest.mark.parametrize("extra", [[], ["--use_peft", "true"]])
+@pytest.mark.parametrize("extra", [pytest.param([], marks=pytest.mark.slow), ["--use_peft", "true"]])
 def test_a_search_trains_with_the_best_that_it_found(extra, data, tmp_path):
     options = command(SEARCHED, data, tmp_path, "--search_trials", "2", "--logging_steps", "1", *extra)
     finetune(SEARCHED, *options)

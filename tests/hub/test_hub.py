@@ -573,6 +573,7 @@ torch.distributed.destroy_process_group()
 """
 
 
+@pytest.mark.slow
 def test_two_processes_share_a_model(runs, tmp_path):
     (tmp_path / "parallel.py").write_text(PARALLEL)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]

@@ -109,6 +109,7 @@ def started(space, variables, log):
         app.wait()
 
 
+@pytest.mark.slow
 def test_a_space_translates_in_a_browser(folder, hub, online, unchecked, browser, tmp_path):  # noqa: F811
     pytest.importorskip("gradio")
     pytest.importorskip("matplotlib")

@@ -128,6 +128,7 @@ def in_this_process(measure, runs, workers, report):
         report(run, measure(*run), 0.0)
 
 
+@pytest.mark.slow
 def test_one_command_prints_all_and_names_tests_that_there_are(tmp_path, monkeypatch, capsys):
     path = tmp_path / "runs" / "ablations.json"
     options = ["--seeds", "1", "--updates", "2", "--workers", "1", "--output", str(path)]
