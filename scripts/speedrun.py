@@ -1,4 +1,4 @@
-"""What minutes of training give: ours and Marian on the same pairs, tokens and minutes, plainly and well.
+"""What minutes of training give: ours and peers on the same pairs, tokens and minutes, plainly and well.
 
     python scripts/speedrun.py runs/speedrun --minutes 3 6
     python scripts/speedrun.py runs/mine --minutes 10 --corpus mine.tsv --seeds 1 2 3
@@ -36,18 +36,16 @@ from hf_vanilla.training.config import TrainingConfig
 CONFIG = Path(__file__).parent / "configs" / "verses_demo.yaml"
 
 # What each system is trained by, beside CONFIG, which is our best.
+PEER: dict[str, object] = {"optimizer": "adam", "learning_rate": 2e-3}
+PLAIN = PEER | {"norm_position": "post", "initializer": "normal", "warmup_steps": 0.1}
+INVERSE_SQRT = PEER | {"schedule": "inverse_sqrt", "warmup_steps": 400, "average_last": 1}
 RECIPES: dict[str, dict[str, object]] = {
     "ours": {},
-    "ours_plain": {"norm_position": "post", "initializer": "normal", "learning_rate": 2e-3, "warmup_steps": 0.1},
-    "marian": {"norm_position": "post", "initializer": "normal", "learning_rate": 2e-3, "warmup_steps": 0.1},
-    "marian_plain": {
-        "norm_position": "post",
-        "initializer": "xavier",
-        "schedule": "inverse_sqrt",
-        "learning_rate": 2e-3,
-        "warmup_steps": 400,
-        "average_last": 1,
-    },
+    "ours_plain": PLAIN,
+    "marian": PEER | {"norm_position": "post", "initializer": "xavier", "warmup_steps": 0.3},
+    "marian_plain": INVERSE_SQRT | {"norm_position": "post", "initializer": "xavier"},
+    "joey": PEER | {"norm_position": "pre"},
+    "joey_plain": INVERSE_SQRT | {"norm_position": "post"},
 }
 
 
@@ -72,7 +70,7 @@ def measure(system: str, config: TrainingConfig, split: str, sentences: int) -> 
 def train_and_score(system: str, config: TrainingConfig, split: str, sentences: int) -> runs.Result:
     """Train a system, and return the scores of its translations, and what the machine could do meanwhile."""
     from peers.measuring import measured_peak
-    from peers.training import train_peer
+    from peers.training import build_joey, build_peer, train_peer
 
     from hf_vanilla import Translator
     from hf_vanilla.environment import hardware, keep_freed_memory, use_onednn_for_float32
@@ -83,8 +81,8 @@ def train_and_score(system: str, config: TrainingConfig, split: str, sentences: 
     keep_freed_memory()
     use_onednn_for_float32()
     folder = Path(config.output_dir)
-    if system.startswith("marian"):
-        found = train_peer(config, folder)
+    if not system.startswith("ours"):
+        found = train_peer(config, folder, build_joey if system.startswith("joey") else build_peer)
         result: runs.Result = {"perplexity": found["validation_perplexity"], "precision": found["precision"]}
     else:
         found = runs.train_here(config)

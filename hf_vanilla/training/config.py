@@ -111,6 +111,9 @@ class TrainingConfig:
 
     batch_tokens: int = _option(25000, "tokens a side in one update, over all processes and micro-batches")
     accumulation_steps: int = _option(1, "micro-batches that each process divides its share of an update into")
+    optimizer: Literal["adam", "muon"] = _option(
+        "adam", "adam: the paper's; muon: for the layers' matrices, which then learn in about half as many updates"
+    )
     schedule: str = _option("noam", "equation 3, or a schedule of transformers: linear, cosine, polynomial, ...")
     learning_rate: float = _option(1.0, "factor on equation 3, or the peak of another schedule")
     warmup_steps: float | None = _option(
@@ -217,6 +220,8 @@ class TrainingConfig:
         has_end = self.max_steps or self.follows_the_clock
         counts = isinstance(self.warmup_steps, int) or ((self.warmup_steps or 0) < 1 and has_end)
         self._expect("warmup_steps", counts, "updates, or below 1 a share of max_steps or of the minutes of linear")
+        whole = self.optimizer == "adam" or self.architecture == "transformer"
+        self._expect("optimizer", whole, "adam for recurrent models, whose matrices are several in one")
         self._expect("loader_workers", self.loader_workers <= 1 or not self.streaming, "at most 1 with streaming")
 
     def _expect(self, name: str, holds: object, expected: str) -> None:

@@ -1,7 +1,7 @@
 """Train the in-tree model of the same size with the stock Trainer, on the batches that our loop makes."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from torch.utils.data import DataLoader, IterableDataset
 from hf_vanilla.environment import choose_precision
 from hf_vanilla.training.config import TrainingConfig
 from hf_vanilla.training.evaluation import evaluate
-from hf_vanilla.training.optim import Progress, adam, average_weights, make_schedule
+from hf_vanilla.training.optim import Muon, Progress, adam, average_weights, make_schedule
 from hf_vanilla.training.tasks import TASKS, Batches
 
 from .models import Shape, configure
 
 UNLIMITED = 10**9  # updates, where time ends the run
+Builder = Callable[[TrainingConfig, transformers.PreTrainedTokenizerBase], transformers.PreTrainedModel]
 
 
 @torch.no_grad()
@@ -30,6 +31,19 @@ def start_by_xavier(module: nn.Module) -> None:
         nn.init.xavier_uniform_(module.weight)
     elif type(module) is nn.Embedding:
         nn.init.normal_(module.weight, std=module.embedding_dim**-0.5)
+
+
+def build_joey(
+    config: TrainingConfig, tokenizer: transformers.PreTrainedTokenizerBase
+) -> transformers.PreTrainedModel:
+    """Build JoeyNMT's Transformer in the shape of `config`, with its norm; it starts as JoeyNMT has it."""
+    from .joey import JoeyConfig, JoeyForConditionalGeneration
+
+    own = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
+    own |= {"num_hidden_layers": config.encoder_layers, "num_decoder_layers": config.decoder_layers}
+    own |= {"num_heads": config.num_attention_heads, "ff_size": config.intermediate_size, "dropout": config.dropout}
+    own |= {"hidden_size": config.hidden_size, "layer_norm": config.norm_position, "vocab_size": len(tokenizer)}
+    return JoeyForConditionalGeneration(JoeyConfig(**own, decoder_start_token_id=tokenizer.bos_token_id))
 
 
 def build_peer(
@@ -104,8 +118,8 @@ class Clock(transformers.TrainerCallback):
         control.should_training_stop = self.progress.done == 1
 
 
-def train_peer(config: TrainingConfig, folder: Path) -> dict[str, Any]:
-    """Train the peer as `config` says, save it, and return its validation scores and what it took.
+def train_peer(config: TrainingConfig, folder: Path, build: Builder = build_peer) -> dict[str, Any]:
+    """Train the peer that `build` makes as `config` says, save it, and return its validation scores and what it took.
 
     The model without averaging is saved as `last` beside the averaged one, with its scores as `last`.
     """
@@ -114,7 +128,7 @@ def train_peer(config: TrainingConfig, folder: Path) -> dict[str, Any]:
     corpus = task.load_corpus()
     tokenizer = task.load_tokenizer(corpus)
     set_seed(config.seed)
-    model = build_peer(config, tokenizer)
+    model = build(config, tokenizer)
     train, validation = (
         task.batches(task.examples(corpus, split, tokenizer), tokenizer, model, split == "train")
         for split in ("train", "validation")
@@ -126,6 +140,8 @@ def train_peer(config: TrainingConfig, folder: Path) -> dict[str, Any]:
 
     progress = Progress(config.max_steps, config.train_minutes, config.warmup_steps or 0)
     optimizer = adam(model.parameters(), config.learning_rate)
+    if config.optimizer == "muon":
+        optimizer = Muon(model, config.learning_rate, torch.bfloat16 if precision == "bf16" else torch.float32)
     schedule = make_schedule(config.schedule, optimizer, progress, config.hidden_size)
     snapshots = Snapshots(config)
     own = {"max_steps": config.max_steps or UNLIMITED, "label_smoothing_factor": config.label_smoothing or 0.0}

@@ -1,17 +1,24 @@
 """The schedules in closed form, Adam as the paper sets it, and the mean of snapshots."""
 
+import copy
+
 import pytest
 import torch
-from transformers import get_scheduler
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoModelForSeq2SeqLM, get_scheduler
 
+from hf_vanilla import VanillaConfig
 from hf_vanilla.training.optim import (
     ExponentialMovingAverage,
+    Muon,
     Progress,
     adam,
     average_weights,
     linear_schedule,
     make_schedule,
     noam_schedule,
+    orthogonalise,
 )
 
 
@@ -123,3 +130,61 @@ def test_what_cannot_be_averaged_is_refused():
         average_weights([])
     with pytest.raises(ValueError, match="different keys"):
         average_weights([{"a": torch.zeros(1)}, {"b": torch.zeros(1)}])
+
+
+@given(rows=st.integers(2, 24), columns=st.integers(2, 24), seed=st.integers(0, 9), scale=st.floats(1e-6, 1e6))
+def test_what_is_orthogonalised_keeps_its_directions_and_loses_its_singular_values(rows, columns, seed, scale):
+    generator = torch.Generator().manual_seed(seed)
+    u, _, v = torch.linalg.svd(torch.randn(3, rows, columns, generator=generator), full_matrices=False)
+    values = torch.linspace(0.2, 1, u.shape[-1]).expand(3, -1)  # the polynomial has five steps, and no more, for 0.2
+    found = orthogonalise(scale * u @ values.diag_embed() @ v)
+    turned = u.mT @ found @ v.mT
+    diagonal = turned.diagonal(dim1=1, dim2=2)
+    assert (diagonal > 0.6).all() and (diagonal < 1.25).all()
+    torch.testing.assert_close(turned, diagonal.diag_embed(), atol=2e-3, rtol=0)
+
+
+@pytest.fixture
+def small_model():
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 30, "hidden_size": 16, "intermediate_size": 24, "num_attention_heads": 2, "N": 1}
+    return AutoModelForSeq2SeqLM.from_config(VanillaConfig(**sizes))
+
+
+def test_muon_moves_matrices_as_torch_s_and_the_rest_as_adam(small_model):
+    matrices = {name for name, weight in small_model.named_parameters() if weight.dim() == 2 and "embed" not in name}
+    start = {name: weight.detach().clone() for name, weight in small_model.named_parameters()}
+    expected = {name: torch.nn.Parameter(weight.clone()) for name, weight in start.items()}
+    muon = Muon(small_model, 1e-2, torch.bfloat16)
+    alone = [expected[name] for name in expected if name in matrices]
+    peer = torch.optim.Muon(alone, 1e-2, weight_decay=0, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    rest = adam([expected[name] for name in expected if name not in matrices], 1e-2)
+    for _ in range(4):
+        for name, weight in small_model.named_parameters():
+            weight.grad = torch.randn_like(weight)
+            expected[name].grad = weight.grad.clone()
+        for each in (muon, peer, rest):
+            each.step()
+    assert len(matrices) == 2 + 4 + 2 + 4 + 4  # two attentions of the decoder, one of the encoder, two feed-forwards
+    for name, weight in small_model.named_parameters():
+        moved, other = weight - start[name], expected[name] - start[name]
+        tolerance = 0.02 * other.abs().max().item() if name in matrices else 1e-7  # torch's rounds to bfloat16
+        torch.testing.assert_close(moved, other, atol=tolerance, rtol=0, msg=name)
+
+
+def test_muon_goes_on_from_its_state(small_model):
+    def move(model, optimizer, seed):
+        torch.manual_seed(seed)
+        for weight in model.parameters():
+            weight.grad = torch.randn_like(weight)
+        optimizer.step()
+
+    muon = Muon(small_model, 1e-2)
+    move(small_model, muon, 1)
+    again = AutoModelForSeq2SeqLM.from_config(small_model.config)
+    again.load_state_dict(small_model.state_dict())
+    resumed = Muon(again, 1.0)
+    resumed.load_state_dict(copy.deepcopy(muon.state_dict()))
+    for model, optimizer in ((small_model, muon), (again, resumed)):
+        move(model, optimizer, 2)
+    assert all(map(torch.equal, small_model.parameters(), again.parameters()))

@@ -396,6 +396,26 @@ def test_a_model_can_be_gone_on_from_and_must_fit_its_vocabulary(config, tmp_pat
         train(dataclasses.replace(config, output_dir=str(tmp_path / "third"), initial_model=str(first)))
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_a_run_by_muon_learns_and_goes_on_where_it_stopped(config, tmp_path, task):
+    changes = {"schedule": "constant", "learning_rate": 1e-2, "dropout": 0.1, "optimizer": "muon", "log_every": 4}
+    whole = of_task(config, task, output_dir=str(tmp_path / "whole"), max_steps=16, **changes)
+    losses = [record["loss"] for record in read_log(train(whole)) if "loss" in record]
+    assert losses[-1] < losses[0] - 0.5
+    stopped = dataclasses.replace(whole, output_dir=str(tmp_path / "stopped"))
+    train(dataclasses.replace(stopped, max_steps=8))
+    assert_same_weights(train(stopped), tmp_path / "whole")
+
+
+def test_muon_is_refused_where_matrices_are_divided(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_vanilla.training.distributed.is_sharded", lambda accelerator: True)
+    with pytest.raises(
+        ValueError, match="optimizer is muon; expected adam: Muon needs whole matrices, which NO divides"
+    ):
+        train(dataclasses.replace(config, output_dir=str(tmp_path / "run"), optimizer="muon"))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_a_compiled_model_trains_the_same_weights(config, tmp_path):
     plain = train(dataclasses.replace(config, output_dir=str(tmp_path / "plain")))

@@ -172,6 +172,7 @@ def test_a_misspelt_option_is_refused_with_the_nearest(tmp_path):
         ),
         ({"warmup_steps": 2.5}, "warmup_steps is 2.5; expected updates, or below 1 a share"),
         ({"warmup_steps": 0.1, "max_steps": None, "train_minutes": 1}, "warmup_steps is 0.1; expected updates, or"),
+        ({"architecture": "recurrent", "optimizer": "muon"}, "optimizer is muon; expected adam for recurrent models"),
         ({"architecture": "recurrent", "qk_head_dim": 8}, "qk_head_dim is 8; .* not for architecture recurrent"),
         ({"streaming": True, "loader_workers": 2}, "loader_workers is 2; expected at most 1 with streaming"),
     ],
