@@ -28,6 +28,7 @@ from hf_vanilla.cli.streams import run_program
 from hf_vanilla.environment import choose_precision
 from hf_vanilla.models.configuration_vanilla import VanillaBaseConfig
 from hf_vanilla.training.config import TrainingConfig
+from hf_vanilla.training.optim import flops_of_muon, matrices_of
 from hf_vanilla.training.tasks import TASKS
 
 USABLE = 0.92  # of a GPU's memory; the rest is CUDA's, NCCL's, and gaps between blocks
@@ -114,6 +115,8 @@ def make_plan(
             f"{gpus * micro_batches * length}: a row for each of {gpus} GPUs and {micro_batches} micro-batches"
         )
     itemsize = 4 if config.mixed_precision == "no" else 2
+    moved_by_muon = matrices_of(model) if config.optimizer == "muon" else []
+    moments = 2 * model.num_parameters() - sum(matrix.numel() for matrix in moved_by_muon)
     parameters, share, others = model.num_parameters(), gpus if sharded else 1, (gpus - 1) / gpus
     in_layers, largest = sum(layer_sizes(model)), max(layer_sizes(model))
     root = parameters - in_layers
@@ -129,7 +132,7 @@ def make_plan(
     def memory(rows: int) -> dict[str, float]:
         peak = activation_peak(shape, Work.of_rows(shape, rows, length), itemsize, checkpointing)
         states = dict.fromkeys(("weights", "gradients"), 4 * parameters / share)
-        return states | {"optimiser": 8 * parameters / share, "copies": copies, "activations": peak}
+        return states | {"optimiser": 4 * moments / share, "copies": copies, "activations": peak}
 
     too_many = 1
     while machine.holds(memory(too_many)):
@@ -138,7 +141,7 @@ def make_plan(
     own_rows = -(-rows // (gpus * micro_batches))
     own = Work.of_rows(shape, own_rows, length)
     flops = training_flops(shape, Work.of_rows(shape, rows, length), checkpointing)
-    own_flops = micro_batches * training_flops(shape, own, checkpointing)
+    own_flops = micro_batches * training_flops(shape, own, checkpointing) + flops_of_muon(moved_by_muon)
     moved = micro_batches * passes(shape, own, itemsize, parameters, checkpointing)
     seconds = {
         "products": own_flops / (machine.tflops * 1e12 * machine.utilisation),

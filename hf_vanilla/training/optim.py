@@ -12,12 +12,20 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from transformers import PreTrainedModel, get_scheduler
 
+STEPS = 5  # of the polynomial that makes singular values alike
 ADAM: dict[str, Any] = {"betas": (0.9, 0.98), "eps": 1e-9, "fused": True}
 
 
 def adam(parameters: Iterable[Tensor], learning_rate: float = 1.0) -> Adam:
     """Return Adam with the paper's betas (0.9, 0.98) and epsilon 1e-9, fused: one kernel for all parameters."""
     return Adam(parameters, lr=learning_rate, **ADAM)
+
+
+def matrices_of(model: PreTrainedModel) -> list[nn.Parameter]:
+    """Return the weights of a model's `nn.Linear`s, each once, but not the output's."""
+    others = {id(each.weight) for each in (model.get_input_embeddings(), model.get_output_embeddings()) if each}
+    linears = (each.weight for each in model.modules() if isinstance(each, nn.Linear))
+    return list({id(weight): weight for weight in linears if id(weight) not in others}.values())
 
 
 class Muon(Adam):
@@ -29,7 +37,7 @@ class Muon(Adam):
     itself: time that pays where a batch is larger than a matrix is wide.
 
     Args:
-        model: a model all of whose parameters are whole, not sharded; its `nn.Linear`s but the output are "matrices".
+        model: a model all of whose parameters are whole, not sharded. `matrices_of` it says what Muon moves.
         learning_rate: of both.
         dtype: of the products: bfloat16 is fast where the hardware multiplies in it, float32 anywhere.
     """
@@ -37,12 +45,11 @@ class Muon(Adam):
     momentum = 0.95
 
     def __init__(self, model: PreTrainedModel, learning_rate: float, dtype: torch.dtype = torch.float32) -> None:
-        others = {id(each.weight) for each in (model.get_input_embeddings(), model.get_output_embeddings()) if each}
-        linears = (each.weight for each in model.modules() if isinstance(each, nn.Linear))
-        matrices = {id(weight): weight for weight in linears if id(weight) not in others}
-        rest = [parameter for parameter in model.parameters() if id(parameter) not in matrices]
+        matrices = matrices_of(model)
+        ids = set(map(id, matrices))
+        rest = [parameter for parameter in model.parameters() if id(parameter) not in ids]
         self.dtype = dtype
-        groups = ({"params": list(matrices.values()), "matrices": True}, {"params": rest, "matrices": False})
+        groups = ({"params": matrices, "matrices": True}, {"params": rest, "matrices": False})
         super().__init__(groups, lr=learning_rate, **ADAM)
         self._step_supports_amp_scaling = False  # a scaler of fp16 leaves out updates that are not finite
 
@@ -71,14 +78,20 @@ class Muon(Adam):
                 weight.add_(step, alpha=-size)
 
 
+def flops_of_muon(matrices: Iterable[Tensor]) -> int:
+    """Return the operations of `orthogonalise` for matrices (rows, columns): three products in each step."""
+    sides = (sorted(matrix.shape) for matrix in matrices)
+    return sum(STEPS * (4 * short**2 * long + 2 * short**3) for short, long in sides)
+
+
 def orthogonalise(matrices: Tensor) -> Tensor:
     """Return U V^T of matrices U S V^T (number, rows, columns), roughly: their singular values become 0.7 to 1.2.
 
-    Five steps of a polynomial that Jordan et al. chose to raise small singular values fast.
+    STEPS of a polynomial that Jordan et al. chose to raise small singular values fast.
     """
     x = matrices.mT if matrices.shape[1] > matrices.shape[2] else matrices
     x = x / x.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
-    for _ in range(5):
+    for _ in range(STEPS):
         squares = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(squares, squares, squares, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
     return x.mT if matrices.shape[1] > matrices.shape[2] else x

@@ -1,5 +1,6 @@
 """What a training run is predicted to take, beside what torch counts, keeps and allocates, and the paper's runs."""
 
+import dataclasses
 from pathlib import Path
 
 import plan_training as planner
@@ -21,6 +22,7 @@ from hf_vanilla import (
 from hf_vanilla.models.fused_loss_vanilla import LinearCrossEntropy
 from hf_vanilla.models.unpadding_vanilla import Dropout
 from hf_vanilla.training.config import TrainingConfig
+from hf_vanilla.training.optim import Muon
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 aten = torch.ops.aten
@@ -250,6 +252,22 @@ def test_the_paper_s_runs_are_predicted(size, hours, seconds):
     assert plan.step * config.max_steps / 3600 == pytest.approx(hours, rel=0.2)
     assert plan.step == pytest.approx(seconds, rel=0.2)
     assert sum(plan.memory.values()) < planner.USABLE * 16 * 2**30
+
+
+def test_muon_has_one_moment_of_a_matrix_and_products_of_its_own():
+    adam = TrainingConfig(max_steps=10, batch_tokens=3000, hidden_size=64, encoder_layers=2, decoder_layers=1)
+    by_muon = dataclasses.replace(adam, optimizer="muon")
+    one, other = (planner.make_plan(config, p100s(), 30) for config in (adam, by_muon))
+    model = VanillaForConditionalGeneration(planner.build(adam).config)
+    muon = Muon(model, 1e-3)
+    for weight in model.parameters():
+        weight.grad = torch.ones_like(weight)
+    with FlopCounterMode(display=False) as counter:
+        muon.step()
+    moments = (each for state in muon.state.values() for each in state.values() if each.dim())
+    assert other.memory["optimiser"] == sum(each.numel() * 4 for each in moments) < one.memory["optimiser"]
+    more = (other.seconds["products"] - one.seconds["products"]) * 9.5e12 * 0.45
+    assert more == pytest.approx(counter.get_total_flops())
 
 
 def test_sharing_between_gpus():
