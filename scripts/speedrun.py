@@ -5,9 +5,10 @@
     python scripts/speedrun.py runs/search --split validation --attempt norm_position=post learning_rate=1e-3
 
 Every system has the same tokenizer, the same batches, one thread and the size in scripts/configs/verses_demo.yaml, of
-which options can change any field, for all systems. RECIPES says how each is trained; nobody has searched for Marian's
-yet. The table shows BLEU and chrF (beam 4, mean and standard deviation over the seeds), the updates that the time was
-enough for, and what the machine could multiply in that time, which makes two machines comparable.
+which options can change any field, for all systems. RECIPES says how each is trained. The table shows BLEU and chrF
+(beam 4, mean and standard deviation over the seeds), the updates that the time was enough for, and what the machine
+could multiply in that time, which makes two machines comparable. The runs of a seed go side by side: on a machine
+whose speed changes from minute to minute, compare those.
 
 An attempt is the best recipe of ours, or of Marian (`system=marian`), with other values for some fields. Whoever tries
 something keeps it: each attempt becomes a line of OUTPUT/attempts.jsonl, with its gain over the recipe and the
@@ -24,6 +25,7 @@ import datetime
 import json
 import math
 import statistics
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -142,13 +144,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder for runs, table and attempts")
     parser.add_argument("--minutes", type=float, nargs="+", default=[6], help="minutes to train each run (default: 6)")
-    parser.add_argument("--systems", nargs="*", choices=RECIPES, default=list(RECIPES), help="(default: all)")
+    there = [name for name in RECIPES if not name.startswith("joey") or find_spec("joeynmt")]
+    said = "what to train (default: all that are installed)"
+    parser.add_argument("--systems", nargs="*", choices=RECIPES, default=there, help=said)
     help = "fields that differ from a recipe; may be repeated"
     parser.add_argument("--attempt", nargs="+", action="append", default=[], metavar="FIELD=VALUE", help=help)
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="to score (default: test)")
     parser.add_argument("--sentences", type=int, default=300, help="sentences to translate (default: 300)")
     runs.add_run_options(parser, seeds=(1, 2, 3))
     options, given = parser.parse_known_args()
+    if missing := sorted(set(options.systems) - set(there)):
+        parser.error(f"{', '.join(missing)}: JoeyNMT is not installed; scripts/peers/joey.py says how")
     todo, corpus = [], ""
     try:
         attempts = {name: (system, fields) for name, system, fields in map(parse_attempt, options.attempt)}

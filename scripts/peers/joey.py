@@ -1,6 +1,9 @@
 """JoeyNMT's Transformer (PyPI: joeynmt), as a model of transformers: Trainer trains it, and our search decodes it.
 
 Layers, attention and start are JoeyNMT's. Its own program is not used: it has no clock, and makes batches of its own.
+It pins versions that fit no other library; without them it runs too:
+
+    pip install --no-deps joeynmt tensorboard "importlib_metadata<9" zipp sacremoses subword-nmt sentencepiece
 """
 
 from typing import Any

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from paper import runs
 from safetensors.torch import load_file
-from transformers import AutoModelForMaskedLM
+from transformers import AutoModelForMaskedLM, AutoModelForSeq2SeqLM
 
-from hf_vanilla import cli
+from hf_vanilla import RecurrentConfig, VanillaConfig, cli
 from hf_vanilla.data.tokenization import train_tokenizer
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
@@ -65,29 +66,78 @@ def test_steps_of_torch_s_cell_are_its_layer(layers):
     torch.testing.assert_close(whole(x), steps(x))
 
 
-def test_a_comparison_goes_on_and_reports_all_that_is_done(tmp_path, monkeypatch, capsys):
-    main = runpy.run_path(str(SCRIPTS / "compare_recurrent.py"))["main"]
+def one_after_the_other(measure, todo, workers, report):
+    for run in todo:
+        report(run, measure(*run), 0.0)
 
-    def compare(task, *options):
+
+@pytest.fixture
+def compare(tmp_path, monkeypatch):
+    """The comparison of recurrent models as a command, in this process."""
+    main = runpy.run_path(str(SCRIPTS / "compare_recurrent.py"))["main"]
+    monkeypatch.setattr(runs, "side_by_side", one_after_the_other)
+    precision = torch.get_float32_matmul_precision()
+
+    def run(task, *options):
         monkeypatch.setattr("sys.argv", ["compare_recurrent.py", task, str(tmp_path), *options])
         main()
 
-    precision = torch.get_float32_matmul_precision()
-    compare("recall", "--minutes", "0.01", "--systems", "none", "--seeds", "1")
+    yield run
+    torch.set_float32_matmul_precision(precision)
+
+
+def test_a_comparison_goes_on_and_reports_all_that_is_done(compare, tmp_path, capsys):
+    one_rate = ["--rates", "1e-3", "--seeds", "1"]
+    compare("recall", "--minutes", "0.01", "--systems", "none", *one_rate)
     path = tmp_path / "recall" / "none-1" / "result.json"
     before = path.read_text()
-    compare("recall", "--minutes", "0.01", "--systems", "none", "dot", "--seeds", "1")
+    compare("recall", "--minutes", "0.01", "--systems", "none", "dot", *one_rate)
     assert path.read_text() == before and json.loads(before)["minutes"] == 0.01
     table = (tmp_path / "recall.md").read_text()
     assert "| recurrent |" in table and "| + dot product |" in table
     assert (tmp_path / "recall.png").read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(SystemExit):
-        compare("recall", "--minutes", "0.02", "--systems", "none", "--seeds", "1")
-    assert "was trained for 0.01 minutes: choose another folder" in capsys.readouterr().err
+    for options, message in (
+        (["--minutes", "0.02", *one_rate], "none-1 is of minutes 0.01, not 0.02: choose another folder"),
+        (["--minutes", "0.01", "--rates", "2e-3", "--seeds", "1"], "none-1 is of rate 0.001, not 0.002"),
+        (["--updates", "0"], "--updates must be positive, got 0"),
+    ):
+        with pytest.raises(SystemExit):
+            compare("recall", "--systems", "none", *options)
+        assert message in capsys.readouterr().err
     with pytest.raises(SystemExit):
         compare("verses", "--hiden_size", "64")
     assert "did you mean 'hidden_size'" in capsys.readouterr().err
-    torch.set_float32_matmul_precision(precision)
+
+
+def test_each_system_has_the_best_of_the_rates_and_as_many_updates(compare, tmp_path):
+    compare(
+        "copy", "--updates", "6", "--systems", "dot", "transformer", "--rates", "1e-9", "1e-2", "--seeds", "1", "2"
+    )
+    results = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.rglob("result.json")}
+    right = {name: sum(each["accuracy"] for each in result["scores"].values()) for name, result in results.items()}
+    assert {result["updates"] for result in results.values()} == {6} and len(results) == 4 + 4
+    for system in systems:
+        best = max(rates, key=lambda rate: right[f"{system}-{rate:g}"])
+        assert {results[f"{system}-{seed}"]["rate"] for seed in (1, 2)} == {best}
+    assert "6 updates a run" in (tmp_path / "copy.md").read_text()
+    assert (tmp_path / "copy-rates.md").read_text().startswith("| rate | 1e-09 | 0.01 |")
+
+
+def test_all_systems_start_by_one_rule():
+    """Embeddings and square matrices, of which a gate is one, have a variance of 1 / d_model."""
+    script = runpy.run_path(str(SCRIPTS / "compare_recurrent.py"))
+    for system in script["SYSTEMS"]:
+        config = script["training_config"](system, script["Budget"](1.0), {"output_dir": "unused"}, [])
+        fields = {name: value for name, value in config.model_settings().items() if name != "vocab_size"}
+        kind = VanillaConfig if system == "transformer" else RecurrentConfig
+        torch.manual_seed(0)
+        model = AutoModelForSeq2SeqLM.from_config(kind(vocab_size=500, **fields))
+        width, gates = config.hidden_size, {1} if system == "transformer" else {1, 3, 4}
+        shapes = {(number * width, width) for number in gates}
+        square = [weight for weight in model.parameters() if tuple(weight.shape) in shapes]
+        assert square and config.warmup_steps == 0.1
+        for weight in (*square, model.get_input_embeddings().weight):
+            assert float(weight.var()) * weight.shape[1] == pytest.approx(1, rel=0.05)
 
 
 def test_a_step_is_measured_at_every_size_that_scaling_varies():

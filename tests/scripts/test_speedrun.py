@@ -1,11 +1,15 @@
 """The speed run: attempts are told from recipes, what is done is kept, and the peer stops when its time is over."""
 
+import dataclasses
 import json
 import runpy
 from pathlib import Path
 
 import pytest
+import torch
 from paper import runs
+
+from hf_vanilla import Translator
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "speedrun.py"
 
@@ -66,3 +70,32 @@ def test_all_systems_are_trained_for_their_time_and_none_twice(speedrun, config,
         with pytest.raises(SystemExit):
             speedrun["main"]()
         assert message in capsys.readouterr().err
+
+
+def test_what_is_not_installed_is_said_before_anything_is_trained(speedrun, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(speedrun["main"].__globals__, "find_spec", lambda name: None)
+    monkeypatch.setattr("sys.argv", ["speedrun.py", str(tmp_path), "--systems", "ours", "joey"])
+    with pytest.raises(SystemExit):
+        speedrun["main"]()
+    assert "joey: JoeyNMT is not installed; scripts/peers/joey.py says how" in capsys.readouterr().err
+
+
+def test_joeynmt_is_trained_and_decodes_by_our_search(config, tmp_path):
+    """Where it is installed. Padding of the source and the future of the target are hidden from it."""
+    pytest.importorskip("joeynmt")
+    from peers.training import build_joey, train_peer
+
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "norm_position": "pre"}
+    own = dataclasses.replace(config, output_dir=str(tmp_path), max_steps=6, bleu_sentences=0, **sizes)
+    assert train_peer(own, tmp_path, build_joey)["updates"] == 6
+    translator = Translator.from_pretrained(tmp_path, device="cpu")
+    assert len(translator(["one two", "three"], num_beams=4)) == 2
+    model = translator.model
+    assert model.decoder.output_layer.weight is model.encoder.src_embed.lut.weight
+    source, target = (torch.randint(4, len(translator.tokenizer), size) for size in ((2, 9), (2, 7)))
+    mask = torch.ones_like(source)
+    mask[1, 6:] = 0
+    one = model(input_ids=source, attention_mask=mask, decoder_input_ids=target).logits
+    source[1, 6:], target[:, 4:] = 3, 3
+    other = model(input_ids=source, attention_mask=mask, decoder_input_ids=target).logits
+    torch.testing.assert_close(one[:, :4], other[:, :4], atol=0, rtol=0)
