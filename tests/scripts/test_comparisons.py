@@ -110,9 +110,8 @@ def test_a_comparison_goes_on_and_reports_all_that_is_done(compare, tmp_path, ca
 
 
 def test_each_system_has_the_best_of_the_rates_and_as_many_updates(compare, tmp_path):
-    compare(
-        "copy", "--updates", "6", "--systems", "dot", "transformer", "--rates", "1e-9", "1e-2", "--seeds", "1", "2"
-    )
+    systems, rates = ("dot", "transformer"), (1e-9, 1e-2)
+    compare("copy", "--updates", "6", "--systems", *systems, "--rates", *map(str, rates), "--seeds", "1", "2")
     results = {path.parent.name: json.loads(path.read_text()) for path in tmp_path.rglob("result.json")}
     right = {name: sum(each["accuracy"] for each in result["scores"].values()) for name, result in results.items()}
     assert {result["updates"] for result in results.values()} == {6} and len(results) == 4 + 4
