@@ -115,6 +115,7 @@ def describe_attempt(name: str, fields: dict[str, str], results: list[runs.Resul
     """Return what is kept of an attempt: what it changed, what it gave, and what the recipe alone gave."""
     kept = {"date": datetime.date.today().isoformat(), "attempt": name, "fields": fields}
     kept |= {entry: results[0][entry] for entry in ("minutes", "split", "sentences", "hardware", "gflops", "corpus")}
+    kept |= {name: [round(each[name], 2) for each in results] for name in ("updates", "perplexity")}
     for score in ("bleu", "chrf"):
         own, others = ([round(each[score], 2) for each in of] for of in (results, base))
         kept |= {score: own, f"{score}_of_recipe": others}
@@ -124,6 +125,18 @@ def describe_attempt(name: str, fields: dict[str, str], results: list[runs.Resul
             p_value = float(ttest_ind(own, others, equal_var=False).pvalue)
             kept[f"{score}_p_value"] = None if math.isnan(p_value) else round(p_value, 4)
     return kept
+
+
+def table_of_attempts(lines: list[str]) -> str:
+    """Return what attempts changed and gave, a row for each line of an attempts.jsonl; a list has a value a seed."""
+    rows = []
+    for kept in map(json.loads, lines):
+        system = kept["attempt"].partition("+")[0]
+        changed = ", ".join(f"{name} {value}" for name, value in sorted(kept["fields"].items()))
+        scores = (" ".join(map(str, kept.get(name, []))) for name in ("updates", "perplexity", "bleu", "chrf"))
+        rows.append([f"{kept['minutes']:g}", system, changed, *scores, kept.get("beside") or kept.get("note", "")])
+    columns = ["minutes", "system", "changed", "updates", "perplexity", "BLEU", "chrF", "beside it ran"]
+    return runs.markdown_table(columns, rows)
 
 
 def report(folder: Path, minutes: list[float], names: list[str]) -> None:
@@ -200,6 +213,7 @@ def main() -> None:
                 lines.append(json.dumps(describe_attempt(name, fields, by_name[name], by_name.get(system, []))))
     if lines:
         runs.write_whole(options.folder / "attempts.jsonl", "\n".join(lines) + "\n")
+        print(f"\n{table_of_attempts(lines)}")
 
 
 if __name__ == "__main__":

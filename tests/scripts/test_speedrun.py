@@ -30,7 +30,16 @@ def test_an_attempt_is_a_recipe_with_other_fields(speedrun):
 
 
 def test_a_gain_is_told_with_its_probability_by_chance(speedrun):
-    shared = {"minutes": 1, "split": "test", "sentences": 9, "hardware": "x", "gflops": 1.0, "corpus": "verses"}
+    shared = {
+        "updates": 5,
+        "perplexity": 2.5,
+        "minutes": 1,
+        "split": "test",
+        "sentences": 9,
+        "hardware": "x",
+        "gflops": 1.0,
+        "corpus": "verses",
+    }
     own, base = ([shared | {"bleu": value, "chrf": 2 * value} for value in of] for of in ((9, 10, 11), (6, 7, 8)))
     kept = speedrun["describe_attempt"]("ours+a=1", {"a": "1"}, own, base)
     assert kept["bleu_gain"] == 3 and kept["chrf_gain"] == 6 and kept["bleu_of_recipe"] == [6, 7, 8]
@@ -38,6 +47,12 @@ def test_a_gain_is_told_with_its_probability_by_chance(speedrun):
     assert "bleu_p_value" not in speedrun["describe_attempt"]("ours+a=1", {}, own[:1], base)
     same = speedrun["describe_attempt"]("ours+a=1", {}, own[:1] * 2, own[:1] * 2)
     assert same["bleu_gain"] == 0 and same["bleu_p_value"] is None
+
+
+def test_the_card_s_table_is_of_the_attempts_that_are_kept(speedrun):
+    lines = (SCRIPT.parent / "results" / "attempts.jsonl").read_text(encoding="utf-8").splitlines()
+    card = (SCRIPT.parents[1] / "model_cards" / "speedrun.md").read_text(encoding="utf-8")
+    assert speedrun["table_of_attempts"](lines) in card
 
 
 def one_after_the_other(measure, todo, workers, report):
