@@ -222,10 +222,10 @@ def test_kernels_and_what_they_read_and_write(monkeypatch, half):
 @pytest.mark.parametrize(
     ("name", "options", "rows", "length"),
     [
-        ("verses_demo", [], 20, 30),
-        ("verses_demo", ["--gradient_checkpointing", "true"], 20, 30),
-        ("verses_demo", ["--mixed_precision", "bf16"], 10, 30),
-        ("verses_demo", ["--mixed_precision", "bf16", "--gradient_checkpointing", "true"], 20, 30),
+        ("verses_small", [], 20, 30),
+        ("verses_small", ["--gradient_checkpointing", "true"], 20, 30),
+        ("verses_small", ["--mixed_precision", "bf16"], 10, 30),
+        ("verses_small", ["--mixed_precision", "bf16", "--gradient_checkpointing", "true"], 20, 30),
         ("masked_lm", [], 8, 128),
         ("masked_lm", ["--gradient_checkpointing", "true"], 16, 128),
         ("causal_lm", [], 20, 128),  # more than a chunk of logits
