@@ -21,7 +21,7 @@ def adam(parameters: Iterable[Tensor], learning_rate: float = 1.0) -> Adam:
     return Adam(parameters, lr=learning_rate, **ADAM)
 
 
-def matrices_of(model: PreTrainedModel) -> list[nn.Parameter]:
+def matrices_of(model: PreTrainedModel) -> list[Tensor]:
     """Return the weights of a model's `nn.Linear`s, each once, but not the output's."""
     others = {id(each.weight) for each in (model.get_input_embeddings(), model.get_output_embeddings()) if each}
     linears = (each.weight for each in model.modules() if isinstance(each, nn.Linear))
