@@ -25,6 +25,7 @@ import contextlib
 import dataclasses
 import json
 import statistics
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,7 @@ from hf_vanilla.cli.streams import run_program
 from hf_vanilla.data.corpora import load_corpus
 from hf_vanilla.environment import hardware, keep_freed_memory, use_onednn_for_float32
 from hf_vanilla.training.config import TrainingConfig
+from hf_vanilla.training.optim import Progress, adam, linear_schedule
 from hf_vanilla.training.run_log import read_records
 from hf_vanilla.training.yaml_files import read_yaml
 from hf_vanilla.translation.metrics import TranslationQuality
@@ -55,6 +57,8 @@ LENGTHS = {"copy": (5, 10, 20, 40, 80), "reverse": (5, 10, 20, 40, 80), "recall"
 SYMBOLS, FIRST, MARK = 20, 4, 3  # ids 0 to 2 are those of padding, start and end
 WARMUP = 0.1  # of the budget
 RATES = (1e-3, 2e-3, 4e-3)
+SET_HERE = {"learning_rate": "give --rates", "warmup_steps": "it is a tenth"}
+SET_HERE |= dict.fromkeys(("train_minutes", "max_steps"), "give --minutes or --updates")
 Run = tuple[str, int, float, "Budget", Path]
 """System, seed, learning rate, budget, and folder."""
 
@@ -64,14 +68,10 @@ class Budget:
     """What a run may take: minutes, or updates."""
 
     minutes: float | None = None
-    updates_in_all: int | None = None
-
-    def share(self, updates: int, seconds: float) -> float:
-        """Return which share of it so many updates in so many seconds have taken."""
-        return updates / self.updates_in_all if self.updates_in_all else seconds / (60 * (self.minutes or 0))
+    updates: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.updates_in_all:,} updates" if self.updates_in_all else f"{self.minutes:g} minutes"
+        return f"{self.updates:,} updates" if self.updates else f"{self.minutes:g} minutes"
 
 
 def training_config(system: str, budget: Budget, fields: dict[str, object], given: list[str]) -> TrainingConfig:
@@ -84,7 +84,7 @@ def training_config(system: str, budget: Budget, fields: dict[str, object], give
         own = {name: value for name, value in recurrent.items() if name not in ("cell_type", "attention_type")}
         own |= {"architecture": "transformer", "num_attention_heads": 4, "intermediate_size": 2 * width}
         options = [*runs.as_options(own | {"initializer": "xavier"}), *options]
-    limits = {"train_minutes": budget.minutes, "max_steps": budget.updates_in_all}
+    limits = {"train_minutes": budget.minutes, "max_steps": budget.updates}
     return dataclasses.replace(TrainingConfig.load(path, options), **limits)
 
 
@@ -128,20 +128,20 @@ def run_symbols(task: str, system: str, seed: int, rate: float, budget: Budget) 
     else:
         config = RecurrentConfig(**shape, attention_type=system)
     model = AutoModelForSeq2SeqLM.from_config(config)
-    optimizer = torch.optim.Adam(model.parameters(), lr=rate, betas=(0.9, 0.98))
-    start, updates, tokens, share = time.monotonic(), 0, 0, 0.0
+    optimizer, progress = adam(model.parameters(), rate), Progress(budget.updates, budget.minutes, WARMUP)
+    schedule = linear_schedule(optimizer, progress)
+    start, updates, tokens = time.monotonic(), 0, 0
     model.train()
-    while share < 1:
+    while progress.done < 1:
         length = LENGTHS[task][updates % len(LENGTHS[task])]
         sources, targets = make_examples(task, length, max(2, 1500 // length))
         model(input_ids=sources, labels=targets, output_logits=False).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, share / WARMUP) * (1 - share)
         optimizer.step()
         optimizer.zero_grad()
         updates, tokens = updates + 1, tokens + sources.numel() + targets.numel()
-        share = budget.share(updates, time.monotonic() - start)
+        progress.update(updates, time.monotonic() - start)
+        schedule.step()
     seconds = time.monotonic() - start
     model.eval()
     torch.manual_seed(10**6)  # no run has learned from these examples
@@ -168,7 +168,7 @@ def measure(task: str, system: str, seed: int, rate: float, budget: Budget, fold
                 result = run_verses(training_config(system, budget, fields, given))
             else:
                 result = run_symbols(task, system, seed, rate, budget)
-    result |= {"rate": rate, **dataclasses.asdict(budget), "given": given}
+    result |= {"rate": rate, "budget": str(budget), "given": given}
     runs.write_whole(folder / "result.json", json.dumps(result, indent=1))
     return result
 
@@ -240,7 +240,7 @@ def do_missing(wanted: list[Run], options: argparse.Namespace, given: list[str])
     for _, _, rate, budget, folder in wanted:
         if (path := folder / "result.json").exists():
             kept = json.loads(path.read_text(encoding="utf-8"))
-            own = {"rate": rate, **dataclasses.asdict(budget), "given": given}
+            own = {"rate": rate, "budget": str(budget), "given": given}
             for name, value in own.items():
                 if kept.get(name) != value:
                     was = f"{folder} is of {name} {kept.get(name)}, not {value}"
@@ -250,7 +250,7 @@ def do_missing(wanted: list[Run], options: argparse.Namespace, given: list[str])
     def keep(run: tuple, result: runs.Result | None, minutes_left: float) -> None:
         *_, folder, _ = run
         if result is None:
-            raise RuntimeError(f"a run failed: see {folder / 'output.txt'}")
+            sys.exit(f"a run failed, see {folder / 'output.txt'}; the same command goes on with the others")
         results[folder] = result
         print(f"{options.task}: {folder.name} is done; {minutes_left:.0f} minutes left", flush=True)
 
@@ -298,9 +298,12 @@ def main() -> None:
     for name in ("minutes", "updates"):
         if (value := getattr(options, name)) is not None and value <= 0:
             parser.error(f"--{name} must be positive, got {value:g}")
-    budget = Budget(updates_in_all=options.updates) if options.updates else Budget(options.minutes)
+    budget = Budget(updates=options.updates) if options.updates else Budget(options.minutes)
     try:
         if options.task == "verses":
+            for name, instead in SET_HERE.items():
+                if any(text.replace("-", "_").partition("=")[0] == f"__{name}" for text in given):
+                    raise ValueError(f"--{name} is the same for all systems, or searched for each: {instead}")
             for system in options.systems:
                 training_config(system, budget, {"output_dir": options.folder}, given)
         elif given:

@@ -10,12 +10,12 @@ which options can change any field, for all systems. RECIPES says how each is tr
 could multiply in that time, which makes two machines comparable. The runs of a seed go side by side: on a machine
 whose speed changes from minute to minute, compare those.
 
-An attempt is the best recipe of ours, or of Marian (`system=marian`), with other values for some fields. Whoever tries
-something keeps it: each attempt becomes a line of OUTPUT/attempts.jsonl, with its gain over the recipe and the
-probability of such a gain by chance (Welch's t-test over the seeds), and scripts/results/attempts.jsonl has those that
-led to the recipes. They are to be judged on the validation split: the test split shows what came of it.
+An attempt is the best recipe of ours, or of a peer (such as `system=marian`), with other values for some fields.
+Whoever tries something keeps it: each attempt becomes a line of OUTPUT/attempts.jsonl, with its gain over the recipe
+and the probability of such a gain by chance (Welch's t-test over the seeds), and scripts/results/attempts.jsonl has
+those that led to the recipes. They are to be judged on the validation split: the test split shows what came of it.
 
-A run that is done is not made again, one that was interrupted goes on (Marian's begins anew).
+A run that is done is not made again, one that was interrupted goes on (a peer's begins anew).
 """
 
 import argparse

@@ -9,12 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 import transformers
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, set_seed
 from torch import Tensor, nn
-from transformers import AutoTokenizer, BatchEncoding, PreTrainedModel
+from transformers import AutoTokenizer, BatchEncoding
 
 from hf_vanilla.environment import use_onednn_for_float32
 from hf_vanilla.models.texts_vanilla import read_special_tokens
@@ -101,7 +100,11 @@ class Run:
         if config.compile:
             model.compile(dynamic=True)
         distributed.group_tied_embeddings(model, accelerator)
-        optimizer = self.make_optimizer(model)
+        if config.optimizer == "muon" and distributed.is_sharded(accelerator):
+            kind = accelerator.distributed_type.value
+            raise ValueError(f"optimizer is muon; expected adam: Muon needs whole matrices, which {kind} divides")
+        precision = accelerator.mixed_precision
+        optimizer = optim.make_optimizer(config.optimizer, model, config.learning_rate, precision)
         self.progress = optim.Progress(config.max_steps, config.train_minutes, config.warmup_steps or 0)
         # Not prepared: Accelerate would step a prepared schedule once for each process.
         self.scheduler = optim.make_schedule(config.schedule, optimizer, self.progress, model.config.hidden_size)
@@ -118,17 +121,6 @@ class Run:
         }
         self.state = RunState(**told, processes=accelerator.num_processes)
         self.checkpoints = checkpointing.Checkpoints(self.folder, accelerator, config.keep_checkpoints)
-
-    def make_optimizer(self, model: PreTrainedModel) -> optim.Adam:
-        """Return the optimiser that the configuration names, or raise a ValueError if this run cannot have it."""
-        config, accelerator = self.config, self.accelerator
-        if config.optimizer == "adam":
-            return optim.adam(model.parameters(), config.learning_rate)
-        if distributed.is_sharded(accelerator):
-            kind = accelerator.distributed_type.value
-            raise ValueError(f"optimizer is muon; expected adam: Muon needs whole matrices, which {kind} divides")
-        dtype = torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32
-        return optim.Muon(model, config.learning_rate, dtype)
 
     def begin(self) -> bool:
         """Resume the newest checkpoint if there is one, and open the log; return false if the run was finished."""

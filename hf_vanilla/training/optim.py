@@ -21,6 +21,13 @@ def adam(parameters: Iterable[Tensor], learning_rate: float = 1.0) -> Adam:
     return Adam(parameters, lr=learning_rate, **ADAM)
 
 
+def make_optimizer(name: str, model: PreTrainedModel, learning_rate: float, mixed_precision: str) -> Adam:
+    """Return `adam` or, if the name is "muon", `Muon`, which multiplies in bfloat16 where the training does."""
+    if name == "adam":
+        return adam(model.parameters(), learning_rate)
+    return Muon(model, learning_rate, torch.bfloat16 if mixed_precision == "bf16" else torch.float32)
+
+
 def matrices_of(model: PreTrainedModel) -> list[Tensor]:
     """Return the weights of a model's `nn.Linear`s, each once, but not the output's."""
     others = {id(each.weight) for each in (model.get_input_embeddings(), model.get_output_embeddings()) if each}

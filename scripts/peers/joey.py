@@ -105,7 +105,8 @@ class JoeyForConditionalGeneration(PreTrainedModel, GenerationMixin):
         encoder_outputs: BaseModelOutput | None = None,
         **_: object,
     ) -> Seq2SeqLMOutput:
-        """Return logits (batch, target length, vocabulary). Padding follows the targets, so that no token sees it."""
+        """Return logits (batch, target length, vocabulary) for ids and mask of the source (batch, source length) or
+        what its encoder made of them, and ids of the target (batch, target length), whose padding stands last."""
         if encoder_outputs is None:
             encoder_outputs = self.encoder(input_ids, attention_mask)
         logits, *_ = self.decoder(

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from hf_vanilla.environment import choose_precision
 from hf_vanilla.training.config import TrainingConfig
 from hf_vanilla.training.evaluation import evaluate
-from hf_vanilla.training.optim import Muon, Progress, adam, average_weights, make_schedule
+from hf_vanilla.training.optim import Progress, average_weights, make_optimizer, make_schedule
 from hf_vanilla.training.tasks import TASKS, Batches
 
 from .models import Shape, configure
@@ -139,9 +139,7 @@ def train_peer(config: TrainingConfig, folder: Path, build: Builder = build_peer
             return DataLoader(SameBatches(train), batch_size=None)
 
     progress = Progress(config.max_steps, config.train_minutes, config.warmup_steps or 0)
-    optimizer = adam(model.parameters(), config.learning_rate)
-    if config.optimizer == "muon":
-        optimizer = Muon(model, config.learning_rate, torch.bfloat16 if precision == "bf16" else torch.float32)
+    optimizer = make_optimizer(config.optimizer, model, config.learning_rate, precision)
     schedule = make_schedule(config.schedule, optimizer, progress, config.hidden_size)
     snapshots = Snapshots(config)
     own = {"max_steps": config.max_steps or UNLIMITED, "label_smoothing_factor": config.label_smoothing or 0.0}

@@ -92,21 +92,32 @@ def test_a_comparison_goes_on_and_reports_all_that_is_done(compare, tmp_path, ca
     path = tmp_path / "recall" / "none-1" / "result.json"
     before = path.read_text()
     compare("recall", "--minutes", "0.01", "--systems", "none", "dot", *one_rate)
-    assert path.read_text() == before and json.loads(before)["minutes"] == 0.01
+    assert path.read_text() == before and json.loads(before)["budget"] == "0.01 minutes"
     table = (tmp_path / "recall.md").read_text()
     assert "| recurrent |" in table and "| + dot product |" in table
     assert (tmp_path / "recall.png").read_bytes().startswith(b"\x89PNG")
     for options, message in (
-        (["--minutes", "0.02", *one_rate], "none-1 is of minutes 0.01, not 0.02: choose another folder"),
+        (
+            ["--minutes", "0.02", *one_rate],
+            "none-1 is of budget 0.01 minutes, not 0.02 minutes: choose",
+        ),
         (["--minutes", "0.01", "--rates", "2e-3", "--seeds", "1"], "none-1 is of rate 0.001, not 0.002"),
         (["--updates", "0"], "--updates must be positive, got 0"),
     ):
         with pytest.raises(SystemExit):
             compare("recall", "--systems", "none", *options)
         assert message in capsys.readouterr().err
-    with pytest.raises(SystemExit):
-        compare("verses", "--hiden_size", "64")
-    assert "did you mean 'hidden_size'" in capsys.readouterr().err
+    for options, message in (
+        (["--hiden_size", "64"], "did you mean 'hidden_size'"),
+        (
+            ["--learning_rate", "1e-3"],
+            "is the same for all systems, or searched for each: give --rates",
+        ),
+        (["--max-steps=9"], "--max_steps is the same for all systems, or searched for each: give --minutes or --up"),
+    ):
+        with pytest.raises(SystemExit):
+            compare("verses", *options)
+        assert message in capsys.readouterr().err
 
 
 def test_each_system_has_the_best_of_the_rates_and_as_many_updates(compare, tmp_path):
