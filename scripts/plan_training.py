@@ -183,8 +183,10 @@ def measure(config: TrainingConfig, rows: int, length: int) -> tuple[float, floa
 
 def report(config: TrainingConfig, machine: Machine, length: int, steps: int, price: float | None) -> str:
     """Return the table of what the ways to share the work take, in Markdown."""
-    plans = {}
-    for (name, sharded), again in itertools.product((("DDP", False), ("FSDP2", True)), (False, True)):
+    plans, ways = {}, {"DDP": False}
+    if config.optimizer != "muon":  # which needs whole matrices
+        ways["FSDP2"] = True
+    for (name, sharded), again in itertools.product(ways.items(), (False, True)):
         plans[f"{name}{', checkpointing' * again}"] = make_plan(config, machine, length, sharded, again)
 
     def column(plan: Plan) -> dict[str, str]:
@@ -217,8 +219,9 @@ Assumed:
 - each kernel takes {launch:g} microseconds beside its work;
 - rings that send at {bandwidth:g} GB/s: float32 gradients under DDP, {precision} weights and gradients under FSDP2;
 - nothing happens at the same time as anything else: where exchange or launches hide behind products, a run is faster;
-- memory: weights, gradients and Adam's two moments in float32; copies (DDP's buckets, autocast's halves, what FSDP2
-  gathers); activations at their peak, a chunk of logits with them; {usable:.0%} of a GPU's memory is usable;
+- memory: weights, gradients and Adam's two moments (Muon's one of a matrix) in float32; copies (DDP's buckets,
+  autocast's halves, what FSDP2 gathers); activations at their peak, a chunk of logits with them; {usable:.0%} of a
+  GPU's memory is usable;
 - validation, snapshots and checkpoints are not in it.
 """
 

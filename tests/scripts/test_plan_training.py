@@ -268,6 +268,8 @@ def test_muon_has_one_moment_of_a_matrix_and_products_of_its_own():
     assert other.memory["optimiser"] == sum(each.numel() * 4 for each in moments) < one.memory["optimiser"]
     more = (other.seconds["products"] - one.seconds["products"]) * 9.5e12 * 0.45
     assert more == pytest.approx(counter.get_total_flops())
+    tables = (planner.report(config, p100s(), 30, 10, None) for config in (adam, by_muon))
+    assert ["FSDP2" in table for table in tables] == [True, False]  # a run by Muon refuses to be sharded
 
 
 def test_sharing_between_gpus():
