@@ -124,13 +124,15 @@ def make_plan(
     if sharded:  # what is gathered: the embeddings, a layer and the next, and their gradients
         copies += itemsize * (root + 4 * largest)
         copies += itemsize * parameters * (micro_batches > 1)  # gradients are whole until they are exchanged
-        sent = others * itemsize * (micro_batches * (2 * in_layers + root) + parameters)
+        sent = others * (itemsize * micro_batches * (2 * in_layers + root) + 4 * parameters)
     else:
         copies += 4 * parameters * (gpus > 1) + 2 * in_layers * (itemsize == 2)  # DDP's buckets, autocast's halves
         sent = 2 * others * 4 * parameters
 
     def memory(rows: int) -> dict[str, float]:
-        peak = activation_peak(shape, Work.of_rows(shape, rows, length), itemsize, checkpointing)
+        peak = activation_peak(
+            shape, Work.of_rows(shape, rows, length), itemsize, checkpointing, machine.memory * 2**30
+        )
         states = dict.fromkeys(("weights", "gradients"), 4 * parameters / share)
         return states | {"optimiser": 4 * moments / share, "copies": copies, "activations": peak}
 
@@ -177,7 +179,7 @@ def measure(config: TrainingConfig, rows: int, length: int) -> tuple[float, floa
 
     work = Work.of_rows(model.config, rows, length)
     shared = 2 * sum(layer_sizes(model)) * half
-    predicted = activation_peak(model.config, work, 2 if half else 4, config.gradient_checkpointing, on_gpu=False)
+    predicted = activation_peak(model.config, work, 2 if half else 4, config.gradient_checkpointing)
     return predicted + shared, peak_memory(step) * 2**20
 
 
@@ -217,7 +219,7 @@ Assumed:
 - all else but attention reads and writes {passes} bytes for each that is kept for the backward pass, {logits} for each
   logit, {weights} for each parameter, and Adam {adam} for each parameter, at {memory_bandwidth:,g} GB/s;
 - each kernel takes {launch:g} microseconds beside its work;
-- rings that send at {bandwidth:g} GB/s: float32 gradients under DDP, {precision} weights and gradients under FSDP2;
+- rings that send at {bandwidth:g} GB/s: float32 gradients, and under FSDP2 {precision} weights;
 - nothing happens at the same time as anything else: where exchange or launches hide behind products, a run is faster;
 - memory: weights, gradients and Adam's two moments (Muon's one of a matrix) in float32; copies (DDP's buckets,
   autocast's halves, what FSDP2 gathers); activations at their peak, a chunk of logits with them; {usable:.0%} of a

@@ -1,10 +1,13 @@
 """Training runs of seconds, for the tests of every room that needs one.
 
-The file is also the script of processes that train as each of the files says that they are given.
+The file is also the script of processes that train as each of the files says that they are given. Accelerate shards
+on GPUs alone; where its environment asks for FSDP, these processes tell it that they are on some, and it shards on the
+CPU, over gloo, by the calls that it makes there. Autocast then normalises in float32, as it does there.
 """
 
 import dataclasses
 import json
+import os
 import random
 import sys
 from pathlib import Path
@@ -60,13 +63,24 @@ def of_task(config, task, **changes):
 
 
 if __name__ == "__main__":
-    from accelerate import Accelerator
+    from accelerate import Accelerator, DistributedType, PartialState
+    from accelerate.state import AcceleratorState
+    from torch.nn import functional as F
 
     from hf_vanilla.training import distributed, loop
+
+    layer_norm = F.layer_norm
+
+    def in_float32(states, shape, *parameters, eps=1e-5):
+        return layer_norm(states.float(), shape, *(each.float() for each in parameters[:2]), *parameters[2:] or (eps,))
 
     leave_together = distributed.leave_together
     # Processes can form a group only once, so it must outlast all runs but the last.
     distributed.leave_together = Accelerator.wait_for_everyone
     for path in sys.argv[1:]:
+        AcceleratorState._reset_state()  # which keeps the precision of the first
+        if os.environ.get("ACCELERATE_USE_FSDP"):
+            PartialState(cpu=True)._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+            F.layer_norm = in_float32
         loop.train(TrainingConfig.load(path))
     leave_together(Accelerator())

@@ -1,17 +1,54 @@
-"""From examples to batches of tensors, for masked and causal language modelling."""
+"""From examples to batches of tensors, for each of the three tasks. Python itself touches no token: to collate the
+25,000 tokens of a batch must take less time than a GPU takes to learn from them (`scripts/benchmark_collation.py`)."""
 
-import zlib
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from torch.nn.utils.rnn import pad_sequence
+from torch import Tensor
 from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 from hf_vanilla.data.batching import Example
 
 Collator = Callable[[Sequence[Example]], BatchEncoding]
+GOLDEN = 0x9E3779B97F4A7C15
+"""2^64 over the golden ratio: its multiples are far from each other."""
+
+
+def join(examples: Sequence[Example], column: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return all tokens of a column in one row (tokens,), int64, and how many of them each example has (examples,)."""
+    rows = [example[column] for example in examples]
+    return np.concatenate(rows).astype(np.int64, copy=False), np.fromiter(map(len, rows), np.int64, len(rows))
+
+
+def pad(tokens: np.ndarray, lengths: np.ndarray, padding: int, side: str = "right") -> tuple[Tensor, Tensor]:
+    """Return `tokens` (tokens,) in rows of `lengths` (rows,), padded on a side (rows, longest), int64, and where they
+    are (rows, longest), bool."""
+    places = np.arange(lengths.max(initial=0))
+    is_token = places < lengths[:, None] if side == "right" else places >= len(places) - lengths[:, None]
+    padded = np.full(is_token.shape, padding, dtype=np.int64)
+    padded[is_token] = tokens
+    return torch.from_numpy(padded), torch.from_numpy(is_token)
+
+
+class TranslationCollator:
+    """Pad sources and targets, and shift targets right for the decoder, as `model` does it.
+
+    Called with examples that hold `input_ids` and `labels`, it returns `input_ids` and `attention_mask` (batch,
+    source), `labels` and `decoder_input_ids` (batch, target), int64; labels are -100 where there is padding.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
+        self.pad_token_id, self.side = tokenizer.pad_token_id, tokenizer.padding_side
+        self.shift_right = model.prepare_decoder_input_ids_from_labels
+
+    def __call__(self, examples: Sequence[Example]) -> BatchEncoding:
+        ids, mask = pad(*join(examples, "input_ids"), self.pad_token_id, self.side)
+        labels, _ = pad(*join(examples, "labels"), -100, self.side)
+        batch = {"input_ids": ids, "attention_mask": mask.long(), "labels": labels}
+        return BatchEncoding(batch | {"decoder_input_ids": self.shift_right(labels=labels)})
 
 
 @dataclass
@@ -36,41 +73,114 @@ class MaskedLanguageModelCollator:
     def __post_init__(self) -> None:
         if self.tokenizer.mask_token_id is None:
             raise ValueError("the tokenizer has no mask token; train one with family='encoder'")
-        self.special_ids = np.array(self.tokenizer.all_special_ids)
-        self.ordinary_ids = np.setdiff1d(np.arange(len(self.tokenizer)), self.special_ids)
+        self.is_special = np.zeros(len(self.tokenizer), dtype=bool)
+        self.is_special[self.tokenizer.all_special_ids] = True
+        self.ordinary_ids = np.flatnonzero(~self.is_special)
 
     def __call__(self, examples: Sequence[Example]) -> BatchEncoding:
-        inputs, labels = zip(*map(self.mask, examples), strict=True)
-        batch = self.tokenizer.pad({"input_ids": [ids.tolist() for ids in inputs]}, return_tensors="pt")
-        rows, side = [torch.from_numpy(row) for row in labels], self.tokenizer.padding_side
-        batch["labels"] = pad_sequence(rows, batch_first=True, padding_value=-100, padding_side=side)
+        tokens, lengths = join(examples, "input_ids")
+        bits = random_bits(tokens, lengths, self.seed, self.epoch)
+        rows = np.repeat(np.arange(len(lengths)), lengths)
+        candidates = np.flatnonzero(~self.is_special[tokens])
+        # Each row's candidates in random order: the row above, random bits below.
+        order = (rows[candidates].astype(np.uint64) << np.uint64(40)) | (bits[candidates] >> np.uint64(24))
+        candidates = candidates[order.argsort(kind="stable")]
+        counts = np.bincount(rows[candidates], minlength=len(lengths))
+        wanted = np.maximum(np.rint(0.15 * counts), 1).astype(np.int64)
+        if self.whole_words:
+            words = join(examples, "word_ids")[0][candidates]
+            parts = np.split(np.arange(len(candidates)), counts.cumsum()[:-1])
+            rows_of = zip(parts, wanted.tolist(), strict=True)
+            drawn = [part[draw_words(words[part], candidates[part], most)] for part, most in rows_of]
+            chosen = candidates[np.concatenate(drawn)]
+        else:
+            rank = np.arange(len(candidates)) - np.repeat(counts.cumsum() - counts, counts)
+            chosen = candidates[rank < np.repeat(wanted, counts)]
+
+        labels, inputs = np.full_like(tokens, -100), tokens.copy()
+        labels[chosen] = tokens[chosen]
+        fate = (scramble(bits[chosen] + np.uint64(1)) >> np.uint64(11)) * 2.0**-53
+        inputs[chosen[fate < 0.8]] = self.tokenizer.mask_token_id
+        randomly = chosen[(fate >= 0.8) & (fate < 0.9)]
+        others = scramble(bits[randomly] + np.uint64(2)) % np.uint64(len(self.ordinary_ids))
+        inputs[randomly] = self.ordinary_ids[others.astype(np.int64)]
+        side = self.tokenizer.padding_side
+        ids, mask = pad(inputs, lengths, self.tokenizer.pad_token_id, side)
+        batch = {"input_ids": ids, "attention_mask": mask.long(), "labels": pad(labels, lengths, -100, side)[0]}
+        return BatchEncoding(batch)
+
+
+@dataclass
+class Counted:
+    """A collator, with what the host knows of its batches, so that it need not ask the device, which would keep both
+    waiting. A batch then also holds
+
+    - `counts`: its target `tokens`, the positions that are `filled` with tokens, and all of its `slots`, int;
+    - `label_places`: where there are labels among all positions (labels,), int64; with `next_tokens` they are those of
+      the tokens before;
+    - of packed documents, `cu_seq_lens_q` and `cu_seq_lens_k`: where in all positions they begin and the last one ends
+      (documents + 1,), int32; and `max_length_q` and `max_length_k`, how long the longest is, int.
+    """
+
+    collator: Collator
+    next_tokens: bool = False  # whether each position has the label of the next one, as in causal language models
+
+    def __call__(self, examples: Sequence[Example]) -> BatchEncoding:
+        batch = self.collator(examples)
+        labels = batch["labels"]
+        has_label = labels != -100
+        tokens, slots = int(has_label.sum()), batch["input_ids"].numel()
+        filled = int(batch["attention_mask"].sum()) if "attention_mask" in batch else slots
+        if "decoder_input_ids" in batch:
+            filled, slots = filled + tokens, slots + labels.numel()
+        if "position_ids" in batch:
+            starts = (batch["position_ids"] == 0).flatten().nonzero().squeeze(1).int()
+            borders = torch.cat((starts, starts.new_tensor([slots])))
+            longest = int(borders.diff().max())
+            batch.update({"cu_seq_lens_q": borders, "cu_seq_lens_k": borders})
+            batch.update({"max_length_q": longest, "max_length_k": longest})
+        if self.next_tokens:
+            has_label = has_label[:, 1:].nonzero()
+            places = has_label[:, 0] * labels.shape[1] + has_label[:, 1]
+        else:
+            places = has_label.flatten().nonzero().squeeze(1)
+        batch.update({"label_places": places, "counts": {"tokens": tokens, "filled": filled, "slots": slots}})
         return batch
 
-    def mask(self, example: Example) -> tuple[np.ndarray, np.ndarray]:
-        """Return the input ids and the labels of one example, both (length), int64."""
-        input_ids = np.array(example["input_ids"], dtype=np.int64)
-        random = np.random.default_rng([self.seed, self.epoch, zlib.crc32(input_ids.tobytes())])
-        candidates = np.flatnonzero(~np.isin(input_ids, self.special_ids))
-        labels = np.full_like(input_ids, -100)
-        if not len(candidates):
-            return input_ids, labels
-        wanted = max(1, round(0.15 * len(candidates)))
-        words = np.array(example["word_ids"])[candidates] if self.whole_words else candidates
-        chosen: list[int] = []
-        order = random.permutation(np.unique(words))
-        for word in order:
-            tokens = candidates[words == word]
-            if len(chosen) + len(tokens) <= wanted:
-                chosen.extend(tokens)
-            if len(chosen) >= wanted:
-                break
-        chosen = chosen or list(candidates[words == order[0]])
-        labels[chosen] = input_ids[chosen]
-        fate, chosen_ids = random.random(len(chosen)), np.array(chosen)
-        randomly = chosen_ids[(fate >= 0.8) & (fate < 0.9)]
-        input_ids[chosen_ids[fate < 0.8]] = self.tokenizer.mask_token_id
-        input_ids[randomly] = random.choice(self.ordinary_ids, len(randomly))
-        return input_ids, labels
+
+def random_bits(tokens: np.ndarray, lengths: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """Return random bits for each of `tokens` (tokens,), uint64, by its place, the row of `lengths` (rows,) that it is
+    in, seed and epoch."""
+    ends = lengths.cumsum()
+    places = np.arange(len(tokens)) - np.repeat(ends - lengths, lengths)
+    steps = places.astype(np.uint64) * np.uint64(GOLDEN)
+    run = scramble(scramble(np.array([seed], np.uint64)) + np.array([epoch], np.uint64))
+    sums = np.cumsum(scramble(scramble(steps + run) + tokens.astype(np.uint64)))
+    sums = np.concatenate((np.zeros(1, np.uint64), sums))
+    of_rows = sums[ends] - sums[ends - lengths]
+    return scramble(np.repeat(of_rows, lengths) + steps)
+
+
+def scramble(numbers: np.ndarray) -> np.ndarray:
+    """Return bits that look random for each of `numbers`, uint64: what SplitMix64 makes of its state (Steele et al.,
+    2014, "Fast splittable pseudorandom number generators")."""
+    numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return numbers ^ (numbers >> np.uint64(31))
+
+
+def draw_words(words: np.ndarray, places: np.ndarray, most: int) -> np.ndarray:
+    """Return which tokens of `words` (tokens,), in random order, to take, at most `most` of them, and of each word all
+    or none: each word that still has room, in the order of their first tokens by `places`; the first if none has."""
+    kinds, kind_of, sizes = np.unique(words, return_inverse=True, return_counts=True)
+    in_text = places.argsort()
+    order = in_text[np.unique(words[in_text], return_index=True)[1]].argsort()
+    taken = np.zeros(len(kinds), dtype=bool)
+    for kind in order:
+        if sizes[kind] <= most:
+            taken[kind], most = True, most - sizes[kind]
+    taken[order[:1]] |= not taken.any()
+    return np.flatnonzero(taken[kind_of])
 
 
 def pack_documents(
@@ -99,10 +209,8 @@ def causal_language_model_collator(examples: Sequence[Example]) -> BatchEncoding
     Labels are the tokens, which the models shift themselves: the logits at t - 1 predict the label at t. They are -100
     at the first token of each document, which follows from nothing, and at padding.
     """
-    ids, positions = (
-        torch.from_numpy(np.array([example[name] for example in examples], dtype=np.int64))
-        for name in ("input_ids", "position_ids")
-    )
+    columns = (join(examples, name)[0].reshape(len(examples), -1) for name in ("input_ids", "position_ids"))
+    ids, positions = map(torch.from_numpy, columns)
     return BatchEncoding(
         {"input_ids": ids, "position_ids": positions, "labels": ids.masked_fill(positions == 0, -100)}
     )

@@ -1,13 +1,16 @@
 """The output projection and its cross-entropy as one function, which never holds all logits at once."""
 
+import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Bytes of logits that are held at a time.
+# Bytes of logits that are held at a time: at least so many, and on a GPU, which each chunk costs a dozen launches, the
+# power of two below this share of its memory.
 CHUNK = 2**25
+SHARE = 1 / 512
 # On CPU, what fits into its cache: rows whose softmax is taken, and classes whose gradient becomes float32, at a time.
 ROWS = 8
 CLASSES = 2048
@@ -34,7 +37,8 @@ class LinearCrossEntropy(torch.autograd.Function):
     ) -> Tensor:
         """Return the float32 loss of `hidden_states` (rows, hidden_size) and `labels` (rows,)."""
         device = hidden_states.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden_states.dtype
+        # Under FSDP2, weights are in half precision where states may not be.
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         needs_x, needs_w, needs_b = (differentiate and needed for needed in ctx.needs_input_grad[:3])
         with torch.autocast(device, enabled=False):
             x, w = hidden_states.to(dtype), weight.to(dtype)
@@ -44,7 +48,10 @@ class LinearCrossEntropy(torch.autograd.Function):
             grad_x = torch.empty_like(x) if needs_x else None
             grad_w = torch.zeros_like(weight, dtype=torch.float32) if needs_w else None
             grad_b = torch.zeros_like(weight[:, 0], dtype=torch.float32) if needs_b else None
-            rows = max(1, CHUNK // (len(w) * dtype.itemsize))
+            rows = max(1, min(len(x), chunk_bytes(memory_of(x.device)) // (len(w) * dtype.itemsize)))
+            # A product is rounded to its type. In float16 the sum over rows may exceed the largest number, 65,504; their
+            # mean cannot, for no element of p - q is above 1.
+            scale = 2.0 ** -math.ceil(math.log2(rows)) if dtype == torch.float16 else 1.0
             for start in range(0, len(x), rows):
                 chunk = x[start : start + rows]
                 logits = F.linear(chunk, w, b)
@@ -65,9 +72,9 @@ class LinearCrossEntropy(torch.autograd.Function):
                 elif grad_w is not None:
                     classes = CLASSES if x.device.type == "cpu" else len(w)
                     for grad, part in zip(grad_w.split(classes), p_minus_q.split(classes, dim=1), strict=True):
-                        grad += part.t() @ chunk
+                        grad.add_(part.t() @ (chunk * scale if scale < 1 else chunk), alpha=1 / scale)
                 if grad_b is not None:
-                    grad_b += p_minus_q.sum(0)
+                    grad_b += p_minus_q.sum(0, dtype=torch.float32)
                 del logits, p_minus_q, part  # so that their memory is free for those of the next chunk
         means = (grad if grad is None else grad.div_(count) for grad in (grad_w, grad_b))
         ctx.save_for_backward(grad_x, *means)
@@ -88,6 +95,16 @@ class LinearCrossEntropy(torch.autograd.Function):
             grad_w, grad_b = (of if of is None else of * grad for of in (grad_w, grad_b))
         grad_w, grad_b = (of if of is None else of.to(of_w) for of in (grad_w, grad_b))
         return grad_x, grad_w, grad_b, None, None, None, None
+
+
+def chunk_bytes(memory: float) -> int:
+    """Return how many bytes of logits to hold at a time on a GPU of so many bytes of memory; 0 for another device."""
+    return CHUNK if memory * SHARE < CHUNK else 2 ** int(math.log2(memory * SHARE))
+
+
+def memory_of(device: torch.device) -> int:
+    """Return the bytes of memory of a GPU, 0 for another device."""
+    return torch.cuda.get_device_properties(device).total_memory if device.type == "cuda" else 0
 
 
 def keeps_graph() -> bool:

@@ -54,6 +54,7 @@ TORCH_CLASSES = {nn.Linear, nn.Embedding, nn.LayerNorm, nn.Identity, nn.Dropout,
 # The class of each child whose `forward` a fast path replaces, by the child's name.
 ROLES = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj", "linear1", "linear2", "lm_head"), "Linear")
 ROLES |= dict.fromkeys(("self_attention", "cross_attention"), "MultiHeadAttention") | {"feed_forward": "FeedForward"}
+FSDP2 = "torch.distributed.fsdp"
 GLOBAL_HOOKS: list[dict[int, Any]] = [
     getattr(torch_modules, f"_global_{name}_hooks") for name in ("forward", "forward_pre", "backward", "backward_pre")
 ]
@@ -75,7 +76,11 @@ class NotPlain(ValueError):
 
 
 def find_obstacle(
-    root: nn.Module, home: str | None = None, without: nn.Module | None = None, may_train: bool = True
+    root: nn.Module,
+    home: str | None = None,
+    without: nn.Module | None = None,
+    may_train: bool = True,
+    may_shard: bool = False,
 ) -> str | None:
     """Return what may keep a fast path, which reads weights instead of calling modules, from computing what calling
     `root` does; None if nothing does.
@@ -89,6 +94,7 @@ def find_obstacle(
         home: the Python package whose classes are known; by default, that of the family's base class in `root`.
         without: a part of `root` that is called, or not used, and may be anything.
         may_train: whether modules may be in training mode.
+        may_shard: whether modules may be of FSDP2, for a path that calls them, or gathers their weights itself.
     """
     if _has_any_global_hook() and not all(map(is_tracker, chain.from_iterable(map(dict.values, GLOBAL_HOOKS)))):
         return "hooks are registered for all modules"
@@ -100,9 +106,10 @@ def find_obstacle(
         if module in seen:
             continue
         seen.add(module)
-        found = None if type(module) in classes else obstacle_of_class(type(module), home)
-        classes.add(type(module))
-        found = found or obstacle_of_module(module)
+        cls = class_of(module) if may_shard else type(module)
+        found = None if cls in classes else obstacle_of_class(cls, home)
+        classes.add(cls)
+        found = found or obstacle_of_module(module, may_shard)
         if module.training and not may_train:
             found = found or "is in training mode"
         devices.update(weight.device for weight in module._parameters.values() if weight is not None)
@@ -113,6 +120,11 @@ def find_obstacle(
             return f"{name or type(root).__name__} {found}"
         waiting += [child for child in module._modules.values() if child is not None]
     return None
+
+
+def class_of(module: nn.Module) -> type:
+    """Return the class of a module, or that which it had before FSDP2 gave it one of its own."""
+    return next(base for base in type(module).__mro__ if not base.__module__.startswith(FSDP2))
 
 
 def is_tracker(hook: Any) -> bool:
@@ -131,14 +143,15 @@ def obstacle_of_class(cls: type, home: str | None) -> str | None:
     return None
 
 
-def obstacle_of_module(module: nn.Module) -> str | None:
+def obstacle_of_module(module: nn.Module, may_shard: bool = False) -> str | None:
     """Return what [`find_obstacle`] objects to in a module by itself, other than its class."""
-    fields, cls = vars(module), type(module)
+    fields, cls = vars(module), class_of(module) if may_shard else type(module)
+    known = ("transformers.utils.output_capturing", *([FSDP2] if may_shard else []))
     for name in HOOKS:
         for hook in fields.get(name, {}).values():
-            if getattr(hook, "__module__", None) != "transformers.utils.output_capturing":
+            if not (getattr(hook, "__module__", None) or "").startswith(known):
                 return "has hooks"
-    methods = methods_of(cls)  # type: ignore[arg-type]  # torch types `__hash__` loosely
+    methods = methods_of(cls)
     for name in () if methods.isdisjoint(fields) else methods.intersection(fields):
         # Who takes a replacement back may leave the method itself there, and remote code puts `generate` there.
         is_same = getattr(fields[name], "__func__", None) is getattr(cls, name, None)
@@ -150,9 +163,9 @@ def obstacle_of_module(module: nn.Module) -> str | None:
         if weight is not None and type(weight) is not nn.Parameter:
             return f"has a weight of type {type(weight).__name__}"
     for name, child in fields["_modules"].items():
-        is_layer = type(child).__name__.endswith("Layer")
-        if type(child).__name__ != ROLES.get(name, type(child).__name__) or (cls is nn.ModuleList and not is_layer):
-            return f"has a {type(child).__name__} as its {name}"
+        kind = (class_of(child) if may_shard and child is not None else type(child)).__name__
+        if kind != ROLES.get(name, kind) or (cls is nn.ModuleList and not kind.endswith("Layer")):
+            return f"has a {kind} as its {name}"
     return None
 
 

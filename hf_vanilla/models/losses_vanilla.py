@@ -11,7 +11,7 @@ from transformers.utils import ModelOutput
 
 from .checks_vanilla import check_ids, check_smoothing
 from .fused_loss_vanilla import LinearCrossEntropy
-from .generation_vanilla import find_obstacle
+from .generation_vanilla import class_of, find_obstacle
 from .unpadding_vanilla import is_transformed
 
 OutputType = TypeVar("OutputType", bound=ModelOutput)
@@ -110,26 +110,38 @@ def projected_cross_entropy(
     labels: Tensor,
     num_items_in_batch: Tensor | int | None = None,
     label_smoothing: float = 0.0,
+    label_places: Tensor | None = None,
     **kwargs: Any,
 ) -> Tensor:
     """Return `cross_entropy(projection(transform(hidden_states)), labels, ...)`, computed only where there is a label,
-    and with no more than `CHUNK` bytes of logits at a time; all of them at once where others have changed either, as
-    an adapter does. `transform` sees each position of `hidden_states` (..., hidden_size) by itself."""
+    and with no more than `chunk_bytes` of logits at a time; all of them at once where others have changed either, as
+    an adapter does. `transform` sees each position of `hidden_states` (..., hidden_size) by itself. If `label_places`
+    (labels,) say where labels are among all positions, the host need not wait until the device has found them."""
     parts = [part for part in (projection, transform) if isinstance(part, nn.Module)]
-    are_plain = all(find_obstacle(part, HOME) is None for part in parts)
-    if is_transformed() or type(projection) is not nn.Linear or not are_plain:
+    if not is_transformed():
+        gather(projection)
+    are_plain = all(find_obstacle(part, HOME, may_shard=True) is None for part in parts)
+    if is_transformed() or class_of(projection) is not nn.Linear or not are_plain:
         return cross_entropy(projection(transform(hidden_states)), labels, num_items_in_batch, label_smoothing)
     check_smoothing(label_smoothing)
     if labels.shape != hidden_states.shape[:-1]:
         expected = tuple(hidden_states.shape[:-1])
         raise ValueError(f"`labels` must be {expected} like the tokens, got {tuple(labels.shape)}.")
     labels = labels.flatten().to(hidden_states.device, torch.long)
-    labelled = (labels != -100).nonzero().squeeze(1)
+    if label_places is not None and labels.device.type == "cpu" and len(label_places) != (labels != -100).sum():
+        raise ValueError(f"`label_places` must be the places of all labels but -100, got {len(label_places)} of them.")
+    labelled = (labels != -100).nonzero().squeeze(1) if label_places is None else label_places
     count = len(labelled) if num_items_in_batch is None else num_items_in_batch
     hidden_states, labels = transform(hidden_states.flatten(0, -2).index_select(0, labelled)), labels[labelled]
-    check_ids(labels, projection.out_features, "labels", "the number of classes")
+    check_ids(labels, len(projection.weight), "labels", "the number of classes")  # type: ignore[arg-type]
     options = (labels, count_of(labels, count), label_smoothing, torch.is_grad_enabled())
     return LinearCrossEntropy.apply(hidden_states, projection.weight, projection.bias, *options)
+
+
+def gather(module: nn.Module) -> None:
+    """Have FSDP2 gather the weights of a module that it shards by itself, as calling the module would."""
+    if class_of(module) is not type(module):
+        module.unshard()  # type: ignore[operator]
 
 
 def sequence_classification_loss(

@@ -64,6 +64,9 @@ def mask_of_self_attention(
         cache.is_packed = True  # type: ignore[attr-defined]
     if documents is not None and takes_padding_alone(config):
         return segments_of_documents(documents, None if attention_mask is None else attention_mask[:, :length])
+    if documents is not None and config._attn_implementation == "sdpa" and attention_mask is None and cache is None:
+        same = documents[:, None, :, None] == documents[:, None, None, :]
+        return same.tril() if is_causal else same
     given: dict[str, Any] = {"config": config, "inputs_embeds": inputs_embeds, "attention_mask": attention_mask}
     if is_causal and cache is None and attention_mask is None and PACKED not in options:
         # transformers sees here what a row holds, and its function is faster without one of ours.
@@ -72,6 +75,8 @@ def mask_of_self_attention(
     if documents is not None:
         given["and_mask_function"] = same_document(documents, cache)
     if not is_causal:
+        if documents is None and cache is None:
+            given["attention_mask"] = of_every_query(attention_mask, inputs_embeds, config)
         mask = create_bidirectional_mask(**given, past_key_values=cache)
         return take_out_padding(mask, inputs_embeds, config)
     if cache is not None and attention_mask is None and takes_padding_alone(config):
@@ -95,10 +100,19 @@ def mask_of_cross_attention(
     mask = create_bidirectional_mask(
         config=config,
         inputs_embeds=inputs_embeds,
-        attention_mask=check_given_mask(config, attention_mask),
+        attention_mask=of_every_query(check_given_mask(config, attention_mask), inputs_embeds, config),
         encoder_hidden_states=encoder_hidden_states,
     )
     return take_out_padding(mask, inputs_embeds, config)
+
+
+def of_every_query(mask: Any, inputs_embeds: Tensor, config: PreTrainedConfig) -> Any:
+    """Return a mask of padding (batch, key length), for sdpa on a GPU, as (batch, 1, length, key length); others as
+    they are. transformers would first see whether it hides anything, for which the host waits for the device."""
+    on_gpu = inputs_embeds.device.type != "cpu" and config._attn_implementation == "sdpa"
+    if not on_gpu or not isinstance(mask, Tensor) or mask.ndim != 2:
+        return mask
+    return mask.to(inputs_embeds.device, torch.bool)[:, None, None].expand(-1, 1, inputs_embeds.shape[1], -1)
 
 
 def take_out_padding(mask: Any, inputs_embeds: Tensor, config: PreTrainedConfig) -> AttentionMask:

@@ -92,7 +92,9 @@ class TrainingConfig:
     max_length: int = _option(256, "tokens; longer pairs are left out and counted, longer documents are cut")
     max_length_ratio: float | None = _option(None, "leave out pairs if one side is this many times as long")
     preprocessing_workers: int = _option(1, "processes that clean and tokenise the corpus before training")
-    loader_workers: int = _option(0, "processes that prepare batches for each training process")
+    loader_workers: int | None = _option(
+        None, "processes that prepare batches for each training process (default: 2 where it is on a GPU, else 0)"
+    )
 
     tokenizer: str | None = _option(None, "folder or Hub id of a tokenizer to use; by default one is trained")
     vocab_size: int = _option(37000, "the most tokens of the vocabulary to learn; source and target share it")
@@ -162,7 +164,7 @@ class TrainingConfig:
         self._expect("max_length", self.max_length >= 3, "at least 3: a token between two special ones")
         self._expect("train_minutes", (self.train_minutes or 1) < 10**9, "a number of minutes")
         for name in ("bleu_sentences", "loader_workers", "warmup_steps", "seed"):
-            self._expect(name, getattr(self, name) >= 0, "0 or a positive number")
+            self._expect(name, (getattr(self, name) or 0) >= 0, "0 or a positive number")
         for name in ("max_steps", "train_minutes", "max_grad_norm"):
             self._expect(name, getattr(self, name) is None or getattr(self, name) > 0, "a positive number or nothing")
         self._expect("label_smoothing", 0 <= (self.label_smoothing or 0) < 1, "a number in [0, 1)")
@@ -222,7 +224,9 @@ class TrainingConfig:
         self._expect("warmup_steps", counts, "updates, or below 1 a share of max_steps or of the minutes of linear")
         whole = self.optimizer == "adam" or self.architecture == "transformer"
         self._expect("optimizer", whole, "adam for recurrent models, whose matrices are several in one")
-        self._expect("loader_workers", self.loader_workers <= 1 or not self.streaming, "at most 1 with streaming")
+        self._expect(
+            "loader_workers", (self.loader_workers or 0) <= 1 or not self.streaming, "at most 1 with streaming"
+        )
 
     def _expect(self, name: str, holds: object, expected: str) -> None:
         if not holds:

@@ -1,18 +1,22 @@
 """Training on several processes: Accelerate, sharded parameters, the process group, and signals."""
 
 import atexit
+import contextlib
 import gc
 import logging
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from types import FrameType
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator, DistributedType
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import InitProcessGroupKwargs, is_deepspeed_available, parse_flag_from_env
+from accelerate.utils import InitProcessGroupKwargs, broadcast, is_deepspeed_available, parse_flag_from_env
+from torch import Tensor
 from torch.distributed import ProcessGroup
 from transformers import PreTrainedModel
 
@@ -21,6 +25,12 @@ from hf_vanilla.training.config import TrainingConfig
 
 Handler = Callable[[int, FrameType | None], object] | int | None
 SHARDING = (DistributedType.FSDP, DistributedType.DEEPSPEED)
+TIMEOUT = timedelta(minutes=30)
+"""After so long a process that the others wait for is missing."""
+ROLL_CALL = timedelta(minutes=1)
+"""How long they then wait for each other, to find out which it is."""
+PREPARATION = timedelta(hours=6)
+"""How long the others wait while the main process downloads and tokenises a corpus."""
 
 
 def leave_together(accelerator: Accelerator) -> None:
@@ -62,8 +72,7 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         mixed_precision=choose_precision(config.mixed_precision),
         log_with=list(config.trackers) or None,
         project_dir=config.output_dir,
-        # The others wait while the main process downloads and tokenises the corpus.
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=6))],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=TIMEOUT)],
     )
     logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)  # it warns of tied weights
     for kind in asked_for:
@@ -76,6 +85,8 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
         deepspeed = accelerator.state.deepspeed_plugin.deepspeed_config
         deepspeed["train_micro_batch_size_per_gpu"] = 1  # it varies, but DeepSpeed only reports it
         deepspeed["gradient_clipping"] = config.max_grad_norm or 0.0
+    if accelerator.is_fsdp2 and accelerator.mixed_precision != "no":
+        reduce_in_float32(accelerator)
     if config.ema_decay and is_sharded(accelerator):
         raise ValueError(
             "ema_decay needs whole parameters; leave it out with FSDP and DeepSpeed, and average snapshots"
@@ -83,9 +94,72 @@ def make_accelerator(config: TrainingConfig) -> Accelerator:
     return accelerator
 
 
+def reduce_in_float32(accelerator: Accelerator) -> None:
+    """Have FSDP2 add gradients, and keep what layers hand on, in float32, as autocast does in one process. (By the
+    policy of Accelerate all is in half precision.) Weights are gathered in half precision, and autocast multiplies."""
+    from torch.distributed.fsdp import MixedPrecisionPolicy
+
+    plugin: Any = accelerator.state.fsdp_plugin
+    half = plugin.mixed_precision_policy.param_dtype
+    exact: dict[str, Any] = {
+        "reduce_dtype": torch.float32,
+        "output_dtype": torch.float32,
+        "cast_forward_inputs": False,
+    }
+    plugin.mixed_precision_policy = MixedPrecisionPolicy(param_dtype=half, **exact)
+
+
+class Hosts:
+    """The processes of a run, as hosts that tell each other what they know, while their devices are at work."""
+
+    def __init__(self, accelerator: Accelerator) -> None:
+        self.is_main_process, self.processes = accelerator.is_main_process, accelerator.num_processes
+        if self.processes > 1:
+            # After a failure nothing more can be sent in the first.
+            self.group, self.roll = (dist.new_group(timeout=TIMEOUT, backend="gloo") for _ in range(2))
+
+    def sum(self, values: Sequence[float]) -> list[float]:
+        """Return values summed over the processes; a process that does not come makes it a TimeoutError by name."""
+        if self.processes == 1:
+            return list(values)
+        sums = torch.tensor(values, dtype=torch.float64)
+        try:
+            dist.all_reduce(sums, group=self.group)
+        except RuntimeError as error:
+            raise TimeoutError(f"{self.missing()} ({str(error).splitlines()[0]})") from error
+        return sums.tolist()
+
+    def missing(self) -> str:
+        """Return which of the processes do not answer."""
+        try:
+            dist.monitored_barrier(self.roll, ROLL_CALL, wait_all_ranks=True)
+        except RuntimeError as error:
+            return f"the run cannot go on, for processes are missing: {str(error).splitlines()[0]}"
+        return f"the processes of the run waited for each other for {TIMEOUT}, though all answer now"
+
+    @contextlib.contextmanager
+    def main_process_first(self) -> Iterator[None]:
+        """Let the main process do what is in the `with` block before the others do it."""
+        if self.processes > 1 and not self.is_main_process:
+            dist.monitored_barrier(self.roll, PREPARATION)
+        yield
+        if self.processes > 1 and self.is_main_process:
+            dist.monitored_barrier(self.roll, PREPARATION)
+
+
 def is_sharded(accelerator: Accelerator) -> bool:
     """True if no process holds the whole model."""
     return accelerator.distributed_type in SHARDING
+
+
+def share_weights(weights: dict[str, Tensor], like: dict[str, Tensor], accelerator: Accelerator) -> dict[str, Tensor]:
+    """Return on each process, and its device, the whole weights that the main process has; `like` has their shapes."""
+    device = accelerator.device
+    if accelerator.is_main_process:
+        own = {name: weights[name].to(device) for name in like}
+    else:
+        own = {name: torch.empty_like(shape, device=device) for name, shape in like.items()}
+    return broadcast(own)
 
 
 def group_tied_embeddings(model: PreTrainedModel, accelerator: Accelerator) -> None:

@@ -15,7 +15,6 @@ from transformers import PreTrainedTokenizerBase
 
 from hf_vanilla.data.built_in import target_language
 from hf_vanilla.models.losses_vanilla import cross_entropy
-from hf_vanilla.training.distributed import is_sharded
 from hf_vanilla.training.tasks import Batches, Corpus, Task
 from hf_vanilla.translation.metrics import TranslationQuality
 from hf_vanilla.translation.score_choices import QUICK_SCORES
@@ -34,8 +33,9 @@ def evaluate(
     """Measure a model on the validation split, all processes together. One with nothing to predict is a ValueError.
 
     Return `validation_loss`, the cross-entropy in nats per target token, without smoothing; `validation_perplexity`;
-    and for translation the `metrics` of the configuration, by default `bleu` and `chrf`, if `bleu_sentences` is not 0
-    and the model is not sharded.
+    and for translation the `metrics` of the configuration, by default `bleu` and `chrf`, if `bleu_sentences` is not 0.
+    The model must be whole: how many steps `generate` takes depends on the sentences, and processes that share a model
+    would wait for each other.
     """
     model.eval()
     sums = torch.zeros(2, device=accelerator.device)
@@ -47,8 +47,7 @@ def evaluate(
         raise ValueError("the validation split has nothing to predict; expected texts of at most max_length tokens")
     loss = loss_sum / token_sum
     scores = {"validation_loss": loss, "validation_perplexity": math.exp(min(loss, 700))}
-    # How many steps `generate` takes depends on the sentences: processes that share a model would wait for each other.
-    if task.config.task == "translation" and task.config.bleu_sentences and not is_sharded(accelerator):
+    if task.config.task == "translation" and task.config.bleu_sentences:
         pairs = list(itertools.islice(corpus["validation"], task.config.bleu_sentences))
         # Without the `forward` that Accelerate gives a model in mixed precision, which search would have to call.
         unwrapped = copy.copy(accelerator.unwrap_model(model))

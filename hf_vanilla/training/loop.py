@@ -22,12 +22,14 @@ from hf_vanilla.training.config import TrainingConfig
 from hf_vanilla.training.evaluation import evaluate, unigram_perplexity
 from hf_vanilla.training.run_log import RunLog, plot_curves
 from hf_vanilla.training.state import CONFIG, SUMMARY, RunState, check_folder, only_writer, share_counts
-from hf_vanilla.training.step import training_step
+from hf_vanilla.training.step import Update, training_step
 from hf_vanilla.training.tasks import TASKS
 from hf_vanilla.training.yaml_files import write_yaml
 
 logger = logging.getLogger(__name__)
 
+MOST_SKIPPED = 20
+"""So many updates in a row that fp16 skips are no search for its scale any more: the run is lost."""
 UPDATES_TIMED = 10
 """After so many updates, a run that time limits can tell how many there will be."""
 
@@ -73,11 +75,11 @@ class Run:
         transformers.utils.logging.disable_progress_bar()  # one bar is enough
         self.config, self.folder = config, Path(config.output_dir)
         self.uses_onednn = use_onednn_for_float32()
-        self.accelerator = accelerator
+        self.accelerator, self.hosts = accelerator, distributed.Hosts(accelerator)
         self.was_started = check_folder(self.folder, config, accelerator)
 
         self.task = task = TASKS[config.task](config)
-        with accelerator.main_process_first():  # the others then read its cache
+        with self.hosts.main_process_first():  # the others then read its cache
             self.corpus = task.load_corpus()
         if self.was_started:
             tokenizer = read_special_tokens(AutoTokenizer.from_pretrained(self.folder))
@@ -85,7 +87,7 @@ class Run:
             own = task.load_tokenizer(self.corpus) if accelerator.is_main_process else None
             tokenizer = broadcast_object_list([own])[0]
         self.tokenizer = tokenizer
-        with accelerator.main_process_first():
+        with self.hosts.main_process_first():
             examples, unseen = (task.examples(self.corpus, split, tokenizer) for split in ("train", "validation"))
 
         self.examples = examples
@@ -120,6 +122,7 @@ class Run:
             "splits": self.corpus.fingerprints,
         }
         self.state = RunState(**told, processes=accelerator.num_processes)
+        self.unsettled: tuple[Update, int, float] | None = None  # the last update, its number and learning rate
         self.checkpoints = checkpointing.Checkpoints(self.folder, accelerator, config.keep_checkpoints)
 
     def begin(self) -> bool:
@@ -192,25 +195,21 @@ class Run:
             state.validations = int(state.validations * state.done / loaded["done"])
 
     def update(self, micro_batches: Sequence[BatchEncoding], stop: distributed.StopSignal) -> None:
-        """Make one update, unless the run was told to stop; then log, validate and save what is due after it."""
+        """Make one update, unless the run was told to stop; then log, validate and save what is due after it.
+
+        The host reads what an update did when it has launched the next one, so that it does not wait for the device;
+        or before anything is logged, measured or saved.
+        """
         config, state, model = self.config, self.state, self.model
-        counts = share_counts(micro_batches, time.monotonic() - self.start, stop, self.accelerator)
+        counts = share_counts(micro_batches, time.monotonic() - self.start, stop, self.hosts)
         state.elapsed, tokens = counts["elapsed"], max(int(counts["tokens"]), 1)  # all may be padding
         if counts["stopped"]:
             self.stop(stop.received or signal.SIGTERM)
         learning_rate = float(self.scheduler.get_last_lr()[0])
+        update = training_step(self.task, model, self.optimizer, self.accelerator, micro_batches, tokens)
+        self.settle()  # the one before
         state.step += 1
-        loss, own_loss, norm = training_step(self.task, model, self.optimizer, self.accelerator, micro_batches, tokens)
-        if not math.isfinite(loss + norm):
-            innocent = bool(own_loss.isfinite()) and not math.isfinite(loss)
-            examples = records.describe_examples(micro_batches, self.tokenizer, self.folder, innocent)
-            self.log.close()
-            distributed.leave_together(self.accelerator)
-            raise FloatingPointError(
-                f"the loss is {loss}, the norm of the gradient {norm}, at update {state.step}, "
-                f"learning rate {learning_rate:.3g}, in {examples}. Checkpoints are as they were. "
-                "Look at these examples, or try a lower learning_rate"
-            )
+        self.unsettled = update, state.step, learning_rate
         self.progress.update(state.step, state.elapsed)
         self.scheduler.step()
         if self.average:
@@ -219,28 +218,63 @@ class Run:
         state.next_update += 1
         state.target_tokens += tokens
         seconds = time.monotonic() - self.last_update
-        state.add_to_window(loss * tokens, tokens, counts["filled"], counts["slots"], seconds, 1)
+        state.add_to_window(0.0, tokens, counts["filled"], counts["slots"], seconds, 1)
 
         is_last = state.done == 1
         if state.step % config.log_every == 0 or is_last:
+            self.settle()
             means = state.take_means()
+            means |= {"skipped_updates": state.skipped} if state.skipped else {}
             self.log.write(step=state.step, epoch=state.epoch, **means, learning_rate=learning_rate)
         self.log.advance(state.done)
         if state.step == UPDATES_TIMED and config.train_minutes:
             self.warn_of_warmup()
         if not self.average and (state.step % config.average_every == 0 or is_last):
+            self.settle()
             self.save_snapshot()
         if int(state.done * config.evaluations) > state.validations and not is_last:
+            self.settle()
             state.validations = int(state.done * config.evaluations)
             with self.log.going_on_after(checkpointing.CheckpointError):
-                self.validate(model)
+                self.validate_now()
         if state.step % config.checkpoint_every == 0 or is_last:
+            self.settle()
             with self.log.going_on_after(checkpointing.CheckpointError):
                 self.save_checkpoint()
         self.last_update = time.monotonic()  # what was done since does not count for the speed
 
+    def settle(self) -> None:
+        """Read what the last update did, if that is not done yet. Of one that failed, nothing has been saved.
+
+        Raises:
+            FloatingPointError: its loss or its gradient is not finite; or fp16 has skipped `MOST_SKIPPED` in a row.
+        """
+        if self.unsettled is None:
+            return
+        (update, step, learning_rate), self.unsettled = self.unsettled, None
+        state, loss, norm = self.state, float(update.loss), float(update.norm)
+        problem, was_skipped = None, bool(update.was_skipped)
+        if not math.isfinite(loss if was_skipped else loss + norm):
+            problem = f"the loss is {loss}, the norm of the gradient {norm},"
+        state.skipped += was_skipped
+        state.skipped_in_a_row = state.skipped_in_a_row + 1 if was_skipped else 0
+        if state.skipped_in_a_row == MOST_SKIPPED:
+            problem = f"in fp16, {MOST_SKIPPED} updates in a row have overflowed and were skipped,"
+        if problem is None:
+            state.window["loss"] += loss * update.target_tokens
+            return
+        innocent = bool(update.own_loss.isfinite()) and not math.isfinite(loss)
+        examples = records.describe_examples(update.micro_batches, self.tokenizer, self.folder, innocent)
+        self.log.close()
+        distributed.leave_together(self.accelerator)
+        raise FloatingPointError(
+            f"{problem} at update {step}, learning rate {learning_rate:.3g}, in {examples}. Checkpoints are as they "
+            "were. Look at these examples, or try a lower learning_rate"
+        )
+
     def stop(self, number: int) -> NoReturn:
         """Save a checkpoint, and end the process as signal `number` asked for."""
+        self.settle()
         self.save_checkpoint()
         self.log.say(f"stopped, and saved after update {self.state.step}; the same command goes on from there")
         self.log.close()
@@ -268,6 +302,15 @@ class Run:
                 checkpointing.with_weights(self.skeleton, weights).save_pretrained(unfinished)
                 self.tokenizer.save_pretrained(unfinished)
 
+    def validate_now(self) -> None:
+        """Validate the weights as they are now; where they are sharded, each process gets a whole model to measure."""
+        if not distributed.is_sharded(self.accelerator):
+            self.validate(self.model)
+            return
+        weights = self.accelerator.get_state_dict(self.model)
+        weights = distributed.share_weights(weights, self.skeleton.state_dict(), self.accelerator)
+        self.validate(checkpointing.with_weights(self.skeleton, weights).to(self.accelerator.device), weights)
+
     def validate(self, model: nn.Module, weights: dict[str, Tensor] | None = None) -> dict[str, float]:
         """Measure a model, log and return its scores, and keep its weights in `best/` if it is better than before."""
         scores = evaluate(self.task, model, self.tokenizer, self.validation_batches, self.corpus, self.accelerator)
@@ -279,15 +322,14 @@ class Run:
     def finish(self, command: str | None) -> None:
         """Average the weights, measure the model that they make, and save it with all that belongs to it.
 
-        What is measured and shown is what a user will load, in float32; but a sharded model is measured as it is.
+        What is measured and shown is what a user will load, in float32.
         """
         folder, accelerator = self.folder, self.accelerator
         snapshots = checkpointing.numbered_folders(folder / "snapshots")[-self.config.average_last :]
         states = map(checkpointing.read_weights, snapshots)
         weights = self.average.weights if self.average else optim.average_weights(states)
         final = checkpointing.with_weights(self.skeleton, weights)
-        measured = self.model if distributed.is_sharded(accelerator) else final.to(accelerator.device)
-        scores = self.validate(measured, final.state_dict())
+        scores = self.validate(final.to(accelerator.device), final.state_dict())
         if self.config.task != "translation" and not self.config.streaming:
             frequencies = unigram_perplexity(self.tokenizer, self.examples, self.validation_batches, accelerator)
             scores |= {"unigram_perplexity": frequencies}

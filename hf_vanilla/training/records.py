@@ -73,6 +73,7 @@ def write_summary(
         "command": command,
         "configuration": dataclasses.asdict(config),
         "updates": state.step,
+        "skipped_updates": state.skipped,
         "epochs": state.epoch + bool(state.next_update),
         "seconds": state.elapsed,
         "target_tokens": state.target_tokens,

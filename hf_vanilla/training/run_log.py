@@ -24,6 +24,7 @@ SHOWN = {
     "tokens_per_second": "{:,.0f} tokens/s",
     "padding": "padding {:.1%}",
     "memory_gib": "{:.1f} GiB",
+    "skipped_updates": "{:,} updates skipped by fp16",
     "validation_perplexity": "validation: perplexity {:.4g}",
     "bleu": "BLEU {:.1f}",
     "exact_match": "exact match {:.1f} %",

@@ -6,16 +6,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import broadcast_object_list
-from torch import Tensor
 from transformers import BatchEncoding
 
 from hf_vanilla.data.locks import alone_at
 from hf_vanilla.training.checkpointing import numbered_folders
 from hf_vanilla.training.config import TrainingConfig
-from hf_vanilla.training.distributed import StopSignal
+from hf_vanilla.training.distributed import Hosts, StopSignal
 from hf_vanilla.training.run_log import memory_gib
 from hf_vanilla.training.yaml_files import read_yaml
 
@@ -45,6 +43,8 @@ class RunState:
     lengths: int = 0  # a checksum of the lengths of these examples, by which a change shows as well
     splits: dict[str, str] = field(default_factory=dict)  # the fingerprint of each, see `hf_vanilla.data.splits`
     processes: int = 1
+    skipped: int = 0  # updates that fp16 left out because the gradient had overflowed
+    skipped_in_a_row: int = 0  # of them, the last ones
     window: dict[str, float] = field(default_factory=lambda: dict.fromkeys(WINDOW, 0.0))  # since the log's last line
 
     def add_to_window(self, *values: float) -> None:
@@ -134,27 +134,19 @@ def _remove_if_empty(folders: Sequence[Path]) -> None:
 
 
 def share_counts(
-    micro_batches: Sequence[BatchEncoding], seconds: float, stop: StopSignal, accelerator: Accelerator
+    micro_batches: Sequence[BatchEncoding], seconds: float, stop: StopSignal, hosts: Hosts
 ) -> dict[str, float]:
-    """Return what all processes must know alike before an update, summed over them.
+    """Return what all processes must know alike before an update, summed over them, without waiting for devices.
 
     That is `tokens`, the target tokens of the update; `elapsed`, the `seconds` of training on the main process;
     `stopped`, positive if a process was told to stop; `filled` and `slots`, see `WINDOW`.
     """
-    masks = [mask for batch in micro_batches for mask in _token_masks(batch)]
+    counts = [batch["counts"] for batch in micro_batches]
     own = {
-        "tokens": sum(int((batch["labels"] != -100).sum()) for batch in micro_batches),
-        "elapsed": seconds if accelerator.is_main_process else 0.0,
+        "tokens": sum(count["tokens"] for count in counts),
+        "elapsed": seconds if hosts.is_main_process else 0.0,
         "stopped": stop.received is not None,
-        "filled": sum(int(mask.sum()) for mask in masks),
-        "slots": sum(mask.numel() for mask in masks),
+        "filled": sum(count["filled"] for count in counts),
+        "slots": sum(count["slots"] for count in counts),
     }
-    values = torch.tensor(list(own.values()), device=accelerator.device, dtype=torch.float32)
-    return dict(zip(own, accelerator.reduce(values).tolist(), strict=True))
-
-
-def _token_masks(batch: BatchEncoding) -> Iterator[Tensor]:
-    """Yield for each side of a batch where it holds tokens (batch, length). Packed documents have no mask: all do."""
-    yield batch["attention_mask"] if "attention_mask" in batch else torch.ones_like(batch["input_ids"])
-    if "decoder_input_ids" in batch:
-        yield batch["labels"] != -100
+    return dict(zip(own, hosts.sum(list(own.values())), strict=True))

@@ -3,6 +3,7 @@
 import contextlib
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from accelerate import Accelerator
@@ -13,6 +14,18 @@ from transformers import BatchEncoding
 from hf_vanilla.training.tasks import Task
 
 
+@dataclass
+class Update:
+    """What an update did. Its tensors, all (), are of the device: the host waits for it where it reads them."""
+
+    micro_batches: Sequence[BatchEncoding]
+    target_tokens: int  # of all processes together
+    loss: Tensor  # of all processes, in nats per target token
+    own_loss: Tensor  # this process's part in it
+    norm: Tensor | float  # of the gradient before clipping, 0 where it is not known
+    was_skipped: Tensor | bool  # because the gradient had overflowed in fp16: the weights are as they were
+
+
 def training_step(
     task: Task,
     model: nn.Module,
@@ -20,27 +33,28 @@ def training_step(
     accelerator: Accelerator,
     micro_batches: Sequence[BatchEncoding],
     target_tokens: int,
-) -> tuple[float, Tensor, float]:
-    """Update the weights by the gradient of the mean loss over `target_tokens`, those of all processes together.
-
-    Return the loss of all processes, in nats per target token; this process's part in it, (); and the norm of the
-    gradient before clipping, 0 where it is not known. If one is not finite, the weights are left as they are.
-    """
+) -> Update:
+    """Update the weights by the gradient of the mean loss over `target_tokens`, those of all processes together."""
     model.train()
     own_loss = torch.zeros((), device=accelerator.device)
     for number, batch in enumerate(micro_batches, start=1):
         is_last = number == len(micro_batches)
         accelerator.sync_gradients = is_last  # DeepSpeed then makes its step within `backward`
         with contextlib.nullcontext() if is_last else accelerator.no_sync(model):
-            loss = task.loss(model, batch.to(accelerator.device), target_tokens)
+            # Accelerate puts autocast around the model itself, but not around one that FSDP2 shards.
+            with accelerator.autocast() if accelerator.is_fsdp2 else contextlib.nullcontext():
+                loss = task.loss(model, batch.to(accelerator.device, non_blocking=True), target_tokens)
             # The gradient of an update is the sum over the processes, but DDP takes their mean.
             accelerator.backward(loss * accelerator.num_processes)
         own_loss += loss.detach()
-    update_loss = accelerator.reduce(own_loss).item()
+    loss = accelerator.reduce(own_loss.clone())
     norm = accelerator.clip_grad_norm_(model.parameters(), task.config.max_grad_norm or math.inf)
-    # In fp16 it may overflow: the gradient scaler then leaves out this update.
-    norm = 0.0 if norm is None or accelerator.mixed_precision == "fp16" else float(norm)
-    if math.isfinite(update_loss + norm):
-        optimizer.step()
-        optimizer.zero_grad()
-    return update_loss, own_loss, norm
+    optimizer.step()
+    optimizer.zero_grad()
+    norm = 0.0 if norm is None else norm  # DeepSpeed may keep it for itself
+    norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+    # Accelerate sees only what a scaler skips on the host, and the scaler leaves it to a fused optimiser to skip.
+    skipped = accelerator.optimizer_step_was_skipped
+    if accelerator.mixed_precision == "fp16" and isinstance(norm, Tensor):
+        skipped = ~norm.isfinite()
+    return Update(micro_batches, target_tokens, loss, own_loss, norm, skipped)

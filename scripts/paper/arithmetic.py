@@ -7,7 +7,7 @@ addition are two FLOPs, as in `torch.utils.flop_counter`; only products of matri
 from dataclasses import dataclass
 
 from hf_vanilla.models.configuration_vanilla import VanillaBaseConfig
-from hf_vanilla.models.fused_loss_vanilla import CHUNK, CLASSES, ROWS
+from hf_vanilla.models.fused_loss_vanilla import CLASSES, ROWS, chunk_bytes
 
 # The number of tensors of width d_ff that an activation and the product after it keep for the backward pass.
 KEPT_BY_ACTIVATION = {"relu": 1, "gelu": 2, "silu": 2, "swish": 2, "gelu_new": 5}
@@ -121,9 +121,10 @@ def kept_bytes(config: VanillaBaseConfig, work: Work, itemsize: int) -> tuple[in
 
 
 def activation_peak(
-    config: VanillaBaseConfig, work: Work, itemsize: int, checkpointing: bool = False, on_gpu: bool = True
+    config: VanillaBaseConfig, work: Work, itemsize: int, checkpointing: bool = False, gpu_memory: float = 0
 ) -> int:
-    """Return the bytes at the peak of a step, beyond weights, their half copies, gradients and optimiser.
+    """Return the bytes at the peak of a step, beyond weights, their half copies, gradients and optimiser, on a GPU of
+    so many bytes of memory, or for 0 on a CPU.
 
     The peak is in the loss, which holds a chunk of logits and the gradient of the output matrix; or at the start of
     the backward pass, in the last feed-forward network; or at an embedding, whose gradient is held beside that of the
@@ -141,11 +142,11 @@ def activation_peak(
         layers = sources + decoder * decoder_layer
     half, last = itemsize < 4, work.target or work.source
     table = 4 * vocabulary * d
-    chunk = min(max(CHUNK, vocabulary * itemsize), work.labels * vocabulary * itemsize)
-    softmax = chunk * 4 // itemsize if on_gpu else 4 * ROWS * vocabulary
+    chunk = min(max(chunk_bytes(gpu_memory), vocabulary * itemsize), work.labels * vocabulary * itemsize)
+    softmax = chunk * 4 // itemsize if gpu_memory else 4 * ROWS * vocabulary
     loss = rest + layers + 4 * d * last + 8 * d * work.labels + chunk + softmax + table
     if half:  # the matrix and its gradient before they are float32; on CPU some classes of it, and a float32 copy
-        loss += table // 2 + (table // 2 if on_gpu else 6 * d * min(CLASSES, vocabulary))
+        loss += table // 2 + (table // 2 if gpu_memory else 6 * d * min(CLASSES, vocabulary))
     # An activation that also keeps its input has freed its output when the gradient of that input is made.
     of_input = 0 if KEPT_BY_ACTIVATION[config.activation_function] > 1 else itemsize * last * inner
     network = itemsize * last * inner + max(of_input, 4 * d * inner)

@@ -227,7 +227,7 @@ def test_a_word_that_is_longer_than_may_be_predicted_is_drawn_like_any_other(tok
     words = {"word_ids": [-1, 0, 0, 0, 0, 1, 1, 1, 1, -1]}
     collator = MaskedLanguageModelCollator(tokenizer, whole_words=True)
     chosen = {
-        tuple((collator.mask({"input_ids": [1, *ids, 2], **words})[1] != -100).nonzero()[0])
+        tuple((collator([{"input_ids": [1, *ids, 2], **words}])["labels"][0] != -100).nonzero()[:, 0].tolist())
         for ids in ([5 + n + k for k in range(8)] for n in range(20))
     }
     assert chosen == {(1, 2, 3, 4), (5, 6, 7, 8)}

@@ -1,0 +1,165 @@
+"""The path of GPUs without one: on torch's `meta` device, where tensors have shapes and no values, an error or a note is
+what becomes of each operation for which a host would wait for its device."""
+
+import contextlib
+import copy
+
+import pytest
+import torch
+from families import LANGUAGE_MODELS, small_model, words
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import BatchEncoding
+
+from hf_vanilla import VanillaDecoderForCausalLM, VanillaEncoderForMaskedLM, VanillaForConditionalGeneration
+from hf_vanilla.data.collators import Counted, TranslationCollator, causal_language_model_collator, pack_documents
+from hf_vanilla.models import fused_loss_vanilla, losses_vanilla, masks_vanilla
+from hf_vanilla.models.fused_loss_vanilla import CHUNK, LinearCrossEntropy, chunk_bytes, memory_of
+
+LENGTHS = (9, 5, 7, 3)
+# The host needs their results, or how large they are.
+WAITING = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique_consecutive", "_unique2"}
+
+
+class Waits(TorchDispatchMode):
+    """Notes the operations for which a host waits."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.__name__.partition(".")[0]
+        by_mask = name == "index" and any(each is not None and each.dtype == torch.bool for each in args[1])
+        to_host = name == "_to_copy" and args[0].is_meta and (kwargs or {}).get("device") == torch.device("cpu")
+        if name in WAITING or by_mask or to_host:
+            self.seen.append(name)
+        return function(*args, **(kwargs or {}))
+
+
+class Tokenizer:
+    pad_token_id, padding_side = 0, "right"
+
+
+def collated(head, model):
+    """A batch of rows of unequal lengths, as the training loop makes it for this head."""
+    torch.manual_seed(0)
+    rows = [words(1, length)[0].numpy() for length in LENGTHS]
+    if head is VanillaForConditionalGeneration:
+        pairs = [{"input_ids": row, "labels": other} for row, other in zip(rows, rows[::-1], strict=True)]
+        return Counted(TranslationCollator(Tokenizer, model))(pairs)
+    if head is VanillaDecoderForCausalLM:
+        blocks = pack_documents(rows, 8, 0)
+        names = blocks.keys()
+        examples = [dict(zip(names, row, strict=True)) for row in zip(*blocks.values(), strict=True)]
+        return Counted(causal_language_model_collator, next_tokens=True)(examples)
+
+    def masked(rows):
+        ids = torch.nn.utils.rnn.pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True)
+        labels = ids.masked_fill((ids == 0) | (torch.arange(ids.shape[1]) % 3 != 1), -100)
+        return BatchEncoding({"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels})
+
+    return Counted(masked)(rows)
+
+
+def loss_and_gradients(model, batch, **options):
+    counts = {"num_items_in_batch": batch["counts"]["tokens"]}
+    inputs = {name: value for name, value in batch.items() if name != "counts"}
+    loss = model(**inputs, **counts, **options, output_logits=False).loss
+    return loss, torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)
+
+
+@pytest.mark.parametrize("head", LANGUAGE_MODELS, ids=lambda head: head.__name__)
+def test_what_the_host_counts_changes_no_loss_and_no_gradient(head):
+    model = small_model(head).train()
+    batch = collated(head, model)
+    known = ("label_places", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+    unknown = BatchEncoding({name: value for name, value in batch.items() if name not in known})
+    assert batch["counts"]["tokens"] == len(batch["label_places"])
+    assert batch["counts"]["filled"] <= batch["counts"]["slots"]
+    assert "label_places" in batch and "label_places" not in unknown
+    (loss, gradients), (expected, wanted) = (loss_and_gradients(model, each) for each in (batch, unknown))
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    for own, other in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("head", LANGUAGE_MODELS, ids=lambda head: head.__name__)
+def test_no_forward_and_no_backward_pass_waits_for_the_device(head, monkeypatch):
+    monkeypatch.setattr(losses_vanilla, "find_obstacle", lambda *args, **options: None)  # weights on `meta` are one
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
+    monkeypatch.setattr(torch, "autocast", lambda *args, **options: contextlib.nullcontext())
+    model = small_model(head, dropout=0.1).train()
+    batch = collated(head, model)
+    device = copy.deepcopy(model).to("meta")
+    on_device = copy.copy(batch).to("meta")
+    assert on_device["input_ids"].is_meta and isinstance(on_device["counts"], dict)
+    with Waits() as waits:
+        loss, gradients = loss_and_gradients(device, on_device, label_smoothing=0.1)
+    assert not waits.seen
+    assert loss.is_meta and all(gradient.is_meta for gradient in gradients if gradient is not None)
+    # The host has to ask for what a batch does not tell it.
+    unknown = BatchEncoding({name: value for name, value in on_device.items() if name != "label_places"})
+    with Waits() as waits, contextlib.suppress(RuntimeError):
+        loss_and_gradients(device, unknown)
+    assert "nonzero" in waits.seen
+
+
+@pytest.mark.parametrize("head", [VanillaForConditionalGeneration, VanillaEncoderForMaskedLM])
+def test_masks_of_gpus_are_those_of_cpus(head, monkeypatch):
+    model = small_model(head).train()
+    batch = collated(head, model)
+    expected, _ = loss_and_gradients(model, batch)
+    given = []
+
+    def on_gpu(mask, inputs_embeds, config):
+        given.append(mask[:, None, None].bool().expand(-1, 1, inputs_embeds.shape[1], -1))
+        return given[-1]
+
+    monkeypatch.setattr(masks_vanilla, "of_every_query", on_gpu)
+    loss, _ = loss_and_gradients(model, batch)
+    assert len(given) == (2 if head is VanillaForConditionalGeneration else 1)
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+
+
+def test_label_places_that_are_not_those_of_the_labels_are_refused():
+    model = small_model(VanillaForConditionalGeneration).train()
+    batch = collated(VanillaForConditionalGeneration, model)
+    unlabelled = (batch["labels"] == -100).flatten().nonzero()[:1, 0].expand(len(batch["label_places"]))
+    for wrong in (batch["label_places"][:-1], unlabelled):
+        with pytest.raises(ValueError, match="`label_places` must be|`labels` must lie in"):
+            loss_and_gradients(model, BatchEncoding(dict(batch) | {"label_places": wrong}))
+
+
+def test_chunks_of_the_loss_grow_with_the_memory_of_the_gpu():
+    gib = 2**30
+    sizes = {memory: chunk_bytes(memory * gib) for memory in (0, 8, 16, 24, 80, 141)}
+    assert sizes == {0: 2**25, 8: 2**25, 16: 2**25, 24: 2**25, 80: 2**27, 141: 2**28}
+    assert memory_of(torch.device("cpu")) == 0 and CHUNK == 2**25
+
+
+def test_the_gradients_of_the_loss_do_not_overflow_in_float16(monkeypatch):
+    """100,000 rows that all pull at the same weights by 1: their sum is beyond 65,504."""
+    rows, classes = 100_000, 2
+    monkeypatch.setattr(fused_loss_vanilla, "CHUNK", 2**30)
+    states = torch.ones(rows, 4, dtype=torch.float16, requires_grad=True)
+    weight = torch.tensor([[0.0] * 4, [8.0] * 4], dtype=torch.float16, requires_grad=True)
+    bias = torch.zeros(classes, dtype=torch.float16, requires_grad=True)
+    labels = torch.zeros(rows, dtype=torch.long)
+    loss = LinearCrossEntropy.apply(states, weight, bias, labels, rows, 0.0, True)
+    gradients = torch.autograd.grad(loss, (states, weight, bias))
+    assert loss.item() == pytest.approx(32, rel=1e-3)
+    torch.testing.assert_close(gradients[1], torch.tensor([[-1.0] * 4, [1.0] * 4], dtype=torch.float16))
+    torch.testing.assert_close(gradients[2], torch.tensor([-1.0, 1.0], dtype=torch.float16))
+
+
+@pytest.mark.parametrize("rows", [1, 3, 64])
+def test_in_float16_gradients_are_those_of_float32(rows):
+    torch.manual_seed(0)
+    states, weight, labels = torch.randn(rows, 16), torch.randn(30, 16) / 4, torch.randint(30, (rows,))
+    found = []
+    for dtype in (torch.float16, torch.float32):
+        given = [each.to(dtype).requires_grad_() for each in (states, weight)]
+        loss = LinearCrossEntropy.apply(*given, None, labels, rows, 0.1, True)
+        found.append([loss, *(each.float() for each in torch.autograd.grad(loss, given))])
+    for own, expected in zip(*found, strict=True):
+        torch.testing.assert_close(own, expected, rtol=0.02, atol=2e-3)

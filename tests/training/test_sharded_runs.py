@@ -1,0 +1,43 @@
+"""Runs that FSDP2 shards, from the corpus to the saved model, through Accelerate as its launcher's file sets it up."""
+
+import dataclasses
+import json
+
+import pytest
+import runs
+from runs import of_task
+from test_accelerate_configs import launch_environment
+from test_training import assert_same_but_for_rounding, finish, read_log, start, write
+
+from hf_vanilla.training.loop import train
+
+TASKS = ("translation", "masked_lm", "causal_lm")
+
+
+def train_sharded(processes, folder, *configs):
+    """Train in processes that share each parameter, one run after the other."""
+    files = [write(config, folder / f"{number}.yaml") for number, config in enumerate(configs)]
+    environment = launch_environment("fsdp2") | {"ACCELERATE_USE_CPU": "true"}
+    finish(start([runs.__file__, *files], processes, env=environment))
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_sharded_processes_learn_and_measure_what_one_does(config, tmp_path, task):
+    settings = {"max_steps": 12, "average_last": 2, "average_every": 4, "checkpoint_every": 4, "batch_tokens": 400}
+    whole = of_task(config, task, output_dir=str(tmp_path / "whole"), **settings)
+    names = {"sharded": {"accumulation_steps": 2}, "halves": {"mixed_precision": "bf16"}}
+    others = {name: dataclasses.replace(whole, output_dir=str(tmp_path / name), **own) for name, own in names.items()}
+    train(whole)
+    train_sharded(2, tmp_path, *others.values())
+    assert_same_but_for_rounding(tmp_path / "sharded", tmp_path / "whole", tolerance=1e-5)
+    expected = read_log(tmp_path / "whole")
+    for name, tolerance in {"sharded": 1e-4, "halves": 0.05}.items():
+        summary = json.loads((tmp_path / name / "training_summary.json").read_text())
+        assert (summary["distributed_type"], summary["processes"]) == ("FSDP", 2)
+        log = read_log(tmp_path / name)
+        assert [record.keys() for record in log] == [record.keys() for record in expected]
+        for kind in ("loss", "validation_loss"):
+            losses, wanted = ([record[kind] for record in records if kind in record] for records in (log, expected))
+            assert losses == pytest.approx(wanted, rel=tolerance)
+    # In half precision a loss of 6 would be a multiple of 1/32.
+    assert any(record["loss"] * 32 % 1 for record in read_log(tmp_path / "halves")[:1])

@@ -1,0 +1,130 @@
+"""Updates that go wrong: what fp16 skips is counted, what failed is never saved, and a process that is missing is named."""
+
+import dataclasses
+import json
+import textwrap
+from types import SimpleNamespace
+
+import pytest
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from test_training import read_log, start
+from torch import nn
+
+from hf_vanilla.training import loop, step
+from hf_vanilla.training.loop import MOST_SKIPPED, train
+from hf_vanilla.training.optim import adam
+
+
+def changed(monkeypatch, change):
+    """Let `change(number, update)` change what each update of a run tells."""
+    made, numbers = step.training_step, iter(range(1, 10**6))
+
+    def training_step(*args):
+        update = made(*args)
+        change(next(numbers), update)
+        return update
+
+    monkeypatch.setattr(loop, "training_step", training_step)
+
+
+def test_the_scaler_of_fp16_skips_an_update_and_the_step_says_so(monkeypatch):
+    """Its scale is 2^126: a loss of 8 overflows float32, one of 1/8 does not."""
+    accelerator = Accelerator(cpu=True)
+    model = nn.Linear(1, 1, bias=False)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**126)
+    accelerator.scaler = scaler
+    monkeypatch.setattr(Accelerator, "mixed_precision", "fp16")  # which Accelerate lets GPUs alone have
+    optimizer = AcceleratedOptimizer(adam(model.parameters(), 1e-2), scaler=scaler)
+    accelerator._optimizers = [optimizer]
+    losses = iter((8.0, 0.125))
+    task = SimpleNamespace(
+        loss=lambda model, batch, tokens: model.weight.sum() * next(losses), config=SimpleNamespace(max_grad_norm=None)
+    )
+    batch = SimpleNamespace(to=lambda *args, **options: None)
+    before = model.weight.detach().clone()
+    first = step.training_step(task, model, optimizer, accelerator, [batch], 1)
+    assert first.was_skipped and model.weight.equal(before)
+    second = step.training_step(task, model, optimizer, accelerator, [batch], 1)
+    assert not second.was_skipped and not model.weight.equal(before)
+
+
+def test_updates_that_fp16_skips_are_counted_in_the_log_and_the_summary(config, tmp_path, monkeypatch):
+    def skip(number, update):
+        update.was_skipped = number in (2, 3, 7)
+
+    changed(monkeypatch, skip)
+    folder = train(dataclasses.replace(config, output_dir=str(tmp_path), max_steps=8))
+    counts = [record.get("skipped_updates", 0) for record in read_log(folder) if "loss" in record]
+    assert counts == [0, 1, 2, 2, 2, 2, 3, 3]
+    assert json.loads((folder / "training_summary.json").read_text())["skipped_updates"] == 3
+
+
+@pytest.mark.parametrize("log_every", [1, 100])
+def test_a_run_ends_once_fp16_has_skipped_too_many_updates_in_a_row(config, tmp_path, monkeypatch, log_every):
+    def skip(number, update):
+        update.was_skipped = number > 3
+
+    changed(monkeypatch, skip)
+    long = dataclasses.replace(config, output_dir=str(tmp_path), max_steps=60, evaluations=1, log_every=log_every)
+    message = (
+        f"in fp16, {MOST_SKIPPED} updates in a row have overflowed and were skipped, at update {3 + MOST_SKIPPED}"
+    )
+    with pytest.raises(FloatingPointError, match=message):
+        train(long)
+
+
+@pytest.mark.parametrize("bad", [6, 8, 9])
+def test_an_update_that_failed_is_never_saved(config, tmp_path, monkeypatch, bad):
+    """What it did is read late; but before a checkpoint, a snapshot, a validation and the end."""
+
+    def fail(number, update):
+        if number == bad:
+            update.loss = update.own_loss = update.loss * torch.nan
+
+    changed(monkeypatch, fail)
+    every = {"checkpoint_every": 4, "average_every": 4, "evaluations": 2, "log_every": 100}
+    with pytest.raises(FloatingPointError, match=f"the loss is nan, the norm .* at update {bad}, learning rate"):
+        train(dataclasses.replace(config, output_dir=str(tmp_path), max_steps=9, **every))
+    saved = sorted(path.name for kind in ("checkpoints", "snapshots") for path in (tmp_path / kind).glob("step-*"))
+    assert saved == ["step-4", "step-4"] if bad < 9 else ["step-4", "step-4", "step-8", "step-8"]
+
+
+def test_the_log_tells_the_loss_of_its_own_updates(config, tmp_path, monkeypatch):
+    losses = {}
+    changed(monkeypatch, lambda number, update: losses.update({number: float(update.loss)}))
+    folder = train(dataclasses.replace(config, output_dir=str(tmp_path), max_steps=9, log_every=1))
+    logged = {record["step"]: record["loss"] for record in read_log(folder) if "loss" in record}
+    assert logged == pytest.approx(losses, rel=1e-6)
+
+
+def test_a_process_that_the_others_wait_for_is_named(tmp_path):
+    """Of three processes one sleeps; the others say which after a second."""
+    script = tmp_path / "script.py"
+    script.write_text(
+        textwrap.dedent(
+            """
+            import time
+            from datetime import timedelta
+            from accelerate import Accelerator
+            from hf_vanilla.training import distributed
+
+            distributed.TIMEOUT, distributed.ROLL_CALL = timedelta(seconds=2), timedelta(seconds=1)
+            accelerator = Accelerator()
+            hosts = distributed.Hosts(accelerator)
+            with hosts.main_process_first():
+                pass
+            assert hosts.sum([accelerator.process_index, 0.5]) == [3.0, 1.5]
+            if accelerator.process_index == 1:
+                time.sleep(8)
+            else:
+                hosts.sum([1.0])
+            """
+        )
+    )
+    process = start([str(script)], 3)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert "TimeoutError: the run cannot go on, for processes are missing" in errors
+    assert "Ranks 1 failed to pass monitoredBarrier" in errors
