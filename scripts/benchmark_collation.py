@@ -1,4 +1,4 @@
-"""How long a loader takes to read and collate a batch of each task, beside what it did by `datasets` and `transformers`.
+"""How long a loader takes to read and collate a batch of each task, beside `datasets` and `transformers` alone.
 
     python scripts/benchmark_collation.py                           # 25,000 tokens, those of the paper's batches
     python scripts/benchmark_collation.py --batch_tokens 100000 --rounds 30

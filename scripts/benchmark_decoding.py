@@ -28,7 +28,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from peers.measuring import seconds_of
+from peers.measuring import DEVICE, seconds_of
 from peers.models import SIZES, configure
 from transformers import AutoModelForSeq2SeqLM
 from transformers.utils import logging
@@ -58,12 +58,12 @@ def build(name: str, size: str, exported: str) -> Callable[[Any, Any, int], obje
 
         return by_ctranslate2
     if name in ("marian", "bart"):
-        model = AutoModelForSeq2SeqLM.from_config(configure(name, SIZES[size])).eval()
+        model = AutoModelForSeq2SeqLM.from_config(configure(name, SIZES[size])).eval().to(DEVICE)
         lengths = {"min_new_tokens": TOKENS, "max_new_tokens": TOKENS}
         return lambda ids, mask, beams: model.generate(ids, attention_mask=mask, num_beams=beams, **lengths)
     from hf_vanilla.translation.translator import pack_linears
 
-    ours, precision = random_model(size), name.removeprefix("hf_vanilla ")
+    ours, precision = random_model(size).to(DEVICE), name.removeprefix("hf_vanilla ")
     if precision == "bfloat16":
         ours, precision = ours.bfloat16(), "float32"
     decoder = IncrementalDecoder(ours, precision)
@@ -97,7 +97,10 @@ def export(size: str, folder: str) -> None:
 
 
 def memory(name: str) -> float:
-    """Return the MiB of this process: `VmRSS` is what it has, `VmHWM` the most since that was last reset."""
+    """Return the MiB of this process: `VmRSS` is what it has, `VmHWM` the most since that was last reset; of its GPU,
+    if it has one."""
+    if DEVICE == "cuda":
+        return (torch.cuda.memory_allocated() if name == "VmRSS" else torch.cuda.max_memory_allocated()) / 2**20
     return int(re.findall(rf"{name}:\s+(\d+) kB", Path("/proc/self/status").read_text())[0]) / 1024
 
 
@@ -109,13 +112,16 @@ def work(name: str, size: str, threads: int | None, exported: str, connection: A
     if name.startswith("hf_vanilla"):
         use_onednn_for_float32()
     translate = build(name, size, exported)
-    loaded = memory("VmRSS")
+    loaded, device = memory("VmRSS"), "cpu" if name.startswith("ctranslate2") else DEVICE
     connection.send("ready")
     for sentences, beams in iter(connection.recv, None):
         torch.manual_seed(1)
-        ids = torch.randint(5, SIZES[size].vocabulary, (sentences, 32))
-        mask = (torch.arange(32) < torch.linspace(32, 20, sentences).long()[:, None]).long()
-        Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
+        ids = torch.randint(5, SIZES[size].vocabulary, (sentences, 32)).to(device)
+        mask = (torch.arange(32) < torch.linspace(32, 20, sentences).long()[:, None]).long().to(device)
+        if DEVICE == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM
         with torch.inference_mode():
             seconds = seconds_of(partial(translate, ids, mask, beams))
         connection.send((seconds, memory("VmHWM") - loaded))
@@ -127,9 +133,9 @@ def by_length(rounds: int) -> None:
     sizes = {"vocab_size": shape.vocabulary, "hidden_size": shape.width, "N": shape.layers}
     for kind in ("none", "additive", "dot", "local"):
         config = hf_vanilla.RecurrentConfig(**sizes, attention_type=kind)
-        models[f"recurrent, {kind}"] = hf_vanilla.RecurrentForConditionalGeneration(config).eval()
-    models["Transformer"] = random_model("small")
-    ids = torch.randint(5, shape.vocabulary, (8, 32))
+        models[f"recurrent, {kind}"] = hf_vanilla.RecurrentForConditionalGeneration(config).eval().to(DEVICE)
+    models["Transformer"] = random_model("small").to(DEVICE)
+    ids = torch.randint(5, shape.vocabulary, (8, 32), device=DEVICE)
     print("| ms a token | " + " | ".join(f"{length} tokens" for length in TARGET_LENGTHS) + " |")
     print("|---" * (1 + len(TARGET_LENGTHS)) + "|")
     for name, model in models.items():

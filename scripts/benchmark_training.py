@@ -38,6 +38,8 @@ from hf_vanilla.training.config import TrainingConfig
 from hf_vanilla.training.loop import train
 from hf_vanilla.training.tasks import TASKS, Task
 
+INPUTS = ("input_ids", "attention_mask", "decoder_input_ids", "labels")
+
 
 def verses(vocabulary: int, tokens: int, count: int) -> list[Batch]:
     """Return `count` batches of so many tokens from the built-in corpus, as `hf-vanilla train` makes them."""
@@ -47,7 +49,9 @@ def verses(vocabulary: int, tokens: int, count: int) -> list[Batch]:
     corpus = task.load_corpus()
     tokenizer = task.load_tokenizer(corpus)
     batches = task.batches(task.examples(corpus, "train", tokenizer), tokenizer, task.build_model(tokenizer))
-    return [dict(batch) for _, (_, _, (batch,)) in zip(range(count), batches.updates(0, 0), strict=False)]
+    made = [batch for _, (_, _, (batch,)) in zip(range(count), batches.updates(0, 0), strict=False)]
+    # Peers take no `counts` and `label_places`.
+    return [{name: batch[name] for name in batch if name in INPUTS} for batch in made]
 
 
 def loop_overhead(config: TrainingConfig, updates: int) -> float:

@@ -47,5 +47,5 @@ class TokenRows(TorchDataset):
 
 
 def read_lists(chunk: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Return where the lists of an Arrow array begin, and the last one ends (lists + 1,), and what all of them hold."""
+    """Return where the lists of an Arrow array begin, and the last one ends (lists + 1,), and what they all hold."""
     return chunk.offsets.to_numpy(), chunk.values.to_numpy(zero_copy_only=True)

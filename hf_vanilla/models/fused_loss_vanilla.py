@@ -49,7 +49,7 @@ class LinearCrossEntropy(torch.autograd.Function):
             grad_w = torch.zeros_like(weight, dtype=torch.float32) if needs_w else None
             grad_b = torch.zeros_like(weight[:, 0], dtype=torch.float32) if needs_b else None
             rows = max(1, min(len(x), chunk_bytes(memory_of(x.device)) // (len(w) * dtype.itemsize)))
-            # A product is rounded to its type. In float16 the sum over rows may exceed the largest number, 65,504; their
+            # A product is rounded to its type. In float16 the sum over rows may exceed the largest number, 65,504; the
             # mean cannot, for no element of p - q is above 1.
             scale = 2.0 ** -math.ceil(math.log2(rows)) if dtype == torch.float16 else 1.0
             for start in range(0, len(x), rows):

@@ -252,8 +252,8 @@ class Run:
         if self.unsettled is None:
             return
         (update, step, learning_rate), self.unsettled = self.unsettled, None
-        state, loss, norm = self.state, float(update.loss), float(update.norm)
-        problem, was_skipped = None, bool(update.was_skipped)
+        state, (loss, own_loss, norm, was_skipped) = self.state, update.outcome()
+        problem = None
         if not math.isfinite(loss if was_skipped else loss + norm):
             problem = f"the loss is {loss}, the norm of the gradient {norm},"
         state.skipped += was_skipped
@@ -263,7 +263,7 @@ class Run:
         if problem is None:
             state.window["loss"] += loss * update.target_tokens
             return
-        innocent = bool(update.own_loss.isfinite()) and not math.isfinite(loss)
+        innocent = math.isfinite(own_loss) and not math.isfinite(loss)
         examples = records.describe_examples(update.micro_batches, self.tokenizer, self.folder, innocent)
         self.log.close()
         distributed.leave_together(self.accelerator)

@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -14,16 +15,27 @@ from transformers import BatchEncoding
 from hf_vanilla.training.tasks import Task
 
 
+class Outcome(NamedTuple):
+    """What an update did."""
+
+    loss: float  # of all processes, in nats per target token
+    own_loss: float  # this process's part in it
+    norm: float  # of the gradient before clipping, 0 where it is not known
+    was_skipped: bool  # because the gradient had overflowed in fp16: the weights are as they were
+
+
 @dataclass
 class Update:
-    """What an update did. Its tensors, all (), are of the device: the host waits for it where it reads them."""
+    """An update that was launched, and may still be under way on the device."""
 
     micro_batches: Sequence[BatchEncoding]
     target_tokens: int  # of all processes together
-    loss: Tensor  # of all processes, in nats per target token
-    own_loss: Tensor  # this process's part in it
-    norm: Tensor | float  # of the gradient before clipping, 0 where it is not known
-    was_skipped: Tensor | bool  # because the gradient had overflowed in fp16: the weights are as they were
+    numbers: Tensor  # those of its outcome (4,), float32
+
+    def outcome(self) -> Outcome:
+        """Wait for the device, and return what the update did."""
+        loss, own_loss, norm, was_skipped = self.numbers.tolist()
+        return Outcome(loss, own_loss, norm, bool(was_skipped))
 
 
 def training_step(
@@ -57,4 +69,7 @@ def training_step(
     skipped = accelerator.optimizer_step_was_skipped
     if accelerator.mixed_precision == "fp16" and isinstance(norm, Tensor):
         skipped = ~norm.isfinite()
-    return Update(micro_batches, target_tokens, loss, own_loss, norm, skipped)
+    numbers = (
+        torch.as_tensor(each, dtype=torch.float32, device=loss.device) for each in (loss, own_loss, norm, skipped)
+    )
+    return Update(micro_batches, target_tokens, torch.stack([*numbers]))

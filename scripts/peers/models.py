@@ -35,7 +35,11 @@ class Shape:
 
 
 Builder = Callable[[Shape], Peer]
-SIZES = {"base": Shape(6, 512, 8, 2048, 37_000), "small": Shape(3, 256, 4, 1024, 8000)}
+SIZES = {
+    "base": Shape(6, 512, 8, 2048, 37_000),
+    "big": Shape(6, 1024, 16, 4096, 37_000),
+    "small": Shape(3, 256, 4, 1024, 8000),
+}
 
 
 def configure(model_type: str, shape: Shape, **changes: object) -> transformers.PreTrainedConfig:

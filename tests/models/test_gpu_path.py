@@ -1,5 +1,5 @@
-"""The path of GPUs without one: on torch's `meta` device, where tensors have shapes and no values, an error or a note is
-what becomes of each operation for which a host would wait for its device."""
+"""The path of GPUs without one: on torch's `meta` device, where tensors have shapes and no values. Each operation for
+which a host would wait for its device is noted, or an error there."""
 
 import contextlib
 import copy

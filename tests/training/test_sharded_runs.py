@@ -21,6 +21,20 @@ def train_sharded(processes, folder, *configs):
     finish(start([runs.__file__, *files], processes, env=environment))
 
 
+@pytest.mark.slow
+def test_a_sharded_run_goes_on_with_fewer_processes(config, tmp_path):
+    """Four processes, then two, of which each has two micro-batches: batches, and so the weights, are the same."""
+    settings = {"average_last": 1, "average_every": 8, "checkpoint_every": 8, "batch_tokens": 800, "evaluations": 1}
+    whole = dataclasses.replace(config, output_dir=str(tmp_path / "whole"), schedule="constant", **settings)
+    train(dataclasses.replace(whole, max_steps=16))
+    parts = dataclasses.replace(whole, output_dir=str(tmp_path / "parts"))
+    train_sharded(4, tmp_path, dataclasses.replace(parts, max_steps=8))
+    train_sharded(2, tmp_path, dataclasses.replace(parts, max_steps=16))
+    assert_same_but_for_rounding(tmp_path / "parts", tmp_path / "whole", tolerance=1e-5)
+    summary = json.loads((tmp_path / "parts" / "training_summary.json").read_text())
+    assert (summary["processes"], summary["updates"]) == (2, 16)
+
+
 @pytest.mark.parametrize("task", TASKS)
 def test_sharded_processes_learn_and_measure_what_one_does(config, tmp_path, task):
     settings = {"max_steps": 12, "average_last": 2, "average_every": 4, "checkpoint_every": 4, "batch_tokens": 400}

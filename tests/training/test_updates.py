@@ -1,7 +1,9 @@
-"""Updates that go wrong: what fp16 skips is counted, what failed is never saved, and a process that is missing is named."""
+"""Updates that go wrong: what fp16 skips is counted, what failed is never saved, a process that is missing is named.
+And the host reads once what an update did."""
 
 import dataclasses
 import json
+import math
 import textwrap
 from types import SimpleNamespace
 
@@ -9,24 +11,21 @@ import pytest
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from families import small_model
 from test_training import read_log, start
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from hf_vanilla.training import loop, step
+from hf_vanilla import VanillaForConditionalGeneration
+from hf_vanilla.training import step
 from hf_vanilla.training.loop import MOST_SKIPPED, train
-from hf_vanilla.training.optim import adam
+from hf_vanilla.training.optim import adam, make_optimizer
 
 
 def changed(monkeypatch, change):
-    """Let `change(number, update)` change what each update of a run tells."""
-    made, numbers = step.training_step, iter(range(1, 10**6))
-
-    def training_step(*args):
-        update = made(*args)
-        change(next(numbers), update)
-        return update
-
-    monkeypatch.setattr(loop, "training_step", training_step)
+    """Let `change(number, outcome)` return what each update of a run tells instead of its outcome."""
+    numbers, outcomes = iter(range(1, 10**6)), step.Update.outcome
+    monkeypatch.setattr(step.Update, "outcome", lambda update: change(next(numbers), outcomes(update)))
 
 
 def test_the_scaler_of_fp16_skips_an_update_and_the_step_says_so(monkeypatch):
@@ -45,16 +44,13 @@ def test_the_scaler_of_fp16_skips_an_update_and_the_step_says_so(monkeypatch):
     batch = SimpleNamespace(to=lambda *args, **options: None)
     before = model.weight.detach().clone()
     first = step.training_step(task, model, optimizer, accelerator, [batch], 1)
-    assert first.was_skipped and model.weight.equal(before)
+    assert first.outcome().was_skipped and model.weight.equal(before)
     second = step.training_step(task, model, optimizer, accelerator, [batch], 1)
-    assert not second.was_skipped and not model.weight.equal(before)
+    assert not second.outcome().was_skipped and not model.weight.equal(before)
 
 
 def test_updates_that_fp16_skips_are_counted_in_the_log_and_the_summary(config, tmp_path, monkeypatch):
-    def skip(number, update):
-        update.was_skipped = number in (2, 3, 7)
-
-    changed(monkeypatch, skip)
+    changed(monkeypatch, lambda number, outcome: outcome._replace(was_skipped=number in (2, 3, 7)))
     folder = train(dataclasses.replace(config, output_dir=str(tmp_path), max_steps=8))
     counts = [record.get("skipped_updates", 0) for record in read_log(folder) if "loss" in record]
     assert counts == [0, 1, 2, 2, 2, 2, 3, 3]
@@ -63,10 +59,7 @@ def test_updates_that_fp16_skips_are_counted_in_the_log_and_the_summary(config, 
 
 @pytest.mark.parametrize("log_every", [1, 100])
 def test_a_run_ends_once_fp16_has_skipped_too_many_updates_in_a_row(config, tmp_path, monkeypatch, log_every):
-    def skip(number, update):
-        update.was_skipped = number > 3
-
-    changed(monkeypatch, skip)
+    changed(monkeypatch, lambda number, outcome: outcome._replace(was_skipped=number > 3))
     long = dataclasses.replace(config, output_dir=str(tmp_path), max_steps=60, evaluations=1, log_every=log_every)
     message = (
         f"in fp16, {MOST_SKIPPED} updates in a row have overflowed and were skipped, at update {3 + MOST_SKIPPED}"
@@ -79,11 +72,8 @@ def test_a_run_ends_once_fp16_has_skipped_too_many_updates_in_a_row(config, tmp_
 def test_an_update_that_failed_is_never_saved(config, tmp_path, monkeypatch, bad):
     """What it did is read late; but before a checkpoint, a snapshot, a validation and the end."""
 
-    def fail(number, update):
-        if number == bad:
-            update.loss = update.own_loss = update.loss * torch.nan
-
-    changed(monkeypatch, fail)
+    nan = {"loss": math.nan, "own_loss": math.nan}
+    changed(monkeypatch, lambda number, outcome: outcome._replace(**nan) if number == bad else outcome)
     every = {"checkpoint_every": 4, "average_every": 4, "evaluations": 2, "log_every": 100}
     with pytest.raises(FloatingPointError, match=f"the loss is nan, the norm .* at update {bad}, learning rate"):
         train(dataclasses.replace(config, output_dir=str(tmp_path), max_steps=9, **every))
@@ -93,7 +83,12 @@ def test_an_update_that_failed_is_never_saved(config, tmp_path, monkeypatch, bad
 
 def test_the_log_tells_the_loss_of_its_own_updates(config, tmp_path, monkeypatch):
     losses = {}
-    changed(monkeypatch, lambda number, update: losses.update({number: float(update.loss)}))
+
+    def note(number, outcome):
+        losses[number] = outcome.loss
+        return outcome
+
+    changed(monkeypatch, note)
     folder = train(dataclasses.replace(config, output_dir=str(tmp_path), max_steps=9, log_every=1))
     logged = {record["step"]: record["loss"] for record in read_log(folder) if "loss" in record}
     assert logged == pytest.approx(losses, rel=1e-6)
@@ -128,3 +123,36 @@ def test_a_process_that_the_others_wait_for_is_named(tmp_path):
     assert process.returncode == 1
     assert "TimeoutError: the run cannot go on, for processes are missing" in errors
     assert "Ranks 1 failed to pass monitoredBarrier" in errors
+
+
+class Reads(TorchDispatchMode):
+    """Counts how often the host reads a number of the device."""
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.__name__.partition(".")[0] in ("_local_scalar_dense", "nonzero", "equal", "is_nonzero")
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_an_update_waits_once_for_the_device_and_late(config, monkeypatch, optimizer):
+    """Of the step and what the loop reads of it; for the passes of the models see tests/models/test_gpu_path.py."""
+    accelerator = Accelerator(cpu=True)
+    model = small_model(VanillaForConditionalGeneration)
+    made = make_optimizer(optimizer, model, 1e-3, "no")
+    task = SimpleNamespace(
+        loss=lambda model, batch, tokens: sum(weight.square().sum() for weight in model.parameters()),
+        config=SimpleNamespace(max_grad_norm=1.0),
+    )
+    batch = SimpleNamespace(to=lambda *args, **options: None)
+    model, made = accelerator.prepare(model, made)
+    with Reads() as reads:
+        update = step.training_step(task, model, made, accelerator, [batch, batch], 7)
+    assert reads.count == 0
+    asked = []
+    monkeypatch.setattr(torch.Tensor, "item", None)
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: asked.append(tensor) or [1.0] * len(tensor))
+    assert update.outcome() == (1.0, 1.0, 1.0, True) and len(asked) == 1
