@@ -27,7 +27,8 @@ from hf_vanilla.training.config import TrainingConfig
 from hf_vanilla.training.tasks import TASKS
 
 CONFIGS = Path(__file__).parent / "configs"
-NAMES = {"translation": "verses_demo", "masked_lm": "masked_lm", "causal_lm": "causal_lm"}
+LONGEST = 128
+NAMES = {"translation": "verses_demo", "masked_lm": "masked_lm_16", "causal_lm": "causal_lm"}
 
 
 def stock_collator(task: str, tokenizer: Any, model: Any) -> Callable[[Sequence[dict[str, Any]]], Any]:
@@ -41,7 +42,7 @@ def stock_collator(task: str, tokenizer: Any, model: Any) -> Callable[[Sequence[
 
 def measure(name: str, batch_tokens: int, rounds: int) -> tuple[float, float, float]:
     """Return the median ms of our batches and of the stock ones, and the median ratio of the latter to the former."""
-    options = ["--batch_tokens", str(batch_tokens), "--output_dir", "unused"]
+    options = ["--batch_tokens", str(batch_tokens), "--output_dir", "unused", "--max_length", str(LONGEST)]
     task = TASKS[name](TrainingConfig.load(CONFIGS / f"{NAMES[name]}.yaml", options))
     corpus = task.load_corpus()
     tokenizer = task.load_tokenizer(corpus)

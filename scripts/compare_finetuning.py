@@ -87,7 +87,7 @@ def prepare(folder: Path) -> None:
 
 def pretrain(folder: Path, model: str) -> None:
     """Pretrain ours or BERT ("peer") as a masked language model on the same batches, short pieces first."""
-    given = read_yaml(SCRIPTS / "configs" / "masked_lm.yaml")
+    given = read_yaml(SCRIPTS / "configs" / "masked_lm_16.yaml") | {"optimizer": "adam", "learning_rate": 1e-3}
     given |= {"corpus": str(folder / "prose.txt"), "tokenizer": str(folder / "encoder"), "vocab_size": VOCABULARY}
     for pieces, updates in PRETRAINING.items():
         output = folder / (model if pieces == max(PRETRAINING) else f"{model}-{pieces}")
