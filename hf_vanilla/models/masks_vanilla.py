@@ -74,9 +74,9 @@ def mask_of_self_attention(
         return create_causal_mask(**given, past_key_values=None, position_ids=positions)
     if documents is not None:
         given["and_mask_function"] = same_document(documents, cache)
+    elif cache is None:
+        given["attention_mask"] = of_every_query(attention_mask, inputs_embeds, config, is_causal)
     if not is_causal:
-        if documents is None and cache is None:
-            given["attention_mask"] = of_every_query(attention_mask, inputs_embeds, config)
         mask = create_bidirectional_mask(**given, past_key_values=cache)
         return take_out_padding(mask, inputs_embeds, config)
     if cache is not None and attention_mask is None and takes_padding_alone(config):
@@ -106,13 +106,19 @@ def mask_of_cross_attention(
     return take_out_padding(mask, inputs_embeds, config)
 
 
-def of_every_query(mask: Any, inputs_embeds: Tensor, config: PreTrainedConfig) -> Any:
+def of_every_query(mask: Any, inputs_embeds: Tensor, config: PreTrainedConfig, is_causal: bool = False) -> Any:
     """Return a mask of padding (batch, key length), for sdpa on a GPU, as (batch, 1, length, key length); others as
     they are. transformers would first see whether it hides anything, for which the host waits for the device."""
-    on_gpu = inputs_embeds.device.type != "cpu" and config._attn_implementation == "sdpa"
-    if not on_gpu or not isinstance(mask, Tensor) or mask.ndim != 2:
+    is_for_sdpa = waits_for_host(inputs_embeds) and config._attn_implementation == "sdpa"
+    if not is_for_sdpa or not isinstance(mask, Tensor) or mask.ndim != 2:
         return mask
-    return mask.to(inputs_embeds.device, torch.bool)[:, None, None].expand(-1, 1, inputs_embeds.shape[1], -1)
+    mask = mask.to(inputs_embeds.device, torch.bool)[:, None, None].expand(-1, 1, inputs_embeds.shape[1], -1)
+    return mask.tril() if is_causal else mask
+
+
+def waits_for_host(states: Tensor) -> bool:
+    """True where the host runs ahead of the device that holds `states`, until it has to read something there."""
+    return states.device.type != "cpu"
 
 
 def take_out_padding(mask: Any, inputs_embeds: Tensor, config: PreTrainedConfig) -> AttentionMask:

@@ -177,7 +177,7 @@ def unpad_mask(mask: AttentionMask, queries: Unpadding, keys: Unpadding, is_caus
     lengths = [each.shape[1] for each in (queries, keys) if each.is_active]
     if max(lengths + ([] if mask is None else list(mask.shape[-2:]))) <= SHORT:
         if mask is None and is_causal:
-            mask = torch.ones(1, 1, lengths[0], lengths[0], dtype=torch.bool).tril()
+            mask = queries.places.new_ones(1, 1, lengths[0], lengths[0], dtype=torch.bool).tril()
         if mask is None or mask.any(-1).all():  # a query that sees nothing gets zeros from sdpa alone
             return UnpaddedMask(queries, keys, mask)
     batch = (queries if queries.is_active else keys).shape[0]

@@ -84,7 +84,8 @@ class Run:
         if self.was_started:
             tokenizer = read_special_tokens(AutoTokenizer.from_pretrained(self.folder))
         else:
-            own = task.load_tokenizer(self.corpus) if accelerator.is_main_process else None
+            with self.hosts.main_process_first():
+                own = task.load_tokenizer(self.corpus) if accelerator.is_main_process else None
             tokenizer = broadcast_object_list([own])[0]
         self.tokenizer = tokenizer
         with self.hosts.main_process_first():

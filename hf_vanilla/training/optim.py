@@ -76,7 +76,7 @@ class Muon(Adam):
             directions = []
             for weight in matrices:
                 if not (state := self.state[weight]):
-                    state |= {"step": torch.zeros(()), "exp_avg": torch.zeros_like(weight)}
+                    state |= {"step": weight.new_zeros(()), "exp_avg": torch.zeros_like(weight)}
                 average = state["exp_avg"].lerp_(weight.grad, 1 - self.momentum)
                 directions.append(weight.grad.lerp_(average, self.momentum))  # Nesterov's momentum
                 weight.grad = None  # Adam leaves it alone

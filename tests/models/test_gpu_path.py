@@ -3,19 +3,27 @@ which a host would wait for its device is noted, or an error there."""
 
 import contextlib
 import copy
+from unittest import mock
 
 import pytest
 import torch
-from families import LANGUAGE_MODELS, small_model, words
+from families import HEADS, LANGUAGE_MODELS, batch_for, small_model, words
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import BatchEncoding
 
-from hf_vanilla import VanillaDecoderForCausalLM, VanillaEncoderForMaskedLM, VanillaForConditionalGeneration
+from hf_vanilla import (
+    VanillaDecoderForCausalLM,
+    VanillaDecoderForSequenceClassification,
+    VanillaDecoderForTokenClassification,
+    VanillaForConditionalGeneration,
+)
 from hf_vanilla.data.collators import Counted, TranslationCollator, causal_language_model_collator, pack_documents
 from hf_vanilla.models import fused_loss_vanilla, losses_vanilla, masks_vanilla
 from hf_vanilla.models.fused_loss_vanilla import CHUNK, LinearCrossEntropy, chunk_bytes, memory_of
 
 LENGTHS = (9, 5, 7, 3)
+# Their positions count tokens, which the host looks at: they may tell documents apart.
+COUNTING = (VanillaDecoderForSequenceClassification, VanillaDecoderForTokenClassification)
 # The host needs their results, or how large they are.
 WAITING = {"_local_scalar_dense", "is_nonzero", "equal", "nonzero", "masked_select", "unique_consecutive", "_unique2"}
 
@@ -104,21 +112,37 @@ def test_no_forward_and_no_backward_pass_waits_for_the_device(head, monkeypatch)
     assert "nonzero" in waits.seen
 
 
-@pytest.mark.parametrize("head", [VanillaForConditionalGeneration, VanillaEncoderForMaskedLM])
-def test_masks_of_gpus_are_those_of_cpus(head, monkeypatch):
-    model = small_model(head).train()
-    batch = collated(head, model)
-    expected, _ = loss_and_gradients(model, batch)
-    given = []
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("head", [head for head in HEADS if head not in COUNTING], ids=lambda head: head.__name__)
+def test_all_that_a_head_makes_is_on_its_device_and_of_its_type(head, dtype):
+    model = small_model(head, dropout=0.1, norm_position="pre").train().to("meta", dtype)
+    batch = {name: each.to("meta") for name, each in batch_for(head).items()}
+    outputs = model(**batch, output_hidden_states=True)
+    loss = outputs.loss
+    assert loss.is_meta and loss.dtype == torch.float32
+    loss.backward()
+    assert all(weight.grad is None or weight.grad.dtype == dtype for weight in model.parameters())
+    tensors = [each for value in outputs.values() for each in (value if isinstance(value, tuple) else (value,))]
+    tensors = [each for each in tensors if isinstance(each, torch.Tensor) and each is not loss]
+    assert len(tensors) > 2 and all(each.is_meta and each.dtype == dtype for each in tensors)
 
-    def on_gpu(mask, inputs_embeds, config):
-        given.append(mask[:, None, None].bool().expand(-1, 1, inputs_embeds.shape[1], -1))
-        return given[-1]
 
-    monkeypatch.setattr(masks_vanilla, "of_every_query", on_gpu)
-    loss, _ = loss_and_gradients(model, batch)
-    assert len(given) == (2 if head is VanillaForConditionalGeneration else 1)
-    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+@pytest.mark.parametrize("padding_side", ["left", "right"])
+@pytest.mark.parametrize("head", LANGUAGE_MODELS, ids=lambda head: head.__name__)
+def test_masks_of_gpus_are_those_of_cpus(head, padding_side):
+    model = small_model(head, initializer_range=0.3).eval()
+    batch = batch_for(head, labels=False)
+    for name in {"attention_mask", "decoder_attention_mask"} & batch.keys():
+        batch[name][1, -2:] = batch[name][2, -4:] = 0
+        batch[name] = batch[name].flip(1) if padding_side == "left" else batch[name]
+    expected = model(**batch, use_cache=False).logits
+    with mock.patch.object(masks_vanilla, "waits_for_host", return_value=True) as asked:
+        found = model(**batch, use_cache=False).logits
+    assert asked.call_count == (3 if head is VanillaForConditionalGeneration else 1)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+    mask, states = batch["attention_mask"], torch.zeros(3, 7, 16, device="meta")
+    wide = masks_vanilla.of_every_query(mask, states, model.config, "Decoder" in head.__name__)
+    assert wide.shape == (3, 1, 7, 7)
 
 
 def test_label_places_that_are_not_those_of_the_labels_are_refused():

@@ -4,12 +4,12 @@ import dataclasses
 import json
 
 import pytest
-import runs
-from runs import of_task
 from test_accelerate_configs import launch_environment
 from test_training import assert_same_but_for_rounding, finish, read_log, start, write
 
+import runs
 from hf_vanilla.training.loop import train
+from runs import of_task
 
 TASKS = ("translation", "masked_lm", "causal_lm")
 
