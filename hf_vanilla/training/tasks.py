@@ -9,6 +9,7 @@ import math
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -86,7 +87,14 @@ class Task:
         If it is a slow one, or lacks a special token that the task needs, it is a ValueError.
         """
         if given := self.config.initial_model or self.config.tokenizer:
-            tokenizer = read_special_tokens(transformers.AutoTokenizer.from_pretrained(given))
+            try:
+                tokenizer = read_special_tokens(transformers.AutoTokenizer.from_pretrained(given))
+            except OSError as error:
+                if Path(given).is_dir():
+                    raise
+                field = "initial_model" if self.config.initial_model else "tokenizer"
+                reason = str(error).splitlines()[0]
+                raise FileNotFoundError(f"{field} is {given}, which is no folder here; of the Hub: {reason}") from None
             if not tokenizer.is_fast:
                 raise ValueError(f"the tokenizer of {given} is a slow one; expected one of the `tokenizers` library")
             for name in self.special_tokens:

@@ -43,6 +43,12 @@ def test_pairs_that_are_too_long_or_too_unequal_are_dropped_and_counted_by_reaso
     assert "train: dropped 1 longer than 100 tokens, 1 one side more than 3 times" in caplog.text
 
 
+@pytest.mark.parametrize("field", ["initial_model", "tokenizer"])
+def test_what_a_run_starts_from_is_named_where_it_is_nowhere(make, field):
+    with pytest.raises(FileNotFoundError, match=rf"{field} is runs/nowhere, which is no folder here; of the Hub: \w+"):
+        make("translation", pairs(), **{field: "runs/nowhere"})
+
+
 def test_what_a_stream_drops_is_counted_as_well(make):
     odd = [{"source": "x " * 300, "target": "long"}]
     task, _, _, examples = make("translation", pairs() + odd, max_length=100, streaming=True)
