@@ -52,6 +52,10 @@ def measure(name: str, batch_tokens: int, rounds: int) -> tuple[float, float, fl
     columns = [column for column in examples.column_names if not column.endswith("_length")]
     examples = examples.select_columns(columns)
     own, theirs = [], []
+    if (found := len(batches.source.batches)) < 2:
+        raise ValueError(
+            f"--batch_tokens is {batch_tokens}: {name} has {found} batch(es) of it; expected fewer tokens"
+        )
     for rows in batches.source.batches[: rounds + 1]:  # the first one warms up
         start = time.perf_counter()
         batches.collator(batches.loader.dataset.__getitems__(rows.tolist()))

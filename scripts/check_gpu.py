@@ -17,6 +17,7 @@ import argparse
 import contextlib
 import importlib.util
 import json
+import math
 import os
 import random
 import shutil
@@ -29,13 +30,15 @@ import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from peers import measuring, models
 from safetensors.torch import load_file
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import BatchEncoding, PreTrainedModel
 
 import hf_vanilla
 from hf_vanilla import (
@@ -47,6 +50,7 @@ from hf_vanilla import (
 )
 from hf_vanilla.cli.streams import run_program
 from hf_vanilla.environment import hardware
+from hf_vanilla.training.step import training_step
 from hf_vanilla.translation.translator import make_incremental
 
 ROOT = Path(__file__).parents[1]
@@ -172,7 +176,9 @@ def loss_and_gradients(
 
 
 def relative_error(found: list[Tensor | None], expected: list[Tensor | None]) -> float:
-    """Return the norm of the difference of gradients over that of those expected."""
+    """Return the norm of the difference of gradients over that of those expected; infinity if one is missing."""
+    if [own is None for own in found] != [wanted is None for wanted in expected]:
+        return math.inf
     pairs = [
         (own, wanted) for own, wanted in zip(found, expected, strict=True) if own is not None and wanted is not None
     ]
@@ -211,7 +217,8 @@ def check_families(report: Report, miniature: bool) -> None:
             errors = {}
             for precision, half in {"fp32": None, **HALVES}.items():
                 loss, gradients = loss_and_gradients(model, to_device(batch), half)
-                errors[precision] = max(float((loss - expected).abs()), relative_error(gradients, wanted))
+                of_loss, of_gradients = float((loss - expected).abs()), relative_error(gradients, wanted)
+                errors[precision] = of_loss + of_gradients  # not a number if either is none
             ok = errors["fp32"] < 1e-4 and errors["bf16"] < 0.25 and errors["fp16"] < 0.25
             report.note(name, ok, ", ".join(f"{precision} {error:.1e}" for precision, error in errors.items()))
 
@@ -301,21 +308,24 @@ def check_waits(report: Report, miniature: bool) -> None:
     pairs = [{"input_ids": row, "labels": row} for row in rows]
     batch = to_device(dict(Counted(TranslationCollator(Tokens, model))(pairs)))  # type: ignore[arg-type]
     tokens = batch.pop("counts")["tokens"]
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    accelerator = Accelerator()
+    model, optimizer = accelerator.prepare(model, torch.optim.Adam(model.parameters(), fused=True))
+    task: Any = SimpleNamespace(config=SimpleNamespace(max_grad_norm=1.0))
+    task.loss = lambda model, batch, tokens: model(**batch, num_items_in_batch=tokens, output_logits=False).loss
 
     def step() -> None:
-        model(**batch, num_items_in_batch=tokens, output_logits=False).loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
+        training_step(task, model, optimizer, accelerator, [BatchEncoding(batch)], tokens)
 
     step()
     seen: list[str] = []
     if DEVICE == "cuda":
         torch.cuda.set_sync_debug_mode("warn")
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            step()
-        torch.cuda.set_sync_debug_mode("default")
+        try:
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
         seen = [f"{Path(each.filename).name}:{each.lineno}" for each in caught if "synchroni" in str(each.message)]
     report.note("waits in a step", not seen, "; ".join(seen) or "none")
 
@@ -346,6 +356,18 @@ def write_corpus(path: Path) -> None:
             source = drawn.choices(words, k=drawn.randint(3, 20))
             row = {"source": " ".join(source), "target": " ".join(word.upper() for word in reversed(source))}
             print(json.dumps(row), file=file)
+
+
+def finish(processes: dict[str, subprocess.Popen[bytes]]) -> dict[str, int]:
+    """Wait for processes, and return their exit codes; those that take too long are ended."""
+    limit, codes = time.monotonic() + 240, {}
+    for name, process in processes.items():
+        try:
+            codes[name] = process.wait(timeout=max(1, limit - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            codes[name] = process.wait()
+    return codes
 
 
 def check_launches(report: Report, miniature: bool) -> None:
@@ -381,17 +403,19 @@ def check_launches(report: Report, miniature: bool) -> None:
         kinds = ["ddp", "fsdp2"]
         kinds += ["deepspeed_zero2", "deepspeed_zero3"] if importlib.util.find_spec("deepspeed") else []
         waiting |= {name: start(name, launcher(name, 29611 + n)) for n, name in enumerate(kinds)}
-    codes = {name: process.wait(timeout=240) for name, process in waiting.items()}
-    again = {name: start(name, [], "--schedule", "noam") for name in ("resumed", "whole")}
-    codes |= {name: process.wait(timeout=240) for name, process in again.items()}
+    codes = {"interrupted" if name == "resumed" else name: code for name, code in finish(waiting).items()}
+    codes |= finish({name: start(name, [], "--schedule", "noam") for name in ("resumed", "whole")})
     for name, code in codes.items():
-        log, printed = work / name / "log.jsonl", (work / f"{name}.txt").read_text(errors="replace")
+        folder = "resumed" if name == "interrupted" else name
+        log, printed = work / folder / "log.jsonl", (work / f"{folder}.txt").read_text(errors="replace")
         last = log.read_text().splitlines()[-1][:150] if log.exists() else ""
         report.note(f"launch {name}", code == 0, last if code == 0 else printed[-300:].replace("\n", " "))
     with report.catching("a resumed run"):
         own, whole = (load_file(work / name / "model.safetensors") for name in ("resumed", "whole"))
         error = max(float((own[name] - whole[name]).abs().max()) for name in whole)
-        report.note("a resumed run", error == 0, f"its weights differ from those of a whole run by {error:.1e}")
+        went_on = "going on after update 10" in (work / "resumed.txt").read_text(errors="replace")
+        text = f"its weights differ from those of a whole run by {error:.1e}"
+        report.note("a resumed run", went_on and error == 0, text if went_on else "it began anew")
 
 
 # Measurements

@@ -73,15 +73,16 @@ class MaskedLanguageModelCollator:
     def __post_init__(self) -> None:
         if self.tokenizer.mask_token_id is None:
             raise ValueError("the tokenizer has no mask token; train one with family='encoder'")
-        self.is_special = np.zeros(len(self.tokenizer), dtype=bool)
-        self.is_special[self.tokenizer.all_special_ids] = True
-        self.ordinary_ids = np.flatnonzero(~self.is_special)
+        if self.tokenizer.pad_token_id is None:
+            raise ValueError("the tokenizer has no padding token; give it one as `pad_token`")
+        self.special_ids = np.array(self.tokenizer.all_special_ids)
+        self.ordinary_ids = np.setdiff1d(np.arange(len(self.tokenizer)), self.special_ids)
 
     def __call__(self, examples: Sequence[Example]) -> BatchEncoding:
         tokens, lengths = join(examples, "input_ids")
         bits = random_bits(tokens, lengths, self.seed, self.epoch)
         rows = np.repeat(np.arange(len(lengths)), lengths)
-        candidates = np.flatnonzero(~self.is_special[tokens])
+        candidates = np.flatnonzero(~np.isin(tokens, self.special_ids))
         # Each row's candidates in random order: the row above, random bits below.
         order = (rows[candidates].astype(np.uint64) << np.uint64(40)) | (bits[candidates] >> np.uint64(24))
         candidates = candidates[order.argsort(kind="stable")]
@@ -135,6 +136,9 @@ class Counted:
             filled, slots = filled + tokens, slots + labels.numel()
         if "position_ids" in batch:
             starts = (batch["position_ids"] == 0).flatten().nonzero().squeeze(1).int()
+        if "position_ids" in batch and len(starts) == len(labels):
+            batch.pop("position_ids")  # each row is one document: plain causal attention, from position 0
+        elif "position_ids" in batch:
             borders = torch.cat((starts, starts.new_tensor([slots])))
             longest = int(borders.diff().max())
             batch.update({"cu_seq_lens_q": borders, "cu_seq_lens_k": borders})
@@ -154,7 +158,7 @@ def random_bits(tokens: np.ndarray, lengths: np.ndarray, seed: int, epoch: int) 
     ends = lengths.cumsum()
     places = np.arange(len(tokens)) - np.repeat(ends - lengths, lengths)
     steps = places.astype(np.uint64) * np.uint64(GOLDEN)
-    run = scramble(scramble(np.array([seed], np.uint64)) + np.array([epoch], np.uint64))
+    run = scramble(scramble(np.array([seed]).astype(np.uint64)) + np.array([epoch], np.uint64))
     sums = np.cumsum(scramble(scramble(steps + run) + tokens.astype(np.uint64)))
     sums = np.concatenate((np.zeros(1, np.uint64), sums))
     of_rows = sums[ends] - sums[ends - lengths]

@@ -49,9 +49,6 @@ class LinearCrossEntropy(torch.autograd.Function):
             grad_w = torch.zeros_like(weight, dtype=torch.float32) if needs_w else None
             grad_b = torch.zeros_like(weight[:, 0], dtype=torch.float32) if needs_b else None
             rows = max(1, min(len(x), chunk_bytes(memory_of(x.device)) // (len(w) * dtype.itemsize)))
-            # A product is rounded to its type. In float16 the sum over rows may exceed the largest number, 65,504; the
-            # mean cannot, for no element of p - q is above 1.
-            scale = 2.0 ** -math.ceil(math.log2(rows)) if dtype == torch.float16 else 1.0
             for start in range(0, len(x), rows):
                 chunk = x[start : start + rows]
                 logits = F.linear(chunk, w, b)
@@ -71,8 +68,11 @@ class LinearCrossEntropy(torch.autograd.Function):
                     grad_w.addmm_(p_minus_q.t(), chunk)
                 elif grad_w is not None:
                     classes = CLASSES if x.device.type == "cpu" else len(w)
+                    scale = scale_of_sums(chunk) if dtype == torch.float16 else None
+                    chunk = chunk if scale is None else chunk * scale.to(dtype)
                     for grad, part in zip(grad_w.split(classes), p_minus_q.split(classes, dim=1), strict=True):
-                        grad.add_(part.t() @ (chunk * scale if scale < 1 else chunk), alpha=1 / scale)
+                        product = part.t() @ chunk
+                        grad += product if scale is None else product.float().div_(scale)
                 if grad_b is not None:
                     grad_b += p_minus_q.sum(0, dtype=torch.float32)
                 del logits, p_minus_q, part  # so that their memory is free for those of the next chunk
@@ -95,6 +95,13 @@ class LinearCrossEntropy(torch.autograd.Function):
             grad_w, grad_b = (of if of is None else of * grad for of in (grad_w, grad_b))
         grad_w, grad_b = (of if of is None else of.to(of_w) for of in (grad_w, grad_b))
         return grad_x, grad_w, grad_b, None, None, None, None
+
+
+def scale_of_sums(rows: Tensor) -> Tensor:
+    """Return the power of two, 1 at most, that keeps sums of `rows` (rows, hidden_size), each times a number of 1 at
+    most, below the largest of float16, 65,504, to which a product is rounded: (), float32."""
+    largest = len(rows) * rows.abs().amax().float()
+    return torch.exp2(torch.floor(torch.log2(32768 / largest.clamp(min=1)))).clamp(max=1)
 
 
 def chunk_bytes(memory: float) -> int:

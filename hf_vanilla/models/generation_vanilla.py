@@ -54,7 +54,7 @@ TORCH_CLASSES = {nn.Linear, nn.Embedding, nn.LayerNorm, nn.Identity, nn.Dropout,
 # The class of each child whose `forward` a fast path replaces, by the child's name.
 ROLES = dict.fromkeys(("q_proj", "k_proj", "v_proj", "o_proj", "linear1", "linear2", "lm_head"), "Linear")
 ROLES |= dict.fromkeys(("self_attention", "cross_attention"), "MultiHeadAttention") | {"feed_forward": "FeedForward"}
-FSDP2 = "torch.distributed.fsdp"
+FSDP2 = "torch.distributed.fsdp._fully_shard"
 GLOBAL_HOOKS: list[dict[int, Any]] = [
     getattr(torch_modules, f"_global_{name}_hooks") for name in ("forward", "forward_pre", "backward", "backward_pre")
 ]

@@ -128,9 +128,12 @@ def projected_cross_entropy(
         expected = tuple(hidden_states.shape[:-1])
         raise ValueError(f"`labels` must be {expected} like the tokens, got {tuple(labels.shape)}.")
     labels = labels.flatten().to(hidden_states.device, torch.long)
-    if label_places is not None and labels.device.type == "cpu" and len(label_places) != (labels != -100).sum():
-        raise ValueError(f"`label_places` must be the places of all labels but -100, got {len(label_places)} of them.")
-    labelled = (labels != -100).nonzero().squeeze(1) if label_places is None else label_places
+    if label_places is None or labels.device.type == "cpu":
+        labelled = (labels != -100).nonzero().squeeze(1)
+        if label_places is not None and not label_places.equal(labelled):
+            raise ValueError("`label_places` must be where in all positions `labels` are not -100, in their order.")
+    else:
+        labelled = label_places.to(labels.device)
     count = len(labelled) if num_items_in_batch is None else num_items_in_batch
     hidden_states, labels = transform(hidden_states.flatten(0, -2).index_select(0, labelled)), labels[labelled]
     check_ids(labels, len(projection.weight), "labels", "the number of classes")  # type: ignore[arg-type]

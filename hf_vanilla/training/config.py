@@ -320,6 +320,7 @@ class TrainingConfig:
         for fields in (now, earlier):  # sinusoids have no limit, and a table has 512 positions unless it is told
             positions = fields["max_position_embeddings"] or 512
             fields["max_position_embeddings"] = positions if fields["position_embedding_type"] == "learned" else None
+            fields["loader_workers"] = fields["loader_workers"] or 0  # of a stream; of others it may change
         fixed = now.keys() - set(RESUMABLE)
         if self.streaming:
             fixed |= {"loader_workers"}  # a worker shuffles a stream by a generator of its own

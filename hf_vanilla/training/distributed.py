@@ -115,8 +115,9 @@ class Hosts:
     def __init__(self, accelerator: Accelerator) -> None:
         self.is_main_process, self.processes = accelerator.is_main_process, accelerator.num_processes
         if self.processes > 1:
-            # After a failure nothing more can be sent in the first.
-            self.group, self.roll = (dist.new_group(timeout=TIMEOUT, backend="gloo") for _ in range(2))
+            # After a failure nothing more can be sent in a group, and a group has one patience for all it does.
+            limits = (TIMEOUT, ROLL_CALL, PREPARATION)
+            self.group, self.roll, self.preparation = (dist.new_group(timeout=each, backend="gloo") for each in limits)
 
     def sum(self, values: Sequence[float]) -> list[float]:
         """Return values summed over the processes; a process that does not come makes it a TimeoutError by name."""
@@ -141,10 +142,10 @@ class Hosts:
     def main_process_first(self) -> Iterator[None]:
         """Let the main process do what is in the `with` block before the others do it."""
         if self.processes > 1 and not self.is_main_process:
-            dist.monitored_barrier(self.roll, PREPARATION)
+            dist.monitored_barrier(self.preparation, PREPARATION)
         yield
         if self.processes > 1 and self.is_main_process:
-            dist.monitored_barrier(self.roll, PREPARATION)
+            dist.monitored_barrier(self.preparation, PREPARATION)
 
 
 def is_sharded(accelerator: Accelerator) -> bool:
@@ -156,7 +157,7 @@ def share_weights(weights: dict[str, Tensor], like: dict[str, Tensor], accelerat
     """Return on each process, and its device, the whole weights that the main process has; `like` has their shapes."""
     device = accelerator.device
     if accelerator.is_main_process:
-        own = {name: weights[name].to(device) for name in like}
+        own = {name: weights[name].to(device, shape.dtype) for name, shape in like.items()}
     else:
         own = {name: torch.empty_like(shape, device=device) for name, shape in like.items()}
     return broadcast(own)

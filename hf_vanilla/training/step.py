@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -30,12 +30,28 @@ class Update:
 
     micro_batches: Sequence[BatchEncoding]
     target_tokens: int  # of all processes together
-    numbers: Tensor  # those of its outcome (4,), float32
+    read: Callable[[], list[float]]  # waits for the numbers of its outcome, and returns them
 
     def outcome(self) -> Outcome:
-        """Wait for the device, and return what the update did."""
-        loss, own_loss, norm, was_skipped = self.numbers.tolist()
+        """Wait until the device has made the update, and return what it did."""
+        loss, own_loss, norm, was_skipped = self.read()
         return Outcome(loss, own_loss, norm, bool(was_skipped))
+
+
+def reader(numbers: Tensor) -> Callable[[], list[float]]:
+    """Have numbers copied to the host, once the device has made them, and return what waits for that copy alone, not
+    for what is launched after it."""
+    if numbers.device.type != "cuda":
+        return numbers.tolist
+    copied = torch.empty_like(numbers, device="cpu", pin_memory=True).copy_(numbers, non_blocking=True)
+    done = torch.cuda.Event()
+    done.record()
+
+    def read() -> list[float]:
+        done.synchronize()
+        return copied.tolist()
+
+    return read
 
 
 def training_step(
@@ -69,7 +85,9 @@ def training_step(
     skipped = accelerator.optimizer_step_was_skipped
     if accelerator.mixed_precision == "fp16" and isinstance(norm, Tensor):
         skipped = ~norm.isfinite()
-    numbers = (
-        torch.as_tensor(each, dtype=torch.float32, device=loss.device) for each in (loss, own_loss, norm, skipped)
-    )
-    return Update(micro_batches, target_tokens, torch.stack([*numbers]))
+    # To fill a tensor on the device does not wait for it; to copy a number there does.
+    numbers = [
+        each.float() if isinstance(each, Tensor) else torch.full((), float(each), device=loss.device)
+        for each in (loss, own_loss, norm, skipped)
+    ]
+    return Update(micro_batches, target_tokens, reader(torch.stack(numbers)))

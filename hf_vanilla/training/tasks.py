@@ -53,6 +53,8 @@ TOKENIZER_TEXTS = 2_000_000
 """The most rows that a vocabulary is learned from: more of them change it little."""
 LOADER_WORKERS = 2
 """Where the model is on a GPU, so many processes prepare its batches, each 25,000 tokens in less than 10 ms."""
+LONG_EPOCH = 200
+"""Epochs of fewer batches are prepared by the training process itself: to start others takes as long."""
 MEASURED_ROWS = 1000
 """The most rows that the summary of a run measures its tokenizer on."""
 
@@ -261,8 +263,9 @@ class Task:
             examples = TokenRows(examples, columns)
         counted = collators.Counted(self.collator(tokenizer, model), next_tokens=self.family == "decoder")
         workers, on_gpu = self.config.loader_workers, process.device.type == "cuda"
-        if workers is None:
-            workers = LOADER_WORKERS if on_gpu and not self.config.streaming else 0
+        if workers is None:  # which are started anew in each epoch
+            is_long = isinstance(source, TokenBatchSampler) and len(source) >= LONG_EPOCH
+            workers = LOADER_WORKERS if on_gpu and is_long else 0
         return Batches(source, examples, counted, workers, pin_memory=on_gpu)
 
 

@@ -245,6 +245,15 @@ def test_short_sentences_are_padded_and_have_one_prediction(tokenizer):
         MaskedLanguageModelCollator(other)
 
 
+def test_ids_beyond_the_tokenizer_are_words_and_padding_is_needed(tokenizer):
+    batch = MaskedLanguageModelCollator(tokenizer, seed=-1)([{"input_ids": [1, 5000, 5001, 2]}] * 20)
+    assert set(batch["labels"].unique().tolist()) <= {-100, 5000, 5001}
+    other = train_tokenizer(["a"], 300, family="encoder")
+    other.pad_token = None
+    with pytest.raises(ValueError, match="no padding token"):
+        MaskedLanguageModelCollator(other)
+
+
 # Packing
 
 

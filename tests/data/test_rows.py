@@ -34,6 +34,29 @@ def test_rows_are_those_of_the_table(parts, random, dtype):
     same(pickle.loads(pickle.dumps(TokenRows(chosen, ("input_ids",)))), chosen.select_columns("input_ids"))
 
 
+def test_columns_may_be_cut_in_different_places():
+    examples = concatenate_datasets([Dataset.from_dict({"input_ids": [[n]]}) for n in range(3)])
+    examples = examples.add_column("labels", [[4], [5, 5], [6]])
+    same(TokenRows(examples, ("input_ids", "labels")), examples)
+    rows = TokenRows(examples, ("labels",))
+    assert rows[-1]["labels"].tolist() == [6]
+    with pytest.raises(IndexError):
+        rows[3]
+
+
+def test_lists_of_any_kind_are_read_and_nulls_refused():
+    fixed = Dataset.from_dict(
+        {"input_ids": [[1, 2], [3, 4]]},
+        features=datasets.Features({"input_ids": datasets.List(datasets.Value("int32"), length=2)}),
+    )
+    same(TokenRows(fixed, ("input_ids",)), fixed)
+    empty = Dataset.from_dict({"input_ids": [[], []]})
+    same(TokenRows(empty, ("input_ids",)), empty)
+    for rows in ([[1], None], [[1, None], [2]]):
+        with pytest.raises(ValueError, match="a row of tokens is null, or holds a null"):
+            TokenRows(Dataset.from_dict({"input_ids": rows}), ("input_ids",))
+
+
 def test_rows_are_read_from_the_file_that_holds_them(tmp_path):
     Dataset.from_dict({"input_ids": [[n] * (n % 7) for n in range(3000)]}).save_to_disk(tmp_path / "rows")
     examples = Dataset.load_from_disk(tmp_path / "rows")

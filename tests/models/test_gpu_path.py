@@ -91,6 +91,15 @@ def test_what_the_host_counts_changes_no_loss_and_no_gradient(head):
         torch.testing.assert_close(own, other, rtol=1e-5, atol=1e-7)
 
 
+def test_blocks_that_hold_a_document_each_need_no_mask():
+    rows = [{"input_ids": words(1, 8)[0].numpy(), "position_ids": torch.arange(8).numpy()} for _ in range(3)]
+    batch = Counted(causal_language_model_collator, next_tokens=True)(rows)
+    assert batch.keys() == {"input_ids", "labels", "label_places", "counts"}
+    several = [rows[0], rows[1] | {"position_ids": (torch.arange(8) % 5).numpy()}]
+    packed = Counted(causal_language_model_collator, next_tokens=True)(several)
+    assert packed["cu_seq_lens_q"].tolist() == [0, 8, 13, 16] and packed["max_length_k"] == 8
+
+
 @pytest.mark.parametrize("head", LANGUAGE_MODELS, ids=lambda head: head.__name__)
 def test_no_forward_and_no_backward_pass_waits_for_the_device(head, monkeypatch):
     monkeypatch.setattr(losses_vanilla, "find_obstacle", lambda *args, **options: None)  # weights on `meta` are one
@@ -148,9 +157,8 @@ def test_masks_of_gpus_are_those_of_cpus(head, padding_side):
 def test_label_places_that_are_not_those_of_the_labels_are_refused():
     model = small_model(VanillaForConditionalGeneration).train()
     batch = collated(VanillaForConditionalGeneration, model)
-    unlabelled = (batch["labels"] == -100).flatten().nonzero()[:1, 0].expand(len(batch["label_places"]))
-    for wrong in (batch["label_places"][:-1], unlabelled):
-        with pytest.raises(ValueError, match="`label_places` must be|`labels` must lie in"):
+    for wrong in (batch["label_places"][:-1], batch["label_places"] * 0, batch["label_places"].flip(0)):
+        with pytest.raises(ValueError, match="`label_places` must be where in all positions"):
             loss_and_gradients(model, BatchEncoding(dict(batch) | {"label_places": wrong}))
 
 
@@ -174,6 +182,20 @@ def test_the_gradients_of_the_loss_do_not_overflow_in_float16(monkeypatch):
     assert loss.item() == pytest.approx(32, rel=1e-3)
     torch.testing.assert_close(gradients[1], torch.tensor([[-1.0] * 4, [1.0] * 4], dtype=torch.float16))
     torch.testing.assert_close(gradients[2], torch.tensor([-1.0, 1.0], dtype=torch.float16))
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-2, 1e-3])
+def test_small_gradients_keep_their_digits_in_float16(size):
+    """16,384 rows of small states: what keeps large sums from overflowing must not round small ones to nothing."""
+    torch.manual_seed(0)
+    states, weight, labels = torch.randn(16_384, 16) * size, torch.randn(30, 16) / 4, torch.randint(30, (16_384,))
+    gradients = []
+    for dtype in (torch.float16, torch.float32):
+        own = weight.to(dtype).float().requires_grad_()
+        with torch.autocast("cpu", torch.float16, enabled=dtype == torch.float16):
+            loss = LinearCrossEntropy.apply(states.to(torch.float16).to(dtype), own, None, labels, 16_384, 0.1, True)
+        gradients.append(torch.autograd.grad(loss, own)[0])
+    assert (gradients[0] - gradients[1]).norm() < 0.005 * gradients[1].norm()
 
 
 @pytest.mark.parametrize("rows", [1, 3, 64])

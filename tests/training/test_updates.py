@@ -6,6 +6,7 @@ import json
 import math
 import textwrap
 from types import SimpleNamespace
+from unittest import mock
 
 import pytest
 import torch
@@ -108,8 +109,8 @@ def test_a_process_that_the_others_wait_for_is_named(tmp_path):
             distributed.TIMEOUT, distributed.ROLL_CALL = timedelta(seconds=2), timedelta(seconds=1)
             accelerator = Accelerator()
             hosts = distributed.Hosts(accelerator)
-            with hosts.main_process_first():
-                pass
+            with hosts.main_process_first():  # for which they wait longer
+                time.sleep(4 * accelerator.is_main_process)
             assert hosts.sum([accelerator.process_index, 0.5]) == [3.0, 1.5]
             if accelerator.process_index == 1:
                 time.sleep(8)
@@ -123,6 +124,37 @@ def test_a_process_that_the_others_wait_for_is_named(tmp_path):
     assert process.returncode == 1
     assert "TimeoutError: the run cannot go on, for processes are missing" in errors
     assert "Ranks 1 failed to pass monitoredBarrier" in errors
+
+
+class Stopwatch:
+    """Stands for an event of a GPU."""
+
+    waited = 0
+
+    def record(self):
+        assert not Stopwatch.waited
+
+    def synchronize(self):
+        Stopwatch.waited += 1
+
+
+def test_on_a_gpu_the_copy_to_the_host_is_launched_with_the_update(monkeypatch):
+    """So that to read it waits for this update alone, not for what is launched after it."""
+    numbers = torch.tensor([1.0, 2.0, 3.0, 0.0])
+    copies, empty_like = [], torch.empty_like
+
+    def pinned(like, device, pin_memory):
+        assert (device, pin_memory) == ("cpu", True)
+        copies.append(empty_like(numbers))
+        return copies[-1]
+
+    monkeypatch.setattr(torch, "empty_like", pinned)
+    monkeypatch.setattr(torch.cuda, "Event", Stopwatch)
+    on_gpu = mock.MagicMock(wraps=numbers, device=torch.device("cuda"))
+    monkeypatch.setattr(torch.Tensor, "copy_", lambda own, other, non_blocking: own.set_(numbers.clone()))
+    read = step.reader(on_gpu)
+    assert copies[0].tolist() == [1.0, 2.0, 3.0, 0.0] and not Stopwatch.waited
+    assert step.Update([], 1, read).outcome() == (1.0, 2.0, 3.0, False) and Stopwatch.waited == 1
 
 
 class Reads(TorchDispatchMode):
@@ -149,10 +181,10 @@ def test_an_update_waits_once_for_the_device_and_late(config, monkeypatch, optim
     )
     batch = SimpleNamespace(to=lambda *args, **options: None)
     model, made = accelerator.prepare(model, made)
+    # What is copied to a device blocks until it is there, and no mode of torch sees it.
+    monkeypatch.setattr(torch, "as_tensor", None)
+    monkeypatch.setattr(torch, "tensor", None)
     with Reads() as reads:
         update = step.training_step(task, model, made, accelerator, [batch, batch], 7)
     assert reads.count == 0
-    asked = []
-    monkeypatch.setattr(torch.Tensor, "item", None)
-    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: asked.append(tensor) or [1.0] * len(tensor))
-    assert update.outcome() == (1.0, 1.0, 1.0, True) and len(asked) == 1
+    assert update.outcome().norm > 0 and not update.outcome().was_skipped
