@@ -50,7 +50,7 @@ def verses(vocabulary: int, tokens: int, count: int) -> list[Batch]:
     tokenizer = task.load_tokenizer(corpus)
     batches = task.batches(task.examples(corpus, "train", tokenizer), tokenizer, task.build_model(tokenizer))
     made = [batch for _, (_, _, (batch,)) in zip(range(count), batches.updates(0, 0), strict=False)]
-    # Peers take no `counts` and `label_places`.
+    # Peers take no `counts` and `loss_places`.
     return [{name: batch[name] for name in batch if name in INPUTS} for batch in made]
 
 

@@ -117,7 +117,7 @@ class Counted:
     waiting. A batch then also holds
 
     - `counts`: its target `tokens`, the positions that are `filled` with tokens, and all of its `slots`, int;
-    - `label_places`: where there are labels among all positions (labels,), int64; with `next_tokens` they are those of
+    - `loss_places`: where there are labels among all positions (labels,), int64; with `next_tokens` they are those of
       the tokens before;
     - of packed documents, `cu_seq_lens_q` and `cu_seq_lens_k`: where in all positions they begin and the last one ends
       (documents + 1,), int32; and `max_length_q` and `max_length_k`, how long the longest is, int.
@@ -148,7 +148,7 @@ class Counted:
             places = has_label[:, 0] * labels.shape[1] + has_label[:, 1]
         else:
             places = has_label.flatten().nonzero().squeeze(1)
-        batch.update({"label_places": places, "counts": {"tokens": tokens, "filled": filled, "slots": slots}})
+        batch.update({"loss_places": places, "counts": {"tokens": tokens, "filled": filled, "slots": slots}})
         return batch
 
 

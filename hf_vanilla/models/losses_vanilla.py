@@ -110,12 +110,12 @@ def projected_cross_entropy(
     labels: Tensor,
     num_items_in_batch: Tensor | int | None = None,
     label_smoothing: float = 0.0,
-    label_places: Tensor | None = None,
+    loss_places: Tensor | None = None,
     **kwargs: Any,
 ) -> Tensor:
     """Return `cross_entropy(projection(transform(hidden_states)), labels, ...)`, computed only where there is a label,
     and with no more than `chunk_bytes` of logits at a time; all of them at once where others have changed either, as
-    an adapter does. `transform` sees each position of `hidden_states` (..., hidden_size) by itself. If `label_places`
+    an adapter does. `transform` sees each position of `hidden_states` (..., hidden_size) by itself. If `loss_places`
     (labels,) say where labels are among all positions, the host need not wait until the device has found them."""
     parts = [part for part in (projection, transform) if isinstance(part, nn.Module)]
     if not is_transformed():
@@ -128,12 +128,12 @@ def projected_cross_entropy(
         expected = tuple(hidden_states.shape[:-1])
         raise ValueError(f"`labels` must be {expected} like the tokens, got {tuple(labels.shape)}.")
     labels = labels.flatten().to(hidden_states.device, torch.long)
-    if label_places is None or labels.device.type == "cpu":
+    if loss_places is None or labels.device.type == "cpu":
         labelled = (labels != -100).nonzero().squeeze(1)
-        if label_places is not None and not label_places.equal(labelled):
-            raise ValueError("`label_places` must be where in all positions `labels` are not -100, in their order.")
+        if loss_places is not None and not loss_places.equal(labelled):
+            raise ValueError("`loss_places` must be where in all positions `labels` are not -100, in their order.")
     else:
-        labelled = label_places.to(labels.device)
+        labelled = loss_places.to(labels.device)
     count = len(labelled) if num_items_in_batch is None else num_items_in_batch
     hidden_states, labels = transform(hidden_states.flatten(0, -2).index_select(0, labelled)), labels[labelled]
     check_ids(labels, len(projection.weight), "labels", "the number of classes")  # type: ignore[arg-type]

@@ -675,7 +675,7 @@ class EncoderDecoderForConditionalGeneration(EncoderDecoderPreTrainedModel, Gene
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         output_logits: bool | None = None,
-        label_places: Tensor | None = None,
+        loss_places: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> Seq2SeqLMOutput:
         """Return `logits` (batch, target, vocab_size), and with `labels` the mean cross-entropy per token, or their
@@ -686,7 +686,7 @@ class EncoderDecoderForConditionalGeneration(EncoderDecoderPreTrainedModel, Gene
             logits_to_keep: how many of the last logits, or which positions, to compute; 0 for all.
             output_logits: `False` computes the loss of `labels` in less memory, and returns no logits: see
                 [`returns_logits`].
-            label_places: where in all positions of the batch there are labels (labels,), int64, for a loss without
+            loss_places: where in all positions of the batch there are labels (labels,), int64, for a loss without
                 logits on a GPU, which else keeps the host waiting until it has found them.
             kwargs: `label_smoothing` and `num_items_in_batch`, see [`cross_entropy`].
 
@@ -717,7 +717,7 @@ class EncoderDecoderForConditionalGeneration(EncoderDecoderPreTrainedModel, Gene
             **kwargs,
         )
         hidden_states = outputs.last_hidden_state
-        kwargs = kwargs | {"label_places": label_places}
+        kwargs = kwargs | {"loss_places": loss_places}
         logits, loss = logits_and_loss(self.lm_head, hidden_states, labels, with_logits, logits_to_keep, **kwargs)
         return make_output(Seq2SeqLMOutput, outputs, loss=loss, logits=logits)
 

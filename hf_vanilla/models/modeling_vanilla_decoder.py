@@ -66,7 +66,7 @@ class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
         use_cache: bool | None = None,
         logits_to_keep: int | Tensor = 0,
         output_logits: bool | None = None,
-        label_places: Tensor | None = None,
+        loss_places: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> modeling_outputs.CausalLMOutputWithPast:
         """See [`VanillaDecoder`] for the inputs, and [`EncoderDecoderForConditionalGeneration.forward`] for the other
@@ -76,7 +76,7 @@ class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
             labels: the same ids as `input_ids` (batch, target), -100 where there is no loss; they are shifted here, so
                 that each position predicts the next. `shift_labels` are taken as they are. Behind padding on the left,
                 padding predicts the first token, as in GPT-2, unless that has -100.
-            label_places: the positions that predict a label, not those of the labels.
+            loss_places: the positions that predict a label, not those of the labels.
         """
         use_cache = False if labels is not None and use_cache is None else use_cache
         next_tokens = kwargs.get("shift_labels")
@@ -96,7 +96,7 @@ class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
             label_mask=find_read(next_tokens, with_logits, attention_mask, logits_to_keep),
             **kwargs,
         )
-        states, kwargs = outputs.last_hidden_state, kwargs | {"label_places": label_places}
+        states, kwargs = outputs.last_hidden_state, kwargs | {"loss_places": loss_places}
         logits, loss = logits_and_loss(self.lm_head, states, next_tokens, with_logits, logits_to_keep, **kwargs)
         return make_output(modeling_outputs.CausalLMOutputWithPast, outputs, loss=loss, logits=logits)
 

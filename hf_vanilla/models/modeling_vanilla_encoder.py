@@ -97,7 +97,7 @@ class VanillaEncoderForMaskedLM(VanillaEncoderPreTrainedModel):
         token_type_ids: Tensor | None = None,
         labels: Tensor | None = None,
         output_logits: bool | None = None,
-        label_places: Tensor | None = None,
+        loss_places: Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> modeling_outputs.MaskedLMOutput:
         """See [`VanillaEncoder`] for the other arguments.
@@ -105,13 +105,13 @@ class VanillaEncoderForMaskedLM(VanillaEncoderPreTrainedModel):
         Args:
             labels: the tokens that were masked (batch, source), -100 elsewhere.
             output_logits: whether to return `logits` (batch, source, vocab_size) with a loss: see [`returns_logits`].
-            label_places: see [`EncoderDecoderForConditionalGeneration.forward`].
+            loss_places: see [`EncoderDecoderForConditionalGeneration.forward`].
             kwargs: `label_smoothing` and `num_items_in_batch`, see [`cross_entropy`].
         """
         inputs = (input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
         with_logits = returns_logits(self, labels, output_logits)
         outputs = self.encoder(*inputs, find_read(labels, with_logits, attention_mask), **kwargs)
-        states, kwargs = outputs.last_hidden_state, kwargs | {"label_places": label_places}
+        states, kwargs = outputs.last_hidden_state, kwargs | {"loss_places": loss_places}
         logits, loss = logits_and_loss(self.lm_head, states, labels, with_logits, transform=self.transform, **kwargs)
         return make_output(modeling_outputs.MaskedLMOutput, outputs, loss=loss, logits=logits)
 

@@ -179,7 +179,7 @@ class Task:
     def logits_and_labels(self, model: nn.Module, batch: BatchEncoding) -> tuple[Tensor, Tensor]:
         """Return logits (batch, length, vocabulary) and the labels for them (batch, length), -100 for none."""
         labels = batch.pop("labels")
-        for name in ("counts", "label_places"):
+        for name in ("counts", "loss_places"):
             batch.pop(name, None)
         options = {} if self.family == "encoder" else {"use_cache": False}
         return model(**batch, **options).logits, labels

@@ -80,11 +80,11 @@ def loss_and_gradients(model, batch, **options):
 def test_what_the_host_counts_changes_no_loss_and_no_gradient(head):
     model = small_model(head).train()
     batch = collated(head, model)
-    known = ("label_places", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
+    known = ("loss_places", "cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k")
     unknown = BatchEncoding({name: value for name, value in batch.items() if name not in known})
-    assert batch["counts"]["tokens"] == len(batch["label_places"])
+    assert batch["counts"]["tokens"] == len(batch["loss_places"])
     assert batch["counts"]["filled"] <= batch["counts"]["slots"]
-    assert "label_places" in batch and "label_places" not in unknown
+    assert "loss_places" in batch and "loss_places" not in unknown
     (loss, gradients), (expected, wanted) = (loss_and_gradients(model, each) for each in (batch, unknown))
     torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
     for own, other in zip(gradients, wanted, strict=True):
@@ -94,7 +94,7 @@ def test_what_the_host_counts_changes_no_loss_and_no_gradient(head):
 def test_blocks_that_hold_a_document_each_need_no_mask():
     rows = [{"input_ids": words(1, 8)[0].numpy(), "position_ids": torch.arange(8).numpy()} for _ in range(3)]
     batch = Counted(causal_language_model_collator, next_tokens=True)(rows)
-    assert batch.keys() == {"input_ids", "labels", "label_places", "counts"}
+    assert batch.keys() == {"input_ids", "labels", "loss_places", "counts"}
     several = [rows[0], rows[1] | {"position_ids": (torch.arange(8) % 5).numpy()}]
     packed = Counted(causal_language_model_collator, next_tokens=True)(several)
     assert packed["cu_seq_lens_q"].tolist() == [0, 8, 13, 16] and packed["max_length_k"] == 8
@@ -115,7 +115,7 @@ def test_no_forward_and_no_backward_pass_waits_for_the_device(head, monkeypatch)
     assert not waits.seen
     assert loss.is_meta and all(gradient.is_meta for gradient in gradients if gradient is not None)
     # The host has to ask for what a batch does not tell it.
-    unknown = BatchEncoding({name: value for name, value in on_device.items() if name != "label_places"})
+    unknown = BatchEncoding({name: value for name, value in on_device.items() if name != "loss_places"})
     with Waits() as waits, contextlib.suppress(RuntimeError):
         loss_and_gradients(device, unknown)
     assert "nonzero" in waits.seen
@@ -154,12 +154,12 @@ def test_masks_of_gpus_are_those_of_cpus(head, padding_side):
     assert wide.shape == (3, 1, 7, 7)
 
 
-def test_label_places_that_are_not_those_of_the_labels_are_refused():
+def test_loss_places_that_are_not_those_of_the_labels_are_refused():
     model = small_model(VanillaForConditionalGeneration).train()
     batch = collated(VanillaForConditionalGeneration, model)
-    for wrong in (batch["label_places"][:-1], batch["label_places"] * 0, batch["label_places"].flip(0)):
-        with pytest.raises(ValueError, match="`label_places` must be where in all positions"):
-            loss_and_gradients(model, BatchEncoding(dict(batch) | {"label_places": wrong}))
+    for wrong in (batch["loss_places"][:-1], batch["loss_places"] * 0, batch["loss_places"].flip(0)):
+        with pytest.raises(ValueError, match="`loss_places` must be where in all positions"):
+            loss_and_gradients(model, BatchEncoding(dict(batch) | {"loss_places": wrong}))
 
 
 def test_chunks_of_the_loss_grow_with_the_memory_of_the_gpu():

@@ -285,7 +285,7 @@ def test_sharing_between_gpus():
     assert whole.sent == 2 * 4 * every * 3 / 4
     assert sharded.sent == (2 * (2 * 2 * layers + 2 * (every - layers)) + 4 * every) * 3 / 4
     again = planner.make_plan(config, machine, 30, checkpointing=True)
-    assert again.flops > 1.2 * whole.flops and again.memory["activations"] < 0.4 * whole.memory["activations"]
+    assert again.flops > 1.2 * whole.flops and again.memory["activations"] < 0.5 * whole.memory["activations"]
     assert whole.seconds["products"] == pytest.approx(whole.flops / (4 * 990e12 * 0.45), rel=0.01)
     alone = planner.make_plan(config, planner.Machine(1, 80, 990, 400, 3350, 0.45, 10), 30)
     assert alone.sent == 0 and alone.flops == whole.flops
