@@ -4,9 +4,9 @@ import dataclasses
 import functools
 import json
 import re
-from pathlib import Path
 import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
