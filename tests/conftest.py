@@ -1,7 +1,10 @@
 """Fixtures of all tests: a training run of seconds, and what no test may leave to the next one; and which tests take
 long for what they add to others."""
 
+import sys
+
 import pytest
+import torch
 from accelerate.state import AcceleratorState
 
 from runs import config as config
@@ -41,6 +44,17 @@ SLOW = (
     "test_attention_figures.py::test_sixty_tokens_and_long_words_do_not_cover_each_other",
     "test_sentence_transformers.py::test_a_cross_encoder_learns_which_sentences_are_alike",
     "test_sentence_transformers.py::test_a_bi_encoder_learns_which_sentences_are_alike[BERT]",
+    "test_updates.py::test_a_process_that_the_others_wait_for_is_named",
+    "transformers_suite/test_vanilla.py::Seq2SeqTest::test_tp_",
+    "_bc_torch_dtype",
+    "test_hub.py::test_nothing_is_sent_that_does_not_load_without_the_package",
+    "test_attention_backends.py::test_flex_attention_reads_boolean_masks[1]",
+    "test_trainer.py::test_a_search_finds_the_better_of_two_rates",
+    "test_torch_export.py::test_forward_is_one_graph[encoder",
+    "test_finetuning.py::test_encoder_decoders_of_transformers_classify_and_take_adapters",
+    "test_training_step.py::test_a_compiled_step_is_compiled_once[VanillaEncoderForMaskedLM]",
+    "test_training.py::test_a_loss_that_is_not_a_number_on_one_of_two_processes_ends_both",
+    "test_training.py::test_a_signal_saves_and_ends_with_a_message[15]",
     "test_generation_modes.py::test_continuous_batching_gives_what_each_prompt_gives_alone",
 )
 """Parts of the names of tests that `make test-slow` runs, not `make test`; others have the mark where they stand."""
@@ -58,3 +72,12 @@ def fresh_accelerator():
     """Accelerate keeps the precision of a process's first run, which "auto" chooses by the CPU."""
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture(autouse=True)
+def fresh_compiler():
+    """What one test has compiled makes torch take sizes for variable in the next one."""
+    yield
+    if "torch._dynamo" in sys.modules and torch._dynamo.utils.counters:
+        torch.compiler.reset()
+        torch._dynamo.utils.counters.clear()

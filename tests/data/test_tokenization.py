@@ -120,7 +120,8 @@ ALPHABETS = st.text() | st.text("".join(SENTENCES.values()) + "\x00\r\n\t \u00a0
 def test_each_type_is_lossless_for_any_text(kind, text):
     tokenizer = BY_TYPE[kind]
     assert tokenizer.decode(encode_texts(tokenizer, text)["input_ids"], skip_special_tokens=True) == text
-    assert tokenizer.batch_decode(tokenizer([text])["input_ids"], skip_special_tokens=True) == [text]
+    if not any(token in text for token in tokenizer.all_special_tokens):  # which stay text in `encode_texts` alone
+        assert tokenizer.batch_decode(tokenizer([text])["input_ids"], skip_special_tokens=True) == [text]
 
 
 def test_characters_and_words_are_tokens_as_they_are():
