@@ -54,7 +54,6 @@ SLOW = (
     "test_finetuning.py::test_encoder_decoders_of_transformers_classify_and_take_adapters",
     "test_training_step.py::test_a_compiled_step_is_compiled_once[VanillaEncoderForMaskedLM]",
     "test_training.py::test_a_loss_that_is_not_a_number_on_one_of_two_processes_ends_both",
-    "test_training.py::test_a_signal_saves_and_ends_with_a_message[15]",
     "test_generation_modes.py::test_continuous_batching_gives_what_each_prompt_gives_alone",
 )
 """Parts of the names of tests that `make test-slow` runs, not `make test`; others have the mark where they stand."""
