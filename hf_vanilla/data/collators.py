@@ -119,8 +119,8 @@ class Counted:
     - `counts`: its target `tokens`, the positions that are `filled` with tokens, and all of its `slots`, int;
     - `loss_places`: where there are labels among all positions (labels,), int64; with `next_tokens` they are those of
       the tokens before;
-    - of packed documents, `cu_seq_lens_q` and `cu_seq_lens_k`: where in all positions they begin and the last one ends
-      (documents + 1,), int32; and `max_length_q` and `max_length_k`, how long the longest is, int.
+    - where a row holds several documents, `cu_seq_lens_q` and `cu_seq_lens_k`: where in all positions they begin and
+      the last one ends (documents + 1,), int32; and `max_length_q` and `max_length_k`, how long the longest is, int.
     """
 
     collator: Collator
@@ -136,13 +136,13 @@ class Counted:
             filled, slots = filled + tokens, slots + labels.numel()
         if "position_ids" in batch:
             starts = (batch["position_ids"] == 0).flatten().nonzero().squeeze(1).int()
-        if "position_ids" in batch and len(starts) == len(labels):
-            batch.pop("position_ids")  # each row is one document: plain causal attention, from position 0
-        elif "position_ids" in batch:
             borders = torch.cat((starts, starts.new_tensor([slots])))
             longest = int(borders.diff().max())
-            batch.update({"cu_seq_lens_q": borders, "cu_seq_lens_k": borders})
-            batch.update({"max_length_q": longest, "max_length_k": longest})
+            if len(starts) == len(labels):  # each row is one document: attention from position 0 needs no mask
+                batch.pop("position_ids")
+            else:
+                batch.update({"cu_seq_lens_q": borders, "cu_seq_lens_k": borders})
+                batch.update({"max_length_q": longest, "max_length_k": longest})
         if self.next_tokens:
             has_label = has_label[:, 1:].nonzero()
             places = has_label[:, 0] * labels.shape[1] + has_label[:, 1]

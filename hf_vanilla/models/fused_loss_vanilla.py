@@ -105,7 +105,7 @@ def scale_of_sums(rows: Tensor) -> Tensor:
 
 
 def chunk_bytes(memory: float) -> int:
-    """Return how many bytes of logits to hold at a time on a GPU of so many bytes of memory; 0 for another device."""
+    """Return how many bytes of logits to hold at a time on a GPU that has `memory` bytes, which is 0 elsewhere."""
     return CHUNK if memory * SHARE < CHUNK else 2 ** int(math.log2(memory * SHARE))
 
 

@@ -109,14 +109,14 @@ def mask_of_cross_attention(
 def of_every_query(mask: Any, inputs_embeds: Tensor, config: PreTrainedConfig, is_causal: bool = False) -> Any:
     """Return a mask of padding (batch, key length), for sdpa on a GPU, as (batch, 1, length, key length); others as
     they are. transformers would first see whether it hides anything, for which the host waits for the device."""
-    is_for_sdpa = waits_for_host(inputs_embeds) and config._attn_implementation == "sdpa"
+    is_for_sdpa = host_runs_ahead(inputs_embeds) and config._attn_implementation == "sdpa"
     if not is_for_sdpa or not isinstance(mask, Tensor) or mask.ndim != 2:
         return mask
     mask = mask.to(inputs_embeds.device, torch.bool)[:, None, None].expand(-1, 1, inputs_embeds.shape[1], -1)
     return mask.tril() if is_causal else mask
 
 
-def waits_for_host(states: Tensor) -> bool:
+def host_runs_ahead(states: Tensor) -> bool:
     """True where the host runs ahead of the device that holds `states`, until it has to read something there."""
     return states.device.type != "cpu"
 

@@ -93,7 +93,8 @@ class TrainingConfig:
     max_length_ratio: float | None = _option(None, "leave out pairs if one side is this many times as long")
     preprocessing_workers: int = _option(1, "processes that clean and tokenise the corpus before training")
     loader_workers: int | None = _option(
-        None, "processes that prepare batches for each training process (default: 2 where it is on a GPU, else 0)"
+        None,
+        "processes that prepare batches for each training process (default: 2 for long epochs on a GPU, else 0)",
     )
 
     tokenizer: str | None = _option(None, "folder or Hub id of a tokenizer to use; by default one is trained")

@@ -120,7 +120,11 @@ class Hosts:
             self.group, self.roll, self.preparation = (dist.new_group(timeout=each, backend="gloo") for each in limits)
 
     def sum(self, values: Sequence[float]) -> list[float]:
-        """Return values summed over the processes; a process that does not come makes it a TimeoutError by name."""
+        """Return each of `values`, summed over the processes.
+
+        Raises:
+            TimeoutError: a process did not give its own for half an hour, or has ended. It names the process.
+        """
         if self.processes == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64)

@@ -231,15 +231,12 @@ class Run:
         if state.step == UPDATES_TIMED and config.train_minutes:
             self.warn_of_warmup()
         if not self.average and (state.step % config.average_every == 0 or is_last):
-            self.settle()
             self.save_snapshot()
         if int(state.done * config.evaluations) > state.validations and not is_last:
-            self.settle()
             state.validations = int(state.done * config.evaluations)
             with self.log.going_on_after(checkpointing.CheckpointError):
                 self.validate_now()
         if state.step % config.checkpoint_every == 0 or is_last:
-            self.settle()
             with self.log.going_on_after(checkpointing.CheckpointError):
                 self.save_checkpoint()
         self.last_update = time.monotonic()  # what was done since does not count for the speed
@@ -275,7 +272,6 @@ class Run:
 
     def stop(self, number: int) -> NoReturn:
         """Save a checkpoint, and end the process as signal `number` asked for."""
-        self.settle()
         self.save_checkpoint()
         self.log.say(f"stopped, and saved after update {self.state.step}; the same command goes on from there")
         self.log.close()
@@ -283,6 +279,7 @@ class Run:
         raise SystemExit(128 + number)
 
     def save_checkpoint(self) -> None:
+        self.settle()
         content = dataclasses.asdict(self.state) | {"schedule": self.scheduler.state_dict()}
         self.checkpoints.save(self.state.step, content, self.average.weights if self.average else {})
 
@@ -295,6 +292,7 @@ class Run:
 
     def save_weights(self, folder: Path, weights: dict[str, Tensor] | None = None) -> None:
         """Save tokenizer and model by `atomic_folder`, with whole weights as given or, if None, as they are now."""
+        self.settle()
         if weights is None:
             weights = self.accelerator.get_state_dict(self.model)
         with checkpointing.atomic_folder(folder, self.accelerator) as unfinished:
@@ -305,6 +303,7 @@ class Run:
 
     def validate_now(self) -> None:
         """Validate the weights as they are now; where they are sharded, each process gets a whole model to measure."""
+        self.settle()
         if not distributed.is_sharded(self.accelerator):
             self.validate(self.model)
             return

@@ -62,7 +62,11 @@ def training_step(
     micro_batches: Sequence[BatchEncoding],
     target_tokens: int,
 ) -> Update:
-    """Update the weights by the gradient of the mean loss over `target_tokens`, those of all processes together."""
+    """Update the weights by the gradient of the mean loss over `target_tokens`, those of all processes together.
+
+    The update may still be under way when this returns, and it is made even if it is not finite: who saves the weights
+    must have looked at its `outcome` before.
+    """
     model.train()
     own_loss = torch.zeros((), device=accelerator.device)
     for number, batch in enumerate(micro_batches, start=1):

@@ -145,7 +145,7 @@ def test_masks_of_gpus_are_those_of_cpus(head, padding_side):
         batch[name][1, -2:] = batch[name][2, -4:] = 0
         batch[name] = batch[name].flip(1) if padding_side == "left" else batch[name]
     expected = model(**batch, use_cache=False).logits
-    with mock.patch.object(masks_vanilla, "waits_for_host", return_value=True) as asked:
+    with mock.patch.object(masks_vanilla, "host_runs_ahead", return_value=True) as asked:
         found = model(**batch, use_cache=False).logits
     assert asked.call_count == (3 if head is VanillaForConditionalGeneration else 1)
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
