@@ -6,8 +6,7 @@ import sys
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-
-from runs import config as config
+from small_runs import config as config
 
 SLOW = (
     "test_hub.py::test_a_run_becomes_a_page_that_anybody_can_use[masked_lm]",

@@ -18,8 +18,8 @@ from hub_server import Fault, File, HubServer, environment
 from huggingface_hub import CommitOperationDelete, HfApi, get_session
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils import hf_raise_for_status
-from runs import of_task
 from safetensors.torch import load_file, save_file
+from small_runs import of_task
 
 from hf_vanilla import VanillaDecoderForCausalLM, VanillaEncoderForMaskedLM, VanillaForConditionalGeneration, cli
 from hf_vanilla.data.tokenization import train_tokenizer

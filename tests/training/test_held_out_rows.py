@@ -9,7 +9,7 @@ from pathlib import Path
 
 import filelock
 import pytest
-from runs import of_task
+from small_runs import of_task
 
 from hf_vanilla import cli
 from hf_vanilla.data import locks

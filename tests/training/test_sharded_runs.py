@@ -4,12 +4,12 @@ import dataclasses
 import json
 
 import pytest
+import small_runs
+from small_runs import of_task
 from test_accelerate_configs import launch_environment
 from test_training import assert_same_but_for_rounding, finish, read_log, start, write
 
-import runs
 from hf_vanilla.training.loop import train
-from runs import of_task
 
 TASKS = ("translation", "masked_lm", "causal_lm")
 
@@ -18,7 +18,7 @@ def train_sharded(processes, folder, *configs):
     """Train in processes that share each parameter, one run after the other."""
     files = [write(config, folder / f"{number}.yaml") for number, config in enumerate(configs)]
     environment = launch_environment("fsdp2") | {"ACCELERATE_USE_CPU": "true"}
-    finish(start([runs.__file__, *files], processes, env=environment))
+    finish(start([small_runs.__file__, *files], processes, env=environment))
 
 
 @pytest.mark.slow

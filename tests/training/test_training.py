@@ -16,11 +16,11 @@ from pathlib import Path
 import accelerate
 import psutil
 import pytest
-import runs
+import small_runs
 import torch
 import yaml
-from runs import WORDS, of_task
 from safetensors.torch import load_file
+from small_runs import WORDS, of_task
 from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 from hf_vanilla import environment
@@ -147,7 +147,7 @@ def shared(config, tmp_path_factory):
     """What two processes wrote that trained a model for each task, one after the other."""
     folder = tmp_path_factory.mktemp("shared")
     paths = [write(by_equation_3(config, task, folder / task), folder / f"{task}.yaml") for task in TASKS]
-    errors = finish(start([runs.__file__, *paths], processes=2))
+    errors = finish(start([small_runs.__file__, *paths], processes=2))
     assert errors.count("2 process(es) on cpu, MULTI_CPU") == len(TASKS)
     return folder
 
