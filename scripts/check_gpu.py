@@ -277,6 +277,32 @@ def check_attention(report: Report, miniature: bool) -> None:
                     report.note(name, error < (3e-2 if dtype == torch.bfloat16 else 1e-4), f"{error:.1e} from eager")
 
 
+def check_unpadded(report: Report, miniature: bool) -> None:
+    """Compare a step that knows the lengths of rows, and leaves padding out of all but attention, with one that does
+    not; both under autocast."""
+    from hf_vanilla.data.collators import Counted, TranslationCollator
+    from hf_vanilla.models import unpadding_vanilla
+
+    class Tokens:
+        pad_token_id, padding_side = 0, "right"
+
+    changes = {"hidden_size": 64, "intermediate_size": 64}
+    model = small(VanillaForConditionalGeneration, **changes).train().to(DEVICE)
+    rows = [torch.randint(3, VOCABULARY, (length,)).numpy() for length in (LENGTH, 5, 7, 3)]
+    pairs = [{"input_ids": row, "labels": other} for row, other in zip(rows, rows[::-1], strict=True)]
+    batch = dict(Counted(TranslationCollator(Tokens, model), row_lengths=True)(pairs))  # type: ignore[arg-type]
+    batch = to_device(batch | {"output_logits": False, "num_items_in_batch": batch.pop("counts")["tokens"]})
+    padded = {name: each for name, each in batch.items() if name != "row_lengths"}
+    for precision, half in HALVES.items():
+        with report.catching(f"without padding {precision}"):
+            (loss, found), (expected, wanted) = (loss_and_gradients(model, each, half) for each in (batch, padded))
+            with torch.autocast(DEVICE, half):
+                has_kernel = unpadding_vanilla.takes_segments(model.config, model.lm_head.weight)
+            error = float((loss - expected).abs()) + relative_error(found, wanted)
+            kernel = "by a kernel" if has_kernel else "without a kernel for it"
+            report.note(f"without padding {precision}", error < 0.1, f"{error:.1e} from padded rows, {kernel}")
+
+
 def check_beams(report: Report, miniature: bool) -> None:
     """Search on the device and on the CPU: the same tokens."""
     for head in (VanillaForConditionalGeneration, VanillaDecoderForCausalLM, RecurrentForConditionalGeneration):
@@ -306,7 +332,8 @@ def check_waits(report: Report, miniature: bool) -> None:
     model = small(VanillaForConditionalGeneration, hidden_size=64).train().to(DEVICE)
     rows = [torch.randint(3, VOCABULARY, (length,)).numpy() for length in (9, 5, 7, 3)]
     pairs = [{"input_ids": row, "labels": row} for row in rows]
-    batch = to_device(dict(Counted(TranslationCollator(Tokens, model))(pairs)))  # type: ignore[arg-type]
+    collator = Counted(TranslationCollator(Tokens, model), row_lengths=True)  # type: ignore[arg-type]
+    batch = to_device(dict(collator(pairs)))
     tokens = batch.pop("counts")["tokens"]
     accelerator = Accelerator()
     model, optimizer = accelerator.prepare(model, torch.optim.Adam(model.parameters(), fused=True))
@@ -422,13 +449,18 @@ def check_launches(report: Report, miniature: bool) -> None:
 
 
 def check_speed(report: Report, miniature: bool) -> None:
-    """Time training steps in bfloat16 beside Marian and `nn.Transformer`, 25,000 tokens a side."""
+    """Time training steps in bfloat16 beside Marian and `nn.Transformer`, 25,000 tokens a side. Ours know what the
+    loop's batches tell them."""
+    from hf_vanilla.data.collators import Counted
+
     sizes = ["small"] if miniature else ["base", "big"]
     peak = measuring.measured_peak("bf16")
     for size in sizes:
         shape = models.SIZES[size]
         rows, length = (8, 8) if miniature else (833, 30)
-        batch = to_device(measuring.make_batch("seq2seq", rows, length, 0.05, shape.vocabulary))
+        batch = measuring.make_batch("seq2seq", rows, length, 0.05, shape.vocabulary)
+        known = dict(Counted(lambda _, own=batch: BatchEncoding(own), row_lengths=True)(()))  # type: ignore[misc]
+        batch, known = to_device(batch), to_device({name: each for name, each in known.items() if name != "counts"})
         tokens = measuring.counted_tokens(batch, "seq2seq")
         products = measuring.needed_products(batch, "seq2seq", shape)
         for name in ("hf_vanilla", "Marian", "nn.Transformer"):
@@ -437,9 +469,10 @@ def check_speed(report: Report, miniature: bool) -> None:
                 continue
             with report.catching(f"step {size} {name}"):
                 runner = measuring.Runner(models.FAMILIES["seq2seq"][name], shape, is_half=True)
+                own = known if name == "hf_vanilla" else batch
                 for _ in range(1 if miniature else 3):
-                    runner.step(batch)
-                seconds = statistics.median(runner.step(batch) for _ in range(2 if miniature else 9))
+                    runner.step(own)
+                seconds = statistics.median(runner.step(own) for _ in range(2 if miniature else 9))
                 text = f"{1e3 * seconds:.1f} ms, {tokens / seconds:,.0f} tokens/s, "
                 text += f"{products / seconds / peak:.0%} of the measured peak"
                 if DEVICE == "cuda":
@@ -503,6 +536,7 @@ CHECKS: dict[str, tuple[float, Callable[[Report, bool], None]]] = {
     "families": (20, check_families),
     "training": (15, check_half_training),
     "attention": (40, check_attention),
+    "unpadded": (5, check_unpadded),
     "beams": (10, check_beams),
     "waits": (3, check_waits),
     "speed": (100, check_speed),

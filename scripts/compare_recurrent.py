@@ -164,7 +164,7 @@ def measure(task: str, system: str, seed: int, rate: float, budget: Budget, fold
     with (folder / "output.txt").open("a", encoding="utf-8") as file:
         with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
             if task == "verses":
-                fields = {"output_dir": folder, "seed": seed, "learning_rate": rate}
+                fields = {"output_dir": folder / "model", "seed": seed, "learning_rate": rate}
                 result = run_verses(training_config(system, budget, fields, given))
             else:
                 result = run_symbols(task, system, seed, rate, budget)

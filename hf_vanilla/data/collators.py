@@ -119,12 +119,15 @@ class Counted:
     - `counts`: its target `tokens`, the positions that are `filled` with tokens, and all of its `slots`, int;
     - `loss_places`: where there are labels among all positions (labels,), int64; with `next_tokens` they are those of
       the tokens before;
+    - if they are asked for, and rows have padding at their end alone: `row_lengths`, how many tokens there are in each
+      row of the "source" and, if there is one, of the "target", ints (batch,);
     - where a row holds several documents, `cu_seq_lens_q` and `cu_seq_lens_k`: where in all positions they begin and
       the last one ends (documents + 1,), int32; and `max_length_q` and `max_length_k`, how long the longest is, int.
     """
 
     collator: Collator
     next_tokens: bool = False  # whether each position has the label of the next one, as in causal language models
+    row_lengths: bool = False  # whether to give them, for models that can leave padding out on a GPU
 
     def __call__(self, examples: Sequence[Example]) -> BatchEncoding:
         batch = self.collator(examples)
@@ -148,6 +151,13 @@ class Counted:
             places = has_label[:, 0] * labels.shape[1] + has_label[:, 1]
         else:
             places = has_label.flatten().nonzero().squeeze(1)
+        if self.row_lengths and "attention_mask" in batch:
+            masks = {"source": batch["attention_mask"].bool()}
+            masks |= {"target": has_label} if "decoder_input_ids" in batch else {}
+            counts = {side: mask.sum(1) for side, mask in masks.items()}
+            begins = {side: torch.arange(mask.shape[1]) < counts[side][:, None] for side, mask in masks.items()}
+            if all(mask.equal(begins[side]) for side, mask in masks.items()):
+                batch["row_lengths"] = {side: tuple(count.tolist()) for side, count in counts.items()}
         batch.update({"loss_places": places, "counts": {"tokens": tokens, "filled": filled, "slots": slots}})
         return batch
 

@@ -17,16 +17,43 @@ from transformers.masking_utils import (
     ALL_MASK_ATTENTION_FUNCTIONS,
     create_bidirectional_mask,
     create_causal_mask,
-    flash_attention_mask,
 )
 
-from .unpadding_vanilla import AttentionMask, Segments, config_of_masks, is_transformed
+from .unpadding_vanilla import (
+    AttentionMask,
+    Segments,
+    Unpadding,
+    config_of_masks,
+    host_runs_ahead,
+    is_transformed,
+    takes_padding_alone,
+    takes_segments,
+    unpad_mask,
+)
 
 # What looks like an argument of attention that only some implementations read, but says what the model computes.
 PACKED = "cu_seq_lens_q"
 
 
 def mask_of_self_attention(
+    config: PreTrainedConfig,
+    inputs_embeds: Tensor,
+    attention_mask: Any,
+    position_ids: Tensor | None,
+    options: Mapping[str, Any],
+    unpadding: Unpadding,
+    is_causal: bool = False,
+    cache: Cache | None = None,
+) -> AttentionMask:
+    """Return the mask with which tokens look at each other whose padding `unpadding` took out; see [`mask_of_rows`].
+    Where it knows the lengths of rows, these say all that a mask would."""
+    if unpadding.borders is not None:
+        return unpad_mask(None, unpadding, unpadding)
+    mask = mask_of_rows(config, inputs_embeds, attention_mask, position_ids, options, is_causal, cache)
+    return unpad_mask(mask, unpadding, unpadding, is_causal)
+
+
+def mask_of_rows(
     config: PreTrainedConfig,
     inputs_embeds: Tensor,
     attention_mask: Any,
@@ -62,6 +89,11 @@ def mask_of_self_attention(
         raise ValueError("`decoder_position_ids` or `cu_seq_lens_q` pack targets: give each a row, as its source has.")
     if documents is not None and cache is not None:
         cache.is_packed = True  # type: ignore[attr-defined]
+    longest: Any = tuple(options.get(name) for name in ("max_length_q", "max_length_k"))
+    knows_segments = PACKED in options and None not in longest and attention_mask is None and cache is None
+    if documents is not None and knows_segments and host_runs_ahead(inputs_embeds):
+        if takes_segments(config, inputs_embeds):
+            return Segments(None, None, length, options["cu_seq_lens_q"], options["cu_seq_lens_k"], *longest)
     if documents is not None and takes_padding_alone(config):
         return segments_of_documents(documents, None if attention_mask is None else attention_mask[:, :length])
     if documents is not None and config._attn_implementation == "sdpa" and attention_mask is None and cache is None:
@@ -93,9 +125,14 @@ def mask_of_cross_attention(
     attention_mask: Any,
     encoder_hidden_states: Tensor,
     options: Mapping[str, Any],
+    queries: Unpadding,
+    keys: Unpadding,
 ) -> AttentionMask:
     """Return the mask with which a target (batch, target, hidden_size) looks at the encoder's output (batch, source,
-    hidden_size), whose padding is 0 in `attention_mask` (batch, source); see [`mask_of_self_attention`]."""
+    hidden_size), whose padding is 0 in `attention_mask` (batch, source), once `queries` and `keys` took the padding
+    out of either; see [`mask_of_self_attention`]."""
+    if queries.borders is not None and keys.borders is not None:
+        return unpad_mask(None, queries, keys)
     config = config_of_masks(config, options)
     mask = create_bidirectional_mask(
         config=config,
@@ -103,7 +140,7 @@ def mask_of_cross_attention(
         attention_mask=of_every_query(check_given_mask(config, attention_mask), inputs_embeds, config),
         encoder_hidden_states=encoder_hidden_states,
     )
-    return take_out_padding(mask, inputs_embeds, config)
+    return unpad_mask(take_out_padding(mask, inputs_embeds, config), queries, keys)
 
 
 def of_every_query(mask: Any, inputs_embeds: Tensor, config: PreTrainedConfig, is_causal: bool = False) -> Any:
@@ -114,11 +151,6 @@ def of_every_query(mask: Any, inputs_embeds: Tensor, config: PreTrainedConfig, i
         return mask
     mask = mask.to(inputs_embeds.device, torch.bool)[:, None, None].expand(-1, 1, inputs_embeds.shape[1], -1)
     return mask.tril() if is_causal else mask
-
-
-def host_runs_ahead(states: Tensor) -> bool:
-    """True where the host runs ahead of the device that holds `states`, until it has to read something there."""
-    return states.device.type != "cpu"
 
 
 def take_out_padding(mask: Any, inputs_embeds: Tensor, config: PreTrainedConfig) -> AttentionMask:
@@ -136,12 +168,6 @@ def take_out_padding(mask: Any, inputs_embeds: Tensor, config: PreTrainedConfig)
         max_length_q=length,
         max_length_k=int(tokens.max()),
     )
-
-
-def takes_padding_alone(config: PreTrainedConfig) -> bool:
-    """True for flash attention of any version or kernel, whose masks are (batch, length)."""
-    masks = ALL_MASK_ATTENTION_FUNCTIONS._global_mapping
-    return masks.get(config._attn_implementation) is flash_attention_mask
 
 
 def check_given_mask(config: PreTrainedConfig, mask: Tensor | BlockMask | None) -> Any:

@@ -35,9 +35,9 @@ from .pretrained_vanilla import EncoderDecoderPreTrainedModel, FamilyPreTrainedM
 from .unpadding_vanilla import (
     AttentionMask,
     Dropout,
+    RowLengths,
     attend,
     find_unpadding,
-    unpad_mask,
     widest_float,
 )
 
@@ -349,6 +349,8 @@ class VanillaStack(VanillaBasePreTrainedModel):
             they restart within a row, another document begins: documents do not look at each other.
         label_mask: true at positions whose output is read (batch, length). With it, a training step may leave others
             out, whose output is then 0: padding, and in a decoder what comes after the last of a row.
+        row_lengths: how many tokens each row begins with, before padding alone, {"source": ints (batch,), "target":
+            the same}, for the stacks that there are. Only with it can a training step on a GPU leave padding out.
         kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, arguments of attention implementations.
     """
 
@@ -430,6 +432,7 @@ class VanillaEncoder(VanillaStack):
         token_type_ids: Tensor | None = None,
         label_mask: Tensor | None = None,
         past_key_values: Cache | None = None,
+        row_lengths: RowLengths | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutput | BaseModelOutputWithPooling:
         """Encode a batch; see [`VanillaStack`] for the arguments.
@@ -440,17 +443,18 @@ class VanillaEncoder(VanillaStack):
         past_length = None if past_key_values is None else past_key_values.get_seq_length()
         inputs = (input_ids, inputs_embeds, attention_mask, position_ids)
         inputs_embeds = embed_inputs(self, "", *inputs, past_length)
+        label_mask = label_mask if past_key_values is None else None  # a prefix is no token of the batch
+        options = {**kwargs, "position_ids": position_ids}
+        unpadding = find_unpadding(self, inputs_embeds, attention_mask, label_mask, options, row_lengths)
         mask = mask_of_self_attention(
-            self.config, inputs_embeds, attention_mask, position_ids, kwargs, cache=past_key_values
+            self.config, inputs_embeds, attention_mask, position_ids, kwargs, unpadding, cache=past_key_values
         )
         if position_ids is None:
             position_ids = default_positions(inputs_embeds, kwargs, past_length)
         hidden_states = inputs_embeds
         if self.is_first_stage():
             hidden_states = self.embed(inputs_embeds, position_ids, token_type_ids)
-        label_mask = label_mask if past_key_values is None else None  # a prefix is no token of the batch
-        unpadding = find_unpadding(self, hidden_states, attention_mask, label_mask, kwargs)
-        hidden_states, mask = unpadding.remove(hidden_states), unpad_mask(mask, unpadding, unpadding)
+        hidden_states = unpadding.remove(hidden_states)
         for layer in self.layers:
             hidden_states = layer(
                 hidden_states, mask, position_ids=position_ids, past_key_values=past_key_values, **kwargs
@@ -494,6 +498,7 @@ class VanillaDecoder(VanillaStack):
         inputs_embeds: Tensor | None = None,
         use_cache: bool | None = None,
         label_mask: Tensor | None = None,
+        row_lengths: RowLengths | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithPastAndCrossAttentions:
         """Decode a batch, or its next tokens after those of `past_key_values`; see the class for the arguments.
@@ -512,24 +517,25 @@ class VanillaDecoder(VanillaStack):
         inputs_embeds = embed_inputs(self, *inputs, past_length)
         past_key_values = self.prepare_cache(past_key_values, use_cache)
         cache = getattr(past_key_values, "self_attention_cache", past_key_values)
+        label_mask = label_mask if past_key_values is None else None  # every position is cached
+        given = (inputs_embeds, attention_mask, label_mask, {**kwargs, "position_ids": position_ids}, row_lengths)
+        unpadding = find_unpadding(self, *given, is_causal=True, side="target")
         mask = mask_of_self_attention(
-            self.config, inputs_embeds, attention_mask, position_ids, kwargs, is_causal=True, cache=cache
+            self.config, inputs_embeds, attention_mask, position_ids, kwargs, unpadding, is_causal=True, cache=cache
         )
         if position_ids is None:
             position_ids = default_positions(inputs_embeds, kwargs, past_length)
         hidden_states = self.embed(inputs_embeds, position_ids) if self.is_first_stage() else inputs_embeds
-        label_mask = label_mask if past_key_values is None else None  # every position is cached
-        unpadding = find_unpadding(self, hidden_states, attention_mask, label_mask, kwargs, is_causal=True)
-        hidden_states, mask = unpadding.remove(hidden_states), unpad_mask(mask, unpadding, unpadding, is_causal=True)
+        hidden_states = unpadding.remove(hidden_states)
         source_mask: AttentionMask = None
         if encoder_hidden_states is not None:
             check_source(encoder_hidden_states, encoder_attention_mask, inputs_embeds)
-            source_mask = mask_of_cross_attention(
-                self.config, inputs_embeds, encoder_attention_mask, encoder_hidden_states, kwargs
-            )
             tokens = None if label_mask is None else encoder_attention_mask
-            source_unpadding = find_unpadding(self, encoder_hidden_states, encoder_attention_mask, tokens, kwargs)
-            source_mask = unpad_mask(source_mask, unpadding, source_unpadding)
+            source = (encoder_hidden_states, encoder_attention_mask)
+            source_unpadding = find_unpadding(self, *source, tokens, kwargs, row_lengths)
+            source_mask = mask_of_cross_attention(
+                self.config, inputs_embeds, *source[::-1], kwargs, unpadding, source_unpadding
+            )
             encoder_hidden_states = source_unpadding.remove(encoder_hidden_states)
         passed: dict[str, Any] = {"past_key_values": past_key_values, "position_ids": position_ids, **kwargs}
         for layer in self.layers:
@@ -600,7 +606,8 @@ class EncoderDecoderModel(EncoderDecoderPreTrainedModel):
             use_cache: whether to return `past_key_values`.
             label_mask: true at positions of the target whose output is read (batch, target). With it, a training step
                 may leave others out, whose output is then 0.
-            kwargs: `output_hidden_states`, `output_attentions`, `return_dict`, arguments of attention implementations.
+            kwargs: `row_lengths`, see [`VanillaStack`]; `output_hidden_states`, `output_attentions`, `return_dict`,
+                arguments of attention implementations.
 
         Raises:
             ValueError: for ids outside of the vocabulary, masks of another shape, neither or both kinds of an input.
@@ -688,7 +695,8 @@ class EncoderDecoderForConditionalGeneration(EncoderDecoderPreTrainedModel, Gene
                 [`returns_logits`].
             loss_places: where in all positions of the batch there are labels (labels,), int64, for a loss without
                 logits on a GPU, which else keeps the host waiting until it has found them.
-            kwargs: `label_smoothing` and `num_items_in_batch`, see [`cross_entropy`].
+            kwargs: `label_smoothing` and `num_items_in_batch`, see [`cross_entropy`]; `row_lengths`, see
+                [`VanillaStack`], which counts only where no logits are returned.
 
         Raises:
             ValueError: for labels that do not fit the target, and where nothing says what to decode.
@@ -701,6 +709,8 @@ class EncoderDecoderForConditionalGeneration(EncoderDecoderPreTrainedModel, Gene
         elif decoder_input_ids is None and decoder_inputs_embeds is None:
             raise ValueError("Give `labels`, `decoder_input_ids` or `decoder_inputs_embeds`, or call `generate`.")
         with_logits = returns_logits(self, labels, output_logits)
+        if with_logits:
+            kwargs.pop("row_lengths", None)  # all positions are read
         outputs = self.model(
             input_ids=input_ids,
             attention_mask=attention_mask,

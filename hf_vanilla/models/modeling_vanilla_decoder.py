@@ -86,6 +86,8 @@ class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
             check_ids(labels, self.config.vocab_size, "labels", "vocab_size", ignored=-100)
             next_tokens = F.pad(labels[:, 1:], (0, 1), value=-100)
         with_logits = returns_logits(self, next_tokens, output_logits)
+        if with_logits:
+            kwargs.pop("row_lengths", None)  # all positions are read
         outputs = self.decoder(
             input_ids=input_ids,
             attention_mask=attention_mask,

@@ -110,6 +110,8 @@ class VanillaEncoderForMaskedLM(VanillaEncoderPreTrainedModel):
         """
         inputs = (input_ids, attention_mask, position_ids, inputs_embeds, token_type_ids)
         with_logits = returns_logits(self, labels, output_logits)
+        if with_logits:
+            kwargs.pop("row_lengths", None)  # all positions are read
         outputs = self.encoder(*inputs, find_read(labels, with_logits, attention_mask), **kwargs)
         states, kwargs = outputs.last_hidden_state, kwargs | {"loss_places": loss_places}
         logits, loss = logits_and_loss(self.lm_head, states, labels, with_logits, transform=self.transform, **kwargs)

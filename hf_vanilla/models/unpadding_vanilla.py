@@ -1,8 +1,14 @@
 """What makes a training step faster on a given device, with the results of the plain step: padding is left out of all
-but attention, which alone looks at more than one position. The models do not know the device: all about it is here."""
+but attention, which alone looks at more than one position. The models do not know the device: all about it is here.
+
+On CPUs, attention without padding takes one row after the other. GPUs have kernels for rows of unequal lengths:
+that of torch (`torch.nn.attention.varlen`), or flash attention's where the configuration names it. A host that had to
+count the tokens of a row there would wait for the device, so who makes the batch tells it: see [`find_unpadding`].
+"""
 
 import copy
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
@@ -14,8 +20,16 @@ from torch.autograd.function import FunctionCtx
 from torch.nn.attention.flex_attention import BlockMask
 from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, flash_attention_mask
 
 from .generation_vanilla import find_obstacle
+
+try:
+    from torch.nn.attention.varlen import varlen_attn
+except ImportError:
+    HAS_VARLEN = False
+else:
+    HAS_VARLEN = {"scale", "window_size"} <= inspect.signature(varlen_attn).parameters.keys()
 
 # Leave padding out where it is at least this share of a batch: less does not pay for what leaving it out costs.
 WORTH_IT = 0.05
@@ -47,9 +61,16 @@ def is_transformed() -> bool:
     return torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
 
 
+def host_runs_ahead(states: Tensor) -> bool:
+    """True where the host runs ahead of the device that holds `states`, until it has to read something there."""
+    return states.device.type != "cpu"
+
+
 class Unpadding:
     """Takes the padding out of a batch, so that its tokens stand in one row, and puts them back into their places.
     `kept` is true at the positions to keep (batch, length); without it, nothing is taken out."""
+
+    borders: Tensor | None = None  # where rows begin and the last one ends, for kernels (batch + 1,), int32
 
     def __init__(self, kept: Tensor | None = None):
         self.is_active = kept is not None
@@ -57,6 +78,19 @@ class Unpadding:
             self.shape = kept.shape
             self.places = kept.flatten().nonzero().squeeze(1)
             self.lengths = kept.sum(1).tolist()
+
+    @classmethod
+    def of_lengths(cls, lengths: Sequence[int], length: int, device: torch.device) -> "Unpadding":
+        """Return what keeps the first `lengths` (batch,) tokens of rows of `length`, without waiting for `device`."""
+        own, batch = cls(), len(lengths)
+        own.is_active, own.shape, own.lengths = True, torch.Size((batch, length)), list(lengths)
+        counts = torch.tensor(own.lengths, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+        starts = F.pad(counts.cumsum(0), (1, 0))
+        shifts = torch.arange(batch, device=device) * length - starts[:-1]
+        tokens = sum(own.lengths)
+        own.places = torch.arange(tokens, device=device) + shifts.repeat_interleave(counts, output_size=tokens)
+        own.borders = starts.int()
+        return own
 
     def remove(self, rows: Tensor) -> Tensor:
         """Return the tokens (1, tokens, ...) of `rows` (batch, length, ...)."""
@@ -118,6 +152,8 @@ class Segments(NamedTuple):
     max_length_k: int
 
 
+# What may say how many tokens each row begins with: ints (batch,) by the side, "source" or "target", that has them.
+RowLengths: TypeAlias = Mapping[str, Sequence[int]]
 AttentionMask: TypeAlias = Tensor | BlockMask | UnpaddedMask | Segments | None
 AttentionFunction: TypeAlias = Callable[..., tuple[Tensor, Tensor | None]]
 
@@ -128,31 +164,74 @@ def find_unpadding(
     mask: Tensor | None,
     label_mask: Tensor | None,
     options: Any,
+    row_lengths: RowLengths | None = None,
     is_causal: bool = False,
+    side: str = "source",
 ) -> Unpadding:
     """Return what takes the padding out of `states` (batch, length, hidden_size) in `stack`. It keeps the tokens of
     `mask` and the positions of `label_mask` (batch, length); causal attention without a mask, all up to the latter.
+    On a GPU it keeps what `row_lengths` says of this `side`, for nothing else is known there without waiting.
 
     It takes nothing out without `label_mask`, for the caller may then read every position; outside of training; where
-    there is little padding, or `options` ask for the states inside; with attention other than sdpa's, in which a
-    position that may see nothing sees padding; and where others have changed the stack, for they may count rows.
+    there is little padding, or `options` ask for the states inside; with attention that knows no rows without padding,
+    or in which a position that may see nothing sees padding; and where others have changed the stack, for they may
+    count rows.
+
+    Raises:
+        ValueError: for lengths that do not fit; on CPU also for those that are not what `mask` and `label_mask` keep.
     """
     nothing = Unpadding()
     asked = (options.get(name, getattr(stack.config, name)) for name in ("output_attentions", "output_hidden_states"))
-    # On other devices the host would have to wait until padding is counted.
-    if states is None or label_mask is None or not stack.training or states.device.type != "cpu" or any(asked):
+    if states is None or label_mask is None or not stack.training or any(asked) or is_transformed():
         return nothing
-    shape = states.shape[:2]
-    if stack.config._attn_implementation != "sdpa" or is_transformed() or label_mask.shape != shape:
+    if (shape := states.shape[:2]) != label_mask.shape:
         return nothing
+    lengths = None if row_lengths is None else row_lengths.get(side)
+    if lengths is not None and (len(lengths) != shape[0] or max(lengths) > shape[1] or min(lengths) < 0):
+        raise ValueError(f"`row_lengths` of the {side} must be {shape[0]} numbers up to {shape[1]}, got {lengths}.")
+    if host_runs_ahead(states):
+        if row_lengths is None or lengths is None or min(map(min, row_lengths.values())) == 0:
+            return nothing
+        if {"position_ids", "cu_seq_lens_q"} & {name for name, value in options.items() if value is not None}:
+            return nothing  # they may tell documents apart
+        if not takes_segments(stack.config, states) or find_obstacle(stack, may_shard=True):
+            return nothing
+        return Unpadding.of_lengths(lengths, shape[1], states.device)
     if mask is None and is_causal:
         kept = up_to_last(label_mask)
     elif mask is not None and mask.shape == shape:
         kept = mask.bool() | label_mask.bool()
     else:
         return nothing
+    if lengths is not None and not kept.equal(torch.arange(shape[1]) < torch.tensor(lengths)[:, None]):
+        raise ValueError(f"`row_lengths` of the {side} must be how many tokens each row begins with, before padding.")
+    if stack.config._attn_implementation != "sdpa":
+        return nothing
     worth_it = kept.count_nonzero() <= (1 - WORTH_IT) * kept.numel() and kept.any(1).all()
     return Unpadding(kept) if worth_it and find_obstacle(stack) is None else nothing
+
+
+def takes_padding_alone(config: PreTrainedConfig) -> bool:
+    """True for flash attention of any version or kernel, whose masks are (batch, length)."""
+    masks = ALL_MASK_ATTENTION_FUNCTIONS._global_mapping
+    return masks.get(config._attn_implementation) is flash_attention_mask
+
+
+def takes_segments(config: PreTrainedConfig, states: Tensor) -> bool:
+    """True if attention of `config` has a kernel for [`Segments`] on the device of `states`: flash attention, and in
+    place of sdpa that of torch, which takes half precision and heads of one size, and drops no weights."""
+    if takes_padding_alone(config):
+        return True
+    if config._attn_implementation != "sdpa" or not HAS_VARLEN or config.attention_dropout:
+        return False
+    device, heads = states.device, config.num_attention_heads
+    d_k, d_v = (size or config.hidden_size // heads for size in (config.qk_head_dim, config.v_head_dim))
+    is_autocast = torch.is_autocast_enabled(device.type)
+    dtype = torch.get_autocast_dtype(device.type) if is_autocast else states.dtype
+    is_half = dtype in (torch.float16, torch.bfloat16)
+    if device.type != "cuda" or not is_half or d_k != d_v or d_k % 8 or d_k > 256:
+        return False
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 def up_to_last(label_mask: Tensor) -> Tensor:
@@ -173,6 +252,11 @@ def unpad_mask(mask: AttentionMask, queries: Unpadding, keys: Unpadding, is_caus
     padding; as it is if neither had any taken out."""
     if not (queries.is_active or keys.is_active):
         return mask
+    if queries.borders is not None or keys.borders is not None:
+        if queries.borders is None or keys.borders is None:
+            raise ValueError("`row_lengths` must be of source and target, with an `attention_mask` of the source.")
+        ends = (queries.borders, keys.borders, max(queries.lengths), max(keys.lengths))
+        return Segments(None, None, sum(keys.lengths), *ends)
     assert mask is None or isinstance(mask, Tensor)  # sdpa has no others
     lengths = [each.shape[1] for each in (queries, keys) if each.is_active]
     if max(lengths + ([] if mask is None else list(mask.shape[-2:]))) <= SHORT:
@@ -217,6 +301,7 @@ def attend(
     if isinstance(attention_mask, UnpaddedMask):
         return unpadded_attention(plain, module, (query, key, value), attention_mask, **kwargs)
     if isinstance(attention_mask, Segments):
+        function = varlen_attention if function is sdpa_attention_forward else function
         return segmented_attention(function, module, (query, key, value), attention_mask, **kwargs)
     if kwargs.get("output_attentions"):
         function = plain
@@ -271,6 +356,29 @@ def segmented_attention(
     if segments.query_places is not None:
         output = PutInPlace.apply(output[0], segments.query_places, batch * length).unflatten(0, (batch, length))
     return output, None
+
+
+def varlen_attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    *,
+    scaling: float,
+    cu_seq_lens_q: Tensor,
+    cu_seq_lens_k: Tensor,
+    max_length_q: int,
+    max_length_k: int,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Return the output (batch, length, heads, d_v) of attention within segments by the kernel of torch, called as
+    flash attention is in transformers: queries, keys and values are (batch, heads, length, width)."""
+    rows = [state.transpose(1, 2).flatten(0, 1) for state in (query, key, value)]
+    ends: Any = (cu_seq_lens_q, cu_seq_lens_k, max_length_q, max_length_k)
+    attention: Any = varlen_attn
+    output = attention(*rows, *ends, scale=scaling, window_size=(-1, 0) if module.is_causal else (-1, -1))
+    return output.unflatten(0, (query.shape[0], query.shape[2])), None
 
 
 def trains_faster_plain(module: nn.Module, query: Tensor, key: Tensor, mask: AttentionMask) -> bool:

@@ -30,7 +30,12 @@ from hf_vanilla.data.rows import TokenRows
 from hf_vanilla.data.splits import CleanCorpus, CleanStream
 from hf_vanilla.data.tokenization import measure_tokenizer, train_tokenizer
 from hf_vanilla.models.configuration_recurrent import RecurrentConfig
-from hf_vanilla.models.configuration_vanilla import VanillaConfig, VanillaDecoderConfig, VanillaEncoderConfig
+from hf_vanilla.models.configuration_vanilla import (
+    VanillaBaseConfig,
+    VanillaConfig,
+    VanillaDecoderConfig,
+    VanillaEncoderConfig,
+)
 from hf_vanilla.models.losses_vanilla import cross_entropy
 from hf_vanilla.models.pretrained_vanilla import FamilyPreTrainedModel
 from hf_vanilla.models.texts_vanilla import encode_texts, read_special_tokens
@@ -179,7 +184,7 @@ class Task:
     def logits_and_labels(self, model: nn.Module, batch: BatchEncoding) -> tuple[Tensor, Tensor]:
         """Return logits (batch, length, vocabulary) and the labels for them (batch, length), -100 for none."""
         labels = batch.pop("labels")
-        for name in ("counts", "loss_places"):
+        for name in ("counts", "loss_places", "row_lengths"):
             batch.pop(name, None)
         options = {} if self.family == "encoder" else {"use_cache": False}
         return model(**batch, **options).logits, labels
@@ -261,8 +266,11 @@ class Task:
                 raise ValueError(f"the {'training' if training else 'validation'} split: {error}") from None
             columns = [name for name in examples.column_names if not name.endswith("_length")]
             examples = TokenRows(examples, columns)
-        counted = collators.Counted(self.collator(tokenizer, model), next_tokens=self.family == "decoder")
         workers, on_gpu = self.config.loader_workers, process.device.type == "cuda"
+        known = {"next_tokens": self.family == "decoder"}
+        # A model that is compiled would be compiled anew for other lengths.
+        known["row_lengths"] = on_gpu and isinstance(model.config, VanillaBaseConfig) and not self.config.compile
+        counted = collators.Counted(self.collator(tokenizer, model), **known)
         if workers is None:  # which are started anew in each epoch
             is_long = isinstance(source, TokenBatchSampler) and len(source) >= LONG_EPOCH
             workers = LOADER_WORKERS if on_gpu and is_long else 0

@@ -18,7 +18,7 @@ from hf_vanilla import (
     VanillaForConditionalGeneration,
 )
 from hf_vanilla.data.collators import Counted, TranslationCollator, causal_language_model_collator, pack_documents
-from hf_vanilla.models import fused_loss_vanilla, losses_vanilla, masks_vanilla
+from hf_vanilla.models import fused_loss_vanilla, losses_vanilla, masks_vanilla, modeling_vanilla, unpadding_vanilla
 from hf_vanilla.models.fused_loss_vanilla import CHUNK, LinearCrossEntropy, chunk_bytes, memory_of
 
 LENGTHS = (9, 5, 7, 3)
@@ -48,13 +48,13 @@ class Tokenizer:
     pad_token_id, padding_side = 0, "right"
 
 
-def collated(head, model):
+def collated(head, model, row_lengths=False):
     """A batch of rows of unequal lengths, as the training loop makes it for this head."""
     torch.manual_seed(0)
     rows = [words(1, length)[0].numpy() for length in LENGTHS]
     if head is VanillaForConditionalGeneration:
         pairs = [{"input_ids": row, "labels": other} for row, other in zip(rows, rows[::-1], strict=True)]
-        return Counted(TranslationCollator(Tokenizer, model))(pairs)
+        return Counted(TranslationCollator(Tokenizer, model), row_lengths=row_lengths)(pairs)
     if head is VanillaDecoderForCausalLM:
         blocks = pack_documents(rows, 8, 0)
         names = blocks.keys()
@@ -66,7 +66,35 @@ def collated(head, model):
         labels = ids.masked_fill((ids == 0) | (torch.arange(ids.shape[1]) % 3 != 1), -100)
         return BatchEncoding({"input_ids": ids, "attention_mask": (ids != 0).long(), "labels": labels})
 
-    return Counted(masked)(rows)
+    return Counted(masked, row_lengths=row_lengths)(rows)
+
+
+class Kernel:
+    """Stands in for kernels of GPUs that take rows of unequal lengths: equation 1, one segment after the other."""
+
+    def __init__(self, monkeypatch):
+        self.calls = 0
+        for module in (unpadding_vanilla, masks_vanilla):
+            monkeypatch.setattr(module, "host_runs_ahead", lambda states: True)
+            monkeypatch.setattr(module, "takes_segments", lambda config, states: True)
+        monkeypatch.setattr(unpadding_vanilla, "varlen_attn", self)
+
+    def __call__(self, query, key, value, cu_q, cu_k, max_q, max_k, *, scale, window_size):
+        self.calls += 1
+        assert cu_q.dtype == cu_k.dtype == torch.int32 and cu_q.is_meta == query.is_meta
+        assert query.ndim == 3 and len(cu_q) == len(cu_k)
+        if query.is_meta:
+            return query.new_empty(*query.shape[:2], value.shape[2])
+        sizes, key_sizes = cu_q.diff().tolist(), cu_k.diff().tolist()
+        assert (max(sizes), max(key_sizes)) == (max_q, max_k)
+        assert (sum(sizes), sum(key_sizes)) == (len(query), len(key)) == (int(cu_q[-1]), int(cu_k[-1]))
+        outputs = []
+        for q, k, v in zip(query.split(sizes), key.split(key_sizes), value.split(key_sizes), strict=True):
+            scores = torch.einsum("qhd,khd->hqk", q, k) * scale
+            if window_size == (-1, 0):
+                scores = scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -torch.inf)
+            outputs.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), v))
+        return torch.cat(outputs)
 
 
 def loss_and_gradients(model, batch, **options):
@@ -119,6 +147,107 @@ def test_no_forward_and_no_backward_pass_waits_for_the_device(head, monkeypatch)
     with Waits() as waits, contextlib.suppress(RuntimeError):
         loss_and_gradients(device, unknown)
     assert "nonzero" in waits.seen
+
+
+@pytest.mark.parametrize("changes", [{}, {"norm_position": "pre"}, {"position_embedding_type": "learned"}])
+@pytest.mark.parametrize("head", LANGUAGE_MODELS, ids=lambda head: head.__name__)
+def test_kernels_of_gpus_train_as_padded_rows_do(head, changes, monkeypatch):
+    model = small_model(head, initializer_range=0.2, **changes).train()
+    batch = collated(head, model, row_lengths=True)
+    plain = BatchEncoding({name: value for name, value in batch.items() if name != "row_lengths"})
+    with mock.patch.object(modeling_vanilla, "find_unpadding", return_value=unpadding_vanilla.Unpadding()):
+        expected, wanted = loss_and_gradients(model, plain)
+    kernel = Kernel(monkeypatch)
+    for name in {"input_ids", "decoder_input_ids"} & batch.keys():  # what stands in place of padding is not looked at
+        batch[name] = torch.where(batch[name] == 0, words(*batch[name].shape), batch[name])
+    loss, gradients = loss_and_gradients(model, batch)
+    assert kernel.calls == (6 if head is VanillaForConditionalGeneration else 2)
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    for own, other in zip(gradients, wanted, strict=True):
+        torch.testing.assert_close(own, other, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("head", LANGUAGE_MODELS, ids=lambda head: head.__name__)
+def test_kernels_of_gpus_wait_for_nothing(head, monkeypatch):
+    monkeypatch.setattr(losses_vanilla, "find_obstacle", lambda *args, **options: None)  # weights on `meta` are one
+    monkeypatch.setattr(unpadding_vanilla, "find_obstacle", lambda *args, **options: None)
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda device: False)
+    monkeypatch.setattr(torch, "autocast", lambda *args, **options: contextlib.nullcontext())
+    kernel = Kernel(monkeypatch)
+    model = small_model(head, dropout=0.1).train()
+    batch = collated(head, model, row_lengths=True).to("meta")
+    with Waits() as waits:
+        loss_and_gradients(model.to("meta"), batch, label_smoothing=0.1)
+    assert not waits.seen and kernel.calls == (6 if head is VanillaForConditionalGeneration else 2)
+
+
+def test_logits_that_are_returned_are_of_all_positions_whatever_lengths_are_given(monkeypatch):
+    head = VanillaForConditionalGeneration
+    model = small_model(head).train()
+    batch = collated(head, model, row_lengths=True)
+    lengths, _ = batch.pop("row_lengths"), batch.pop("counts")
+    expected = model(**batch, output_logits=True).logits
+    kernel = Kernel(monkeypatch)
+    found = model(**batch, output_logits=True, row_lengths=lengths).logits
+    assert kernel.calls == 0 and found[-1].abs().min() > 0
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"source": (9, 5, 7, 4)},  # the last has 3
+        {"source": (9, 5, 7)},
+        {"source": (10, 5, 7, 3)},
+        {"source": (9, 5, 7, 3), "target": (3, 7, 5, 8)},
+    ],
+)
+def test_lengths_that_are_not_those_of_the_rows_are_refused(wrong):
+    model = small_model(VanillaForConditionalGeneration).train()
+    batch = collated(VanillaForConditionalGeneration, model, row_lengths=True)
+    assert batch["row_lengths"] == {"source": (9, 5, 7, 3), "target": (3, 7, 5, 9)}
+    with pytest.raises(ValueError, match="`row_lengths` of the (source|target) must be"):
+        loss_and_gradients(model, BatchEncoding(dict(batch) | {"row_lengths": wrong}))
+
+
+def test_lengths_of_one_side_alone_are_refused_where_they_would_count(monkeypatch):
+    model = small_model(VanillaForConditionalGeneration).train()
+    batch = collated(VanillaForConditionalGeneration, model, row_lengths=True)
+    Kernel(monkeypatch)
+    for side in ("source", "target"):
+        own = BatchEncoding(dict(batch) | {"row_lengths": {side: batch["row_lengths"][side]}})
+        with pytest.raises(ValueError, match="`row_lengths` must be of source and target"):
+            loss_and_gradients(model, own)
+
+
+def test_rows_that_are_padded_in_front_have_no_lengths():
+    class Left(Tokenizer):
+        padding_side = "left"
+
+    model = small_model(VanillaForConditionalGeneration)
+    rows = [{"input_ids": words(1, n)[0].numpy(), "labels": words(1, n)[0].numpy()} for n in LENGTHS]
+    assert "row_lengths" not in Counted(TranslationCollator(Left, model), row_lengths=True)(rows)
+
+
+@pytest.mark.parametrize(
+    "changes, takes",
+    [
+        ({}, True),
+        ({"attention_dropout": 0.1}, False),
+        ({"v_head_dim": 16}, False),
+        ({"num_attention_heads": 4}, False),
+    ],
+)
+def test_the_kernel_of_torch_is_used_for_what_it_computes_alone(changes, takes, monkeypatch):
+    """It takes half precision and heads of one size, a multiple of 8, and drops no weights of attention."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    config = small_model(VanillaForConditionalGeneration, **({"num_attention_heads": 2} | changes)).config
+    config._attn_implementation = "sdpa"
+    states = mock.Mock(device=torch.device("cuda"), dtype=torch.bfloat16)
+    assert unpadding_vanilla.takes_segments(config, states) == takes
+    states.dtype = torch.float32
+    assert not unpadding_vanilla.takes_segments(config, states)
+    assert not unpadding_vanilla.takes_segments(config, torch.zeros(1, 2, 16, dtype=torch.bfloat16))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])

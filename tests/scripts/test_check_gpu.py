@@ -27,7 +27,7 @@ def test_in_miniature_all_but_launches_and_speeds_is_right(monkeypatch, tmp_path
     found = results(tmp_path)
     assert all(each["ok"] in (True, None) for each in found.values())
     assert sum(name.startswith("gradients of") for name in found) == len(check_gpu.HEADS) + 1
-    assert {"waits in a step", "beam 4 VanillaForConditionalGeneration"} <= found.keys()
+    assert {"waits in a step", "without padding bf16", "beam 4 VanillaForConditionalGeneration"} <= found.keys()
     assert "failed: nothing" in capsys.readouterr().out
     table = (tmp_path / "results.md").read_text().splitlines()
     assert len(table) == 4 + len(found) and table[2] == "| check | | |"

@@ -82,6 +82,7 @@ def compare(tmp_path, monkeypatch):
         monkeypatch.setattr("sys.argv", ["compare_recurrent.py", task, str(tmp_path), *options])
         main()
 
+    run.script = main.__globals__
     yield run
     torch.set_float32_matmul_precision(precision)
 
@@ -218,3 +219,15 @@ def test_pretraining_goes_on_from_short_pieces_with_long_ones(tmp_path, monkeypa
     before = (tmp_path / "ours" / "model.safetensors").stat().st_mtime_ns
     script["pretrain"](tmp_path, "ours")  # what is done is not done again
     assert (tmp_path / "ours" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_comparison_on_the_verses_trains_and_scores_translations(compare, tmp_path, monkeypatch, config):
+    """On a corpus and a test of a few words: those of the verses take a minute."""
+    few = {"source": ["one " * n for n in (5, 15, 25, 35)], "references": [["eins " * n] * 2 for n in (5, 15, 25, 35)]}
+    monkeypatch.setitem(compare.script, "load_corpus", lambda name: {"test": few})
+    fields = {"corpus": config.corpus, "target_path": config.target_path, "vocab_size": 300, "hidden_size": 16}
+    options = ["--updates", "2", "--systems", "dot", "--rates", "1e-3", "--seeds", "1", *runs.as_options(fields)]
+    compare("verses", *options)
+    result = json.loads((tmp_path / "verses" / "dot-1" / "result.json").read_text())
+    assert result["updates"] == 2 and result["scores"]["all"]["sentences"] == 4
+    assert "BLEU / chrF by words of the source" in (tmp_path / "verses.md").read_text()
