@@ -50,8 +50,8 @@ from hf_vanilla import (
 )
 from hf_vanilla.cli.streams import run_program
 from hf_vanilla.environment import hardware
+from hf_vanilla.models.static_generation_vanilla import make_decoder
 from hf_vanilla.training.step import training_step
-from hf_vanilla.translation.translator import make_incremental
 
 ROOT = Path(__file__).parents[1]
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -315,8 +315,16 @@ def check_beams(report: Report, miniature: bool) -> None:
         for beams, wanted in expected.items():
             with report.catching(f"beam {beams} {head.__name__}"):
                 given = to_device(inputs)
-                found = model.generate(**given, num_beams=beams, **options, custom_generate=beam_search).cpu()
+                own = {"custom_generate": beam_search, "num_beams": beams, **options}
+                found = model.generate(**given, **own).cpu()
                 report.note(f"beam {beams} {head.__name__}", torch.equal(found, wanted), "as on the CPU")
+            with report.catching(f"static beam {beams} {head.__name__}"):
+                decoder = make_decoder(model)
+                again = [model.generate(**given, **own, incremental_decoder=decoder).cpu() for _ in range(2)]
+                same = all(torch.equal(each, wanted) for each in again)
+                report.note(
+                    f"static beam {beams} {head.__name__}", same, f"as on the CPU, by {type(decoder).__name__}"
+                )
         with report.catching(f"generate {head.__name__}"):
             found = model.generate(**to_device(inputs), num_beams=1, **options).cpu()
             report.note(f"generate {head.__name__}", torch.equal(found, expected[1]), "as greedy search on the CPU")
@@ -507,7 +515,7 @@ def check_decoding_speed(report: Report, miniature: bool) -> None:
     for half in [torch.bfloat16] if miniature else [torch.float32, torch.bfloat16]:
         ours.to(half)
         marian.to(half)
-        decoder = make_incremental(ours)
+        decoder = make_decoder(ours)
         for rows, beams in points:
             if not report.has_time(20):
                 report.note(f"decoding {rows} x {beams}", None, "skipped: no time")

@@ -45,10 +45,10 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedModel, 
 from hf_vanilla import beam_search
 from hf_vanilla.cli.streams import run_program
 from hf_vanilla.environment import keep_freed_memory, use_onednn_for_float32
+from hf_vanilla.models.static_generation_vanilla import make_decoder
 from hf_vanilla.models.texts_vanilla import encode_texts
 from hf_vanilla.training.config import TrainingConfig
 from hf_vanilla.training.run_log import read_records
-from hf_vanilla.translation.translator import make_incremental
 
 CONFIGS = Path(__file__).parent / "configs" / "paper"
 SYSTEMS = {
@@ -131,7 +131,7 @@ def parse(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, trees: Seq
     """Return the trees that a model finds for the words of trees, and how many of its outputs were malformed."""
     order = sorted(range(len(trees)), key=lambda i: -len(trees[i].leaves()))
     outputs = [""] * len(trees)
-    search = {"custom_generate": beam_search, "incremental_decoder": make_incremental(model), "do_sample": False}
+    search = {"custom_generate": beam_search, "incremental_decoder": make_decoder(model), "do_sample": False}
     search |= {"num_beams": BEAMS, "length_penalty": ALPHA, "max_extra_tokens": EXTRA_TOKENS}
     with tqdm(total=len(trees), desc="parsing", unit=" sentences", mininterval=1) as bar:
         while order:

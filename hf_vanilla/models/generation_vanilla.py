@@ -819,7 +819,8 @@ def beam_search(
             which converted checkpoints have, or else the paper's.
         max_extra_tokens: how many tokens more than its source a sentence may get (the paper: 50), besides
             `max_length`, which holds for all; seq2seq only.
-        incremental_decoder: the model's, by [`make_incremental`], to use again; made for this call if not given.
+        incremental_decoder: the model's, by [`make_incremental`], to use again; made for this call if not given. A
+            `StaticDecoder` makes equal steps, which a GPU takes in one launch each.
         model_kwargs: the model's inputs, each sentence's repeated for its beams.
 
     Returns token ids (batch * num_return_sequences, length), padded on the right; or, with `return_dict_in_generate`,
@@ -856,6 +857,9 @@ def beam_search(
     else:
         most = prompts.shape[1] + int(limits.max())
         state = incremental_decoder.begin(prompts, beams, most, inputs)
+        if hasattr(incremental_decoder, "finish") and incremental_decoder.serves(search):
+            incremental_decoder.finish(search, state)
+            return search.output(has_source)
     logits = state.logits.repeat(1, beams // state.logits.shape[1], 1)
     while True:
         tokens, parents = search.advance(logits)

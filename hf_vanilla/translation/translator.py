@@ -17,7 +17,8 @@ from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_vanilla.environment import use_onednn_for_float32
-from hf_vanilla.models.generation_vanilla import PackedLinear, beam_search, find_obstacle, is_plain, make_incremental
+from hf_vanilla.models.generation_vanilla import PackedLinear, beam_search, find_obstacle, is_plain
+from hf_vanilla.models.static_generation_vanilla import make_decoder
 from hf_vanilla.models.texts_vanilla import encode_texts
 from hf_vanilla.translation.cutting import find_cut, join_parts, one_line, split_sentences
 from hf_vanilla.translation.loading import EXTRA_TOKENS, load_config_and_tokenizer, positions_of, words_of_tokens
@@ -88,7 +89,7 @@ class Translator:
         if is_packed and (obstacle := find_obstacle(model)) is not None:
             raise ValueError(f"precision {precision} is for models that nobody has changed, and {obstacle}")
         if self.is_ours and is_plain(model):
-            self.decoder = make_incremental(model, precision if is_packed else "float32")
+            self.decoder = make_decoder(model, precision if is_packed else "float32")
             self.encoder = pack_linears(model.get_encoder(), precision) if is_packed else model.get_encoder()
 
     @classmethod
