@@ -1,6 +1,7 @@
 """Modules that had another name once: programs that import them by it go on working, and are told the new one."""
 
 import importlib
+import importlib.util
 import sys
 import warnings
 from collections.abc import Callable
@@ -64,7 +65,9 @@ def look_up_in(former: str, places: tuple[str, ...]) -> Callable[[str], object]:
         if name == "__all__":  # for `from hf_vanilla.decoding import *`
             modules = [importlib.import_module(f"hf_vanilla.{place}") for place in places]
             return [each for module in modules for each in vars(module) if not each.startswith("_")]
-        for place in () if name.startswith("__") else places:
+        # Python asks for a submodule here, too, before it imports it.
+        is_module = importlib.util.find_spec(f"hf_vanilla.{former}.{name}") if is_package(former) else None
+        for place in () if name.startswith("__") or is_module else places:
             if hasattr(found := importlib.import_module(f"hf_vanilla.{place}"), name):
                 moved = f"hf_vanilla.{former}.{name} is deprecated: it is hf_vanilla.{place}.{name} now"
                 warnings.warn(moved, DeprecationWarning, stacklevel=2)
@@ -72,6 +75,11 @@ def look_up_in(former: str, places: tuple[str, ...]) -> Callable[[str], object]:
         raise AttributeError(f"module 'hf_vanilla.{former}' has no attribute {name!r}")
 
     return look_up
+
+
+def is_package(former: str) -> bool:
+    """True for a former module that is a room by now."""
+    return hasattr(sys.modules.get(f"hf_vanilla.{former}"), "__path__")
 
 
 class FormerModule(ModuleType):

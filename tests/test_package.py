@@ -110,3 +110,13 @@ def test_former_modules_lead_to_modules_that_are_there():
         assert find_spec(f"hf_vanilla.{former}"), former
         for place in places:
             importlib.import_module(f"hf_vanilla.{place}")
+
+
+def test_a_room_that_was_a_module_gives_its_modules_without_a_warning():
+    """Python asks a package for a name before it imports a module of that name."""
+    code = "import warnings; warnings.simplefilter('error')\n"
+    code += "from hf_vanilla.training import distributed, loop, state; from hf_vanilla.finetuning import run, labels\n"
+    assert run(code + "print(distributed.__name__, run.__name__)").split() == [
+        "hf_vanilla.training.distributed",
+        "hf_vanilla.finetuning.run",
+    ]

@@ -1,18 +1,17 @@
 """The launcher's files: Accelerate reads every key of them, and what they name exists."""
 
 import os
-from pathlib import Path
 
 import pytest
 from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-from accelerate.utils.launch import prepare_deepspeed_cmd_env, prepare_multi_gpu_env
+from accelerate.utils.launch import prepare_multi_gpu_env
 from families import small_model
+from launcher_files import ROOT, launch_environment, path_of
 
 from hf_vanilla import VanillaDecoderForCausalLM, VanillaEncoderForMaskedLM, VanillaForConditionalGeneration
 
-ROOT = Path(__file__).parents[2]
 # File: what Accelerate calls it, processes, machines.
 LAYOUTS = {
     "ddp": (DistributedType.MULTI_GPU, 8, 1),
@@ -21,20 +20,6 @@ LAYOUTS = {
     "deepspeed_zero2": (DistributedType.DEEPSPEED, 8, 1),
     "deepspeed_zero3": (DistributedType.DEEPSPEED, 8, 1),
 }
-
-
-def path_of(name: str) -> Path:
-    return ROOT / "scripts" / "accelerate_configs" / f"{name}.yaml"
-
-
-def launch_environment(name: str) -> dict[str, str]:
-    """What `accelerate launch` tells the processes that it starts. It looks for a port: any free one will do."""
-    arguments = ["--config_file", str(path_of(name)), "--main_process_port", "0", "script.py"]
-    launch, defaults, _ = _validate_launch_command(launch_command_parser().parse_args(arguments))
-    if not launch.use_deepspeed:
-        return prepare_multi_gpu_env(launch)
-    launch.deepspeed_fields_from_accelerate_config = ",".join(defaults.deepspeed_config)
-    return prepare_deepspeed_cmd_env(launch)[1]
 
 
 def test_every_file_is_tested():

@@ -5,8 +5,8 @@ import json
 
 import pytest
 import small_runs
+from launcher_files import launch_environment
 from small_runs import of_task
-from test_accelerate_configs import launch_environment
 from test_training import assert_same_but_for_rounding, finish, read_log, start, write
 
 from hf_vanilla.training.loop import train
