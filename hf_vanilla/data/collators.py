@@ -23,10 +23,12 @@ def join(examples: Sequence[Example], column: str) -> tuple[np.ndarray, np.ndarr
     return np.concatenate(rows).astype(np.int64, copy=False), np.fromiter(map(len, rows), np.int64, len(rows))
 
 
-def pad(tokens: np.ndarray, lengths: np.ndarray, padding: int, side: str = "right") -> tuple[Tensor, Tensor]:
-    """Return `tokens` (tokens,) in rows of `lengths` (rows,), padded on a side (rows, longest), int64, and where they
-    are (rows, longest), bool."""
-    places = np.arange(lengths.max(initial=0))
+def pad(
+    tokens: np.ndarray, lengths: np.ndarray, padding: int, side: str = "right", multiple: int = 1
+) -> tuple[Tensor, Tensor]:
+    """Return `tokens` (tokens,) in rows of `lengths` (rows,), padded on a side to the longest, or from there to the
+    next `multiple`: (rows, length), int64; and where they are (rows, length), bool."""
+    places = np.arange(-(-lengths.max(initial=0) // multiple) * multiple)
     is_token = places < lengths[:, None] if side == "right" else places >= len(places) - lengths[:, None]
     padded = np.full(is_token.shape, padding, dtype=np.int64)
     padded[is_token] = tokens
@@ -34,19 +36,21 @@ def pad(tokens: np.ndarray, lengths: np.ndarray, padding: int, side: str = "righ
 
 
 class TranslationCollator:
-    """Pad sources and targets, and shift targets right for the decoder, as `model` does it.
+    """Pad sources and targets, and shift targets right for the decoder, as `model` does it. Lengths are multiples of
+    `pad_to_multiple_of`, so that shapes repeat.
 
     Called with examples that hold `input_ids` and `labels`, it returns `input_ids` and `attention_mask` (batch,
     source), `labels` and `decoder_input_ids` (batch, target), int64; labels are -100 where there is padding.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, model: Any) -> None:
-        self.pad_token_id, self.side = tokenizer.pad_token_id, tokenizer.padding_side
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, model: Any, pad_to_multiple_of: int = 1) -> None:
+        self.pad_token_id = tokenizer.pad_token_id
+        self.options: dict[str, Any] = {"side": tokenizer.padding_side, "multiple": pad_to_multiple_of}
         self.shift_right = model.prepare_decoder_input_ids_from_labels
 
     def __call__(self, examples: Sequence[Example]) -> BatchEncoding:
-        ids, mask = pad(*join(examples, "input_ids"), self.pad_token_id, self.side)
-        labels, _ = pad(*join(examples, "labels"), -100, self.side)
+        ids, mask = pad(*join(examples, "input_ids"), self.pad_token_id, **self.options)
+        labels, _ = pad(*join(examples, "labels"), -100, **self.options)
         batch = {"input_ids": ids, "attention_mask": mask.long(), "labels": labels}
         return BatchEncoding(batch | {"decoder_input_ids": self.shift_right(labels=labels)})
 
@@ -68,6 +72,7 @@ class MaskedLanguageModelCollator:
     tokenizer: PreTrainedTokenizerBase
     seed: int = 0
     whole_words: bool = False
+    pad_to_multiple_of: int = 1
     epoch: int = 0  # may be changed between epochs
 
     def __post_init__(self) -> None:
@@ -105,9 +110,9 @@ class MaskedLanguageModelCollator:
         randomly = chosen[(fate >= 0.8) & (fate < 0.9)]
         others = scramble(bits[randomly] + np.uint64(2)) % np.uint64(len(self.ordinary_ids))
         inputs[randomly] = self.ordinary_ids[others.astype(np.int64)]
-        side = self.tokenizer.padding_side
-        ids, mask = pad(inputs, lengths, self.tokenizer.pad_token_id, side)
-        batch = {"input_ids": ids, "attention_mask": mask.long(), "labels": pad(labels, lengths, -100, side)[0]}
+        layout: dict[str, Any] = {"side": self.tokenizer.padding_side, "multiple": self.pad_to_multiple_of}
+        ids, mask = pad(inputs, lengths, self.tokenizer.pad_token_id, **layout)
+        batch = {"input_ids": ids, "attention_mask": mask.long(), "labels": pad(labels, lengths, -100, **layout)[0]}
         return BatchEncoding(batch)
 
 

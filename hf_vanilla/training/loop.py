@@ -100,8 +100,8 @@ class Run:
         self.skeleton = checkpointing.make_skeleton(model)
         if config.gradient_checkpointing:
             model.gradient_checkpointing_enable()
-        if config.compile:
-            model.compile(dynamic=True)
+        if config.compile:  # but for the loss, which would hold all logits at once
+            model.base_model.compile(dynamic=True)
         distributed.group_tied_embeddings(model, accelerator)
         if config.optimizer == "muon" and distributed.is_sharded(accelerator):
             kind = accelerator.distributed_type.value

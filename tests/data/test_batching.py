@@ -1,6 +1,8 @@
 """Batches by tokens: complete, little padded, the same for any number of processes; masks as BERT's; packing."""
 
 import itertools
+from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,7 +14,12 @@ from hypothesis import strategies as st
 
 from hf_vanilla import VanillaDecoderConfig, VanillaDecoderForCausalLM
 from hf_vanilla.data.batching import TokenBatchSampler, TokenBatchStream
-from hf_vanilla.data.collators import MaskedLanguageModelCollator, causal_language_model_collator, pack_documents
+from hf_vanilla.data.collators import (
+    MaskedLanguageModelCollator,
+    TranslationCollator,
+    causal_language_model_collator,
+    pack_documents,
+)
 from hf_vanilla.data.tokenization import train_tokenizer
 
 
@@ -255,6 +262,18 @@ def test_ids_beyond_the_tokenizer_are_words_and_padding_is_needed(tokenizer):
 
 
 # Packing
+
+
+def test_lengths_may_be_multiples_of_a_number_and_hold_the_same_tokens(tokenizer):
+    rows = [{"input_ids": list(range(5, 5 + n)), "labels": list(range(5, 8 + n))} for n in (3, 9, 6)]
+    shift = SimpleNamespace(prepare_decoder_input_ids_from_labels=lambda labels: labels)
+    for kind in (partial(TranslationCollator, tokenizer, shift), partial(MaskedLanguageModelCollator, tokenizer)):
+        plain, wide = kind()(rows), kind(pad_to_multiple_of=8)(rows)
+        for name, tensor in wide.items():
+            length = plain[name].shape[1]
+            assert tensor.shape == (3, 16) and tensor[:, :length].equal(plain[name])
+            filling = {"attention_mask": 0, "input_ids": tokenizer.pad_token_id}.get(name, -100)
+            assert tensor[:, length:].unique().tolist() == [filling]
 
 
 @settings(max_examples=50, deadline=None)

@@ -509,6 +509,28 @@ def test_a_compiled_step_is_compiled_once(model_class):
     assert graphs[1] == graphs[2]
 
 
+@pytest.mark.parametrize("model_class", LANGUAGE_MODELS, ids=lambda model_class: model_class.__name__)
+def test_with_the_loss_beside_it_the_compiled_model_is_one_graph_for_all_shapes(model_class, monkeypatch):
+    """As `hf-vanilla train` compiles it: the loss still never holds all logits."""
+    chunks = []
+    apply = fused_loss_vanilla.LinearCrossEntropy.apply
+    monkeypatch.setattr(
+        fused_loss_vanilla.LinearCrossEntropy, "apply", lambda *inputs: chunks.append(1) or apply(*inputs)
+    )
+    model, other = small_model(model_class).train(), small_model(model_class).train()
+    counter = CompileCounter()
+    model.base_model.compile(dynamic=True, backend=counter)
+    options = {"num_items_in_batch": 100, "output_logits": False}
+    graphs = []
+    for rows, length in ((3, 7), (4, 9), (5, 6), (6, 11)):
+        batch = batch_for(model_class, rows, length)
+        loss, expected = model(**batch, **options).loss, other(**batch, **options).loss
+        torch.testing.assert_close(loss, expected)
+        loss.backward()
+        graphs.append(counter.frame_count)
+    assert len(set(graphs)) == 1 and graphs[0] <= 1 and len(chunks) == 8
+
+
 def test_without_labels_the_loss_is_zero_and_so_is_the_gradient(head):
     linear, states, labels = head
     loss = projected_cross_entropy(linear, torch.clone, states, torch.full_like(labels, -100))
