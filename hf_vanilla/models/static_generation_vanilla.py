@@ -65,9 +65,9 @@ class StaticDecoder(IncrementalDecoder):
         most, batch = int(search.limits.max()), len(search.prompts)
         with torch.inference_mode():
             bucket = self.bucket_for(search, beams, most)
-            bucket.fill(search, beams)
-            for start in range(0, most, CHECK_EVERY):
-                for _ in range(min(CHECK_EVERY, most - start)):
+            bucket.fill(search, beams)  # which finds the first token
+            for done in range(1, most, CHECK_EVERY):
+                for _ in range(min(CHECK_EVERY, most - done)):
                     bucket.run()
                 if bucket.finished.closed.all():
                     break
