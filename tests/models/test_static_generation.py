@@ -7,6 +7,7 @@ import pytest
 import torch
 from families import small_model, words
 from test_gpu_path import WAITING
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import LogitsProcessor, LogitsProcessorList
 
@@ -178,3 +179,19 @@ def test_what_it_returns_may_be_used_where_gradients_are_kept():
     model = model_of(VanillaForConditionalGeneration)
     found = search(model, prompts_of(VanillaForConditionalGeneration), StaticDecoder(model), num_beams=2)
     assert not found.sequences.is_inference() and not found.sequences_scores.is_inference()
+
+
+@pytest.mark.parametrize("head", HEADS, ids=lambda head: head.__name__)
+def test_a_step_may_be_recorded_and_played_again(head):
+    """As a CUDA graph is: the operations that it once made, on the same tensors, without any of its Python."""
+
+    def record(step):
+        recorded, nothing = make_fx(lambda _: step())(torch.zeros(())), torch.zeros(())
+        return lambda: recorded(nothing)
+
+    model = model_of(head, position_embedding_type="sinusoidal")  # on CPU, learned positions are checked
+    decoder = StaticDecoder(model, record)
+    for rows in (5, 8):
+        inputs = prompts_of(head, rows)
+        for options in ({"num_beams": 1}, {"num_beams": 4, "num_return_sequences": 2}):
+            assert_same(search(model, inputs, decoder, **options), search(model, inputs, **options))
