@@ -3,12 +3,16 @@
     python scripts/compare_recurrent.py verses runs/compare --minutes 10
     python scripts/compare_recurrent.py recall runs/compare --minutes 3      # or copy, reverse
     python scripts/compare_recurrent.py recall runs/equal --updates 1000     # of all systems, whatever they take
+    python scripts/compare_recurrent.py recall runs/times --minutes 3 --measured runs/equal   # beside other processes
     python scripts/compare_recurrent.py verses runs/compare --minutes 10 --systems none dot --seeds 1
     python scripts/compare_recurrent.py verses runs/small --minutes 2 --hidden_size 128 --vocab_size 2000
 
 All systems learn from the same batches, with a warm-up of a tenth, and start by one rule: weights of variance
 1 / d_model (Xavier's, for square matrices). Each is first trained at every one of --rates with a seed of its own, 0;
 the rate with the lowest validation perplexity, or the most symbols right, is that of its other runs.
+
+A clock is no judge where other processes run. With `--measured FOLDER`, a run makes as many updates as fit into the
+minutes by the fastest of the system's runs in FOLDER, at the rate that was best there.
 
 On `verses` (Basic English to German, at most 60 tokens) systems of 3.1 to 3.7 million parameters learn in batches of
 1,500 tokens; fields of scripts/configs can follow. It measures target tokens a second in training, and BLEU and chrF
@@ -180,7 +184,7 @@ def goodness(result: runs.Result) -> float:
     return statistics.mean(each["accuracy"] for each in result["scores"].values())
 
 
-def report(task: str, folder: Path, done: dict[str, list[runs.Result]], budget: Budget) -> None:
+def report(task: str, folder: Path, done: dict[str, list[runs.Result]], budget: str) -> None:
     """Write and print the table, and draw the figure."""
     is_verses = task == "verses"
     metrics = ("bleu", "chrf") if is_verses else ("accuracy",)
@@ -259,12 +263,29 @@ def do_missing(wanted: list[Run], options: argparse.Namespace, given: list[str])
     return results
 
 
+def budget_by(folder: Path, system: str, minutes: float) -> tuple[Budget, float]:
+    """Return how many updates of a system take so many minutes by the fastest of its runs in a folder, and the rate
+    that was best there; without runs there, raise a ValueError."""
+    runs_there = [json.loads(path.read_text(encoding="utf-8")) for path in folder.rglob(f"{system}-*/result.json")]
+    if not runs_there:
+        raise ValueError(f"--measured {folder}: there is no run of {system}; compare in equal updates there first")
+    seconds = min(each["seconds"] / each["updates"] for each in runs_there)
+    return Budget(updates=round(60 * minutes / seconds)), max(runs_there, key=goodness)["rate"]
+
+
 def compare(options: argparse.Namespace, budget: Budget, given: list[str]) -> None:
     """Search each system's rate, do the runs that are missing, and report all."""
     own = options.folder / options.task
     systems, rates = dict.fromkeys(options.systems), dict.fromkeys(options.rates)
+    budgets, shown = dict.fromkeys(systems, budget), str(budget)
+    if options.measured:
+        measured = {each: budget_by(options.measured / options.task, each, budget.minutes or 0) for each in systems}
+        budgets = {each: own_budget for each, (own_budget, _) in measured.items()}
+        shown = f"the updates of {budget}, by the fastest run of each,"
     search = {(system, rate): own / "search" / f"{system}-{rate:g}" for system in systems for rate in rates}
-    if len(rates) > 1:
+    if options.measured:
+        best = {each: rate for each, (_, rate) in measured.items()}
+    elif len(rates) > 1:
         todo = [(system, 0, rate, budget, folder) for (system, rate), folder in search.items()]
         results = do_missing(todo, options, given)
         tried = {key: results[folder] for key, folder in search.items()}
@@ -274,11 +295,11 @@ def compare(options: argparse.Namespace, budget: Budget, given: list[str]) -> No
         best = dict.fromkeys(systems, *rates)
     seeds = dict.fromkeys(options.seeds)
     do_missing(
-        [(each, seed, best[each], budget, own / f"{each}-{seed}") for seed in seeds for each in systems],
+        [(each, seed, best[each], budgets[each], own / f"{each}-{seed}") for seed in seeds for each in systems],
         options,
         given,
     )
-    report(options.task, options.folder, runs.results_by_name(own, SYSTEMS, "-"), budget)
+    report(options.task, options.folder, runs.results_by_name(own, SYSTEMS, "-"), shown)
 
 
 def main() -> None:
@@ -289,6 +310,8 @@ def main() -> None:
     limit = parser.add_mutually_exclusive_group()
     limit.add_argument("--minutes", type=float, default=10, help="minutes to train each run (default: 10)")
     limit.add_argument("--updates", type=int, help="updates to train each run, instead of minutes")
+    said = "folder of runs by which --minutes are counted in updates (default: the clock counts)"
+    parser.add_argument("--measured", type=Path, help=said)
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="models (default: all)")
     shown = " ".join(f"{rate:g}" for rate in RATES)
     said = f"learning rates to try for each system; one is taken as it is (default: {shown})"
@@ -298,6 +321,8 @@ def main() -> None:
     for name in ("minutes", "updates"):
         if (value := getattr(options, name)) is not None and value <= 0:
             parser.error(f"--{name} must be positive, got {value:g}")
+    if options.measured and options.updates:
+        parser.error("--measured says how many updates --minutes are: leave out --updates")
     budget = Budget(updates=options.updates) if options.updates else Budget(options.minutes)
     try:
         if options.task == "verses":

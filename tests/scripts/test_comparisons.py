@@ -221,6 +221,29 @@ def test_pretraining_goes_on_from_short_pieces_with_long_ones(tmp_path, monkeypa
     assert (tmp_path / "ours" / "model.safetensors").stat().st_mtime_ns == before
 
 
+def test_minutes_may_be_counted_by_what_an_update_took(compare, tmp_path, capsys):
+    systems = ["--systems", "none", "dot", "--seeds", "1", "2"]
+    compare("copy", "--updates", "6", "--rates", "1e-3", "1e-9", *systems)
+    for system, seconds in (("none", 3.0), ("dot", 6.0)):  # of 6 updates; the fastest run counts
+        for number, path in enumerate((tmp_path / "copy").rglob(f"{system}-*/result.json")):
+            result = json.loads(path.read_text()) | {"seconds": seconds * (1 + number)}
+            path.write_text(json.dumps(result))
+    first = tmp_path / "first"
+    first.mkdir()
+    (tmp_path / "copy").rename(first / "copy")
+    compare("copy", "--minutes", "0.05", "--measured", str(first), *systems)
+    found = {path.parent.name: json.loads(path.read_text()) for path in (tmp_path / "copy").glob("*/result.json")}
+    assert {name: result["updates"] for name, result in found.items()} == {
+        **dict.fromkeys(("none-1", "none-2"), 6),
+        **dict.fromkeys(("dot-1", "dot-2"), 3),
+    }
+    assert "the updates of 0.05 minutes, by the fastest run of each" in (tmp_path / "copy.md").read_text()
+    for wrong, message in ((["--updates", "3"], "leave out --updates"), ([], "there is no run of transformer")):
+        with pytest.raises(SystemExit):
+            compare("copy", "--measured", str(first), "--systems", "transformer", *wrong)
+        assert message in capsys.readouterr().err
+
+
 def test_a_comparison_on_the_verses_trains_and_scores_translations(compare, tmp_path, monkeypatch, config):
     """On a corpus and a test of a few words: those of the verses take a minute."""
     few = {"source": ["one " * n for n in (5, 15, 25, 35)], "references": [["eins " * n] * 2 for n in (5, 15, 25, 35)]}
