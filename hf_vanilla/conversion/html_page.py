@@ -1,4 +1,4 @@
-"""One HTML file that holds a model, its tokenizer and an engine, and shows what the model computes, without a network."""
+"""One HTML file that holds a model and an engine, and shows offline what the model computes."""
 
 import base64
 import hashlib
@@ -43,17 +43,19 @@ ARCHITECTURES: dict[str, Any] = {
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "silu", "swish", "tanh", "sigmoid")
 LANGUAGES = ("en", "ko")
 MAX_MEGABYTES = 150
+# Fields of configurations that say what a model computes.
+FIELDS = (
+    "vocab_size hidden_size intermediate_size num_attention_heads qk_head_dim v_head_dim activation_function "
+    "position_embedding_type norm_position final_norm embedding_norm layer_norm_eps scale_embedding "
+    "max_position_embeddings position_offset encoder_layers decoder_layers num_hidden_layers cell_type attention_type "
+    "input_feeding local_alignment attention_window model_type"
+).split()
 # Fields of a generation config that the page follows, and those that change nothing in it.
 FOLLOWED = {"num_beams", "length_penalty", "length_penalty_form", "early_stopping", "max_new_tokens", "temperature"}
 FOLLOWED |= {"top_k", "top_p", "do_sample", "eos_token_id", "decoder_start_token_id", "bos_token_id", "pad_token_id"}
-WITHOUT_EFFECT = {"max_length", "use_cache", "num_return_sequences", "return_dict_in_generate", "transformers_version"}
-WITHOUT_EFFECT |= {
-    "output_attentions",
-    "output_hidden_states",
-    "output_scores",
-    "output_logits",
-    "cache_implementation",
-}
+WITHOUT_EFFECT = {"max_length", "use_cache", "cache_implementation", "num_return_sequences", "transformers_version"}
+WITHOUT_EFFECT |= {"output_attentions", "output_hidden_states", "output_scores", "output_logits"}
+WITHOUT_EFFECT |= {"return_dict_in_generate"}
 LONGEST_SOURCE = 256  # tokens, as by default in `Translator`, where positions have no end
 SENTENCE = re.compile(r"(?<=[.!?。！？])\s+")
 
@@ -150,7 +152,7 @@ def describe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict
     """
     config, name = model.config, type(model).__name__
     if name not in ARCHITECTURES:
-        raise ValueError(f"the page cannot run {name}; it runs {', '.join(ARCHITECTURES)}")
+        raise refused_class(name)
     if (obstacle := find_obstacle(model)) is not None:
         raise ValueError(f"the page computes what the weights alone say, and {obstacle}")
     if getattr(config, "activation_function", "relu") not in ACTIVATIONS:
@@ -162,26 +164,18 @@ def describe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict
     described = tokenizer_for_html(tokenizer, masks)
     if len(described["tokens"]) > config.vocab_size:
         raise ValueError(f"the tokenizer has {len(described['tokens'])} tokens, the model {config.vocab_size}")
-    fields = config.to_dict() | {"architectures": [name]}
-    kept = [field for field in fields if field in ("architectures", "model_type") or field in FIELDS]
     described |= {"padId": tokenizer.pad_token_id, "maskId": tokenizer.mask_token_id}
     return {
-        "config": {field: fields[field] for field in sorted(kept)},
+        "config": {field: value for field, value in config.to_dict().items() if field in FIELDS} | {"class": name},
         "search": describe_search(model, tokenizer),
         "tokenizer": described,
         "parameters": sum(weight.numel() for weight in model.parameters()),
     }
 
 
-# Fields of configurations that say what a model computes.
-FIELDS = set(
-    """
-vocab_size hidden_size intermediate_size num_attention_heads qk_head_dim v_head_dim activation_function
-position_embedding_type norm_position final_norm embedding_norm layer_norm_eps scale_embedding tie_word_embeddings
-max_position_embeddings position_offset encoder_layers decoder_layers num_hidden_layers cell_type attention_type
-input_feeding local_alignment attention_window
-""".split()
-)
+def refused_class(name: str) -> ValueError:
+    """Return the error for a model of a class that the page does not run."""
+    return ValueError(f"the page cannot run {name}; it runs {', '.join(ARCHITECTURES)}")
 
 
 def describe_search(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
@@ -200,6 +194,9 @@ def describe_search(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
         "lengthPenalty": 1.0 if generation.length_penalty is None else generation.length_penalty,
         "lengthPenaltyForm": getattr(generation, "length_penalty_form", None) or "paper",
         "earlyStopping": generation.early_stopping or False,
+        "temperature": generation.temperature or 1.0,
+        "topK": 50 if generation.top_k is None else generation.top_k,
+        "topP": generation.top_p or 1.0,
         "maxNewTokens": generation.max_new_tokens,
         "ends": ends if isinstance(ends, list) else [] if ends is None else [ends],
         "start": start,
@@ -209,7 +206,7 @@ def describe_search(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) 
 
 
 def pack_weights(model: PreTrainedModel, precision: Precision) -> tuple[dict[str, list[Any]], bytes]:
-    """Return where each tensor of a model is in the bytes that follow, and these, as the engine's `Weights` reads them.
+    """Return where each tensor of a model is in the bytes of all of them, and these, for the engine's `Weights`.
 
     Raises:
         ValueError: a weight is not a finite number, or too large for float16.

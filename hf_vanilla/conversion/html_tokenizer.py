@@ -1,4 +1,4 @@
-"""A tokenizer as the page of `hf-vanilla export --format html` reads it, and the guard against those that it cannot."""
+"""A tokenizer as exported pages read it, and the guard against those that they cannot."""
 
 import json
 import re

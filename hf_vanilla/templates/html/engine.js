@@ -71,21 +71,41 @@ class Linear {
     this.bias = weights.has(`${name}.bias`) ? weights.get(`${name}.bias`).values : new Float32Array(this.outFeatures);
   }
 
+  /** Four rows at a time, so that each weight is read once for all of them; the last ones alone. */
   forward(x) {
     const {weight, bias, inFeatures: inner, outFeatures: outer} = this, rows = x.length / inner;
-    const result = new Float32Array(rows * outer);
-    for (let column = 0; column < outer; column++) {
-      const start = column * inner, end = start + inner, unrolled = end - 3;
-      for (let row = 0; row < rows; row++) {
-        let i = start, j = row * inner, a = 0, b = 0, c = 0, d = 0;
-        for (; i < unrolled; i += 4, j += 4) {
-          a += weight[i] * x[j];
-          b += weight[i + 1] * x[j + 1];
-          c += weight[i + 2] * x[j + 2];
-          d += weight[i + 3] * x[j + 3];
+    const result = new Float32Array(rows * outer), wide = Float64Array.from(x);
+    let row = 0;
+    for (; row + 4 <= rows; row += 4) {
+      const first = row * inner, second = first + inner, third = second + inner, fourth = third + inner;
+      for (let column = 0, at = 0; column < outer; column++) {
+        let a = bias[column], b = a, c = a, d = a;
+        for (let i = 0; i < inner; i++, at++) {
+          const w = weight[at];
+          a += w * wide[first + i];
+          b += w * wide[second + i];
+          c += w * wide[third + i];
+          d += w * wide[fourth + i];
         }
-        for (; i < end; i++, j++) a += weight[i] * x[j];
-        result[row * outer + column] = a + b + c + d + bias[column];
+        const to = row * outer + column;
+        result[to] = a;
+        result[to + outer] = b;
+        result[to + 2 * outer] = c;
+        result[to + 3 * outer] = d;
+      }
+    }
+    for (; row < rows; row++) {
+      const x = wide.subarray(row * inner, (row + 1) * inner), unrolled = inner - 3;
+      for (let column = 0, at = 0; column < outer; column++) {
+        let i = 0, a = bias[column], b = 0, c = 0, d = 0;
+        for (; i < unrolled; i += 4, at += 4) {
+          a += weight[at] * x[i];
+          b += weight[at + 1] * x[i + 1];
+          c += weight[at + 2] * x[i + 2];
+          d += weight[at + 3] * x[i + 3];
+        }
+        for (; i < inner; i++, at++) a += weight[at] * x[i];
+        result[row * outer + column] = a + b + c + d;
       }
     }
     return result;
@@ -862,12 +882,20 @@ class Tokenizer {
       return label.trim() ? label.trim().replace(/^(?=\p{M})/u, "\u25cc") : "␣";
     });
   }
+
+  /** How to show a token that stands alone: bytes that are no whole character by their numbers. */
+  label(id) {
+    const [label] = this.labels([id]);
+    if (label !== "·" || !this.isByteLevel) return label === "·" ? this.tokens[id] ?? "?" : label;
+    return Array.from(this.tokens[id] ?? "", character =>
+      `<${BYTE_OF_CHARACTER.get(character).toString(16).toUpperCase().padStart(2, "0")}>`).join("");
+  }
 }
 
 /** A model and its tokenizer, from what `export_to_html` wrote. */
 function load(data, base64) {
   const weights = new Weights(data.tensors, decodeBase64(base64));
-  const model = new ARCHITECTURES[data.config.architectures[0]](data.config, weights);
+  const model = new ARCHITECTURES[data.config.class](data.config, weights);
   return {model, tokenizer: new Tokenizer(data.tokenizer)};
 }
 
