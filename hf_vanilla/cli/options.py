@@ -17,6 +17,7 @@ EXPORT_FORMATS = ("ctranslate2", "onnx", "html")
 PAGE_PRECISIONS = ("float16", "int8")
 PAGE_LANGUAGES = ("en", "ko")
 MAX_MEGABYTES = 150
+SPACES = ("gradio", "static")
 NAMES = ("model", "name", "compare", "config", "corpus", "target_path")  # of options that may be paths
 SPLITS = ("train", "validation", "test")
 

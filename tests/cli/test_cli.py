@@ -24,6 +24,7 @@ from hf_vanilla.attention import figures, switching
 from hf_vanilla.cli import options as choices
 from hf_vanilla.conversion import export, html_page
 from hf_vanilla.data.tokenization import train_tokenizer
+from hf_vanilla.hub.push import SPACES
 from hf_vanilla.translation import translator
 
 ROOT = Path(__file__).parents[2]
@@ -179,6 +180,7 @@ def test_what_the_command_line_may_be_given_is_what_the_package_takes():
     assert choices.EFFECTS == switching.EFFECTS
     assert choices.EXPORT_FORMATS == (*export.EXPORTS, "html")
     assert choices.PAGE_PRECISIONS == get_args(html_page.Precision)
+    assert choices.SPACES == SPACES
     assert (choices.PAGE_LANGUAGES, choices.MAX_MEGABYTES) == (html_page.LANGUAGES, html_page.MAX_MEGABYTES)
 
 
