@@ -24,6 +24,7 @@ const STRINGS = {
     steps: "One head, step by step: layer {layer}, head {head}, “{word}”", stepsNone: "One head, step by step", back: "Back", next: "Next",
     stepOf: "step {n} of {of}", allNumbers: "all {n} numbers of each vector",
     step1: "Query: the state of “{word}” times W^Q is the vector q, what this word asks for.",
+    step1Written: "Query: “{word}” is written from the state of the word before it; that state times W^Q is the vector q, what it asks for.",
     step2: "Keys: the state of each word times W^K is its vector k, what it offers to be found by.",
     step3: "Scores: q · k for each word, divided by √d_k = {root}. For “{other}”: {terms} = {product}, and divided: {score}.",
     step4: "Softmax: e to the power of each score, divided by their sum, so that the weights add up to 1. “{other}” gets {weight}.",
@@ -32,6 +33,7 @@ const STRINGS = {
     rstep1: "Query: the decoder's state s as it writes “{word}”.", rstep2: "Keys: what each encoder state h is compared by.",
     rstep3: "Scores: how well s and each key fit. “{other}” gets {score}.",
     rstep4: "Softmax: e to the power of each score, divided by their sum. “{other}” gets {weight}.",
+    rstep4Local: "Softmax within a window, times a Gaussian around the place that the model predicts (Luong et al., eq. 10). “{other}” gets {weight}.",
     rstep5: "Values: the encoder's states h.", rstep6: "Context: the states, each times its weight, added up.",
     query: "q", key: "k", scoreColumn: "score", weightColumn: "weight", value: "v", output: "output", word: "word",
     cut: "The text has {n} tokens and the model reads {most}: the rest is left out.", empty: "Write a text first.",
@@ -61,6 +63,7 @@ const STRINGS = {
     steps: "헤드 하나를 한 단계씩: {layer}층, 헤드 {head}, “{word}”", stepsNone: "헤드 하나를 한 단계씩", back: "이전", next: "다음",
     stepOf: "{of}단계 중 {n}단계", allNumbers: "각 벡터의 수 {n}개 모두 보기",
     step1: "질의: “{word}”의 상태에 W^Q를 곱한 벡터 q는 이 단어가 찾는 것입니다.",
+    step1Written: "질의: “{word}”는 바로 앞 단어의 상태에서 쓰입니다. 그 상태에 W^Q를 곱한 벡터 q는 찾는 것입니다.",
     step2: "키: 각 단어의 상태에 W^K를 곱한 벡터 k는 그 단어를 찾게 해 주는 것입니다.",
     step3: "점수: 각 단어의 q · k를 √d_k = {root}로 나눕니다. “{other}”의 경우 {terms} = {product}, 나누면 {score}입니다.",
     step4: "소프트맥스: e의 점수 제곱을 그 합으로 나누어 가중치의 합이 1이 되게 합니다. “{other}”의 가중치는 {weight}입니다.",
@@ -69,6 +72,7 @@ const STRINGS = {
     rstep1: "질의: “{word}”를 쓸 때 디코더의 상태 s입니다.", rstep2: "키: 인코더의 각 상태 h를 견주는 벡터입니다.",
     rstep3: "점수: s와 각 키가 얼마나 맞는지입니다. “{other}”의 점수는 {score}입니다.",
     rstep4: "소프트맥스: e의 점수 제곱을 그 합으로 나눕니다. “{other}”의 가중치는 {weight}입니다.",
+    rstep4Local: "창 안에서의 소프트맥스에 모델이 예측한 자리를 중심으로 한 가우시안을 곱합니다(Luong 등, 식 10). “{other}”의 가중치는 {weight}입니다.",
     rstep5: "값: 인코더의 상태 h입니다.", rstep6: "문맥: 상태에 가중치를 곱해 모두 더합니다.",
     query: "q", key: "k", scoreColumn: "점수", weightColumn: "가중치", value: "v", output: "출력", word: "단어",
     cut: "글은 토큰 {n}개인데 모델은 {most}개까지 읽습니다. 나머지는 뺐습니다.", empty: "먼저 글을 쓰세요.",
@@ -86,7 +90,7 @@ const isDecoder = config.model_type === "vanilla_decoder", hasSource = !isEncode
 const SVG = "http://www.w3.org/2000/svg", FEW = matchMedia("(min-width: 60rem)").matches ? 9 : 4, STEPS = 6;
 const state = {
   model: null, tokenizer: null, source: null, search: null, shown: null, forced: [], run: 0, isRunning: false,
-  chosen: null, hovered: null, kind: null, layer: 0, head: 0, mean: false, step: 0, allNumbers: false, treeFocus: null,
+  chosen: null, hovered: null, kind: null, layer: 0, head: 0, mean: false, step: 0, allNumbers: false, columns: null, treeFocus: null,
 };
 let language = data.language ?? (navigator.language.startsWith("ko") ? "ko" : "en");
 
@@ -323,9 +327,14 @@ function showTree() {
   for (const node of [...search.open, ...search.finished.map(each => each.node)]) {
     for (let each = node; each && !alive.has(each); each = each.parent) alive.add(each);
   }
-  const WIDTH = 92, HEIGHT = 44, ROW = 52, places = new Map([[search.root, [8, 6]]]);
-  search.steps.forEach((nodes, step) => [...nodes].sort((a, b) => b.total - a.total).forEach((node, row) => {
-    places.set(node, [8 + (step + 1) * (WIDTH + 26), 6 + row * ROW]);
+  const WIDTH = 92, HEIGHT = 44, ROW = 52, places = new Map();
+  // Of hypotheses that have been given up, a column has as many as there is room for.
+  state.columns = [[search.root], ...search.steps.map(nodes => {
+    let room = search.beams - nodes.filter(node => alive.has(node)).length;
+    return [...nodes].sort((a, b) => b.total - a.total).filter(node => alive.has(node) || room-- > 0);
+  })];
+  state.columns.forEach((nodes, step) => nodes.forEach((node, row) => {
+    places.set(node, [8 + step * (WIDTH + 26), 6 + row * ROW]);
   }));
   const lines = [], boxes = [], labels = new Map();
   for (const [node, [x, y]] of places) {
@@ -350,7 +359,7 @@ function showTree() {
     group.node = node;
     boxes.push(group);
   }
-  const most = Math.max(1, ...search.steps.map(nodes => nodes.length));
+  const most = Math.max(...state.columns.map(nodes => nodes.length));
   const width = 20 + (search.steps.length + 1) * (WIDTH + 26);
   for (const [name, value] of Object.entries({width, height: 10 + most * ROW, viewBox: `0 0 ${width} ${10 + most * ROW}`})) tree.setAttribute(name, value);
   tree.replaceChildren(...lines, ...boxes);
@@ -374,9 +383,8 @@ function showHypothesis(node) {
 }
 
 function moveInTree(event) {
-  const node = event.target.closest("g")?.node, {steps, root} = state.search ?? {};
+  const node = event.target.closest("g")?.node, {columns} = state, root = columns?.[0][0];
   if (!node) return;
-  const columns = [[root], ...steps.map(nodes => [...nodes].sort((a, b) => b.total - a.total))];
   const column = columns.findIndex(nodes => nodes.includes(node)), row = columns[column].indexOf(node);
   const children = columns[column + 1]?.filter(each => each.parent === node) ?? [];
   const to = {
@@ -434,7 +442,9 @@ function showSteps() {
   const few = state.allNumbers ? Infinity : FEW, first = part(look.keys[best]);
   const terms = Array.from(query.subarray(0, 3), (x, i) => `${x.toFixed(2)}·${first[i]?.toFixed(2)}`).join(" + ");
   $("all-numbers-text").textContent = t("allNumbers", {n: query.length});
-  $("explanation").replaceChildren(...withIndices(t(`${isRecurrent ? "rstep" : "step"}${step + 1}`, {
+  const written = !isRecurrent && at.side === "target" ? "1Written" : "1", local = config.local_alignment === "predictive" ? "4Local" : "4";
+  const sentence = {0: written, 3: isRecurrent ? local : "4"}[step] ?? step + 1;
+  $("explanation").replaceChildren(...withIndices(t(`${isRecurrent ? "rstep" : "step"}${sentence}`, {
     word: wordOf(at), other: labels[best], terms: `${terms} + …`, product: shown(scores[best] * root), root: root.toFixed(2),
     score: shown(scores[best]), weight: weights[best].toFixed(4),
   })));
