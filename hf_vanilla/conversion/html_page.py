@@ -123,11 +123,13 @@ def render_page(
         raise ValueError(f"language is {language!r}; expected one of {', '.join(LANGUAGES)}")
     data = describe(model, tokenizer)
     data["tensors"], weights = pack_weights(model, precision)
+    folder = resources.files("hf_vanilla") / "templates" / "html"
+    names = ("page.html", "engine.js", "page.js", "labels.json")
+    files = {name: (folder / name).read_text(encoding="utf-8") for name in names}
     data |= {"title": title, "language": language, "examples": list(examples), "precision": precision}
+    data["labels"] = json.loads(files["labels.json"])
     # Without "<", nothing in the data can end the script that holds it, or begin a comment.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":")).replace("<", "\\u003c")
-    folder = resources.files("hf_vanilla") / "templates" / "html"
-    files = {name: (folder / name).read_text(encoding="utf-8") for name in ("page.html", "engine.js", "page.js")}
     code = files["engine.js"] + files["page.js"]
     guard = re.findall(r"<script>(.*?)</script>", files["page.html"], re.DOTALL)[0]
     hashes = (base64.b64encode(hashlib.sha256(each.encode()).digest()).decode() for each in (guard, code))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from browser import Page, in_browser
 from families import small_model
-from html_engine import rounded, search_in_torch
+from html_engine import ENGINE, rounded, search_in_torch
 from torch.testing import assert_close
 
 import hf_vanilla
@@ -20,7 +20,7 @@ from hf_vanilla import (
     cli,
 )
 from hf_vanilla.attention.switching import switched_off
-from hf_vanilla.conversion.html_page import export_to_html
+from hf_vanilla.conversion.html_page import LANGUAGES, export_to_html
 from hf_vanilla.data.tokenization import train_tokenizer
 
 TEXTS = ["one two three", "four five", "five six seven eight nine ten"]
@@ -282,10 +282,9 @@ def test_both_languages_have_every_sentence_and_the_page_speaks_them(page, seq2s
     export_to_html(model, tokenizer, path, language="ko", examples=TEXTS)
     page.show(path)
     assert page.text("go") == "번역" and page.run("return document.documentElement.lang") == "ko"
-    names = page.run("return ['en', 'ko'].map(each => Object.keys(STRINGS[each]))")
-    holes = page.run("return ['en', 'ko'].map(each => Object.values(STRINGS[each]).map(s => s.match(/\\{\\w+\\}/g)))")
-    assert names[0] == names[1]
-    assert [sorted(each or []) for each in holes[0]] == [sorted(each or []) for each in holes[1]]
+    labels = json.loads((ENGINE.parent / "labels.json").read_text(encoding="utf-8"))
+    holes = [{name: sorted(re.findall(r"\{\w+\}", text)) for name, text in labels[each].items()} for each in LANGUAGES]
+    assert holes[0] == holes[1]
     assert not page.run("return /undefined|\\{\\w+\\}/.test(document.body.innerText)")
     page.set(language="en")
     assert page.text("go") == "Translate" and page.run("return document.documentElement.lang") == "en"

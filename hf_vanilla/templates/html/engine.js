@@ -367,7 +367,8 @@ class Stack {
     this.embeddingScale = config.scale_embedding ? config.hidden_size ** 0.5 : 1;
     const norm = part => new LayerNorm(weights, `${name}.${part}`, config.layer_norm_eps);
     this.embeddingNorm = config.embedding_norm ? norm("embedding_norm") : identity;
-    this.layers = Array.from({length: depth}, (_, i) => new Layer(weights, `${name}.layers.${i}`, config, i, hasSource));
+    const layer = number => new Layer(weights, `${name}.layers.${number}`, config, number, hasSource);
+    this.layers = Array.from({length: depth}, (_, number) => layer(number));
     this.norm = config.final_norm ?? config.norm_position === "pre" ? norm("norm") : identity;
   }
 
@@ -630,7 +631,9 @@ function logSoftmax(logits) {
 }
 
 /** ((5 + length) / 6)^alpha (Wu et al., 2016, eq. 14), or for the form "transformers" length^alpha. */
-function lengthPenalty(length, alpha, form) { return form === "transformers" ? length ** alpha : ((5 + length) / 6) ** alpha; }
+function lengthPenalty(length, alpha, form) {
+  return form === "transformers" ? length ** alpha : ((5 + length) / 6) ** alpha;
+}
 
 const SHOWN = 10;  // alternatives that are kept of each distribution
 
@@ -641,8 +644,9 @@ const SHOWN = 10;  // alternatives that are kept of each distribution
  * Each node gets `logProb`, that of its token; `total`, that of its hypothesis; and `next`, the best tokens after it.
  */
 class BeamSearch {
-  constructor(model, source, prompt, {beams, limit, ends, lengthPenalty: alpha, lengthPenaltyForm: form, earlyStopping}) {
-    Object.assign(this, {model, source, beams, limit, ends, alpha, form, earlyStopping});
+  constructor(model, source, prompt, {beams, limit, ends, earlyStopping, ...penalty}) {
+    const {lengthPenalty: alpha, lengthPenaltyForm: form} = penalty;
+    Object.assign(this, {model, source, beams, limit, ends, earlyStopping, alpha, form});
     this.candidates = beams * Math.max(2, 1 + ends.length);
     [this.open, this.finished, this.steps, this.length] = [[], [], [], 0];
     const nodes = Node.chain(prompt);
@@ -701,7 +705,7 @@ class BeamSearch {
   }
 }
 
-/** The probabilities from which a token is drawn: at a temperature, of the `topK` best that come to `topP` at least. */
+/** The tokens of which one is drawn, and their probabilities: of the `topK` best, those that come to `topP`. */
 function sampled(logProbs, {temperature = 1, topK: count = 0, topP = 1}) {
   const order = topK(logProbs, count || logProbs.length);
   const probabilities = softmax(order.map(token => logProbs[token] / temperature));
@@ -745,11 +749,14 @@ class Tokenizer {
   constructor(description) {
     Object.assign(this, description);
     const added = new Set(this.addedAlone);
-    this.ids = new Map(this.tokens.map((token, id) => [token, id]).filter(([token, id]) => token !== null && !added.has(id)));
+    const own = this.tokens.map((token, id) => [token, id]).filter(([token, id]) => token !== null && !added.has(id));
+    this.ids = new Map(own);
     this.special = new Set(this.specialIds);
-    this.merges = new Map(this.merges.map(([left, right, id], rank) => [left * this.tokens.length + right, {rank, id}]));
+    const size = this.tokens.length;
+    this.merges = new Map(this.merges.map(([left, right, id], rank) => [left * size + right, {rank, id}]));
     // The classes are lists of characters, for a browser may know another version of Unicode.
-    const compile = (pattern, flags) => new RegExp(pattern.replace(/\{(\w)\}/g, (_, name) => this.classes[name]), flags);
+    const fill = pattern => pattern.replace(/\{(\w)\}/g, (_, name) => this.classes[name]);
+    const compile = (pattern, flags) => new RegExp(fill(pattern), flags);
     this.patterns = this.patterns.map(pattern => compile(pattern, "gu"));
     [this.spaceBefore, this.spaceAfter] = [compile("[{s}]*$", "u"), compile("^[{s}]*", "u")];
     this.encoder = new TextEncoder();
@@ -818,11 +825,11 @@ class Tokenizer {
   /** The byte pair encoding of a word: of its pairs, the one learned first is merged, the leftmost of them first. */
   encodeWord(word) {
     if (this.cache.has(word)) return this.cache.get(word);
-    let ids = this.ignoreMerges && this.ids.has(word) ? [this.ids.get(word)] : this.merge([...word].flatMap(character => {
-      if (this.ids.has(character)) return [this.ids.get(character)];
-      return Array.from(this.encoder.encode(character), byte =>
-        this.ids.get(`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`));
-    }));
+    const byteId = byte => this.ids.get(`<0x${byte.toString(16).toUpperCase().padStart(2, "0")}>`);
+    const idsOf = character => this.ids.has(character) ? [this.ids.get(character)]
+      : Array.from(this.encoder.encode(character), byteId);
+    const isWhole = this.ignoreMerges && this.ids.has(word);
+    const ids = isWhole ? [this.ids.get(word)] : this.merge([...word].flatMap(idsOf));
     if (this.cache.size < 10000) this.cache.set(word, ids);
     return ids;
   }
@@ -840,15 +847,20 @@ class Tokenizer {
     }
   }
 
-  /** The text of token ids, without the special ones unless `keepsSpecial`. */
-  decode(ids, keepsSpecial = false) {
-    const tokens = ids.filter(id => keepsSpecial || !this.special.has(id)).map(id => this.tokens[id])
-      .filter(token => token !== null && token !== undefined);
+  /** The bytes of UTF-8 that a token stands for. */
+  bytesOf(token) {
+    const byte = /^<0x([0-9A-Fa-f]{2})>$/.exec(token);
+    if (byte && !this.isByteLevel) return [parseInt(byte[1], 16)];
+    const bytes = [...token].map(character => BYTE_OF_CHARACTER.get(character));
+    return this.isByteLevel && !bytes.includes(undefined) ? bytes : [...this.encoder.encode(token)];
+  }
+
+  /** The text of token ids, without the special ones. */
+  decode(ids) {
+    const tokens = ids.filter(id => !this.special.has(id)).map(id => this.tokens[id]).filter(token => token != null);
     if (this.isByteLevel) {
-      return new TextDecoder("utf-8", {ignoreBOM: true}).decode(Uint8Array.from(tokens.flatMap(token => {
-        const bytes = [...token].map(character => BYTE_OF_CHARACTER.get(character));
-        return bytes.includes(undefined) ? [...this.encoder.encode(token)] : bytes;
-      })));
+      const decoder = new TextDecoder("utf-8", {ignoreBOM: true});
+      return decoder.decode(Uint8Array.from(tokens.flatMap(token => this.bytesOf(token))));
     }
     let text = "", bytes = [];
     const flush = () => {
@@ -869,14 +881,13 @@ class Tokenizer {
     return this.stripsSpace && text.startsWith(" ") ? text.slice(1) : text;
   }
 
-  /** How to show each token to a reader: its characters, and "·" for one that ends a character begun before it. */
+  /** How to show each token to a reader: its characters, and "·" for one that does not end a character. */
   labels(ids) {
-    let before = "";
-    return ids.map((id, i) => {
-      if (this.special.has(id)) return this.tokens[id];
-      const text = this.decode(ids.slice(0, i + 1)).replace(/\ufffd+$/, "");
-      const label = text.slice(before.length);
-      before = text;
+    const decoder = new TextDecoder("utf-8", {ignoreBOM: true});
+    return ids.map(id => {
+      const token = this.tokens[id] ?? "";
+      if (this.special.has(id)) return token;
+      const label = decoder.decode(Uint8Array.from(this.bytesOf(token)), {stream: true});
       if (!label) return "·";
       // A mark that combines with the character before it is shown on a circle.
       return label.trim() ? label.trim().replace(/^(?=\p{M})/u, "\u25cc") : "␣";
@@ -885,10 +896,9 @@ class Tokenizer {
 
   /** How to show a token that stands alone: bytes that are no whole character by their numbers. */
   label(id) {
-    const [label] = this.labels([id]);
-    if (label !== "·" || !this.isByteLevel) return label === "·" ? this.tokens[id] ?? "?" : label;
-    return Array.from(this.tokens[id] ?? "", character =>
-      `<${BYTE_OF_CHARACTER.get(character).toString(16).toUpperCase().padStart(2, "0")}>`).join("");
+    const [label] = this.labels([id]), token = this.tokens[id] ?? "?";
+    if (label !== "·" && !label.includes("\ufffd")) return label;
+    return this.bytesOf(token).map(byte => `<${byte.toString(16).toUpperCase().padStart(2, "0")}>`).join("");
   }
 }
 
@@ -907,6 +917,6 @@ function limitOf(data, source, prompt) {
 
 if (typeof module !== "undefined") {
   module.exports = {
-    load, limitOf, BeamSearch, Sampling, sampled, Node, Tokenizer, Weights, ACTIVATIONS, ARCHITECTURES, logSoftmax, topK,
+    load, limitOf, BeamSearch, Sampling, sampled, Node, Tokenizer, ACTIVATIONS, ARCHITECTURES,
   };
 }

@@ -1,100 +1,21 @@
 // The page: what the engine computes, shown as it is computed.
 
-const STRINGS = {
-  en: {
-    language: "Language", example: "Example", choose: "choose …", search: "Search", greedy: "greedy: always the most probable",
-    beam: "beam search, {n} beams", sample: "draw at random", temperature: "temperature", mask: "Insert a mask",
-    source: "Source", target: "Translation", words: "Word by word", go: "Translate", goDecoder: "Go on", goEncoder: "Fill in", stop: "Stop",
-    inputSeq2seq: "Text to translate", inputDecoder: "How the text begins", inputEncoder: "Text with masks",
-    sourceEncoder: "Text, with the best guess for each mask", written: "Text",
-    point: "Point at a word to see where the model looks; choose it to see what it could have been.",
-    about: "{family}, {layers} layers, {heads}, {width} wide, {tokens} tokens, {million} million weights ({precision}). It runs in this page alone: no network, no server.",
-    heads1: "{n} heads", noHeads: "no heads", familyVanilla: "Encoder-decoder Transformer", familyDecoder: "Decoder-only Transformer",
-    familyEncoder: "Encoder-only Transformer", familyRecurrent: "Recurrent encoder-decoder, {kind} attention",
-    alternatives: "Instead of “{word}”", alternativesNone: "Alternatives", own: "or words of your own", force: "Use it", release: "Undo",
-    heads: "Where each head looks", kindEncoder: "encoder", kindDecoder: "decoder, to itself", kindCross: "decoder, to the source",
-    headsHelp: "Rows are layers, columns are heads; each picture shows how much “{word}” looks at each word. Arrow keys move.",
-    headsNone: "Choose a word above.", off: "switched off", looksAt: "Layer {layer}, head {head}: “{word}” looks most at “{other}” ({weight}).",
-    lookedAt: "Layer {layer}, head {head}: “{word}” is looked at most by “{other}” ({weight}).",
-    cell: "layer {layer}, head {head}", switchOff: "Switch this head off", switchOn: "Switch this head on", allOn: "All on",
-    mean: "colour words by the mean of the layer's heads", tree: "The search as a tree",
-    treeHelp: "Each column is a step; the thick line is the best hypothesis. Arrow keys move, Enter shows a hypothesis.",
-    treeNode: "step {step}, {word}, probability {p}, log-probability {total}", treeEnd: "ends here", score: "score {score}",
-    hypotheses: "Best hypotheses",
-    steps: "One head, step by step: layer {layer}, head {head}, “{word}”", stepsNone: "One head, step by step", back: "Back", next: "Next",
-    stepOf: "step {n} of {of}", allNumbers: "all {n} numbers of each vector",
-    step1: "Query: the state of “{word}” times W^Q is the vector q, what this word asks for.",
-    step1Written: "Query: “{word}” is written from the state of the word before it; that state times W^Q is the vector q, what it asks for.",
-    step2: "Keys: the state of each word times W^K is its vector k, what it offers to be found by.",
-    step3: "Scores: q · k for each word, divided by √d_k = {root}. For “{other}”: {terms} = {product}, and divided: {score}.",
-    step4: "Softmax: e to the power of each score, divided by their sum, so that the weights add up to 1. “{other}” gets {weight}.",
-    step5: "Values: the state of each word times W^V is its vector v, what it gives.",
-    step6: "Output: the values, each times its weight, added up. All heads side by side, times W^O, are the layer's attention (section 3.2.2).",
-    rstep1: "Query: the decoder's state s as it writes “{word}”.", rstep2: "Keys: what each encoder state h is compared by.",
-    rstep3: "Scores: how well s and each key fit. “{other}” gets {score}.",
-    rstep4: "Softmax: e to the power of each score, divided by their sum. “{other}” gets {weight}.",
-    rstep4Local: "Softmax within a window, times a Gaussian around the place that the model predicts (Luong et al., eq. 10). “{other}” gets {weight}.",
-    rstep5: "Values: the encoder's states h.", rstep6: "Context: the states, each times its weight, added up.",
-    query: "q", key: "k", scoreColumn: "score", weightColumn: "weight", value: "v", output: "output", word: "word",
-    cut: "The text has {n} tokens and the model reads {most}: the rest is left out.", empty: "Write a text first.",
-    full: "The text fills all positions of the model: there is no room for another word.", noMask: "There is no mask in the text: every word is shown with what the model would have guessed.",
-    speed: "{tokens} tokens in {seconds} s, {rate} a second", noAttention: "This model has no attention: the source is one vector, from which the decoder starts.",
-  },
-  ko: {
-    language: "언어", example: "예문", choose: "고르기 …", search: "탐색", greedy: "탐욕 탐색: 항상 가장 확률 높은 단어",
-    beam: "빔 탐색, 빔 {n}개", sample: "무작위 추출", temperature: "온도", mask: "마스크 넣기",
-    source: "원문", target: "번역", words: "단어별로 보기", go: "번역", goDecoder: "이어 쓰기", goEncoder: "채우기", stop: "멈춤",
-    inputSeq2seq: "번역할 글", inputDecoder: "글의 첫머리", inputEncoder: "마스크가 있는 글",
-    sourceEncoder: "글과 각 마스크의 가장 좋은 추측", written: "글",
-    point: "단어를 가리키면 모델이 어디를 보는지, 고르면 대신 무엇이 올 수 있었는지 보입니다.",
-    about: "{family}, {layers}층, {heads}, 너비 {width}, 토큰 {tokens}개, 가중치 {million}백만 개({precision}). 이 페이지 안에서만 실행되며 네트워크도 서버도 쓰지 않습니다.",
-    heads1: "헤드 {n}개", noHeads: "헤드 없음", familyVanilla: "인코더-디코더 트랜스포머", familyDecoder: "디코더 트랜스포머",
-    familyEncoder: "인코더 트랜스포머", familyRecurrent: "순환 인코더-디코더, {kind} 어텐션",
-    alternatives: "“{word}” 대신", alternativesNone: "다른 후보", own: "또는 직접 쓰기", force: "쓰기", release: "되돌리기",
-    heads: "각 헤드가 보는 곳", kindEncoder: "인코더", kindDecoder: "디코더, 자기 자신", kindCross: "디코더, 원문",
-    headsHelp: "행은 층, 열은 헤드입니다. 그림은 “{word}”가 각 단어를 얼마나 보는지 나타냅니다. 화살표 키로 움직입니다.",
-    headsNone: "위에서 단어를 고르세요.", off: "꺼짐", looksAt: "{layer}층 헤드 {head}: “{word}”는 “{other}”를 가장 많이 봅니다({weight}).",
-    lookedAt: "{layer}층 헤드 {head}: “{word}”를 가장 많이 보는 단어는 “{other}”입니다({weight}).",
-    cell: "{layer}층, 헤드 {head}", switchOff: "이 헤드 끄기", switchOn: "이 헤드 켜기", allOn: "모두 켜기",
-    mean: "층의 헤드 평균으로 단어 칠하기", tree: "탐색 나무",
-    treeHelp: "열은 한 단계이고, 굵은 선이 가장 좋은 가설입니다. 화살표 키로 움직이고 Enter로 가설을 봅니다.",
-    treeNode: "{step}단계, {word}, 확률 {p}, 로그 확률 {total}", treeEnd: "여기서 끝남", score: "점수 {score}",
-    hypotheses: "가장 좋은 가설",
-    steps: "헤드 하나를 한 단계씩: {layer}층, 헤드 {head}, “{word}”", stepsNone: "헤드 하나를 한 단계씩", back: "이전", next: "다음",
-    stepOf: "{of}단계 중 {n}단계", allNumbers: "각 벡터의 수 {n}개 모두 보기",
-    step1: "질의: “{word}”의 상태에 W^Q를 곱한 벡터 q는 이 단어가 찾는 것입니다.",
-    step1Written: "질의: “{word}”는 바로 앞 단어의 상태에서 쓰입니다. 그 상태에 W^Q를 곱한 벡터 q는 찾는 것입니다.",
-    step2: "키: 각 단어의 상태에 W^K를 곱한 벡터 k는 그 단어를 찾게 해 주는 것입니다.",
-    step3: "점수: 각 단어의 q · k를 √d_k = {root}로 나눕니다. “{other}”의 경우 {terms} = {product}, 나누면 {score}입니다.",
-    step4: "소프트맥스: e의 점수 제곱을 그 합으로 나누어 가중치의 합이 1이 되게 합니다. “{other}”의 가중치는 {weight}입니다.",
-    step5: "값: 각 단어의 상태에 W^V를 곱한 벡터 v는 그 단어가 주는 것입니다.",
-    step6: "출력: 값에 가중치를 곱해 모두 더합니다. 모든 헤드를 나란히 놓고 W^O를 곱하면 이 층의 어텐션입니다(3.2.2절).",
-    rstep1: "질의: “{word}”를 쓸 때 디코더의 상태 s입니다.", rstep2: "키: 인코더의 각 상태 h를 견주는 벡터입니다.",
-    rstep3: "점수: s와 각 키가 얼마나 맞는지입니다. “{other}”의 점수는 {score}입니다.",
-    rstep4: "소프트맥스: e의 점수 제곱을 그 합으로 나눕니다. “{other}”의 가중치는 {weight}입니다.",
-    rstep4Local: "창 안에서의 소프트맥스에 모델이 예측한 자리를 중심으로 한 가우시안을 곱합니다(Luong 등, 식 10). “{other}”의 가중치는 {weight}입니다.",
-    rstep5: "값: 인코더의 상태 h입니다.", rstep6: "문맥: 상태에 가중치를 곱해 모두 더합니다.",
-    query: "q", key: "k", scoreColumn: "점수", weightColumn: "가중치", value: "v", output: "출력", word: "단어",
-    cut: "글은 토큰 {n}개인데 모델은 {most}개까지 읽습니다. 나머지는 뺐습니다.", empty: "먼저 글을 쓰세요.",
-    full: "글이 모델의 자리를 모두 채워서 단어를 더 쓸 수 없습니다.", noMask: "글에 마스크가 없습니다. 각 단어마다 모델이 추측했을 것을 보여 줍니다.",
-    speed: "토큰 {tokens}개, {seconds}초, 초당 {rate}개", noAttention: "이 모델에는 어텐션이 없습니다. 원문은 벡터 하나이며 디코더가 거기서 시작합니다.",
-  },
-};
-
 if (typeof document !== "undefined" && !window.failed) {
 
 const $ = id => document.getElementById(id);
 const data = JSON.parse($("data").textContent), {config} = data;
 const isRecurrent = config.model_type === "vanilla_recurrent", isEncoder = config.model_type === "vanilla_encoder";
 const isDecoder = config.model_type === "vanilla_decoder", hasSource = !isEncoder && !isDecoder;
-const SVG = "http://www.w3.org/2000/svg", FEW = matchMedia("(min-width: 60rem)").matches ? 9 : 4, STEPS = 6;
+const SVG = "http://www.w3.org/2000/svg", NODE = {width: 92, height: 44, gap: 26};
+const STEPS = 6, FEW = matchMedia("(min-width: 60rem)").matches ? 9 : 4;  // numbers of a vector that are shown
 const state = {
   model: null, tokenizer: null, source: null, search: null, shown: null, forced: [], run: 0, isRunning: false,
-  chosen: null, hovered: null, kind: null, layer: 0, head: 0, mean: false, step: 0, allNumbers: false, columns: null, treeFocus: null,
+  chosen: null, hovered: null, kind: null, layer: 0, head: 0, mean: false, step: 0, allNumbers: false,
+  columns: null, treeFocus: null,
 };
 let language = data.language ?? (navigator.language.startsWith("ko") ? "ko" : "en");
 
-const t = (name, values = {}) => STRINGS[language][name].replace(/\{(\w+)\}/g, (_, key) => values[key]);
+const t = (name, values = {}) => data.labels[language][name].replace(/\{(\w+)\}/g, (_, key) => values[key]);
 const percent = p => p >= 0.9995 || p < 0.0005 ? `${(100 * p).toPrecision(2)} %` : `${(100 * p).toFixed(1)} %`;
 const shown = x => Math.abs(x) >= 1000 ? x.toExponential(2) : x.toFixed(3);
 
@@ -137,13 +58,13 @@ function kindFor({side}) {
   return fits.includes(state.kind) ? state.kind : "cross";
 }
 
-/** What the node that wrote a word, or an encoder's node, looked at: the word before it writes a word of the target. */
+/** What an encoder's node looked at, or the node that wrote a word of the target, which is the one before it. */
 function looksOf({side, index}, kind) {
   const nodes = nodesOf(side), node = side === "source" ? nodes[index] : nodes[index].parent;
   return node?.looks[kind === "cross" ? "cross" : "self"] ?? [];
 }
 
-/** The weights (words of `side`) of one head, or null: what a word looks at, or for a source's word what looks at it. */
+/** One head's weights of the words of a `side`, or null: what a word looks at, or what looks at a source's word. */
 function weightsOf(at, kind, layer, head) {
   if (kind === "cross" && at.side === "source") {
     const weights = nodesOf("target").map((_, i) => {
@@ -160,7 +81,8 @@ function weightsOf(at, kind, layer, head) {
 
 function meanOf(at, kind, layer) {
   const all = Array.from({length: headsOf(kind)}, (_, head) => weightsOf(at, kind, layer, head));
-  return all[0] && {side: all[0].side, weights: all[0].weights.map((_, i) => all.reduce((sum, each) => sum + each.weights[i] / all.length, 0))};
+  const meanAt = i => all.reduce((sum, each) => sum + each.weights[i] / all.length, 0);
+  return all[0] && {side: all[0].side, weights: all[0].weights.map((_, i) => meanAt(i))};
 }
 
 function headsOf(kind) { return state.model.attentions[kind][0].heads; }
@@ -170,7 +92,6 @@ function headsOf(kind) { return state.model.attentions[kind][0].heads; }
 function showWords() {
   for (const side of ["source", "target"]) {
     const nodes = nodesOf(side), labels = labelsOf(nodes), box = $(side), before = box.children.length;
-    const firstFree = isDecoder ? state.promptLength : 1;
     box.replaceChildren(...nodes.map((node, i) => {
       const token = state.tokenizer.tokens[node.token] ?? "", isSpecial = state.tokenizer.special.has(node.token);
       const isMask = isEncoder && state.masks.includes(i), label = isMask ? `${labels[i]} ${guess(node)}` : labels[i];
@@ -180,10 +101,10 @@ function showWords() {
       word.classList.toggle("new", side === "target" && i >= before && state.isRunning);
       word.setAttribute("role", "option");
       [word.dataset.index, word.dataset.token] = [i, node.token];
-      if (side === "target" && i >= firstFree) {
+      if (side === "target" && i >= firstWritten()) {
         const p = Math.exp(node.logProb);
         word.title = percent(p);
-        word.classList.toggle("forced", i < firstFree + state.forced.length);
+        word.classList.toggle("forced", i < firstWritten() + state.forced.length);
         const bar = make("b");
         bar.style.width = `${100 * p}%`;
         word.append(make("i", {ariaHidden: "true"}, bar));
@@ -199,7 +120,8 @@ function guess(node) { return state.tokenizer.label(node.next[0].token); }
 /** Colour words by how much they are looked at, and mark what is chosen. */
 function colourWords() {
   const at = current(), kind = at && kindFor(at);
-  const found = at && kind && (state.mean ? meanOf(at, kind, state.layer) : weightsOf(at, kind, state.layer, state.head));
+  const {layer, head, mean} = state;
+  const found = at && kind && (mean ? meanOf(at, kind, layer) : weightsOf(at, kind, layer, head));
   for (const side of ["source", "target"]) {
     const chosen = at?.side === side ? at.index : -1;
     [...$(side).children].forEach((word, i) => {
@@ -220,8 +142,8 @@ function showLooks(at, kind, found) {
   if (!found?.weights.length) { $("looks").textContent = ""; return; }
   const best = topK(found.weights, 1)[0], reversed = kind === "cross" && at.side === "source";
   $("looks").textContent = t(reversed ? "lookedAt" : "looksAt", {
-    layer: state.layer + 1, head: state.mean ? "∅" : state.head + 1, word: wordOf(at), weight: found.weights[best].toFixed(3),
-    other: wordOf({side: found.side, index: best}),
+    layer: state.layer + 1, head: state.mean ? "∅" : state.head + 1, word: wordOf(at),
+    weight: found.weights[best].toFixed(3), other: wordOf({side: found.side, index: best}),
   });
 }
 
@@ -235,12 +157,16 @@ function choose(at) {
 
 // What could have been written
 
+/** The place of the first word that the model wrote. */
+function firstWritten() { return isDecoder ? state.promptLength : 1; }
+
 function showAlternatives() {
-  const at = current(), canForce = at && (isEncoder || at.side === "target" && at.index >= (isDecoder ? state.promptLength : 1));
+  const at = current(), canForce = at && (isEncoder || at.side === "target" && at.index >= firstWritten());
   const node = canForce && nodesOf(at.side)[at.index], before = isEncoder ? node : node && node.parent;
   $("alternatives-title").textContent = canForce ? t("alternatives", {word: wordOf(at)}) : t("alternativesNone");
   const next = canForce && before.next ? before.next.slice(0, SHOWN) : [];
-  if (canForce && !isEncoder && !next.some(each => each.token === node.token)) next.push({token: node.token, logProb: node.logProb});
+  const isAmong = next.some(each => each.token === node.token);
+  if (canForce && !isEncoder && !isAmong) next.push({token: node.token, logProb: node.logProb});
   $("alternatives").replaceChildren(...next.map(({token, logProb}) => {
     const p = Math.exp(logProb), label = state.tokenizer.label(token);
     const button = make("button", {type: "button"}, make("span", {textContent: label, dir: "auto"}),
@@ -261,8 +187,7 @@ function force({side, index}, tokens) {
     ids.splice(index, 1, ...tokens);
     state.forced = ids;
   } else {
-    const first = isDecoder ? state.promptLength : 1;
-    state.forced = [...nodesOf("target").slice(first, index).map(node => node.token), ...tokens];
+    state.forced = [...nodesOf("target").slice(firstWritten(), index).map(node => node.token), ...tokens];
   }
   state.chosen = {side, index};
   start();
@@ -273,18 +198,20 @@ function force({side, index}, tokens) {
 function showHeads(at, kind) {
   $("switch").disabled = $("all-on").disabled = !kind;
   if (!kind) return;
-  const modules = state.model.attentions[kind], heads = headsOf(kind), grid = $("heads"), name = `${kind} ${modules.length} ${heads} ${language}`;
+  const modules = state.model.attentions[kind], heads = headsOf(kind), grid = $("heads");
+  const name = `${kind} ${modules.length} ${heads}`;
   if (grid.dataset.name !== name) {
     grid.dataset.name = name;
     grid.style.gridTemplateColumns = `1.2rem repeat(${heads}, minmax(1.9rem, 1fr))`;
-    const header = make("span"), corners = Array.from({length: heads}, (_, head) => make("span", {textContent: head + 1}));
-    grid.replaceChildren(header, ...corners, ...modules.flatMap((_, layer) => [make("span", {textContent: layer + 1}),
-      ...corners.map((_, head) => {
-        const button = make("button", {type: "button"}, make("canvas", {height: 1}));
-        button.setAttribute("role", "gridcell");
-        [button.dataset.layer, button.dataset.head] = [layer, head];
-        return button;
-      })]));
+    const numbers = Array.from({length: heads}, (_, head) => make("span", {textContent: head + 1}));
+    const cell = (layer, head) => {
+      const button = make("button", {type: "button"}, make("canvas", {height: 1}));
+      button.setAttribute("role", "gridcell");
+      [button.dataset.layer, button.dataset.head] = [layer, head];
+      return button;
+    };
+    grid.replaceChildren(make("span"), ...numbers, ...modules.flatMap((_, layer) => [
+      make("span", {textContent: layer + 1}), ...numbers.map((_, head) => cell(layer, head))]));
   }
   [state.layer, state.head] = [Math.min(state.layer, modules.length - 1), Math.min(state.head, heads - 1)];
   const heat = getComputedStyle(document.documentElement).getPropertyValue("--heat");
@@ -321,51 +248,61 @@ function chooseHead(layer, head) {
 // The search as a tree
 
 function showTree() {
-  const {search} = state, tree = $("tree"), box = $("tree-scroll");
+  const {search} = state;
   if (!search) return;
   const best = new Set(state.shown.path()), alive = new Set();
-  for (const node of [...search.open, ...search.finished.map(each => each.node)]) {
-    for (let each = node; each && !alive.has(each); each = each.parent) alive.add(each);
+  for (const end of [...search.open, ...search.finished.map(each => each.node)]) {
+    for (let node = end; node && !alive.has(node); node = node.parent) alive.add(node);
   }
-  const WIDTH = 92, HEIGHT = 44, ROW = 52, places = new Map();
   // Of hypotheses that have been given up, a column has as many as there is room for.
   state.columns = [[search.root], ...search.steps.map(nodes => {
     let room = search.beams - nodes.filter(node => alive.has(node)).length;
     return [...nodes].sort((a, b) => b.total - a.total).filter(node => alive.has(node) || room-- > 0);
   })];
-  state.columns.forEach((nodes, step) => nodes.forEach((node, row) => {
-    places.set(node, [8 + step * (WIDTH + 26), 6 + row * ROW]);
-  }));
-  const lines = [], boxes = [], labels = new Map();
+  const places = new Map(state.columns.flatMap((nodes, step) => nodes.map((node, row) =>
+    [node, [8 + step * (NODE.width + NODE.gap), 6 + row * (NODE.height + 8)]])));
+  const lines = [], boxes = [];
   for (const [node, [x, y]] of places) {
     const from = places.get(node.parent), isBest = best.has(node);
-    if (from) {
-      const [left, top] = [from[0] + WIDTH, from[1] + HEIGHT / 2], middle = (left + x) / 2;
-      const line = draw("path", {d: `M${left} ${top} C${middle} ${top} ${middle} ${y + HEIGHT / 2} ${x} ${y + HEIGHT / 2}`});
-      if (isBest) line.classList.add("best");
-      lines[isBest ? "push" : "unshift"](line);
-    }
-    const label = state.tokenizer.label(node.token), p = node === search.root ? "" : percent(Math.exp(node.logProb ?? 0));
-    const text = draw("text", {x: x + WIDTH / 2, y: y + 19, "text-anchor": "middle"}), small = draw("text", {x: x + WIDTH / 2, y: y + 35, "text-anchor": "middle", class: "small"});
-    text.textContent = label.length > 11 ? `${label.slice(0, 10)}…` : label;
-    small.textContent = node.isEnd ? `${p} ■` : p;
-    const group = draw("g", {role: "treeitem", tabindex: -1}, draw("rect", {x, y, width: WIDTH, height: HEIGHT, rx: 7}), text, small);
-    group.setAttribute("aria-label", t("treeNode", {step: node.position, word: label, p, total: shown(node.total)}) + (node.isEnd ? `, ${t("treeEnd")}` : ""));
-    group.setAttribute("aria-selected", isBest);
-    group.classList.toggle("best", isBest);
-    group.classList.toggle("dead", !alive.has(node));
-    group.classList.toggle("end", Boolean(node.isEnd));
-    labels.set(node, group);
-    group.node = node;
-    boxes.push(group);
+    if (from) lines[isBest ? "push" : "unshift"](drawLine(from, [x, y], isBest));
+    boxes.push(drawNode(node, x, y, isBest, alive.has(node)));
   }
-  const most = Math.max(...state.columns.map(nodes => nodes.length));
-  const width = 20 + (search.steps.length + 1) * (WIDTH + 26);
-  for (const [name, value] of Object.entries({width, height: 10 + most * ROW, viewBox: `0 0 ${width} ${10 + most * ROW}`})) tree.setAttribute(name, value);
+  const width = 20 + state.columns.length * (NODE.width + NODE.gap);
+  const height = 10 + Math.max(...state.columns.map(nodes => nodes.length)) * (NODE.height + 8);
+  const tree = $("tree");
+  for (const [name, value] of Object.entries({width, height})) tree.setAttribute(name, value);
   tree.replaceChildren(...lines, ...boxes);
-  (labels.get(state.treeFocus) ?? boxes[0]).setAttribute("tabindex", 0);
-  if (state.isRunning) box.scrollLeft = width;
-  $("hypotheses").replaceChildren(...search.finished.map(({node, score}) => {
+  (boxes.find(box => box.node === state.treeFocus) ?? boxes[0]).setAttribute("tabindex", 0);
+  if (state.isRunning) $("tree-scroll").scrollLeft = width;
+  showHypotheses(best);
+}
+
+function drawLine([x, y], [toX, toY], isBest) {
+  const [left, from, to] = [x + NODE.width, y + NODE.height / 2, toY + NODE.height / 2], middle = (left + toX) / 2;
+  return draw("path", {
+    d: `M${left} ${from} C${middle} ${from} ${middle} ${to} ${toX} ${to}`, class: isBest ? "best" : "",
+  });
+}
+
+function drawNode(node, x, y, isBest, isAlive) {
+  const label = state.tokenizer.label(node.token), end = node.isEnd ? `, ${t("treeEnd")}` : "";
+  const p = node === state.search.root ? "" : percent(Math.exp(node.logProb)), middle = x + NODE.width / 2;
+  const word = draw("text", {x: middle, y: y + 19, "text-anchor": "middle"});
+  const small = draw("text", {x: middle, y: y + 35, "text-anchor": "middle", class: "small"});
+  word.textContent = label.length > 11 ? `${label.slice(0, 10)}…` : label;
+  small.textContent = node.isEnd ? `${p} ■` : p;
+  const classes = {best: isBest, dead: !isAlive, end: node.isEnd};
+  const group = draw("g", {
+    role: "treeitem", tabindex: -1, class: Object.keys(classes).filter(name => classes[name]).join(" "),
+    "aria-selected": isBest,
+    "aria-label": t("treeNode", {step: node.position, word: label, p, total: shown(node.total)}) + end,
+  }, draw("rect", {x, y, width: NODE.width, height: NODE.height, rx: 7}), word, small);
+  group.node = node;
+  return group;
+}
+
+function showHypotheses(best) {
+  $("hypotheses").replaceChildren(...state.search.finished.map(({node, score}) => {
     const button = make("button", {type: "button"}, make("span", {textContent: textOf(node), dir: "auto"}),
       make("span", {className: "number soft", textContent: t("score", {score: score.toFixed(3)})}));
     button.setAttribute("aria-pressed", best.has(node));
@@ -403,73 +340,102 @@ function moveInTree(event) {
 
 // One head, step by step
 
-/** The paper's equation in MathML, with the part that a step computes marked. */
+/** The equation that a head computes, in MathML, with the part marked that a step computes. */
 function equation(step) {
-  const mark = (number, tag, ...children) => `<${tag}${(Array.isArray(number) ? number : [number]).includes(step) ? ' class="on"' : ""}>${children.join("")}</${tag}>`;
-  const name = text => `<mi>${text}</mi>`, sign = text => `<mo>${text}</mo>`;
+  const on = (number, content) => `<mrow${number === step ? ' class="on"' : ""}>${content}</mrow>`;
+  const name = letter => `<mi>${letter}</mi>`, sign = symbol => `<mo>${symbol}</mo>`;
+  const text = word => `<mtext>${word}</mtext>`;
+  const indexed = (letter, index) => `<msub>${name(letter)}${name(index)}</msub>`;
   if (isRecurrent) {
-    return `<math display="block">${mark(5, "msub", name("c"), name("t"))}${sign("=")}<munder>${sign("∑")}${name("j")}</munder>
-      ${mark(3, "mrow", "<mtext>softmax</mtext>")}<mrow>${sign("(")}${mark(2, "mrow", "<mtext>score</mtext>")}${sign("(")}${mark(0, "msub", name("s"), name("t"))}
-      ${sign(",")}${mark(1, "msub", name("h"), name("j"))}${sign(")")}${sign(")")}</mrow>${mark(4, "msub", name("h"), name("j"))}</math>`;
+    const score = on(2, text("score")) + sign("(") + on(0, indexed("s", "t")) + sign(",") + on(1, indexed("h", "j"));
+    const weight = on(3, text("softmax")) + sign("(") + score + sign(")") + sign(")") + on(4, indexed("h", "j"));
+    const sum = `<munder>${sign("∑")}${name("j")}</munder>`;
+    return `<math display="block">${on(5, indexed("c", "t"))}${sign("=")}${sum}${weight}</math>`;
   }
-  return `<math display="block">${mark(5, "mrow", "<mtext>Attention</mtext>", sign("("), name("Q"), sign(","), name("K"), sign(","), name("V"), sign(")"))}
-    ${sign("=")}${mark(3, "mtext", "softmax")}<mrow>${sign("(")}<mfrac><mrow>${mark(0, "mi", "Q")}<msup>${mark(1, "mi", "K")}<mi>T</mi></msup></mrow>
-    ${mark(2, "msqrt", "<msub><mi>d</mi><mi>k</mi></msub>")}</mfrac>${sign(")")}</mrow>${mark(4, "mi", "V")}</math>`;
+  const inputs = ["Q", "K", "V"].map(name).join(sign(",")), root = `<msqrt>${indexed("d", "k")}</msqrt>`;
+  const product = `<mrow>${on(0, name("Q"))}<msup>${on(1, name("K"))}${name("T")}</msup></mrow>`;
+  const scores = `<mrow>${sign("(")}<mfrac>${product}${on(2, root)}</mfrac>${sign(")")}</mrow>`;
+  const left = on(5, text("Attention") + sign("(") + inputs + sign(")"));
+  return `<math display="block">${left}${sign("=")}${on(3, text("softmax"))}${scores}${on(4, name("V"))}</math>`;
 }
 
 /** A sentence whose W^Q and d_k are set as in the paper. */
 function withIndices(text) {
-  return text.split(/([\^_][QKVOk](?![\p{L}]))/u).map(part => /^[\^_]/.test(part) && part.length === 2
+  return text.split(/([\^_][QKVOk](?![\p{L}]))/u).map(part => /^[\^_].$/.test(part)
     ? make(part[0] === "^" ? "sup" : "sub", {textContent: part[1]}) : part);
 }
 
 function showSteps() {
   const at = state.chosen ?? current(), kind = at && kindFor(at), {layer, head, step} = state;
-  const look = at && kind && looksOf(at, kind)[layer];
+  const look = at && kind && looksOf(at, kind)[layer], title = look ? "steps" : "stepsNone";
   $("steps-section").hidden = !state.kind;
   $("back").disabled = step === 0;
   $("next").disabled = step === STEPS - 1;
   $("step-number").textContent = t("stepOf", {n: step + 1, of: STEPS});
   $("equation").innerHTML = equation(step);
-  $("steps-title").textContent = look ? t("steps", {layer: layer + 1, head: head + 1, word: wordOf(at)}) : t("stepsNone");
+  $("steps-title").textContent = t(title, {layer: layer + 1, head: head + 1, word: at && wordOf(at)});
   $("numbers").replaceChildren();
   $("explanation").textContent = look ? "" : t("headsNone");
   if (!look) return;
-  const heads = headsOf(kind), part = vector => vector.subarray(head * vector.length / heads, (head + 1) * vector.length / heads);
-  const count = look.keys.length, query = part(look.query), root = Math.sqrt(query.length);
-  const scores = look.scores.subarray(head * count, (head + 1) * count), weights = look.weights.subarray(head * count, (head + 1) * count);
-  const labels = labelsOf(nodesOf(kind === "decoder" ? "target" : "source").slice(0, count)), best = topK(weights, 1)[0];
-  const few = state.allNumbers ? Infinity : FEW, first = part(look.keys[best]);
-  const terms = Array.from(query.subarray(0, 3), (x, i) => `${x.toFixed(2)}·${first[i]?.toFixed(2)}`).join(" + ");
-  $("all-numbers-text").textContent = t("allNumbers", {n: query.length});
-  const written = !isRecurrent && at.side === "target" ? "1Written" : "1", local = config.local_alignment === "predictive" ? "4Local" : "4";
-  const sentence = {0: written, 3: isRecurrent ? local : "4"}[step] ?? step + 1;
-  $("explanation").replaceChildren(...withIndices(t(`${isRecurrent ? "rstep" : "step"}${sentence}`, {
-    word: wordOf(at), other: labels[best], terms: `${terms} + …`, product: shown(scores[best] * root), root: root.toFixed(2),
-    score: shown(scores[best]), weight: weights[best].toFixed(4),
-  })));
+  const heads = headsOf(kind);
+  const ofHead = all => all.subarray(head * all.length / heads, (head + 1) * all.length / heads);
+  const numbers = {
+    query: ofHead(look.query), keys: look.keys.map(ofHead), scores: ofHead(look.scores),
+    weights: ofHead(look.weights), values: look.values.map(ofHead), output: ofHead(look.output), word: wordOf(at),
+    labels: labelsOf(nodesOf(kind === "decoder" ? "target" : "source").slice(0, look.keys.length)),
+  };
+  $("all-numbers-text").textContent = t("allNumbers", {n: numbers.query.length});
+  $("explanation").replaceChildren(...withIndices(explain(numbers, at.side === "target")));
+  $("numbers").append(...tableOf(numbers));
+}
+
+/** What a step does, with the numbers of the word that is looked at most. */
+function explain({query, keys, scores, weights, labels, word}, isWritten) {
+  const best = topK(weights, 1)[0], root = Math.sqrt(query.length), {step} = state;
+  const isLocal = step === 3 && config.local_alignment === "predictive", isQuery = step === 0 && !isRecurrent;
+  const variant = isLocal ? "Local" : isQuery && isWritten ? "Written" : "";
+  const terms = Array.from(query.subarray(0, 3), (x, i) => `${x.toFixed(2)}·${keys[best][i].toFixed(2)}`);
+  return t(`${isRecurrent ? "rstep" : "step"}${step + 1}${variant}`, {
+    word, other: labels[best], terms: `${terms.join(" + ")} + …`, product: shown(scores[best] * root),
+    root: root.toFixed(2), score: shown(scores[best]), weight: weights[best].toFixed(4),
+  });
+}
+
+/** The head and the body of the table of a head's numbers; those that come in later steps are pale. */
+function tableOf({query, keys, scores, weights, values, output, labels, word}) {
+  const {step} = state, few = state.allNumbers ? Infinity : FEW;
+  const when = from => step < from ? "later" : step === from ? "on" : "";
+  const width = vector => Math.min(few + 1, vector.length);
+  const blank = columns => columns > 0 ? [make("td", {colSpan: columns})] : [];
+  const title = (text, from, colSpan = 1) => make("th", {
+    textContent: text, scope: "col", colSpan, className: when(from),
+  });
+  const name = (text, className = "") => make("th", {textContent: text, scope: "row", className});
+  const number = (x, from, digits) => make("td", {
+    textContent: Number.isFinite(x) ? x.toFixed(digits) : "−∞", className: when(from),
+  });
   const cells = (vector, from) => {
-    const numbers = Array.from(vector).slice(0, few), size = Math.max(1e-9, ...numbers.map(Math.abs));
-    const made = numbers.map(x => {
-      const cell = make("td", {className: `vector${step < from ? " later" : ""}`, textContent: x.toFixed(2)});
-      cell.style.background = step < from ? "" : `rgb(var(${x < 0 ? "--cold" : "--heat"}) / ${(0.55 * Math.abs(x) / size).toFixed(3)})`;
+    const className = `vector ${step < from ? "later" : ""}`, numbers = Array.from(vector).slice(0, few);
+    const most = Math.max(1e-9, ...numbers.map(Math.abs)), rest = vector.length > few ? ["…"] : [];
+    return [...numbers, ...rest].map(x => {
+      const cell = make("td", {className, textContent: x === "…" ? x : x.toFixed(2)});
+      const colour = `rgb(var(${x < 0 ? "--cold" : "--heat"}) / ${(0.55 * Math.abs(x) / most).toFixed(3)})`;
+      if (step >= from && x !== "…") cell.style.background = colour;
       return cell;
     });
-    return vector.length > few ? [...made, make("td", {className: `vector${step < from ? " later" : ""}`, textContent: "…"})] : made;
   };
-  const number = (x, from, digits = 3) => make("td", {className: step < from ? "later" : step === from ? "on" : "", textContent: Number.isFinite(x) ? x.toFixed(digits) : "−∞"});
-  const wide = vector => Math.min(few, vector.length) + (vector.length > few ? 1 : 0);
-  const head1 = (text, from, columns = 1) => make("th", {textContent: text, colSpan: columns, scope: "col", className: step < from ? "later" : step === from ? "on" : ""});
-  const output = part(look.output), value = part(look.values[0]), keys = part(look.keys[0]);
-  const rows = labels.map((label, j) => make("tr", {}, make("th", {textContent: label, scope: "row"}), ...cells(part(look.keys[j]), 1),
-    number(scores[j], 2), number(weights[j], 3, 4), ...cells(part(look.values[j]), 4)));
-  const blank = columns => make("td", {colSpan: columns});
-  $("numbers").append(
-    make("thead", {}, make("tr", {}, head1(t("word"), -1), head1(t("key"), 1, wide(keys)), head1(t("scoreColumn"), 2), head1(t("weightColumn"), 3), head1(t("value"), 4, wide(value)))),
-    make("tbody", {}, make("tr", {}, make("th", {textContent: `q: ${wordOf(at)}`, scope: "row", className: step === 0 ? "on" : ""}),
-      ...cells(query, 0), ...(wide(query) < wide(keys) ? [blank(wide(keys) - wide(query))] : []), blank(2 + wide(value))), ...rows,
-    make("tr", {className: "result"}, make("th", {textContent: t("output"), scope: "row", className: step < 5 ? "later" : "on"}), blank(wide(keys) + 1),
-      number(weights.reduce((sum, x) => sum + x, 0), 3, 4), ...cells(output, 5))));
+  const sum = weights.reduce((total, weight) => total + weight, 0), [k, v] = [width(keys[0]), width(values[0])];
+  const rows = labels.map((label, j) => make("tr", {}, name(label), ...cells(keys[j], 1), number(scores[j], 2, 3),
+    number(weights[j], 3, 4), ...cells(values[j], 4)));
+  return [
+    make("thead", {}, make("tr", {}, title(t("word"), -1), title(t("key"), 1, k), title(t("scoreColumn"), 2),
+      title(t("weightColumn"), 3), title(t("value"), 4, v))),
+    make("tbody", {},
+      make("tr", {}, name(`q: ${word}`, when(0)), ...cells(query, 0), ...blank(k - width(query)), ...blank(2 + v)),
+      ...rows,
+      make("tr", {className: "result"}, name(t("output"), when(5)), ...blank(k + 1), number(sum, 3, 4),
+        ...cells(output, 5))),
+  ];
 }
 
 // Running the model
@@ -488,11 +454,20 @@ function notice(text) { $("notice").textContent = text; }
 
 /** What the text becomes: ids that fit into the model's positions. */
 function readText() {
-  const {tokenizer} = state, ids = tokenizer.encode($("input").value.trim()), most = data.search.longestSource - (isDecoder ? 1 : 0);
+  const {tokenizer} = state, ids = tokenizer.encode($("input").value.trim());
+  const most = data.search.longestSource - (isDecoder ? 1 : 0);  // a decoder is to write at least one
   const {start} = data.search, whole = isDecoder && start !== null && ids[0] !== start ? [start, ...ids] : ids;
   if (whole.length <= most) return whole;
   notice(t("cut", {n: whole.length, most}));
   return isDecoder ? whole.slice(0, most) : [...whole.slice(0, most - tokenizer.suffix.length), ...tokenizer.suffix];
+}
+
+function newSearch(prompt, limit) {
+  const {model, source} = state, beams = $("search").value;
+  if (beams !== "sample") return new BeamSearch(model, source, prompt, {...data.search, limit, beams: +beams});
+  const [temperature, topK, topP] = ["temperature", "top_k", "top_p"].map(id => +$(id).value);
+  const options = {temperature: temperature || 1, topK, topP: topP || 1};
+  return new Sampling(model, source, prompt, {...data.search, limit, options});
 }
 
 /** Read the text anew, and write what the search finds, token by token. */
@@ -524,9 +499,7 @@ async function start() {
   const prompt = isDecoder ? ids : [data.search.start];
   state.promptLength = prompt.length;
   const limit = limitOf(data, hasSource ? ids.length : null, prompt.length) - state.forced.length;
-  const kind = $("search").value, options = {temperature: +$("temperature").value || 1, topK: +$("top_k").value, topP: +$("top_p").value || 1};
-  const search = kind === "sample" ? new Sampling(model, state.source, [...prompt, ...state.forced], {...data.search, limit, options})
-    : new BeamSearch(model, state.source, [...prompt, ...state.forced], {...data.search, limit, beams: +kind});
+  const search = newSearch([...prompt, ...state.forced], limit);
   Object.assign(state, {search, shown: search.root});
   showGo();
   let tokens = 0, rendered = 0, spent = performance.now() - began;
@@ -549,10 +522,12 @@ async function start() {
   state.isRunning = false;
   state.shown = search.finished[0]?.node ?? search.root;
   if (limit < 1) notice(t("full"));
-  if (tokens) $("speed").textContent = t("speed", {tokens, seconds: (spent / 1000).toFixed(2), rate: Math.round(1000 * tokens / spent)});
-  document.body.dataset.rate = 1000 * tokens / spent;
-  const first = isDecoder ? state.promptLength : 1;
-  if (tokens) state.chosen ??= {side: "target", index: first};
+  const seconds = spent / 1000, rate = tokens / seconds;
+  if (tokens) {
+    $("speed").textContent = t("speed", {tokens, seconds: seconds.toFixed(2), rate: Math.round(rate)});
+    state.chosen ??= {side: "target", index: firstWritten()};
+  }
+  document.body.dataset.rate = rate;
   showAll();
   $("tree-scroll").scrollLeft = 0;
   showGo();
@@ -575,6 +550,13 @@ function showGo() {
 
 // Controls
 
+/** Give a select its options, pairs (text, value), and keep what is chosen, at first `value`. */
+function fill(id, options, value) {
+  const chosen = $(id).options.length ? $(id).value : value;
+  $(id).replaceChildren(...options.map(each => new Option(...each)));
+  $(id).value = chosen;
+}
+
 function showTexts() {
   document.documentElement.lang = language;
   $("language").value = language;
@@ -582,24 +564,23 @@ function showTexts() {
   $("input-title").textContent = t(isDecoder ? "inputDecoder" : isEncoder ? "inputEncoder" : "inputSeq2seq");
   $("source-title").textContent = isEncoder ? `${t("sourceEncoder")}. ${t("point")}` : t("source");
   $("target-title").textContent = `${t(isDecoder ? "written" : "target")}. ${t("point")}`;
-  const layers = hasSource ? `${config.encoder_layers} + ${config.decoder_layers}` : config.num_hidden_layers;
+  const family = {vanilla: "familyVanilla", vanilla_decoder: "familyDecoder", vanilla_encoder: "familyEncoder"};
   $("about").textContent = t("about", {
-    family: isRecurrent ? t("familyRecurrent", {kind: config.attention_type}) : t(isDecoder ? "familyDecoder" : isEncoder ? "familyEncoder" : "familyVanilla"),
-    layers, heads: isRecurrent ? t("noHeads") : t("heads1", {n: config.num_attention_heads}), width: config.hidden_size,
-    tokens: config.vocab_size.toLocaleString(language), million: (data.parameters / 1e6).toFixed(1), precision: data.precision,
+    family: isRecurrent ? t("familyRecurrent", {kind: config.attention_type}) : t(family[config.model_type]),
+    layers: hasSource ? `${config.encoder_layers} + ${config.decoder_layers}` : config.num_hidden_layers,
+    heads: isRecurrent ? t("noHeads") : t("heads1", {n: config.num_attention_heads}),
+    width: config.hidden_size, tokens: config.vocab_size.toLocaleString(language),
+    million: (data.parameters / 1e6).toFixed(1), precision: data.precision,
   });
-  const kind = $("search").value, beams = [...new Set([2, 4, 8, data.search.beams])].filter(n => n > 1 && n <= config.vocab_size).sort((a, b) => a - b);
-  $("search").replaceChildren(...(isDecoder ? [new Option(t("sample"), "sample")] : []), new Option(t("greedy"), 1),
-    ...beams.map(n => new Option(t("beam", {n}), n)));
-  $("search").value = kind || (isDecoder && data.search.beams === 1 ? "sample" : data.search.beams);
-  const example = $("example").selectedIndex;
-  $("example").replaceChildren(new Option(t("choose"), ""), ...data.examples.map((text, i) => new Option(text.length > 60 ? `${text.slice(0, 59)}…` : text, i)));
-  $("example").selectedIndex = Math.max(0, example);
+  const beams = [...new Set([2, 4, 8, data.search.beams])].filter(n => n > 1 && n <= config.vocab_size);
+  const searches = [...(isDecoder ? [[t("sample"), "sample"]] : []), [t("greedy"), 1],
+    ...beams.sort((a, b) => a - b).map(n => [t("beam", {n}), n])];
+  fill("search", searches, isDecoder && data.search.beams === 1 ? "sample" : data.search.beams);
+  const short = text => text.length > 60 ? `${text.slice(0, 59)}…` : text;
+  fill("example", [[t("choose"), ""], ...data.examples.map((text, i) => [short(text), i])], "");
   const names = {encoder: "kindEncoder", decoder: "kindDecoder", cross: "kindCross"};
-  if (state.model) {
-    $("kind").replaceChildren(...Object.keys(state.model.attentions).map(name => new Option(t(names[name]), name)));
-    $("kind").hidden = $("kind").options.length < 2;
-  }
+  fill("kind", Object.keys(state.model.attentions).map(name => [t(names[name]), name]), state.kind);
+  $("kind").hidden = $("kind").options.length < 2;
   showGo();
 }
 
@@ -615,7 +596,10 @@ function listen(side) {
   box.addEventListener("pointerleave", () => { state.hovered = null; colourWords(); });
   box.addEventListener("keydown", event => {
     const count = box.children.length, index = +indexOf(event);
-    const to = {ArrowLeft: index - 1, ArrowUp: index - 1, ArrowRight: index + 1, ArrowDown: index + 1, Home: 0, End: count - 1}[event.key];
+    const [before, after] = [index - 1, index + 1];
+    const to = {
+      ArrowLeft: before, ArrowUp: before, ArrowRight: after, ArrowDown: after, Home: 0, End: count - 1,
+    }[event.key];
     if (to === undefined || to < 0 || to >= count) return;
     event.preventDefault();
     choose({side, index: to});
@@ -629,68 +613,21 @@ function setUp() {
   state.kind = Object.keys(state.model.attentions).at(-1) ?? null;
   state.layer = state.kind ? state.model.attentions[state.kind].length - 1 : 0;
   document.querySelector("main").hidden = false;
-  $("source").hidden = $("source-title").hidden = isDecoder;
-  $("target").hidden = $("target-title").hidden = isEncoder;
-  $("tree-section").hidden = $("hypotheses-section").hidden = isEncoder;
-  $("search").parentElement.hidden = isEncoder;
-  $("mask").hidden = !isEncoder;
-  $("example-label").hidden = !data.examples.length;
-  $("heads-section").hidden = false;
-  for (const id of ["heads", "switch", "all-on"]) $(id).hidden = !state.kind;
-  $("mean").parentElement.hidden = !state.kind || headsOf(state.kind) === 1;
+  const hide = (isHidden, ...elements) => elements.forEach(element => { element.hidden = isHidden; });
+  hide(isDecoder, $("source"), $("source-title"));
+  hide(isEncoder, $("target"), $("target-title"), $("tree-section"), $("hypotheses-section"));
+  hide(isEncoder, $("search").parentElement);
+  hide(!isEncoder, $("mask"));
+  hide(!data.examples.length, $("example-label"));
+  hide(!state.kind, $("heads"), $("switch"), $("all-on"));
+  hide(!state.kind || headsOf(state.kind) === 1, $("mean").parentElement);
   showTexts();
-  for (const [id, value] of [["temperature", "temperature"], ["top_k", "topK"], ["top_p", "topP"]]) $(id).value = data.search[value];
-  const showSampling = () => document.querySelectorAll(".sampling").forEach(each => { each.hidden = $("search").value !== "sample"; });
+  [$("temperature").value, $("top_k").value, $("top_p").value] =
+    [data.search.temperature, data.search.topK, data.search.topP];
+  const showSampling = () => hide($("search").value !== "sample", ...document.querySelectorAll(".sampling"));
   showSampling();
-  const begin = () => { Object.assign(state, {forced: [], chosen: null}); start(); };
-  $("form").addEventListener("submit", event => { event.preventDefault(); if (state.isRunning) stop(); else begin(); });
-  $("input").addEventListener("keydown", event => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) { event.preventDefault(); begin(); }
-  });
-  $("example").addEventListener("change", () => { if ($("example").value !== "") { $("input").value = data.examples[$("example").value]; begin(); } });
-  $("search").addEventListener("change", () => { showSampling(); begin(); });
-  $("language").addEventListener("change", () => { language = $("language").value; showTexts(); showAll(); });
-  $("mask").addEventListener("click", () => {
-    const {selectionStart: from, selectionEnd: to} = $("input");
-    $("input").setRangeText(state.tokenizer.tokens[data.tokenizer.maskId], from, to, "end");
-    $("input").focus();
-  });
-  $("own").addEventListener("submit", event => {
-    event.preventDefault();
-    const text = $("own-text").value, at = current(), isFirst = at.index === (isDecoder ? state.promptLength : 1) && !isDecoder;
-    const needsBlank = state.tokenizer.isByteLevel && !isFirst && !/^\s/.test(text);
-    const tokens = state.tokenizer.encodeAlone(needsBlank ? ` ${text}` : text);
-    if (text.trim()) force(at, tokens);
-  });
-  $("release").addEventListener("click", begin);
-  $("kind").addEventListener("change", () => { state.kind = $("kind").value; if (state.chosen && kindFor(state.chosen) !== state.kind) state.chosen = state.kind === "encoder" ? {side: "source", index: 0} : null; colourWords(); showSteps(); });
-  $("mean").addEventListener("change", () => { state.mean = $("mean").checked; colourWords(); });
-  $("heads").addEventListener("click", event => {
-    const button = event.target.closest("button");
-    if (button) chooseHead(+button.dataset.layer, +button.dataset.head);
-  });
-  $("heads").addEventListener("keydown", event => {
-    const move = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]}[event.key];
-    if (!move) return;
-    event.preventDefault();
-    chooseHead(state.layer + move[0], state.head + move[1]);
-    $("heads").querySelector("[tabindex='0']").focus();
-  });
-  $("switch").addEventListener("click", () => {
-    const {off} = state.model.attentions[$("kind").value || state.kind][state.layer];
-    if (!off.delete(state.head)) off.add(state.head);
-    start();
-  });
-  $("all-on").addEventListener("click", () => {
-    Object.values(state.model.attentions).flat().forEach(module => module.off.clear());
-    start();
-  });
-  $("tree").addEventListener("click", event => { const node = event.target.closest("g")?.node; if (node) showHypothesis(node); });
-  $("tree").addEventListener("keydown", moveInTree);
-  $("back").addEventListener("click", () => { state.step = Math.max(0, state.step - 1); showSteps(); });
-  $("next").addEventListener("click", () => { state.step = Math.min(STEPS - 1, state.step + 1); showSteps(); });
-  $("all-numbers").addEventListener("change", () => { state.allNumbers = $("all-numbers").checked; showSteps(); });
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", colourWords);
+  listenToInput(showSampling);
+  listenToHeads();
   listen("source");
   listen("target");
   document.body.dataset.ready = "true";
@@ -698,6 +635,105 @@ function setUp() {
     $("input").value = data.examples[0];
     begin();
   }
+}
+
+/** Start with a text as it stands there, without words that were forced. */
+function begin() {
+  Object.assign(state, {forced: [], chosen: null});
+  start();
+}
+
+function on(id, event, handler) { $(id).addEventListener(event, handler); }
+
+function listenToInput(showSampling) {
+  on("form", "submit", event => {
+    event.preventDefault();
+    if (state.isRunning) stop();
+    else begin();
+  });
+  on("input", "keydown", event => {
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+    event.preventDefault();
+    begin();
+  });
+  on("example", "change", () => {
+    if ($("example").value === "") return;
+    $("input").value = data.examples[$("example").value];
+    begin();
+  });
+  on("search", "change", () => {
+    showSampling();
+    begin();
+  });
+  on("language", "change", () => {
+    language = $("language").value;
+    showTexts();
+    showAll();
+  });
+  on("mask", "click", () => {
+    const {selectionStart: from, selectionEnd: to} = $("input");
+    $("input").setRangeText(state.tokenizer.tokens[data.tokenizer.maskId], from, to, "end");
+    $("input").focus();
+  });
+  on("own", "submit", event => {
+    event.preventDefault();
+    const text = $("own-text").value, at = current(), isFirst = !isDecoder && at.index === firstWritten();
+    const needsBlank = state.tokenizer.isByteLevel && !isFirst && !/^\s/.test(text);
+    if (text.trim()) force(at, state.tokenizer.encodeAlone(needsBlank ? ` ${text}` : text));
+  });
+  on("release", "click", begin);
+  on("tree", "click", event => {
+    const node = event.target.closest("g")?.node;
+    if (node) showHypothesis(node);
+  });
+  on("tree", "keydown", moveInTree);
+}
+
+function listenToHeads() {
+  on("kind", "change", () => {
+    state.kind = $("kind").value;
+    // A word of the target looks at no word by the encoder's attention.
+    if (state.chosen && kindFor(state.chosen) !== state.kind) state.chosen = null;
+    if (state.kind === "encoder" && state.chosen?.side !== "source") state.chosen = {side: "source", index: 0};
+    colourWords();
+    showAlternatives();
+    showSteps();
+  });
+  on("mean", "change", () => {
+    state.mean = $("mean").checked;
+    colourWords();
+  });
+  on("heads", "click", event => {
+    const button = event.target.closest("button");
+    if (button) chooseHead(+button.dataset.layer, +button.dataset.head);
+  });
+  on("heads", "keydown", event => {
+    const move = {ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0]}[event.key];
+    if (!move) return;
+    event.preventDefault();
+    chooseHead(state.layer + move[0], state.head + move[1]);
+    $("heads").querySelector("[tabindex='0']").focus();
+  });
+  on("switch", "click", () => {
+    const {off} = state.model.attentions[$("kind").value][state.layer];
+    if (!off.delete(state.head)) off.add(state.head);
+    start();
+  });
+  on("all-on", "click", () => {
+    Object.values(state.model.attentions).flat().forEach(module => module.off.clear());
+    start();
+  });
+  const step = by => {
+    state.step = Math.min(STEPS - 1, Math.max(0, state.step + by));
+    showSteps();
+  };
+  on("back", "click", () => step(-1));
+  on("next", "click", () => step(1));
+  on("all-numbers", "change", () => {
+    state.allNumbers = $("all-numbers").checked;
+    showSteps();
+  });
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", colourWords);
 }
 
 // After the first paint, for reading many weights takes a moment.
