@@ -566,7 +566,7 @@ class RecurrentForConditionalGeneration extends Model {
     for (const directions of this.encoderLayers) {
       const [forward, backward] = directions.map((layer, isBackward) => {
         let state = layer.zeros();
-        const outputs = (isBackward ? states.toReversed() : states).map(x => (state = layer.step(x, state))[0]);
+        const outputs = (isBackward ? [...states].reverse() : states).map(x => (state = layer.step(x, state))[0]);
         return isBackward ? outputs.reverse() : outputs;
       });
       states = forward.map((half, i) => concatenate(half, backward[i]));
