@@ -1,5 +1,7 @@
 """The demo's model as a page: PyTorch's translation of each test verse, in time; and one of 26 million weights."""
 
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -83,6 +85,7 @@ def test_all_test_verses_are_translated_as_by_pytorch(precision, beams, demo, to
         )["bleu"]
         for tokens in (ours, translate(load(demo), rows, beams))
     ]
+    print(f"{precision}, {beams} beam(s): BLEU {scores[0]:.2f}, in float32 {scores[1]:.2f}")
     assert abs(scores[0] - scores[1]) < 0.3
 
 
@@ -90,18 +93,28 @@ def test_all_test_verses_are_translated_as_by_pytorch(precision, beams, demo, to
 def test_thirty_tokens_a_second(demo, tokenizer, verses):
     rows = [tokenizer(text)["input_ids"] for text in verses["source"][:30]]
     (rate,) = run_model(load(demo), tokenizer, [{"run": "speed", "rows": rows}])
+    print(f"{rate:.0f} tokens a second, greedy")
     assert rate >= 30
 
 
 class Timed(Page):
-    """A page whose clock is read."""
+    """A page whose main thread is timed by what it takes of the processor, which others may keep busy, too."""
+
+    def seconds(self):
+        metrics = self.command("Performance.getMetrics")["metrics"]
+        return next(each["value"] for each in metrics if each["name"] == "TaskDuration")
 
     def times(self, path):
-        """Milliseconds until the first token could be seen, and tokens a second of the translation."""
-        self.open(path, ready="document.body.dataset.rate")
+        """Seconds until the first token can be seen, and tokens a second after it, all that is drawn included."""
+        self.command("Performance.enable", timeDomain="threadTicks")
+        self.open(path, ready="document.body.dataset.first")
+        first = self.seconds()
+        while not self.run("return document.body.dataset.rate"):
+            time.sleep(0.1)
+        tokens = int(re.match(r"\d+", self.text("speed"))[0])
         assert self.run("return document.querySelectorAll('#target .word').length") > 2
         self.check_quiet()
-        return [float(self.run(f"return document.body.dataset.{name}")) for name in ("first", "rate")]
+        return first, tokens / (self.seconds() - first)
 
 
 @pytest.fixture(scope="module")
@@ -115,8 +128,9 @@ def page():
 def test_the_first_token_is_there_within_a_second(page, demo, tmp_path):
     (tmp_path / "texts").write_text(TEXT)
     export_html(demo, tmp_path / "page.html", examples=tmp_path / "texts")
-    firsts, rates = zip(*(page.times(tmp_path / "page.html") for _ in range(5)), strict=True)
-    assert min(firsts) < 1000 and max(rates) >= 30
+    first, rate = page.times(tmp_path / "page.html")
+    print(f"first token after {first:.2f} s, {rate:.0f} tokens a second by beam search")
+    assert first < 1 and rate >= 30
 
 
 @in_browser

@@ -502,19 +502,22 @@ async function start() {
   const search = newSearch([...prompt, ...state.forced], limit);
   Object.assign(state, {search, shown: search.root});
   showGo();
-  let tokens = 0, rendered = 0, spent = performance.now() - began;
+  let tokens = 0, drawn = 0, cost = 0, spent = performance.now() - began;
   while (!search.isDone && run === state.run) {
     const from = performance.now();
     search.advance();
-    spent += performance.now() - from;
+    const after = performance.now();
+    spent += after - from;
     tokens++;
     state.shown = search.open[0] ?? search.finished[0].node;
-    if (performance.now() - rendered > 60) {
+    // On a slow machine, the search has most of the time all the same.
+    if (after - drawn > Math.max(60, 5 * cost)) {
       showWords();
       if (!state.chosen) showAlternatives();
       showTree();
-      rendered = performance.now();
       firstShown();
+      drawn = performance.now();
+      cost = drawn - after;
     }
     await pause();
   }
