@@ -1,6 +1,7 @@
 """One HTML file that holds a model and an engine, and shows offline what the model computes."""
 
 import base64
+import dataclasses
 import hashlib
 import html
 import json
@@ -10,7 +11,7 @@ import re
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -26,6 +27,7 @@ from transformers import (
 )
 
 from hf_vanilla.conversion.html_tokenizer import tokenizer_for_html
+from hf_vanilla.models.configuration_vanilla import FamilyConfig
 from hf_vanilla.models.generation_vanilla import find_obstacle
 from hf_vanilla.models.pipeline_vanilla import positions_of
 from hf_vanilla.models.texts_vanilla import read_special_tokens
@@ -41,6 +43,7 @@ ARCHITECTURES: dict[str, Any] = {
     "VanillaEncoderForMaskedLM": AutoModelForMaskedLM,
 }
 ACTIVATIONS = ("relu", "gelu", "gelu_new", "gelu_pytorch_tanh", "silu", "swish", "tanh", "sigmoid")
+PRECISIONS = get_args(Precision)
 LANGUAGES = ("en", "ko")
 MAX_MEGABYTES = 150
 # Fields of configurations that say what a model computes.
@@ -49,6 +52,12 @@ FIELDS = (
     "position_embedding_type norm_position final_norm embedding_norm layer_norm_eps scale_embedding "
     "max_position_embeddings position_offset encoder_layers decoder_layers num_hidden_layers cell_type attention_type "
     "input_feeding local_alignment attention_window model_type"
+).split()
+# Those that say how it learns or what frames a text, or that the weights show.
+OTHER_FIELDS = (
+    "dropout attention_dropout activation_dropout classifier_dropout initializer initializer_range output_logits "
+    "use_cache pad_token_id bos_token_id eos_token_id decoder_start_token_id is_encoder_decoder tie_word_embeddings "
+    "logits_bias type_vocab_size add_pooling_layer classifier_activation"
 ).split()
 # Fields of a generation config that the page follows, and those that change nothing in it.
 FOLLOWED = {"num_beams", "length_penalty", "length_penalty_form", "early_stopping", "max_new_tokens", "temperature"}
@@ -119,8 +128,9 @@ def render_page(
     All that comes from the model or the user is in the page as data, never as markup or code; the page's policy allows
     no other script than its own, and no request.
     """
-    if language not in (None, *LANGUAGES):
-        raise ValueError(f"language is {language!r}; expected one of {', '.join(LANGUAGES)}")
+    for field, value, choices in (("language", language or "en", LANGUAGES), ("precision", precision, PRECISIONS)):
+        if value not in choices:
+            raise ValueError(f"{field} is {value!r}; expected one of {', '.join(choices)}")
     data = describe(model, tokenizer)
     data["tensors"], weights = pack_weights(model, precision)
     folder = resources.files("hf_vanilla") / "templates" / "html"
@@ -138,7 +148,7 @@ def render_page(
     filled = {
         "POLICY": f"default-src 'none'; script-src {allowed}; {others}",
         "TITLE": html.escape(title),
-        "LANGUAGE": language or "en",
+        "LANGUAGE": language or "",
         "DATA": text,
         "WEIGHTS": base64.b64encode(weights).decode(),
         "CODE": code,
@@ -160,6 +170,11 @@ def describe(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> dict
     if getattr(config, "activation_function", "relu") not in ACTIVATIONS:
         has = f"`activation_function` is {config.activation_function!r}"
         raise ValueError(f"{has}; the page has {', '.join(ACTIVATIONS)}")
+    fields = {each.name for each in dataclasses.fields(config)} - {
+        each.name for each in dataclasses.fields(FamilyConfig)
+    }
+    if unknown := sorted(fields.difference(FIELDS, OTHER_FIELDS)):
+        raise ValueError(f"the page does not know what `{unknown[0]}` of {type(config).__name__} changes")
     masks = name == "VanillaEncoderForMaskedLM"
     if masks and tokenizer.mask_token_id is None:
         raise ValueError("the tokenizer has no mask token, and the model fills masks")
@@ -254,10 +269,9 @@ def examples_of(folder: Path, tokenizer: PreTrainedTokenizerBase, architecture: 
     if architecture == "VanillaDecoderForCausalLM":
         return [" ".join(text.split()[:5]) for text in texts]
     if architecture == "VanillaEncoderForMaskedLM":
-        cut = [text.split() for text in texts]
-        return [
-            " ".join([*words[: len(words) // 2], tokenizer.mask_token, *words[len(words) // 2 + 1 :]]) for words in cut
-        ]
+        for number, words in enumerate(text.split() for text in texts):
+            words[len(words) // 2] = str(tokenizer.mask_token)
+            texts[number] = " ".join(words)
     return texts
 
 
@@ -280,9 +294,7 @@ def export_html(
     config = AutoConfig.from_pretrained(name)
     architecture = (config.architectures or [""])[0]
     if architecture not in ARCHITECTURES:
-        raise ValueError(
-            f"the page cannot run {architecture or config.model_type}; it runs {', '.join(ARCHITECTURES)}"
-        )
+        raise refused_class(architecture or config.model_type)
     tokenizer = read_special_tokens(AutoTokenizer.from_pretrained(name))
     model = ARCHITECTURES[architecture].from_pretrained(name, dtype="float32").eval()
     texts = read_examples(examples) if examples else examples_of(Path(name), tokenizer, architecture)

@@ -11,7 +11,6 @@ import sys
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
-from typing import get_args
 
 import pytest
 import torch
@@ -179,7 +178,7 @@ def test_what_the_command_line_may_be_given_is_what_the_package_takes():
     assert choices.FIGURE_FORMATS == figures.FIGURE_FORMATS
     assert choices.EFFECTS == switching.EFFECTS
     assert choices.EXPORT_FORMATS == (*export.EXPORTS, "html")
-    assert choices.PAGE_PRECISIONS == get_args(html_page.Precision)
+    assert choices.PAGE_PRECISIONS == html_page.PRECISIONS
     assert choices.SPACES == SPACES
     assert (choices.PAGE_LANGUAGES, choices.MAX_MEGABYTES) == (html_page.LANGUAGES, html_page.MAX_MEGABYTES)
 

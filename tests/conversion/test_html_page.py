@@ -20,6 +20,7 @@ from hf_vanilla import (
     cli,
 )
 from hf_vanilla.attention.switching import switched_off
+from hf_vanilla.conversion import html_page
 from hf_vanilla.conversion.html_page import LANGUAGES, export_to_html
 from hf_vanilla.data.tokenization import train_tokenizer
 
@@ -451,6 +452,13 @@ REFUSED = [
     ({}, spoil_weight(1e6), "1e\\+06, which is too large for float16"),
     ({"vocab_size": 280}, lambda model: None, "tokenizer has .* tokens, the model 280"),
 ]
+
+
+def test_a_field_of_which_the_page_knows_nothing_is_refused(tmp_path, monkeypatch):
+    model, tokenizer = make("seq2seq")
+    monkeypatch.setattr(html_page, "FIELDS", [name for name in html_page.FIELDS if name != "norm_position"])
+    with pytest.raises(ValueError, match="does not know what `norm_position` of VanillaConfig changes"):
+        export_to_html(model, tokenizer, tmp_path / "page.html")
 
 
 @pytest.mark.parametrize(("changes", "spoil", "problem"), REFUSED)
