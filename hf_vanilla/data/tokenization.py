@@ -1,9 +1,12 @@
 """Vocabularies for texts of any script: stock fast tokenizers of `tokenizers`, which load without this package."""
 
+import json
 import logging
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, get_args
+from itertools import islice
+from typing import Any, Literal, get_args
 
 from tokenizers import (
     AddedToken,
@@ -17,6 +20,9 @@ from tokenizers import (
     trainers,
 )
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from hf_vanilla.models.texts_vanilla import encode_texts, holds_sequences
+from hf_vanilla.models.tokenization_vanilla import TARGET_MARK, PairTokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +72,8 @@ def train_tokenizer(
     tokenizer_type: TokenizerType = "bpe",
     min_frequency: int = 1,
     language_tags: Sequence[str] = (),
+    target_texts: Iterable[str] = (),
+    target_tokenizer_type: TokenizerType | None = None,
 ) -> PreTrainedTokenizerFast:
     """Learn a vocabulary: by default a byte-level BPE (section 5.1 of the paper: one for source and target).
 
@@ -86,6 +94,9 @@ def train_tokenizer(
             it. What is not in a vocabulary of characters or words becomes the bytes of its UTF-8.
         min_frequency: how often a pair must occur to be merged, or a character or a word to get a token.
         language_tags: special tokens, such as `"<2de>"`, that a text can begin with.
+        target_tokenizer_type: what a token of the target side is, for a vocabulary of its own, of at most `vocab_size`
+            tokens, that is learned from `target_texts`. The same spelling on both sides is then two tokens; special
+            ones are shared. By default there is one vocabulary, and `texts` are those of both sides.
 
     Raises:
         ValueError: `texts` is empty, `vocab_size` has no room for the bytes, there is no such `family` or
@@ -95,8 +106,11 @@ def train_tokenizer(
         raise ValueError(f"vocab_size is {vocab_size}; expected at least {smallest}: 256 bytes and the special tokens")
     if family not in TEMPLATES:
         raise ValueError(f"family is {family!r}; expected one of {', '.join(TEMPLATES)}")
-    if tokenizer_type not in get_args(TokenizerType):
-        raise ValueError(f"tokenizer_type is {tokenizer_type!r}; expected one of {', '.join(get_args(TokenizerType))}")
+    for name, kind in (("tokenizer_type", tokenizer_type), ("target_tokenizer_type", target_tokenizer_type)):
+        if kind not in (*get_args(TokenizerType), *([None] if name.startswith("target") else [])):
+            raise ValueError(f"{name} is {kind!r}; expected one of {', '.join(get_args(TokenizerType))}")
+    if target_tokenizer_type and family != "seq2seq":
+        raise ValueError(f"target_tokenizer_type is {target_tokenizer_type!r}; expected None: {family} has one side")
     if min_frequency < 1:
         raise ValueError(f"min_frequency is {min_frequency}; expected at least 1")
     if problem := find_problem(language_tags):
@@ -106,15 +120,19 @@ def train_tokenizer(
     # Where each word has a blank before it, the one after a tag would be another.
     tags = [AddedToken(tag, rstrip=tokenizer_type == "words", special=True) for tag in language_tags]
     special = [*(AddedToken(token, special=True) for token in SPECIAL_TOKENS[:-1]), mask, *tags]
-    sampled = Sampled(texts)
-    learn = {"bpe": _learn_bpe, "characters": _learn_characters, "words": _learn_words}[tokenizer_type]
-    tokenizer = learn(sampled, vocab_size, min_frequency, special)
-    if not sampled.count:
+    sampled, targets = Sampled(texts), Sampled(target_texts)
+    rules, is_pair = dict[str, Any](), target_tokenizer_type is not None
+    learn = {"bpe": _learn_bpe, "characters": _learn_characters, "words": _learn_words}
+    tokenizer = learn[tokenizer_type](sampled, vocab_size, min_frequency, special, is_pair)
+    if target_tokenizer_type is not None:
+        target = learn[target_tokenizer_type](targets, vocab_size, min_frequency, special, is_pair)
+        tokenizer, rules = _join_sides(tokenizer, target)
+    if not sampled.count or (is_pair and not targets.count):
         raise ValueError("texts are empty; expected sentences to learn a vocabulary from")
     if template := TEMPLATES[family]:
         special_ids = [(token, tokenizer.token_to_id(token)) for token in SPECIAL_TOKENS]
         tokenizer.post_processor = processors.TemplateProcessing(**template, special_tokens=special_ids)
-    trained = PreTrainedTokenizerFast(
+    trained = (PairTokenizer if is_pair else PreTrainedTokenizerFast)(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         bos_token="<s>",
@@ -127,10 +145,29 @@ def train_tokenizer(
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
         **({"extra_special_tokens": tags} if tags else {}),
+        **({"target_rules": rules} if is_pair else {}),
     )
-    found = measure_tokenizer(trained, sampled.sample)
-    logger.info("the tokenizer has %s tokens: %s", f"{len(trained):,}", ", ".join(describe_measures(found)))
+    found = ", ".join(describe_measures(measure_tokenizer(trained, sampled.sample)))
+    if is_pair:
+        of_target = describe_measures(measure_tokenizer(trained, targets.sample, is_target=True))
+        found = f"sources {found}; targets {', '.join(of_target)}"
+    logger.info("the tokenizer has %s tokens: %s", f"{len(trained):,}", found)
     return trained
+
+
+def _join_sides(source: Tokenizer, target: Tokenizer) -> tuple[Tokenizer, dict[str, Any]]:
+    """Return one tokenizer that encodes as `source` and decodes as `target`, and the rules of [`PairTokenizer`]."""
+    own, other = (json.loads(each.to_str()) for each in (source, target))
+    vocabulary = own["model"]["vocab"]
+    for token in sorted(other["model"]["vocab"], key=other["model"]["vocab"].__getitem__):
+        is_shared = token in BYTES or any(token == each["content"] for each in own["added_tokens"])
+        vocabulary.setdefault(token if is_shared else TARGET_MARK + token, len(vocabulary))
+    unmarked = {"type": "Replace", "pattern": {"String": TARGET_MARK}, "content": ""}
+    steps = other["decoder"].get("decoders", [other["decoder"]])
+    own["decoder"] = {"type": "Sequence", "decoders": [unmarked, *steps]}
+    fields = {name: other["model"][name] for name in ("merges", "byte_fallback", "ignore_merges")}
+    rules = {"normalizer": other["normalizer"], "pre_tokenizer": other["pre_tokenizer"], "model": fields}
+    return Tokenizer.from_str(json.dumps(own)), rules
 
 
 def find_problem(language_tags: Sequence[str]) -> str | None:
@@ -161,7 +198,9 @@ class Sampled:
             yield text
 
 
-def _learn_bpe(texts: Iterable[str], vocab_size: int, min_frequency: int, special: Special) -> Tokenizer:
+def _learn_bpe(
+    texts: Iterable[str], vocab_size: int, min_frequency: int, special: Special, is_pair: bool
+) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     words = pre_tokenizers.Split(Regex(BPE_WORDS), behavior="isolated")
     bytes_of_words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -178,32 +217,40 @@ def _learn_bpe(texts: Iterable[str], vocab_size: int, min_frequency: int, specia
     return tokenizer
 
 
-def _learn_characters(texts: Iterable[str], vocab_size: int, min_frequency: int, special: Special) -> Tokenizer:
+def _learn_characters(
+    texts: Iterable[str], vocab_size: int, min_frequency: int, special: Special, is_pair: bool
+) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel())
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?m:.)"), behavior="isolated")
-    _learn_units(tokenizer, texts, vocab_size, min_frequency, special)
+    _learn_units(tokenizer, texts, vocab_size, min_frequency, special, is_pair)
     # Of no effect on the tokens, but masks of whole words want to know the words.
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(BPE_WORDS), behavior="isolated")
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return tokenizer
 
 
-def _learn_words(texts: Iterable[str], vocab_size: int, min_frequency: int, special: Special) -> Tokenizer:
+def _learn_words(
+    texts: Iterable[str], vocab_size: int, min_frequency: int, special: Special, is_pair: bool
+) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel())
     tokenizer.normalizer = normalizers.Prepend(" ")  # so that a word is the same token wherever it stands
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(BLANK_WORDS), behavior="isolated")
-    _learn_units(tokenizer, texts, vocab_size, min_frequency, special)
+    _learn_units(tokenizer, texts, vocab_size, min_frequency, special, is_pair)
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     return tokenizer
 
 
 def _learn_units(
-    tokenizer: Tokenizer, texts: Iterable[str], vocab_size: int, min_frequency: int, special: Special
+    tokenizer: Tokenizer, texts: Iterable[str], vocab_size: int, min_frequency: int, special: Special, is_pair: bool
 ) -> None:
-    """Let each unit that the pre-tokenizer finds often enough be a token, the most frequent first."""
+    """Let each unit that the pre-tokenizer finds often enough be a token, the most frequent first.
+
+    Where there are two vocabularies (`is_pair`), what has the mark between them in it becomes bytes.
+    """
     counter = trainers.WordLevelTrainer(vocab_size=vocab_size, min_frequency=min_frequency, show_progress=False)
     tokenizer.train_from_iterator(texts, counter)
     counts = tokenizer.get_vocab()
+    counts = {unit: number for unit, number in counts.items() if not is_pair or TARGET_MARK not in unit}
     tokens = dict.fromkeys(
         [*(token.content for token in special), *BYTES, *sorted(counts, key=lambda unit: counts[unit])]
     )
@@ -213,8 +260,57 @@ def _learn_units(
     tokenizer.add_special_tokens(special)
 
 
-def measure_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> dict[str, float | str]:
-    """Return how a fast tokenizer cuts texts, without special tokens.
+def unknown_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Return the ids of tokens for what a vocabulary lacks: the unknown one, or bytes that stand for characters."""
+    vocabulary = tokenizer.get_vocab()
+    found = {vocabulary[name] for name in BYTES if name in vocabulary}
+    return frozenset(found | {tokenizer.unk_token_id} - {None})
+
+
+def unknown_symbols(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], is_target: bool = False) -> Counter[str]:
+    """Count the symbols that a fast tokenizer's vocabulary lacks: words of texts if it cuts at blanks, or characters."""
+    unknown, found, rest = unknown_ids(tokenizer), Counter[str](), iter(texts)
+    pattern = re.compile(r"\S+" if cuts_at_blanks(tokenizer, is_target) else r"(?s:.)")
+    options: dict[str, Any] = {"return_offsets_mapping": True, "verbose": False}
+    while unknown and (batch := list(islice(rest, SAMPLE))):
+        options["text_target" if is_target else "text"] = batch
+        encoded = encode_texts(tokenizer, **options)
+        for text, ids, spans in zip(batch, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+            if not unknown.isdisjoint(ids):
+                lost = {
+                    place for id_, span in zip(ids, spans, strict=True) if id_ in unknown for place in range(*span)
+                }
+                matches = pattern.finditer(text)
+                found.update(match[0] for match in matches if not lost.isdisjoint(range(*match.span())))
+    return found
+
+
+def cuts_at_blanks(tokenizer: PreTrainedTokenizerBase, is_target: bool = False) -> bool:
+    """True if the tokens of a side are words, as [`train_tokenizer`] makes them."""
+    rules = tokenizer.init_kwargs.get("target_rules") if is_target else None
+    rules = rules or json.loads(tokenizer.backend_tokenizer.to_str())
+    cutter = rules["pre_tokenizer"] or {}
+    return cutter.get("pattern", {}).get("Regex") == BLANK_WORDS
+
+
+def default_metrics(tokenizer: PreTrainedTokenizerBase, of_language: Sequence[str]) -> Sequence[str]:
+    """Return the names of scores for a tokenizer's targets: `of_language`, or those of sequences if it holds these."""
+    if not holds_sequences(tokenizer):
+        return of_language
+    return ("exact_match", "token_error_rate" if cuts_at_blanks(tokenizer, True) else "character_error_rate")
+
+
+def describe_symbols(symbols: Counter[str]) -> str:
+    """Return the count of different symbols and the most frequent of them, each with how often it occurs."""
+    some = ", ".join(f"{symbol!r} ({count:,})" for symbol, count in symbols.most_common(5))
+    more = ", ..." if len(symbols) > 5 else ""
+    return f"{len(symbols):,} symbol{'s' * (len(symbols) > 1)} that the vocabulary lacks: {some}{more}"
+
+
+def measure_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], is_target: bool = False
+) -> dict[str, float | str]:
+    """Return how a fast tokenizer cuts texts, of the target side or else the source, without special tokens.
 
     Returns:
         `tokens_per_word`, where words are what stands between blanks; `characters_per_token`; `longest_token`, of
@@ -223,7 +319,8 @@ def measure_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) 
     """
     texts = list(texts)
     options = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
-    ids = [token for row in tokenizer(texts, **options)["input_ids"] for token in row] if texts else []
+    side = "text_target" if is_target else "text"
+    ids = [token for row in tokenizer(**{side: texts}, **options)["input_ids"] for token in row] if texts else []
     decoded = {token: tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in set(ids)}
     names = dict(zip(decoded, tokenizer.convert_ids_to_tokens(list(decoded)), strict=True))
     parts = {token for token, text in decoded.items() if "\ufffd" in text or names[token] in BYTES}

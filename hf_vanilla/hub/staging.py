@@ -23,6 +23,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 import hf_vanilla
 from hf_vanilla.attention.figures import plot_heads, save_figure
 from hf_vanilla.attention.reader import attention_maps
+from hf_vanilla.data.pairs import reads_sequences
 from hf_vanilla.hub import model_card
 from hf_vanilla.hub.model_card import oneline, public, read_json
 from hf_vanilla.models.generation_vanilla import beam_search
@@ -221,7 +222,6 @@ def write_space(app: Path, model: Path, repo_id: str, commit: str, license: str 
     model_card.write_record(app / "model.json", {"model": repo_id, "revision": commit, "examples": examples})
     write_requirements(app, "matplotlib")
     how: dict[str, Any] = {"sdk": "gradio", "sdk_version": GRADIO, "app_file": "app.py", "models": [repo_id]}
+    does = "Runs" if reads_sequences(model) else "Translates with"
     data = SpaceCardData(title=repo_id.split("/")[-1], license=license or "apache-2.0", **how)
-    SpaceCard(f"---\n{data}\n---\nTranslates with [{repo_id}](https://huggingface.co/{repo_id}).\n").save(
-        app / model_card.CARD
-    )
+    SpaceCard(f"---\n{data}\n---\n{does} [{repo_id}](https://huggingface.co/{repo_id}).\n").save(app / model_card.CARD)
