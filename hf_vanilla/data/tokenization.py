@@ -223,8 +223,8 @@ def _learn_characters(
     tokenizer = Tokenizer(models.WordLevel())
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?m:.)"), behavior="isolated")
     _learn_units(tokenizer, texts, vocab_size, min_frequency, special, is_pair)
-    # Of no effect on the tokens, but masks of whole words want to know the words.
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(BPE_WORDS), behavior="isolated")
+    if not is_pair:  # of no effect on the tokens, but masks of whole words want to know the words
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(BPE_WORDS), behavior="isolated")
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return tokenizer
 

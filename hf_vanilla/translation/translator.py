@@ -23,7 +23,13 @@ from hf_vanilla.environment import use_onednn_for_float32
 from hf_vanilla.models.generation_vanilla import PackedLinear, beam_search, find_obstacle, is_plain, make_incremental
 from hf_vanilla.models.texts_vanilla import decode_texts, encode_texts, holds_sequences
 from hf_vanilla.translation.cutting import find_cut, join_parts, one_line, split_sentences
-from hf_vanilla.translation.loading import extra_tokens, load_config_and_tokenizer, positions_of, words_of_tokens
+from hf_vanilla.translation.loading import (
+    EXTRA_TOKENS,
+    extra_tokens,
+    load_config_and_tokenizer,
+    positions_of,
+    words_of_tokens,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -286,7 +292,7 @@ class Translator:
         ids = pad_sequence(rows, True, self.model.config.pad_token_id or 0)
         mask = pad_sequence([torch.ones_like(row) for row in rows], True)
         batch = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-        extra = extra_tokens(self.model, self.tokenizer)
+        extra = EXTRA_TOKENS if self.is_language else extra_tokens(self.model, self.tokenizer)
         most = min(ids.shape[1] + extra, self.max_positions - 1, config.max_new_tokens or self.max_positions)
         options: dict[str, object] = {"max_new_tokens": most, "do_sample": False, "output_attentions": False, **search}
         options |= {"output_hidden_states": False, "return_dict_in_generate": True, "output_scores": not self.is_ours}
