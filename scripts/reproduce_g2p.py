@@ -1,18 +1,18 @@
 """Grapheme-to-phoneme conversion on CMUdict, beside peers on the same split: phoneme and word error rates.
 
-    python scripts/reproduce_g2p.py runs/g2p                                   # 3 seeds of each, an hour a run, one by one
+    python scripts/reproduce_g2p.py runs/g2p                             # 3 seeds of each, an hour a run, one by one
     python scripts/reproduce_g2p.py runs/g2p --systems transformer phonetisaurus --seeds 1
-    python scripts/reproduce_g2p.py runs/quick --train_minutes 1 --words 500   # fields of the configuration can follow
-    python scripts/reproduce_g2p.py runs/g2p --keep scripts/results/g2p        # and keep what the card shows
+    python scripts/reproduce_g2p.py runs/quick --train_minutes 1 --words 500       # fields of the YAML can follow
+    python scripts/reproduce_g2p.py runs/g2p --keep scripts/results/g2p            # and keep what the card shows
 
-Each system learns from the same words (scripts/configs/g2p_cmudict.yaml): `transformer` is ours, `recurrent` our LSTMs with
-attention by a dot product, `marian` the MarianMTModel of transformers in our size, by Trainer on the same batches, and
-`phonetisaurus` joint n-grams, where the package is installed. Neural ones have the same tokens and minutes, and all cores
-each. They are decoded greedily, with beam 4, and with beam 5 for lists of 5.
+Each system learns from the same words (scripts/configs/g2p_cmudict.yaml): `transformer` is ours, `recurrent` our LSTMs
+with attention by a dot product, `marian` the MarianMTModel of transformers in our size, by Trainer on the same batches,
+and `phonetisaurus` joint n-grams, where the package is installed. Neural ones have the same tokens and minutes, and all
+cores each. They are decoded greedily, with beam 4, and with beam 5 for lists of 5.
 
-PER are edits that make the first answer the nearest right one, in percent of that one's phonemes; WER are words whose first
-answer is not among the right ones. Intervals are of 95 %, by bootstrap over seeds and words together. A run that is done
-is not made again. FOLDER/g2p.md holds the tables, FOLDER/attention.png what the first seed's model looks at.
+PER are edits that make the first answer the nearest right one, in percent of that one's phonemes; WER are words whose
+first answer is not among the right ones. Intervals are of 95 %, by bootstrap over seeds and words together. A run that
+is done is not made again. FOLDER/g2p.md holds the tables, FOLDER/attention.png what the first seed's model looks at.
 """
 
 import argparse
@@ -35,8 +35,8 @@ from hf_vanilla.training.config import TrainingConfig
 
 CONFIG = Path(__file__).parent / "configs" / "g2p_cmudict.yaml"
 ADAM: dict[str, object] = {"optimizer": "adam", "learning_rate": 2e-3}
-# What each system is trained by, beside CONFIG: post-norm is all that Marian has, and LSTMs want their gradients clipped.
-RECURRENT = {"architecture": "recurrent", "attention_type": "dot", "hidden_size": 192, "max_grad_norm": 5.0}
+# What each system is trained by, beside CONFIG: Marian has post-norm alone, and LSTMs want their gradients clipped.
+RECURRENT = {"architecture": "recurrent", "attention_type": "dot", "hidden_size": 224, "max_grad_norm": 5.0}
 RECURRENT |= {"encoder_layers": 2, "decoder_layers": 2, "initializer": "normal", "norm_position": "post"}
 SYSTEMS: dict[str, dict[str, object]] = {
     "transformer": {},
@@ -92,7 +92,7 @@ def answer_neurally(system: str, config: TrainingConfig, words: list[str]) -> tu
 
 
 def answer_by_phonetisaurus(config: TrainingConfig, words: list[str]) -> tuple[runs.Result, Answers]:
-    """Train joint n-grams on the training split, and return what they took and their answers, the same for any search."""
+    """Train joint n-grams on the training split, and return what they took and their answers, alike for any search."""
     import time
 
     from phonetisaurus import predict, train
@@ -178,7 +178,7 @@ def score(right: dict[str, list[str]], answers: Answers) -> runs.Result:
 
 
 def intervals(folders: list[Path]) -> dict[str, tuple[float, float]]:
-    """Return the 95 % interval of each score of a system, by bootstrap over its runs and over the words of the test."""
+    """Return the 95 % interval of each score of a system, by bootstrap over its runs and the words of the test."""
     random, found = np.random.default_rng(0), dict[str, tuple[float, float]]()
     kept = [json.loads((folder / "answers.json").read_text(encoding="utf-8")) for folder in folders]
     for name in DECODED:
@@ -196,7 +196,7 @@ def intervals(folders: list[Path]) -> dict[str, tuple[float, float]]:
 
 
 def summarise(folder: Path, names: list[str]) -> list[runs.Result]:
-    """Return what is kept of each run that is done in a folder: its result, without answers, and the intervals of all."""
+    """Return what is kept of each run that is done in a folder: its result, and the intervals of all of a system."""
     kept = []
     for name, results in runs.results_by_name(folder, names).items():
         own = intervals([folder / f"{name}-seed{result['seed']}" for result in results])

@@ -225,20 +225,20 @@ def _generate_numbers(archive: Path, split: str) -> Iterator[Row]:
 
     draw, seen = random.Random(0), set[str]()
     while len(seen) < NUMBER_SOURCES:
-        number, kind = draw.randrange(10 ** draw.randint(1, 9)), draw.randrange(4)
-        if kind == 0:
-            source, target = num2words(number, to="ordinal_num"), num2words(number, to="ordinal")
-        elif kind == 1:
-            number = number % 10**5
-            source = f"{number}.{draw.randrange(10**3):03}"
-            target = num2words(source)
+        number, kind = (
+            draw.randrange(10 ** draw.randint(1, 9)),
+            draw.choice(("ordinal", "decimal", "whole", "negative")),
+        )
+        if kind == "ordinal":
+            source = num2words(number, to="ordinal_num")
+        elif kind == "decimal":
+            source = f"{number % 10**5}.{draw.randrange(10**3):03}"
         else:
-            sign = "-" if kind == 2 and number else ""
-            source, target = f"{sign}{number:,}", num2words(int(f"{sign}{number}"))
-        if source not in seen:
-            seen.add(source)
-            if _is_of(split, source):
-                yield {"source": source, "target": target}
+            source = f"{-number if kind == 'negative' else number:,}"
+        if source not in seen and _is_of(split, source):
+            value = source if kind == "decimal" else int(source.replace(",", "")) if kind != "ordinal" else number
+            yield {"source": source, "target": num2words(value, to="ordinal" if kind == "ordinal" else "cardinal")}
+        seen.add(source)
 
 
 _GENERATORS: dict[str, tuple[RowGenerator, dict[str, Any], str | None]] = {

@@ -268,7 +268,7 @@ def unknown_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
 
 
 def unknown_symbols(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], is_target: bool = False) -> Counter[str]:
-    """Count the symbols that a fast tokenizer's vocabulary lacks: words of texts if it cuts at blanks, or characters."""
+    """Count the symbols of texts that a fast tokenizer lacks: words if it cuts at blanks, else characters."""
     unknown, found, rest = unknown_ids(tokenizer), Counter[str](), iter(texts)
     pattern = re.compile(r"\S+" if cuts_at_blanks(tokenizer, is_target) else r"(?s:.)")
     options: dict[str, Any] = {"return_offsets_mapping": True, "verbose": False}

@@ -63,8 +63,9 @@ class TranslationPipeline(Pipeline):
     `num_return_sequences` is above 1; and for a data set or an iterator an iterator over those of each text. A blank
     text stays blank. As "text2text-generation" it returns `generated_text` and `generated_token_ids` instead.
 
-    Unless something says how long a translation may be, it has at most 50 tokens more than its source, as in the paper;
-    where texts are no sentences, what the generation config allows. Models of the paper's families search as it does.
+    Unless something says how long a translation may be, it has at most 50 tokens more than its source, as in the
+    paper; where texts are no sentences, what the generation config allows. Models of the paper's families search as it
+    does.
 
     Args, each of which `pipeline("translation", ...)` and the call take:
         src_lang, tgt_lang: the languages, for a tokenizer that knows several; the task `translation_XX_to_YY` gives

