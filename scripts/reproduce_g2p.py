@@ -2,8 +2,8 @@
 
     python scripts/reproduce_g2p.py runs/g2p                             # 3 seeds of each, an hour a run, one by one
     python scripts/reproduce_g2p.py runs/g2p --systems transformer phonetisaurus --seeds 1
-    python scripts/reproduce_g2p.py runs/quick --train_minutes 1 --words 500       # fields of the YAML can follow
-    python scripts/reproduce_g2p.py runs/g2p --keep scripts/results/g2p            # and keep what the card shows
+    python scripts/reproduce_g2p.py runs/quick --train_minutes 1 --words 500    # fields of the YAML can follow
+    python scripts/reproduce_g2p.py runs/g2p --keep scripts/results/g2p       # and keep what the card shows
 
 Each system learns from the same words (scripts/configs/g2p_cmudict.yaml): `transformer` is ours, `recurrent` our LSTMs
 with attention by a dot product, `marian` the MarianMTModel of transformers in our size, by Trainer on the same batches,
@@ -16,11 +16,11 @@ is done is not made again. FOLDER/g2p.md holds the tables, FOLDER/attention.png 
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
 import shutil
+import time
 from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
@@ -93,8 +93,6 @@ def answer_neurally(system: str, config: TrainingConfig, words: list[str]) -> tu
 
 def answer_by_phonetisaurus(config: TrainingConfig, words: list[str]) -> tuple[runs.Result, Answers]:
     """Train joint n-grams on the training split, and return what they took and their answers, alike for any search."""
-    import time
-
     from phonetisaurus import predict, train
 
     from hf_vanilla.data.pairs import group_answers
@@ -123,12 +121,13 @@ def measure(system: str, config: TrainingConfig, most: int | None, threads: int)
     folder = Path(config.output_dir).parent
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "output.txt").open("a", encoding="utf-8") as log:
-        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-            right = test_words(config, most)
-            if system == "phonetisaurus":
-                result, answers = answer_by_phonetisaurus(config, list(right))
-            else:
-                result, answers = answer_neurally(system, config, list(right))
+        for stream in (1, 2):  # of this process alone, and of the programs that it starts
+            os.dup2(log.fileno(), stream)
+    right = test_words(config, most)
+    if system == "phonetisaurus":
+        result, answers = answer_by_phonetisaurus(config, list(right))
+    else:
+        result, answers = answer_neurally(system, config, list(right))
     result |= {"system": system, "seed": config.seed, "threads": threads, "words": len(right)}
     result |= score(right, answers)
     kept = {"right": right, "answers": answers}

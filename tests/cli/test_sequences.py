@@ -156,12 +156,9 @@ def test_a_target_may_have_any_length(tmp_path):
 def test_tied_or_not_and_of_any_architecture(architecture, tied, run, tmp_path):
     (tmp_path / "config.yaml").write_text(f"output_dir: {tmp_path / 'run'}\n")
     changes = {"architecture": architecture, "tie_word_embeddings": tied, "max_steps": 3, "bleu_sentences": 3}
-    changes |= (
-        {"optimizer": "adam", "norm_position": None, "warmup_steps": 1}
-        if architecture == "recurrent"
-        else {"warmup_steps": 1}
-    )
-    changes |= {"initializer": None} if architecture == "recurrent" else {}
+    changes["warmup_steps"] = 1
+    if architecture == "recurrent":
+        changes |= {"optimizer": "adam", "norm_position": None, "initializer": None}
     changes |= {"corpus": run.parent / "words.tsv"}
     cli.main(["train", str(tmp_path / "config.yaml"), *options(**changes)])
     model = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "run")
@@ -196,11 +193,9 @@ def test_bad_input_is_one_line(changes, rows, message, tmp_path, capsys):
 
 def test_labels_that_are_one_word_each_are_words_without_a_blank(run, tmp_path):
     """What has no blank is refused only if nearly all of it differs."""
-    rows = [
-        (f"{word}", "short" if len(word) < 4 else "long")
-        for word in ("a" * n + "b" * m for n in range(9) for m in range(9))
-    ]
-    table = write_table(tmp_path / "words.tsv", [row for row in rows if row[0]])
+    words = ("a" * n + "b" * m for n in range(9) for m in range(9) if n + m)
+    rows = [(word, "short" if len(word) < 4 else "long") for word in words]
+    table = write_table(tmp_path / "words.tsv", rows)
     (tmp_path / "config.yaml").write_text(f"output_dir: {tmp_path / 'run'}\n")
     cli.main(
         [
