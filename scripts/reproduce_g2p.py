@@ -6,8 +6,8 @@
     python scripts/reproduce_g2p.py runs/g2p --keep scripts/results/g2p       # and keep what the card shows
 
 Each system learns from the same words (scripts/configs/g2p_cmudict.yaml): `transformer` is ours, `recurrent` our LSTMs
-with attention by a dot product, `marian` the MarianMTModel of transformers in our size, by Trainer on the same batches,
-and `phonetisaurus` joint n-grams, where the package is installed. Neural ones have the same tokens and minutes, and all
+with attention by a dot product, `marian` transformers' MarianMTModel in our size, by Trainer on the same batches, and
+`phonetisaurus` joint n-grams, where the package is installed. Neural ones have the same tokens and minutes, and all
 cores each. They are decoded greedily, with beam 4, and with beam 5 for lists of 5.
 
 PER are edits that make the first answer the nearest right one, in percent of that one's phonemes; WER are words whose

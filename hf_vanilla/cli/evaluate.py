@@ -133,9 +133,9 @@ def choose_metrics(
 ) -> Callable[[list[int]], Mapping[str, "Metric"]]:
     """Return a function that gives the metrics of a test set's rows, by name: the same for each subset."""
     from hf_vanilla.data.pairs import target_language
-    from hf_vanilla.data.tokenization import default_metrics
     from hf_vanilla.translation.comet import Comet
     from hf_vanilla.translation.metrics import build_metrics, of_equal_number
+    from hf_vanilla.translation.symbols import default_metrics
 
     run = read_training_config(options.model)
     if options.corpus:

@@ -3,9 +3,7 @@
 import json
 import logging
 import re
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
 from typing import Any, Literal, get_args
 
 from tokenizers import (
@@ -20,9 +18,7 @@ from tokenizers import (
     trainers,
 )
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
-
-from hf_vanilla.models.texts_vanilla import encode_texts, holds_sequences
-from hf_vanilla.models.tokenization_vanilla import TARGET_MARK, PairTokenizer
+from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 logger = logging.getLogger(__name__)
 
@@ -36,8 +32,12 @@ BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 BPE_WORDS = (
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}[\p{L}\p{M}\u200c\u200d]*| ?\p{N}[\p{N}\p{M}]*| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 )
+CHARACTER = "(?m:.)"
 # A blank belongs to the word after it; any other white space stands alone.
 BLANK_WORDS = r" ?\S+|\s"
+TARGET_MARK = "→ "
+"""What the names of a target's tokens begin with, if it has a vocabulary of its own: each spelling is then two tokens.
+No text is ever cut into a piece with a blank behind another character, so that none is taken for such a name."""
 SAMPLE = 1000
 """The least number of texts, if there are so many, that a new tokenizer is measured on."""
 
@@ -123,16 +123,18 @@ def train_tokenizer(
     sampled, targets = Sampled(texts), Sampled(target_texts)
     rules, is_pair = dict[str, Any](), target_tokenizer_type is not None
     learn = {"bpe": _learn_bpe, "characters": _learn_characters, "words": _learn_words}
-    tokenizer = learn[tokenizer_type](sampled, vocab_size, min_frequency, special, is_pair)
+    tokenizer = learn[tokenizer_type](sampled, vocab_size, min_frequency, special)
     if target_tokenizer_type is not None:
-        target = learn[target_tokenizer_type](targets, vocab_size, min_frequency, special, is_pair)
+        target = learn[target_tokenizer_type](targets, vocab_size, min_frequency, special)
         tokenizer, rules = _join_sides(tokenizer, target)
     if not sampled.count or (is_pair and not targets.count):
         raise ValueError("texts are empty; expected sentences to learn a vocabulary from")
     if template := TEMPLATES[family]:
         special_ids = [(token, tokenizer.token_to_id(token)) for token in SPECIAL_TOKENS]
         tokenizer.post_processor = processors.TemplateProcessing(**template, special_tokens=special_ids)
-    trained = (PairTokenizer if is_pair else PreTrainedTokenizerFast)(
+    # The class is one of the models', and registered with transformers by its name.
+    tokenizer_class: Any = tokenizer_class_from_name("PairTokenizer") if is_pair else PreTrainedTokenizerFast
+    trained = tokenizer_class(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         bos_token="<s>",
@@ -156,8 +158,11 @@ def train_tokenizer(
 
 
 def _join_sides(source: Tokenizer, target: Tokenizer) -> tuple[Tokenizer, dict[str, Any]]:
-    """Return one tokenizer that encodes as `source` and decodes as `target`, and the rules of [`PairTokenizer`]."""
+    """Return one tokenizer that encodes as `source` and decodes as `target`, and the rules of `PairTokenizer`."""
     own, other = (json.loads(each.to_str()) for each in (source, target))
+    for each in (own, other):
+        if each["pre_tokenizer"].get("pattern") == {"Regex": BPE_WORDS}:  # of characters, which are cut one by one
+            each["pre_tokenizer"]["pattern"] = {"Regex": CHARACTER}
     vocabulary = own["model"]["vocab"]
     for token in sorted(other["model"]["vocab"], key=other["model"]["vocab"].__getitem__):
         is_shared = token in BYTES or any(token == each["content"] for each in own["added_tokens"])
@@ -166,7 +171,8 @@ def _join_sides(source: Tokenizer, target: Tokenizer) -> tuple[Tokenizer, dict[s
     steps = other["decoder"].get("decoders", [other["decoder"]])
     own["decoder"] = {"type": "Sequence", "decoders": [unmarked, *steps]}
     fields = {name: other["model"][name] for name in ("merges", "byte_fallback", "ignore_merges")}
-    rules = {"normalizer": other["normalizer"], "pre_tokenizer": other["pre_tokenizer"], "model": fields}
+    rules = {"mark": TARGET_MARK, "model": fields}
+    rules |= {name: other[name] for name in ("normalizer", "pre_tokenizer")}
     return Tokenizer.from_str(json.dumps(own)), rules
 
 
@@ -198,9 +204,7 @@ class Sampled:
             yield text
 
 
-def _learn_bpe(
-    texts: Iterable[str], vocab_size: int, min_frequency: int, special: Special, is_pair: bool
-) -> Tokenizer:
+def _learn_bpe(texts: Iterable[str], vocab_size: int, min_frequency: int, special: Special) -> Tokenizer:
     tokenizer = Tokenizer(models.BPE())
     words = pre_tokenizers.Split(Regex(BPE_WORDS), behavior="isolated")
     bytes_of_words = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -217,40 +221,32 @@ def _learn_bpe(
     return tokenizer
 
 
-def _learn_characters(
-    texts: Iterable[str], vocab_size: int, min_frequency: int, special: Special, is_pair: bool
-) -> Tokenizer:
+def _learn_characters(texts: Iterable[str], vocab_size: int, min_frequency: int, special: Special) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel())
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?m:.)"), behavior="isolated")
-    _learn_units(tokenizer, texts, vocab_size, min_frequency, special, is_pair)
-    if not is_pair:  # of no effect on the tokens, but masks of whole words want to know the words
-        tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(BPE_WORDS), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(CHARACTER), behavior="isolated")
+    _learn_units(tokenizer, texts, vocab_size, min_frequency, special)
+    # Of no effect on the tokens, but masks of whole words want to know the words.
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(BPE_WORDS), behavior="isolated")
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse()])
     return tokenizer
 
 
-def _learn_words(
-    texts: Iterable[str], vocab_size: int, min_frequency: int, special: Special, is_pair: bool
-) -> Tokenizer:
+def _learn_words(texts: Iterable[str], vocab_size: int, min_frequency: int, special: Special) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel())
     tokenizer.normalizer = normalizers.Prepend(" ")  # so that a word is the same token wherever it stands
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(BLANK_WORDS), behavior="isolated")
-    _learn_units(tokenizer, texts, vocab_size, min_frequency, special, is_pair)
+    _learn_units(tokenizer, texts, vocab_size, min_frequency, special)
     tokenizer.decoder = decoders.Sequence([decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     return tokenizer
 
 
 def _learn_units(
-    tokenizer: Tokenizer, texts: Iterable[str], vocab_size: int, min_frequency: int, special: Special, is_pair: bool
+    tokenizer: Tokenizer, texts: Iterable[str], vocab_size: int, min_frequency: int, special: Special
 ) -> None:
-    """Let each unit that the pre-tokenizer finds often enough be a token, the most frequent first.
-
-    Where there are two vocabularies (`is_pair`), what has the mark between them in it becomes bytes.
-    """
+    """Let each unit that the pre-tokenizer finds often enough be a token, the most frequent first."""
     counter = trainers.WordLevelTrainer(vocab_size=vocab_size, min_frequency=min_frequency, show_progress=False)
     tokenizer.train_from_iterator(texts, counter)
     counts = tokenizer.get_vocab()
-    counts = {unit: number for unit, number in counts.items() if not is_pair or TARGET_MARK not in unit}
     tokens = dict.fromkeys(
         [*(token.content for token in special), *BYTES, *sorted(counts, key=lambda unit: counts[unit])]
     )
@@ -258,53 +254,6 @@ def _learn_units(
     # A BPE without merges, because it alone falls back on bytes; it takes a whole unit that it knows as a token.
     tokenizer.model = models.BPE(vocabulary, [], byte_fallback=True, ignore_merges=True)
     tokenizer.add_special_tokens(special)
-
-
-def unknown_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
-    """Return the ids of tokens for what a vocabulary lacks: the unknown one, or bytes that stand for characters."""
-    vocabulary = tokenizer.get_vocab()
-    found = {vocabulary[name] for name in BYTES if name in vocabulary}
-    return frozenset(found | {tokenizer.unk_token_id} - {None})
-
-
-def unknown_symbols(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], is_target: bool = False) -> Counter[str]:
-    """Count the symbols of texts that a fast tokenizer lacks: words if it cuts at blanks, else characters."""
-    unknown, found, rest = unknown_ids(tokenizer), Counter[str](), iter(texts)
-    pattern = re.compile(r"\S+" if cuts_at_blanks(tokenizer, is_target) else r"(?s:.)")
-    options: dict[str, Any] = {"return_offsets_mapping": True, "verbose": False}
-    while unknown and (batch := list(islice(rest, SAMPLE))):
-        options["text_target" if is_target else "text"] = batch
-        encoded = encode_texts(tokenizer, **options)
-        for text, ids, spans in zip(batch, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-            if not unknown.isdisjoint(ids):
-                lost = {
-                    place for id_, span in zip(ids, spans, strict=True) if id_ in unknown for place in range(*span)
-                }
-                matches = pattern.finditer(text)
-                found.update(match[0] for match in matches if not lost.isdisjoint(range(*match.span())))
-    return found
-
-
-def cuts_at_blanks(tokenizer: PreTrainedTokenizerBase, is_target: bool = False) -> bool:
-    """True if the tokens of a side are words, as [`train_tokenizer`] makes them."""
-    rules = tokenizer.init_kwargs.get("target_rules") if is_target else None
-    rules = rules or json.loads(tokenizer.backend_tokenizer.to_str())
-    cutter = rules["pre_tokenizer"] or {}
-    return cutter.get("pattern", {}).get("Regex") == BLANK_WORDS
-
-
-def default_metrics(tokenizer: PreTrainedTokenizerBase, of_language: Sequence[str]) -> Sequence[str]:
-    """Return the names of scores for a tokenizer's targets: `of_language`, or those of sequences if it holds these."""
-    if not holds_sequences(tokenizer):
-        return of_language
-    return ("exact_match", "token_error_rate" if cuts_at_blanks(tokenizer, True) else "character_error_rate")
-
-
-def describe_symbols(symbols: Counter[str]) -> str:
-    """Return the count of different symbols and the most frequent of them, each with how often it occurs."""
-    some = ", ".join(f"{symbol!r} ({count:,})" for symbol, count in symbols.most_common(5))
-    more = ", ..." if len(symbols) > 5 else ""
-    return f"{len(symbols):,} symbol{'s' * (len(symbols) > 1)} that the vocabulary lacks: {some}{more}"
 
 
 def measure_tokenizer(

@@ -15,11 +15,11 @@ from torch import nn
 from transformers import PreTrainedTokenizerBase
 
 from hf_vanilla.data.pairs import group_answers, target_language
-from hf_vanilla.data.tokenization import default_metrics
 from hf_vanilla.models.losses_vanilla import cross_entropy
 from hf_vanilla.training.tasks import Batches, Corpus, Task
 from hf_vanilla.translation.metrics import TranslationQuality
 from hf_vanilla.translation.score_choices import QUICK_SCORES
+from hf_vanilla.translation.symbols import default_metrics
 from hf_vanilla.translation.translator import Translator
 
 

@@ -28,7 +28,7 @@ from hf_vanilla.data import collators, corpora
 from hf_vanilla.data.batching import TokenBatchSampler, TokenBatchStream
 from hf_vanilla.data.rows import TokenRows
 from hf_vanilla.data.splits import CleanCorpus, CleanStream
-from hf_vanilla.data.tokenization import describe_symbols, measure_tokenizer, train_tokenizer, unknown_symbols
+from hf_vanilla.data.tokenization import measure_tokenizer, train_tokenizer
 from hf_vanilla.models.configuration_recurrent import RecurrentConfig
 from hf_vanilla.models.configuration_vanilla import VanillaConfig, VanillaDecoderConfig, VanillaEncoderConfig
 from hf_vanilla.models.losses_vanilla import cross_entropy
@@ -36,6 +36,7 @@ from hf_vanilla.models.pretrained_vanilla import FamilyPreTrainedModel
 from hf_vanilla.models.texts_vanilla import encode_texts, read_special_tokens
 from hf_vanilla.models.tokenization_vanilla import PairTokenizer
 from hf_vanilla.training.config import TrainingConfig
+from hf_vanilla.translation.symbols import describe_symbols, unknown_symbols
 
 logger = logging.getLogger(__name__)
 

@@ -18,7 +18,6 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm.auto import tqdm
 from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedTokenizerBase
 
-from hf_vanilla.data.tokenization import describe_symbols, unknown_ids, unknown_symbols
 from hf_vanilla.environment import use_onednn_for_float32
 from hf_vanilla.models.generation_vanilla import PackedLinear, beam_search, find_obstacle, is_plain, make_incremental
 from hf_vanilla.models.texts_vanilla import decode_texts, encode_texts, holds_sequences
@@ -30,6 +29,7 @@ from hf_vanilla.translation.loading import (
     positions_of,
     words_of_tokens,
 )
+from hf_vanilla.translation.symbols import describe_symbols, unknown_ids, unknown_symbols
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from hf_vanilla import VanillaConfig, load_corpus
 from hf_vanilla.data.built_in import INSTALLED
 from hf_vanilla.data.pairs import SEQUENCES, group_answers, is_language
 from hf_vanilla.data.splits import split_corpus
-from hf_vanilla.data.tokenization import train_tokenizer, unknown_symbols
+from hf_vanilla.data.tokenization import TARGET_MARK, train_tokenizer
 from hf_vanilla.models.texts_vanilla import decode_texts, encode_texts
-from hf_vanilla.models.tokenization_vanilla import TARGET_MARK
+from hf_vanilla.translation.symbols import unknown_symbols
 
 SOURCES = ["cat", "the dog", "K AE", "né→", "日本"] * 3
 TARGETS = ["K AE T", "DH AH D AO G", "cat →", "K", "é"] * 3
@@ -28,7 +28,7 @@ PAIRS = {
     kinds: train_tokenizer(SOURCES, 340, tokenizer_type=kinds[0], target_texts=TARGETS, target_tokenizer_type=kinds[1])
     for kinds in itertools.product(TYPES, repeat=2)
 }
-ANY = st.text() | st.text(alphabet="cat KAE→DT é日\t\n</s><0x41>")
+ANY = st.text() | st.text(alphabet="cat KAE→DT é日\t\r\n</s><0x41>") | st.text(alphabet="→ tK\r")
 
 
 @pytest.fixture(scope="module", autouse=True)
