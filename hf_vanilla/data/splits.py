@@ -90,6 +90,7 @@ class _Selection:
     hashes: dict[str, np.ndarray]  # for "row" and each column, of each row of `dataset`, int64
     rows: np.ndarray  # the numbers of the rows of the split, ascending
     dropped: dict[str, int] = field(default_factory=dict)  # for each reason, how many rows
+    first_empty: str = ""  # where the first row is that has an empty column, and which
 
     def keys(self, column: str) -> np.ndarray:
         """Return the hashes of what the rows of the split have in a column: (rows), int64."""
@@ -144,6 +145,8 @@ def split_corpus(
         dropped = selection.dropped | {"that occur in a held-out split": int(leaks.sum())}
         losses = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count) or "none"
         logger.info("%s, %s: %s; dropped %s", name, split, f"{len(kept):,} {unit}s", losses)
+        if exact and selection.first_empty:
+            logger.info("%s, %s: the first of those %s is %s", name, split, empty, selection.first_empty)
         if exact:
             _log_answers(f"{name}, {split}", separated[split], selection.hashes[names[0]][kept])
     corpus = CleanCorpus({split: separated[split] for split in SPLITS})
@@ -171,10 +174,11 @@ def _select_clean(
     hashes = {column: hashed.data.column(column).to_numpy() for column in hashed.column_names}
     full = np.flatnonzero(hashes["row"])
     _, first = np.unique(hashes["row"][full], return_index=True)
-    if len(full) < len(dataset):
-        empty = f"{empty} (the first: {_place_of(dataset, int(np.flatnonzero(hashes['row'] == 0)[0]), columns)})"
     dropped = {empty: len(dataset) - len(full), "repeated": len(full) - len(first)}
-    return _Selection(dataset, hashes, full[np.sort(first)], dropped)
+    selection = _Selection(dataset, hashes, full[np.sort(first)], dropped)
+    if len(full) < len(dataset):
+        selection.first_empty = _place_of(dataset, int(np.flatnonzero(hashes["row"] == 0)[0]), columns)
+    return selection
 
 
 def _place_of(dataset: Dataset, row: int, columns: list[str]) -> str:

@@ -154,7 +154,8 @@ def test_the_first_row_with_an_empty_side_is_named(tmp_path, caplog):
     caplog.set_level(logging.INFO, logger="hf_vanilla.data")
     rows = [(f"w{number}", " " if number in (17, 30) else "A") for number in range(100)]
     load_corpus(write_rows(tmp_path / "empty.tsv", rows), sequences=True)
-    assert "2 with an empty side (the first: row 18, target)" in caplog.text
+    assert "2 with an empty side" in caplog.text
+    assert "train: the first of those with an empty side is row 18, target" in caplog.text
 
 
 def test_a_stream_of_sequences_leaves_out_the_sources_that_it_holds_out_alone(tmp_path):
