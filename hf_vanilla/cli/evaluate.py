@@ -4,6 +4,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from hf_vanilla.cli.options import (
     require_model,
 )
 from hf_vanilla.cli.translate import check_search, load_translator
+from hf_vanilla.data.pairs import group_answers, reads_sequences
 from hf_vanilla.training.yaml_files import read_yaml
 from hf_vanilla.translation.score_choices import (
     FEWEST,
@@ -32,6 +34,8 @@ from hf_vanilla.translation.score_choices import (
 if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric
 
+RECALL = "recall_among_beams"
+"""The share, in percent, of sources that have an answer among the texts that the beams end with."""
 NAMES = {"bleu": "BLEU", "chrf": "chrF", "chrf++": "chrF++", "ter": "TER", "comet": "COMET"}
 
 # What evaluation.json holds for each subset of a test set: its name, how it was translated, and scores.
@@ -46,7 +50,8 @@ def _add_evaluate_options(add: AddArgument) -> None:
     add("--reference", type=Path, action="append", help="translation of --source, line by line; may be repeated")
     add("--compare", metavar="MODEL", help="another model; also print how probable such a difference is by chance")
     names = ", ".join(SCORES)
-    add("--metrics", nargs="+", metavar="NAME", help=f"scores, of {names} (default: the run's, or the first four)")
+    how = "the run's, or the first four for sentences, exact_match and an error rate for other sequences"
+    add("--metrics", nargs="+", metavar="NAME", help=f"scores, of {names} (default: {how})")
     add("--tokenize", help=f"tokenizer of BLEU, {', '.join(TOKENIZERS)} (default: by language or script)")
     add("--comet", metavar="PATH", help="also score by this local checkpoint of COMET, with unbabel-comet installed")
     add("--json", action="store_true", help="print the scores as JSON, and nothing else")
@@ -55,7 +60,10 @@ def _add_evaluate_options(add: AddArgument) -> None:
 
 
 def run_evaluate(options: argparse.Namespace) -> None:
-    """Score translations of a test set, by default by BLEU, chrF, chrF++ and TER, with their signatures.
+    """Score what a model makes of a test set, with signatures: translations by BLEU, chrF, chrF++ and TER.
+
+    Other sequences, such as letters and phonemes, are scored by exact match and an error rate, where the nearest of
+    several answers counts, and with more than one beam by how often a right one is among what the beams end with.
 
     example: hf-vanilla evaluate runs/verses_demo --corpus verses
     """
@@ -70,24 +78,34 @@ def run_evaluate(options: argparse.Namespace) -> None:
     require_files(options.source, *(options.reference or ()), options.target_path)
     translators = [load_translator(name, options) for name in (options.model, options.compare) if name]
     from hf_vanilla.models.texts_vanilla import encode_texts
+    from hf_vanilla.translation.error_rates import RecallAmongBest
     from hf_vanilla.translation.loading import side_by_side
 
-    sources, references, everything = load_test_set(options)
-    metrics_of = choose_metrics(options, sources, references)
+    translator, beams = translators[0], options.num_beams or translators[0].model.generation_config.num_beams or 1
+    sources, references, everything = load_test_set(options, not translator.is_language)
+    metrics_of = choose_metrics(options, sources, references, translator.tokenizer)
     is_own, everything = bool(everything), everything or f"{options.split} split of {options.corpus}"
-    translations, *compared = (each(sources, num_beams=options.num_beams, progress=True) for each in translators)
+    if wants_recall := not translator.is_language and beams > 1 and not options.compare:
+        best = [
+            [each.text for each in row] for row in translator(sources, num_beams=beams, n_best=beams, progress=True)
+        ]
+        translations, compared = [texts[0] for texts in best], []
+    else:
+        translations, *compared = (each(sources, num_beams=options.num_beams, progress=True) for each in translators)
     if not options.json:
         print(side_by_side(sources, translations, references, options.show), end="\n\n")
-    subsets = {everything: list(range(len(sources)))}
+    subsets, most = {everything: list(range(len(sources)))}, max(map(len, references))
     if options.short:
         sides = [sources, [row[0] for row in references]]
-        encoded = [encode_texts(translators[0].tokenizer, side)["input_ids"] for side in sides]
+        tokenizer = translator.tokenizer
+        encoded = [encode_texts(tokenizer, sides[0])["input_ids"]]
+        encoded.append(encode_texts(tokenizer, text_target=sides[1])["input_ids"])
         longest = list(map(max, *(map(len, side) for side in encoded)))
         short = [row for row, length in enumerate(longest) if length <= options.short]
         subsets[f"at most {options.short} tokens a side"] = short
     settings = {
         "split": None if options.source else options.split,
-        "num_beams": options.num_beams or translators[0].model.generation_config.num_beams or 1,
+        "num_beams": beams,
         "precision": options.precision,
     }
     results: list[Scores] = []
@@ -95,9 +113,13 @@ def run_evaluate(options: argparse.Namespace) -> None:
         if not rows:
             raise ValueError(f"{name}: there is no such sentence")
         outputs = [[lines[row] for row in rows] for lines in (translations, *compared)]
-        for count in sorted({len(references[0]), 1}, reverse=True):
+        metrics = metrics_of(rows)
+        if wants_recall:
+            metrics = {**metrics, RECALL: RecallAmongBest(best).of(rows)}
+        # Of several answers to a sequence, each is right; of several translations, others may have but the first.
+        for count in sorted({most, 1 if translator.is_language else most}, reverse=True):
             right = [references[row][:count] for row in rows]
-            results.append({"set": name, **settings, **score(outputs, right, metrics_of(rows))})
+            results.append({"set": name, **settings, **score(outputs, right, metrics)})
             if not options.json:
                 print(describe_scores(results[-1], options.compare))
     if options.json:
@@ -107,18 +129,19 @@ def run_evaluate(options: argparse.Namespace) -> None:
 
 
 def choose_metrics(
-    options: argparse.Namespace, sources: list[str], references: list[list[str]]
+    options: argparse.Namespace, sources: list[str], references: list[list[str]], tokenizer: Any
 ) -> Callable[[list[int]], Mapping[str, "Metric"]]:
     """Return a function that gives the metrics of a test set's rows, by name: the same for each subset."""
-    from hf_vanilla.data.built_in import target_language
+    from hf_vanilla.data.pairs import target_language
     from hf_vanilla.translation.comet import Comet
-    from hf_vanilla.translation.metrics import build_metrics
+    from hf_vanilla.translation.metrics import build_metrics, of_equal_number
+    from hf_vanilla.translation.symbols import default_metrics
 
     run = read_training_config(options.model)
     if options.corpus:
         run = {**run, "corpus": options.corpus}
-    names = options.metrics or run.get("metrics") or TRANSLATION_SCORES
-    metrics = dict(build_metrics(names, references, target_language(run), options.tokenize))
+    names = options.metrics or run.get("metrics") or default_metrics(tokenizer, TRANSLATION_SCORES)
+    metrics = dict(build_metrics(names, of_equal_number(references), target_language(run), options.tokenize))
     comet = Comet(options.comet, sources) if options.comet else None
     return lambda rows: metrics | ({"comet": comet.of(rows)} if comet else {})
 
@@ -129,8 +152,13 @@ def read_training_config(folder: str) -> dict[str, str]:
     return read_yaml(path) if path.is_file() else {}
 
 
-def load_test_set(options: argparse.Namespace) -> tuple[list[str], list[list[str]], str]:
+def load_test_set(
+    options: argparse.Namespace, sequences: bool | None = None
+) -> tuple[list[str], list[list[str]], str]:
     """Return the sources that `options` ask for, the references of each, and a name for both.
+
+    Of `sequences`, each source comes once, with all of its answers; by default, the tokenizer in the model's folder
+    says whether they are.
 
     The name is empty for another corpus than the model's: it does not say what the model has learned from.
     """
@@ -138,10 +166,15 @@ def load_test_set(options: argparse.Namespace) -> tuple[list[str], list[list[str
         sources, *files = read_parallel_files(options.source, *options.reference)
         return sources, list(map(list, zip(*files, strict=True))), str(options.source)
     defaults = {"target_path": None, "source_column": "source", "target_column": "target", "columns": None}
-    pairs, is_own = load_split(options, hf_vanilla.load_corpus, "verses", defaults)
+    sequences = reads_sequences(options.model) if sequences is None else sequences
+    load = partial(hf_vanilla.load_corpus, sequences=sequences)
+    pairs, is_own = load_split(options, load, "verses", defaults)
+    name = f"all of the {options.split} split" if is_own else ""
+    if sequences and "references" not in pairs[0]:
+        answers = group_answers(pairs)
+        return list(answers), list(answers.values()), name
     references = pairs["references"] if "references" in pairs[0] else [[text] for text in pairs["target"]]
-    name = f"all of the {options.split} split"
-    return list(pairs["source"]), [list(row) for row in references], name if is_own else ""
+    return list(pairs["source"]), [list(row) for row in references], name
 
 
 def load_split(
@@ -209,11 +242,11 @@ def score(outputs: list[list[str]], references: list[list[str]], metrics: Mappin
 
     There is None for what too few sentences cannot tell.
     """
-    from hf_vanilla.translation.metrics import TranslationQuality, compare
+    from hf_vanilla.translation.metrics import TranslationQuality, compare, of_equal_number
 
-    own, *others = outputs
+    (own, *others), references = outputs, of_equal_number(references)
     quality = TranslationQuality(metrics=metrics, intervals=True).compute(predictions=own, references=references)
-    scores: Scores = {"references": len(references[0]), **quality}
+    scores: Scores = {"references": max(map(len, references)), **quality}
     for other in others:
         scores |= {f"{name}_p_value": value for name, value in compare(own, other, references, metrics).items()}
     return scores

@@ -51,7 +51,7 @@ def run_translate(options: argparse.Namespace) -> None:
     require_writable(target)
     translator = load_translator(options.model, options)
     from hf_vanilla.data.files import open_bytes
-    from hf_vanilla.translation.files import POOL, identity_of, texts_of_lines, translate_file
+    from hf_vanilla.translation.files import identity_of, texts_of_lines, translate_file
 
     # What exists and is no file is a pipe or a device: it must be written to, not replaced.
     if source and source.is_file() and target and (target.is_file() or not target.exists()):
@@ -64,7 +64,7 @@ def run_translate(options: argparse.Namespace) -> None:
         undecodable = []
         with opened as lines, written as out:
             # Somebody who types at a terminal waits for each line; a pipe's lines are translated many at a time.
-            pool = 1 if lines.isatty() else POOL
+            pool = 1 if lines.isatty() else None
             for text in translator.stream(texts_of_lines(lines, undecodable), pool=pool, num_beams=beams):
                 print(text, file=out, flush=True)
     refuse_undecodable(undecodable, source or "standard input", "left empty")

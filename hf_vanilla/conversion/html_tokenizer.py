@@ -31,6 +31,8 @@ def tokenizer_for_html(tokenizer: PreTrainedTokenizerBase, masks: bool = False) 
     """
     if not tokenizer.is_fast:
         raise refusal(f"is {type(tokenizer).__name__}, a slow one")
+    if "target_rules" in tokenizer.init_kwargs:
+        raise refusal("has rules and a vocabulary of its own for targets")
     if getattr(tokenizer, "clean_up_tokenization_spaces", False):
         raise refusal("has clean_up_tokenization_spaces")
     backend = tokenizer.backend_tokenizer

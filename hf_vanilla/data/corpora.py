@@ -7,9 +7,10 @@ keeps in its cache, and the search for repeated rows compares 64-bit hashes.
 from collections.abc import Sequence
 from pathlib import Path
 
-from hf_vanilla.data.built_in import BIBLE, BROWN, VERSES, read_built_in
+from hf_vanilla.data.built_in import BIBLE, BROWN, read_built_in
 from hf_vanilla.data.files import as_regular_file, build_dataset, generate_documents, read_text_pair, text_features
 from hf_vanilla.data.formats import format_of
+from hf_vanilla.data.pairs import PAIRS, SEQUENCES
 from hf_vanilla.data.paths import local_name, local_path, split_names
 from hf_vanilla.data.splits import CleanCorpus, CleanStream, split_corpus, split_stream
 from hf_vanilla.data.tables import load_hub_or_table
@@ -25,12 +26,15 @@ def load_corpus(
     configuration: str | None = None,
     streaming: bool = False,
     num_proc: int | None = None,
+    sequences: bool = False,
 ) -> CleanCorpus | CleanStream:
-    """Return parallel text for translation, in splits that share no sentence.
+    """Return pairs of texts, such as sentences and their translations, in splits that share no source.
 
     Args:
         name_or_path: one of
-            - `"verses"`, the built-in corpus: the Bible in Basic English and the German Elberfelder Bible;
+            - `"verses"`, built in: the Bible in Basic English and the German Elberfelder Bible;
+            - `"cmudict"` (words and phonemes), `"cmudict_stress"`, `"misspellings"` (and what was meant) or
+              `"numbers"` (in digits and in words), built in: sequences that are no sentences;
             - a text file with one sentence a line, with `target_path` naming its translation;
             - a file with two text columns: `.jsonl`, `.json` (an array of objects, or an object whose columns are
               lists), `.csv` (RFC 4180), `.tsv` (a quotation mark is text) or `.parquet`;
@@ -46,6 +50,8 @@ def load_corpus(
         configuration: the configuration of a Hub data set, such as `"de-en"` for `wmt14`.
         streaming: read the text while it is iterated over, and write nothing to disk.
         num_proc: the number of processes that hash the text (default: the calling process alone).
+        sequences: the sides are sequences of any symbols, of which each counts: sources are one if they are equal,
+            where sentences are if their letters and digits are; and a target may be that of several sources.
 
     Returns:
         The splits `train`, `validation` and `test` with the columns `source` and `target` (str), without surrounding
@@ -61,7 +67,7 @@ def load_corpus(
         that), and training pairs that share a sentence with them are dropped.
 
     Raises:
-        FileNotFoundError: a file, or the package that holds `verses`, is missing.
+        FileNotFoundError: a file, or the package that holds a built-in corpus, is missing.
         ImportError: a library that reads `.tmx` or `.po` files is not installed.
         ValueError: the corpus is empty or too small to be split, a column is missing, a line (which is named) is not
             UTF-8 or holds a value that is no text, two files differ in their number of lines, or source and target are
@@ -76,14 +82,17 @@ def load_corpus(
     sides = {"source": source_column, "target": targets[0]}
     if target_path is not None:
         splits = {"train": read_text_pair(path, local_path(target_path), streaming)}
-    elif name == VERSES:
+    elif name in PAIRS:
         splits = read_built_in(name, streaming)
+        sequences = sequences or name in SEQUENCES
     else:
         alternative = "two text files (`target_path` names the second)"
         references = targets if len(targets) > 1 and not streaming else ()
         options = {"names": names, "references": references}
         splits = load_hub_or_table(path, sides, configuration, streaming, num_proc, alternative, **options)
-    return split_stream(splits, name, sides) if streaming else split_corpus(splits, name, sides, num_proc)
+    if streaming:
+        return split_stream(splits, name, sides, exact=sequences)
+    return split_corpus(splits, name, sides, num_proc, exact=sequences)
 
 
 def load_texts(

@@ -5,9 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 from datasets import Dataset, DatasetDict, load_dataset
 
-from hf_vanilla.data.built_in import BIBLE, BROWN, BUILT_IN, VERSES, read_built_in
+from hf_vanilla.data.built_in import BIBLE, BROWN, BUILT_IN, read_built_in
 from hf_vanilla.data.corpora import load_corpus, load_texts
 from hf_vanilla.data.files import SPLITS
+from hf_vanilla.data.pairs import PAIRS
 from hf_vanilla.data.paths import local_path, split_names
 from hf_vanilla.data.splits import digest, key_of
 from hf_vanilla.data.tables import load_file
@@ -15,7 +16,9 @@ from hf_vanilla.data.tables import load_file
 HELD_OUT_SHARE, HELD_OUT_SEED = 0.1, 42
 TEXT_COLUMNS = ("context", "source", "text", "tokens")
 """Where the fine-tuning scripts look for a text, unless they are told another column."""
-LOADERS: dict[str, Callable[..., Mapping]] = {VERSES: load_corpus, BIBLE: load_texts, BROWN: load_texts}
+LOADERS: dict[str, Callable[..., Mapping]] = dict.fromkeys(PAIRS, load_corpus) | dict.fromkeys(
+    (BIBLE, BROWN), load_texts
+)
 """The function that cleans a built-in corpus of plain text; those with labels are read as they are."""
 
 

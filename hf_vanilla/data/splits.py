@@ -1,7 +1,7 @@
 """Training, validation and test rows that share no text."""
 
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from itertools import islice
@@ -40,11 +40,12 @@ class CleanStream(IterableDatasetDict):
     fingerprints: dict[str, str]
 
 
-def split_stream(splits: Splits, name: str, columns: Columns) -> CleanStream:
+def split_stream(splits: Splits, name: str, columns: Columns, exact: bool = False) -> CleanStream:
     """Return the splits `train` and `validation` of a stream without rows that have an empty column.
 
     If there is no validation split, the first rows become it, and training rows that share a text with them are
-    dropped. An empty split is a ValueError, which calls the corpus `name`.
+    dropped, or if `exact` those whose source is the same. An empty split is a ValueError, which calls the corpus
+    `name`.
     """
     if "train" not in splits:
         raise ValueError(f"{name}: the corpus is empty; expected a train split")
@@ -52,10 +53,12 @@ def split_stream(splits: Splits, name: str, columns: Columns) -> CleanStream:
     if "validation" not in streams:
         rows = list(islice(streams["train"], STREAMED_VALIDATION + 1))
         held_out = rows[: STREAMED_VALIDATION if len(rows) > STREAMED_VALIDATION else max(1, len(rows) // EVERY)]
-        keys = frozenset(digest(key_of(text)) for row in held_out for text in row.values())
+        compared = ("source",) if exact else tuple(columns)
+        keys = frozenset(key for row in held_out for key in _keys_of(row, compared, exact))
         # Not `take` and `skip`: of a stream of several shards, each worker counts its own rows alone, so that
         # held-out rows would be trained on.
-        streams["train"] = streams["train"].filter(_is_disjoint, fn_kwargs={"keys": keys})
+        given = {"keys": keys, "compared": compared, "exact": exact}
+        streams["train"] = streams["train"].filter(_is_disjoint, fn_kwargs=given)
         streams["validation"] = Dataset.from_list(held_out, features=text_features(columns)).to_iterable_dataset()
     for split in reversed(streams):
         if next(iter(streams[split]), None) is None:
@@ -71,8 +74,12 @@ def _is_full(row: Row) -> bool:
     return all(row.values())
 
 
-def _is_disjoint(row: Row, keys: frozenset[int]) -> bool:
-    return keys.isdisjoint(digest(key_of(text)) for text in row.values())
+def _is_disjoint(row: Row, keys: frozenset[int], compared: tuple[str, ...], exact: bool) -> bool:
+    return keys.isdisjoint(_keys_of(row, compared, exact))
+
+
+def _keys_of(row: Row, compared: tuple[str, ...], exact: bool) -> Iterator[int]:
+    return (digest(row[column] if exact else key_of(row[column])) for column in compared)
 
 
 @dataclass
@@ -83,18 +90,24 @@ class _Selection:
     hashes: dict[str, np.ndarray]  # for "row" and each column, of each row of `dataset`, int64
     rows: np.ndarray  # the numbers of the rows of the split, ascending
     dropped: dict[str, int] = field(default_factory=dict)  # for each reason, how many rows
+    first_empty: str = ""  # where the first row is that has an empty column, and which
 
     def keys(self, column: str) -> np.ndarray:
         """Return the hashes of what the rows of the split have in a column: (rows), int64."""
         return self.hashes[column][self.rows]
 
 
-def split_corpus(splits: Splits, name: str, columns: Columns, num_proc: int | None) -> CleanCorpus:
+def split_corpus(
+    splits: Splits, name: str, columns: Columns, num_proc: int | None, exact: bool = False
+) -> CleanCorpus:
     """Return the splits `train`, `validation` and `test` without empty and repeated rows, and without texts in common.
 
     The splits that are missing are held out of the training split, see `_hold_out`. The test split stays whole;
     validation loses the rows whose text occurs in it, and training those whose text occurs in either. Rows are
     compared by 64-bit hashes: that any two of 5 million texts have the same one has a probability of one in a million.
+
+    If `exact`, texts are the same if they are equal, and sources alone are compared; the log says how many sources of
+    a split have several targets, all of which are kept.
 
     A split that is or becomes empty is a ValueError, and so are too few rows to hold out.
     """
@@ -104,7 +117,8 @@ def split_corpus(splits: Splits, name: str, columns: Columns, num_proc: int | No
         raise ValueError(f"{name}: the corpus is empty; expected at least one {unit} in each split")
     selections = {}
     for split, dataset in splits.items():
-        selections[split] = _select_clean(dataset, names, num_proc, empty, f"Hashing the {split} split of {name}")
+        desc = f"Hashing the {split} split of {name}"
+        selections[split] = _select_clean(dataset, names, num_proc, empty, desc, exact)
     missing = [split for split in HELD_OUT if split not in splits]
     if missing and len(selections["train"].rows):
         hint = " (in a .txt file, blank lines separate them)" if unit == "document" else ""
@@ -115,7 +129,7 @@ def split_corpus(splits: Splits, name: str, columns: Columns, num_proc: int | No
             what = f"too few {unit}s to hold out {' and '.join(missing)}"
             raise ValueError(f"{name}: {what}: {error}{hint}") from None
 
-    compared = names[:1] if missing else names
+    compared = names[:1] if missing or exact else names
     seen = NOTHING
     separated, fingerprints = {}, {}
     for split in reversed(SPLITS):
@@ -131,19 +145,45 @@ def split_corpus(splits: Splits, name: str, columns: Columns, num_proc: int | No
         dropped = selection.dropped | {"that occur in a held-out split": int(leaks.sum())}
         losses = ", ".join(f"{count:,} {reason}" for reason, count in dropped.items() if count) or "none"
         logger.info("%s, %s: %s; dropped %s", name, split, f"{len(kept):,} {unit}s", losses)
+        if exact and selection.first_empty:
+            logger.info("%s, %s: the first of those %s is %s", name, split, empty, selection.first_empty)
+        if exact:
+            _log_answers(f"{name}, {split}", separated[split], selection.hashes[names[0]][kept])
     corpus = CleanCorpus({split: separated[split] for split in SPLITS})
     corpus.fingerprints = {split: fingerprints[split] for split in SPLITS}
     return corpus
 
 
-def _select_clean(dataset: Dataset, columns: list[str], num_proc: int | None, empty: str, desc: str) -> _Selection:
+def _log_answers(name: str, rows: Dataset, sources: np.ndarray) -> None:
+    """Log how many sources, given the hash of that of each row, have several targets, and the first of them."""
+    keys, first, counts = np.unique(sources, return_index=True, return_counts=True)
+    if (several := counts > 1).any():
+        place = first[several].min()
+        some = rows.select(np.flatnonzero(sources == sources[place]))
+        told = f"{some['source'][0]!r}: {' | '.join(some['target'])}"
+        message = "%s: %s of %s sources have several answers, all of which are kept, such as %s"
+        logger.info(message, name, f"{several.sum():,}", f"{len(keys):,}", told)
+
+
+def _select_clean(
+    dataset: Dataset, columns: list[str], num_proc: int | None, empty: str, desc: str, exact: bool
+) -> _Selection:
     """Return the rows whose columns all have text, each distinct row once; `empty` names the others in the log."""
-    hashed = _map(_hash, dataset, {"columns": columns}, desc, remove_columns=dataset.column_names, num_proc=num_proc)
+    arguments = {"columns": columns, "exact": exact}
+    hashed = _map(_hash, dataset, arguments, desc, remove_columns=dataset.column_names, num_proc=num_proc)
     hashes = {column: hashed.data.column(column).to_numpy() for column in hashed.column_names}
     full = np.flatnonzero(hashes["row"])
     _, first = np.unique(hashes["row"][full], return_index=True)
     dropped = {empty: len(dataset) - len(full), "repeated": len(full) - len(first)}
-    return _Selection(dataset, hashes, full[np.sort(first)], dropped)
+    selection = _Selection(dataset, hashes, full[np.sort(first)], dropped)
+    if len(full) < len(dataset):
+        selection.first_empty = _place_of(dataset, int(np.flatnonzero(hashes["row"] == 0)[0]), columns)
+    return selection
+
+
+def _place_of(dataset: Dataset, row: int, columns: list[str]) -> str:
+    """Return the number of a row, from 1, and which of its columns is empty."""
+    return f"row {row + 1}, {next(column for column in columns if not (dataset[row][column] or '').strip())}"
 
 
 def _map(function: Callable, dataset: Dataset, arguments: dict[str, Any], desc: str, **options: Any) -> Dataset:
@@ -189,11 +229,12 @@ def _fingerprint(hashes: np.ndarray) -> str:
     return blake2b(np.sort(hashes).astype("<i8").tobytes(), digest_size=16).hexdigest()
 
 
-def _hash(rows: Mapping[str, list[str | None]], columns: Iterable[str]) -> dict[str, list[int]]:
-    """Return a hash of each row, 0 if it has an empty column, and for each column the hash of its text's key."""
+def _hash(rows: Mapping[str, list[str | None]], columns: Iterable[str], exact: bool = False) -> dict[str, list[int]]:
+    """Return a hash of each row, 0 if it has an empty column, and of each column's text, if `exact`, or its key."""
     sides = {column: [(text or "").strip() for text in rows[column]] for column in columns}
     whole = [digest("\0".join(row)) if all(row) else 0 for row in zip(*sides.values(), strict=True)]
-    return {"row": whole, **{column: [digest(key_of(text)) for text in side] for column, side in sides.items()}}
+    key = str if exact else key_of
+    return {"row": whole, **{column: [digest(key(text)) for text in side] for column, side in sides.items()}}
 
 
 def digest(text: str) -> int:

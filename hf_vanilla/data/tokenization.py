@@ -1,9 +1,10 @@
 """Vocabularies for texts of any script: stock fast tokenizers of `tokenizers`, which load without this package."""
 
+import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from tokenizers import (
     AddedToken,
@@ -17,6 +18,7 @@ from tokenizers import (
     trainers,
 )
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+from transformers.models.auto.tokenization_auto import tokenizer_class_from_name
 
 logger = logging.getLogger(__name__)
 
@@ -30,8 +32,12 @@ BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 BPE_WORDS = (
     r"'(?:[sdmt]|ll|ve|re)| ?\p{L}[\p{L}\p{M}\u200c\u200d]*| ?\p{N}[\p{N}\p{M}]*| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 )
+CHARACTER = "(?m:.)"
 # A blank belongs to the word after it; any other white space stands alone.
 BLANK_WORDS = r" ?\S+|\s"
+TARGET_MARK = "→ "
+"""What the names of a target's tokens begin with, if it has a vocabulary of its own: each spelling is then two tokens.
+No text is ever cut into a piece with a blank behind another character, so that none is taken for such a name."""
 SAMPLE = 1000
 """The least number of texts, if there are so many, that a new tokenizer is measured on."""
 
@@ -66,6 +72,8 @@ def train_tokenizer(
     tokenizer_type: TokenizerType = "bpe",
     min_frequency: int = 1,
     language_tags: Sequence[str] = (),
+    target_texts: Iterable[str] = (),
+    target_tokenizer_type: TokenizerType | None = None,
 ) -> PreTrainedTokenizerFast:
     """Learn a vocabulary: by default a byte-level BPE (section 5.1 of the paper: one for source and target).
 
@@ -86,6 +94,9 @@ def train_tokenizer(
             it. What is not in a vocabulary of characters or words becomes the bytes of its UTF-8.
         min_frequency: how often a pair must occur to be merged, or a character or a word to get a token.
         language_tags: special tokens, such as `"<2de>"`, that a text can begin with.
+        target_tokenizer_type: what a token of the target side is, for a vocabulary of its own, of at most `vocab_size`
+            tokens, that is learned from `target_texts`. The same spelling on both sides is then two tokens; special
+            ones are shared. By default there is one vocabulary, and `texts` are those of both sides.
 
     Raises:
         ValueError: `texts` is empty, `vocab_size` has no room for the bytes, there is no such `family` or
@@ -95,8 +106,11 @@ def train_tokenizer(
         raise ValueError(f"vocab_size is {vocab_size}; expected at least {smallest}: 256 bytes and the special tokens")
     if family not in TEMPLATES:
         raise ValueError(f"family is {family!r}; expected one of {', '.join(TEMPLATES)}")
-    if tokenizer_type not in get_args(TokenizerType):
-        raise ValueError(f"tokenizer_type is {tokenizer_type!r}; expected one of {', '.join(get_args(TokenizerType))}")
+    for name, kind in (("tokenizer_type", tokenizer_type), ("target_tokenizer_type", target_tokenizer_type)):
+        if kind not in (*get_args(TokenizerType), *([None] if name.startswith("target") else [])):
+            raise ValueError(f"{name} is {kind!r}; expected one of {', '.join(get_args(TokenizerType))}")
+    if target_tokenizer_type and family != "seq2seq":
+        raise ValueError(f"target_tokenizer_type is {target_tokenizer_type!r}; expected None: {family} has one side")
     if min_frequency < 1:
         raise ValueError(f"min_frequency is {min_frequency}; expected at least 1")
     if problem := find_problem(language_tags):
@@ -106,15 +120,21 @@ def train_tokenizer(
     # Where each word has a blank before it, the one after a tag would be another.
     tags = [AddedToken(tag, rstrip=tokenizer_type == "words", special=True) for tag in language_tags]
     special = [*(AddedToken(token, special=True) for token in SPECIAL_TOKENS[:-1]), mask, *tags]
-    sampled = Sampled(texts)
-    learn = {"bpe": _learn_bpe, "characters": _learn_characters, "words": _learn_words}[tokenizer_type]
-    tokenizer = learn(sampled, vocab_size, min_frequency, special)
-    if not sampled.count:
+    sampled, targets = Sampled(texts), Sampled(target_texts)
+    rules, is_pair = dict[str, Any](), target_tokenizer_type is not None
+    learn = {"bpe": _learn_bpe, "characters": _learn_characters, "words": _learn_words}
+    tokenizer = learn[tokenizer_type](sampled, vocab_size, min_frequency, special)
+    if target_tokenizer_type is not None:
+        target = learn[target_tokenizer_type](targets, vocab_size, min_frequency, special)
+        tokenizer, rules = _join_sides(tokenizer, target)
+    if not sampled.count or (is_pair and not targets.count):
         raise ValueError("texts are empty; expected sentences to learn a vocabulary from")
     if template := TEMPLATES[family]:
         special_ids = [(token, tokenizer.token_to_id(token)) for token in SPECIAL_TOKENS]
         tokenizer.post_processor = processors.TemplateProcessing(**template, special_tokens=special_ids)
-    trained = PreTrainedTokenizerFast(
+    # The class is one of the models', and registered with transformers by its name.
+    tokenizer_class: Any = tokenizer_class_from_name("PairTokenizer") if is_pair else PreTrainedTokenizerFast
+    trained = tokenizer_class(
         tokenizer_object=tokenizer,
         pad_token="<pad>",
         bos_token="<s>",
@@ -127,10 +147,33 @@ def train_tokenizer(
         model_input_names=["input_ids", "attention_mask"],
         clean_up_tokenization_spaces=False,
         **({"extra_special_tokens": tags} if tags else {}),
+        **({"target_rules": rules} if is_pair else {}),
     )
-    found = measure_tokenizer(trained, sampled.sample)
-    logger.info("the tokenizer has %s tokens: %s", f"{len(trained):,}", ", ".join(describe_measures(found)))
+    found = ", ".join(describe_measures(measure_tokenizer(trained, sampled.sample)))
+    if is_pair:
+        of_target = describe_measures(measure_tokenizer(trained, targets.sample, is_target=True))
+        found = f"sources {found}; targets {', '.join(of_target)}"
+    logger.info("the tokenizer has %s tokens: %s", f"{len(trained):,}", found)
     return trained
+
+
+def _join_sides(source: Tokenizer, target: Tokenizer) -> tuple[Tokenizer, dict[str, Any]]:
+    """Return one tokenizer that encodes as `source` and decodes as `target`, and the rules of `PairTokenizer`."""
+    own, other = (json.loads(each.to_str()) for each in (source, target))
+    for each in (own, other):
+        if each["pre_tokenizer"].get("pattern") == {"Regex": BPE_WORDS}:  # of characters, which are cut one by one
+            each["pre_tokenizer"]["pattern"] = {"Regex": CHARACTER}
+    vocabulary = own["model"]["vocab"]
+    for token in sorted(other["model"]["vocab"], key=other["model"]["vocab"].__getitem__):
+        is_shared = token in BYTES or any(token == each["content"] for each in own["added_tokens"])
+        vocabulary.setdefault(token if is_shared else TARGET_MARK + token, len(vocabulary))
+    unmarked = {"type": "Replace", "pattern": {"String": TARGET_MARK}, "content": ""}
+    steps = other["decoder"].get("decoders", [other["decoder"]])
+    own["decoder"] = {"type": "Sequence", "decoders": [unmarked, *steps]}
+    fields = {name: other["model"][name] for name in ("merges", "byte_fallback", "ignore_merges")}
+    rules = {"mark": TARGET_MARK, "model": fields}
+    rules |= {name: other[name] for name in ("normalizer", "pre_tokenizer")}
+    return Tokenizer.from_str(json.dumps(own)), rules
 
 
 def find_problem(language_tags: Sequence[str]) -> str | None:
@@ -180,7 +223,7 @@ def _learn_bpe(texts: Iterable[str], vocab_size: int, min_frequency: int, specia
 
 def _learn_characters(texts: Iterable[str], vocab_size: int, min_frequency: int, special: Special) -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel())
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("(?m:.)"), behavior="isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(CHARACTER), behavior="isolated")
     _learn_units(tokenizer, texts, vocab_size, min_frequency, special)
     # Of no effect on the tokens, but masks of whole words want to know the words.
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(BPE_WORDS), behavior="isolated")
@@ -213,8 +256,10 @@ def _learn_units(
     tokenizer.add_special_tokens(special)
 
 
-def measure_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> dict[str, float | str]:
-    """Return how a fast tokenizer cuts texts, without special tokens.
+def measure_tokenizer(
+    tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], is_target: bool = False
+) -> dict[str, float | str]:
+    """Return how a fast tokenizer cuts texts, of the target side or else the source, without special tokens.
 
     Returns:
         `tokens_per_word`, where words are what stands between blanks; `characters_per_token`; `longest_token`, of
@@ -223,7 +268,8 @@ def measure_tokenizer(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) 
     """
     texts = list(texts)
     options = {"add_special_tokens": False, "split_special_tokens": True, "return_attention_mask": False}
-    ids = [token for row in tokenizer(texts, **options)["input_ids"] for token in row] if texts else []
+    side = "text_target" if is_target else "text"
+    ids = [token for row in tokenizer(**{side: texts}, **options)["input_ids"] for token in row] if texts else []
     decoded = {token: tokenizer.decode([token], clean_up_tokenization_spaces=False) for token in set(ids)}
     names = dict(zip(decoded, tokenizer.convert_ids_to_tokens(list(decoded)), strict=True))
     parts = {token for token, text in decoded.items() if "\ufffd" in text or names[token] in BYTES}

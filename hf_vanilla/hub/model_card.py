@@ -23,9 +23,11 @@ from hf_vanilla.data.built_in import BUILT_IN
 from hf_vanilla.data.files import read_lines
 from hf_vanilla.data.formats import format_of
 from hf_vanilla.data.hub_names import hub_id
+from hf_vanilla.data.pairs import is_language, reads_sequences
 from hf_vanilla.environment import hardware
 from hf_vanilla.hub.metadata import check_languages, check_license
 from hf_vanilla.training.checkpointing import digest
+from hf_vanilla.translation.score_choices import NEAREST_SCORES
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +48,10 @@ PIPELINES = {
 }
 FAMILY_NAMES = {"vanilla": "encoder-decoder"}
 FAMILY_NAMES |= {f"vanilla_{family}": family for family in ("encoder", "decoder", "recurrent")}
+SEQUENCES = "text2text-generation"
+"""The Hub's tag for an encoder-decoder whose pairs are sequences of any symbols, and no translations."""
 METRICS = {"bleu": "BLEU", "chrf": "chrF2", "chrf++": "chrF2++", "ter": "TER", "comet": "COMET"}
+METRICS |= {name: name.replace("_", " ") for name in (*NEAREST_SCORES, "recall_among_beams")}
 EXAMPLE = "In the beginning God made the heaven and the earth."
 SETTINGS = {
     "batch_tokens": "tokens a side in one update",
@@ -108,7 +113,9 @@ class Records:
         self.pipeline_tag = PIPELINES[self.auto_class]
         self.run: dict[str, Any] = read_json(folder / SUMMARY) or {}
         self.configuration: dict[str, Any] = self.run.get("configuration", {})
-        self.scores = scores_of(self.run, current_evaluations(folder))
+        if self.pipeline_tag == "translation" and (reads_sequences(folder) or not is_language(self.configuration)):
+            self.pipeline_tag = SEQUENCES
+        self.scores = scores_of(self.run, current_evaluations(folder), self.pipeline_tag == SEQUENCES)
         self.samples = read_samples(folder)
         corpus = self.configuration.get("corpus") or self.run.get("dataset") or ""
         self.corpus, self.built_in = public(corpus), BUILT_IN.get(corpus, {})
@@ -270,12 +277,19 @@ def public(value: Any) -> Any:
     return value
 
 
-def scores_of(summary: dict[str, Any], evaluations: Sequence[dict[str, Any]]) -> list[Score]:
+def scores_of(
+    summary: dict[str, Any], evaluations: Sequence[dict[str, Any]], of_sequences: bool = False
+) -> list[Score]:
     """Return the scores of evaluated test sets, then those of the validation split at the end of training."""
     scores = []
     for row in evaluations:
         search = "greedy" if row["num_beams"] == 1 else f"beam {row['num_beams']}"
-        details = f"{row['sentences']:,} sentences, {row['references']} reference(s), {search}, {row['precision']}"
+        count, answers = f"{row['sentences']:,} sentences", f"{row['references']} reference(s)"
+        if of_sequences:
+            several = row["references"] > 1
+            count = f"{row['sentences']:,} sequences"
+            answers = f"the nearest of up to {row['references']} answers" if several else "one answer each"
+        details = f"{count}, {answers}, {search}, {row['precision']}"
         how = {name: row[name] for name in ("num_beams", "references")}
         for metric in (name.removesuffix("_signature") for name in row if name.endswith("_signature")):
             arguments, confidence = {"signature": row[f"{metric}_signature"]} | how, row[f"{metric}_confidence"]
@@ -298,7 +312,7 @@ def describe_model(records: Records) -> str:
         model: PreTrainedModel = getattr(hf_vanilla, (config.architectures or [""])[0])(config)
     parameters = sum(weight.numel() for weight in model.parameters())
     does = {
-        "AutoModelForSeq2SeqLM": " that translates",
+        "AutoModelForSeq2SeqLM": f" that {describe_task(records)}",
         "AutoModelForMaskedLM": " that fills in masked tokens",
         "AutoModelForCausalLM": " that continues text",
     }.get(auto_class, f" for {records.pipeline_tag.replace('-', ' ')}")
@@ -325,6 +339,20 @@ def describe_model(records: Records) -> str:
     )
 
 
+def describe_task(records: Records) -> str:
+    """Return what an encoder-decoder does to a text, as its corpus or its tokenizers say."""
+    if records.pipeline_tag != SEQUENCES:
+        return "translates"
+    if does := records.built_in.get("does"):
+        return str(does)
+    units = {"words": "symbols between blanks", "characters": "characters", "bpe": "parts of words"}
+    fields = records.configuration
+    source = fields.get("tokenizer_type", "characters")
+    sides = zip(("source", "target"), (source, fields.get("target_tokenizer_type") or source), strict=True)
+    named = [f"{plain(fields.get(f'{side}_column', side))} ({units[kind]})" for side, kind in sides]
+    return "turns one sequence into another: {} into {}".format(*named)
+
+
 def settings_of(records: Records) -> list[list[str]]:
     """Return rows of the table of hyperparameters: those of `hf-vanilla train`, or those of a Trainer."""
     fields = records.configuration or records.run.get("arguments") or {}
@@ -336,6 +364,8 @@ def settings_of(records: Records) -> list[list[str]]:
 def example_of(text: str, pipeline_tag: str) -> str:
     """Return a short text for the card's code: one sentence, with a mask where one is to be filled in."""
     words = re.split(r"(?<=[.!?]) ", oneline(text))[0].split()[:12] or EXAMPLE.split()
+    if pipeline_tag == SEQUENCES:
+        return oneline(text)
     if pipeline_tag == "fill-mask":
         words[len(words) // 2] = "<mask>"
     elif pipeline_tag == "text-generation":

@@ -24,6 +24,7 @@ import hf_vanilla
 from hf_vanilla.attention.figures import plot_heads, save_figure
 from hf_vanilla.attention.reader import attention_maps
 from hf_vanilla.conversion.html_page import examples_of, export_to_html
+from hf_vanilla.data.pairs import reads_sequences
 from hf_vanilla.hub import model_card
 from hf_vanilla.hub.model_card import oneline, public, read_json
 from hf_vanilla.models.generation_vanilla import beam_search
@@ -221,7 +222,8 @@ def write_space(app: Path, model: Path, repo_id: str, commit: str, license: str 
     examples = sorted((row["source"] for row in model_card.read_samples(model)), key=len)[:3]
     model_card.write_record(app / "model.json", {"model": repo_id, "revision": commit, "examples": examples})
     write_requirements(app, "matplotlib")
-    write_space_card(app, repo_id, license, "Translates with", sdk="gradio", sdk_version=GRADIO, app_file="app.py")
+    does = "Runs" if reads_sequences(model) else "Translates with"
+    write_space_card(app, repo_id, license, does, sdk="gradio", sdk_version=GRADIO, app_file="app.py")
 
 
 def write_static_space(

@@ -30,7 +30,8 @@ BOTH_DEPTHS = ("encoder_layers", "decoder_layers")
 
 # The pipeline that translators carry, as `pipeline("translation", trust_remote_code=True)` looks it up.
 TRANSLATION = {
-    "translation": {"impl": "pipeline_vanilla.TranslationPipeline", "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}
+    task: {"impl": "pipeline_vanilla.TranslationPipeline", "pt": ["AutoModelForSeq2SeqLM"], "type": "text"}
+    for task in ("translation", "text2text-generation")
 }
 
 SIZES = ("vocab_size", "hidden_size", "intermediate_size", "qk_head_dim", "v_head_dim", "max_position_embeddings")

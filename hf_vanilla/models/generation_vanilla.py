@@ -19,7 +19,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules import module as torch_modules
 from torch.nn.modules.module import _has_any_global_hook
-from torch.nn.utils.rnn import pad_sequence
 from transformers import (
     DynamicCache,
     EncoderDecoderCache,
@@ -49,6 +48,8 @@ MISSING_SCORE = -1.0e9
 LEAVING_SHARE = 0.125
 # Once a sentence's cache holds this many tokens, drop dead branches each time it doubles.
 PRUNE_FROM = 256
+# Tokens that a cache has room for at first; it doubles when it is full.
+FIRST_ROOM = 32
 # Classes of torch that a fast path may find in a model beside the package's own and activations.
 TORCH_CLASSES = {nn.Linear, nn.Embedding, nn.LayerNorm, nn.Identity, nn.Dropout, nn.ModuleList}
 # The class of each child whose `forward` a fast path replaces, by the child's name.
@@ -402,7 +403,7 @@ class GrowingCache:
         """Add keys and values of new tokens, and return all."""
         start, self.length = self.length, self.length + states[0].shape[2]
         if not self.buffers or self.length > self.buffers[0].shape[2]:
-            room = max(self.length, min(self.max_length, max(PRUNE_FROM, 2 * self.length)))
+            room = max(self.length, min(self.max_length, max(FIRST_ROOM, 2 * self.length)))
             longer = [each.new_empty(*each.shape[:2], room, each.shape[3]) for each in states]
             for new, old in zip(longer, self.buffers, strict=False):  # at first there is no old one
                 new[:, :, :start] = old[:, :, :start]
@@ -413,7 +414,8 @@ class GrowingCache:
 
     def keep(self, rows: Tensor) -> None:
         """Drop all sentences but those at `rows`."""
-        self.buffers = [buffer[rows] for buffer in self.buffers]
+        # The room of short sentences would take longer to copy than what is in it.
+        self.buffers = [buffer[:, :, : self.length][rows] for buffer in self.buffers]
 
     def keep_tokens(self, columns: Tensor) -> None:
         """Drop all tokens but those at `columns` (batch, length)."""
@@ -688,7 +690,8 @@ class Search:
         # For each step (sentences * beams, vocab_size), where `config` asks for them.
         self.all_scores, self.all_logits = tuple[Tensor, ...](), tuple[Tensor, ...]()
         self.active = torch.arange(len(self.prompts), device=self.prompts.device)  # number of each sentence among all
-        self.finished, self.results = Finished.empty(self.prompts, self.beams), dict[int, Finished]()
+        self.finished = Finished.empty(self.prompts, self.beams)
+        self.results = list[tuple[Tensor, Finished]]()  # what has left the batch, with the numbers of its sentences
         self.hypotheses, self.origins = self.finished.sequences, self.finished.origins
         self.scores = self.finished.scores.clone()
         self.scores[:, 0] = 0  # the hypotheses of a sentence begin alike, so only the first takes part
@@ -753,8 +756,8 @@ class Search:
         stay = self.all_stay or self.processors or self.criteria or self.records
         if leaving < batch and (stay or leaving < LEAVING_SHARE * batch):
             return None
-        for row in closed.nonzero().squeeze(1):
-            self.results[int(self.active[row])] = self.finished.select(row[None])
+        left = closed.nonzero().squeeze(1)
+        self.results.append((self.active[left], self.finished.select(left)))
         rest = (~closed).nonzero().squeeze(1)
         self.active, self.limits, self.finished = self.active[rest], self.limits[rest], self.finished.select(rest)
         self.hypotheses, self.origins, self.scores = self.hypotheses[rest], self.origins[rest], self.scores[rest]
@@ -762,21 +765,27 @@ class Search:
 
     def output(self, has_source: bool) -> BeamSearchOutput:
         """Return the best hypotheses of all sentences, as `generate` does."""
-        ranks, best = range(self.config.num_return_sequences), []
-        for found in (self.results[number] for number in range(len(self.results))):
-            legal = int((found.lengths[0, : len(ranks)] > 0).sum())
-            if legal < len(ranks):
-                logger.warning_once("Fewer sequences are legal than `num_return_sequences`: they are repeated.")
-            best += [(found, rank % max(1, legal)) for rank in ranks]
+        order = torch.cat([numbers for numbers, _ in self.results]).argsort()
+        ranks = torch.arange(self.config.num_return_sequences, device=order.device)
 
-        def together(field: str, start: int, padding: int) -> Tensor:
-            rows = [getattr(found, field)[0, rank, : start + int(found.lengths[0, rank])] for found, rank in best]
-            return pad_sequence(rows, batch_first=True, padding_value=padding)
+        def together(field: str, padding: int = 0) -> Tensor:
+            parts = [getattr(found, field) for _, found in self.results]
+            longest = max(part.shape[-1] for part in parts)
+            padded = [F.pad(part, (0, longest - part.shape[-1]), value=padding) for part in parts]
+            return torch.cat(padded)[order]
 
-        sequences = together("sequences", self.prompts.shape[1], self.padding)
+        lengths = together("lengths")
+        legal = (lengths[:, : len(ranks)] > 0).sum(1, keepdim=True)
+        if (legal < len(ranks)).any():
+            logger.warning_once("Fewer sequences are legal than `num_return_sequences`: they are repeated.")
+        best = ranks % legal.clamp(min=1)  # (sentences, ranks)
+        longest = int(lengths.gather(1, best).max())
+        sequences = take(together("sequences", self.padding), best).flatten(0, 1)
+        sequences = sequences[:, : self.prompts.shape[1] + longest]
         if not self.config.return_dict_in_generate:
             return sequences
-        scores, origins = torch.stack([found.scores[0, rank] for found, rank in best]), together("origins", 0, -1)
+        scores = together("scores").gather(1, best).flatten()
+        origins = take(together("origins", -1), best).flatten(0, 1)[:, :longest]
         fields: dict[str, Any] = {"sequences": sequences, "sequences_scores": scores, "beam_indices": origins}
         fields |= {"scores": self.all_scores or None, "logits": self.all_logits or None}
         return GenerateBeamEncoderDecoderOutput(**fields) if has_source else GenerateBeamDecoderOnlyOutput(**fields)

@@ -1,6 +1,6 @@
-"""The pipeline "translation", which transformers 4 had: `pipeline("translation", model=...)`.
+"""The pipelines "translation" and "text2text-generation", which transformers 4 had: `pipeline(task, model=...)`.
 
-It serves any encoder-decoder of transformers once `hf_vanilla` is imported, and travels with a checkpoint of a
+They serve any encoder-decoder of transformers once `hf_vanilla` is imported, and travel with a checkpoint of a
 translator, which `pipeline("translation", model=..., trust_remote_code=True)` reads where it is not.
 """
 
@@ -17,7 +17,7 @@ from transformers import GenerationConfig, Pipeline, PreTrainedConfig, StoppingC
 from transformers.utils import logging
 
 from .generation_vanilla import beam_search, generate
-from .texts_vanilla import encode_texts
+from .texts_vanilla import decode_texts, encode_texts, holds_sequences
 
 logger = logging.get_logger(__name__)
 
@@ -37,6 +37,14 @@ def positions_of(config: PreTrainedConfig) -> int:
     return 10**6 if endless else getattr(config, "max_position_embeddings", None) or 10**6
 
 
+def extra_tokens(model: Any, tokenizer: Any) -> int:
+    """Return how many tokens more than its source a target may have: the paper's 50 for sentences.
+
+    Other sequences may be of any lengths: for them, the limit is what the model learned.
+    """
+    return (model.generation_config.max_new_tokens or 256) if holds_sequences(tokenizer) else EXTRA_TOKENS
+
+
 class EndsByRow(StoppingCriteria):
     """Ends each sentence of a batch at its own length: `limits` (batch) are tokens, the first ones included."""
 
@@ -48,13 +56,16 @@ class EndsByRow(StoppingCriteria):
 
 
 class TranslationPipeline(Pipeline):
-    """Translates texts with any encoder-decoder, by the calls that transformers 4 had.
+    """Translates texts, or makes other sequences of them, with any encoder-decoder, as transformers 4 did.
 
     `pipe(texts, **options)` returns [{"translation_text": ...}] for a text, with a dictionary for each of
     `num_return_sequences`; for a list of texts the list of their dictionaries, or of lists of them if
     `num_return_sequences` is above 1; and for a data set or an iterator an iterator over those of each text. A blank
-    text stays blank. Unless something says how long a translation may be, it has at most 50 tokens more than its
-    source, as in the paper; models of the paper's families search as the paper does.
+    text stays blank. As "text2text-generation" it returns `generated_text` and `generated_token_ids` instead.
+
+    Unless something says how long a translation may be, it has at most 50 tokens more than its source, as in the
+    paper; where texts are no sentences, what the generation config allows. Models of the paper's families search as it
+    does.
 
     Args, each of which `pipeline("translation", ...)` and the call take:
         src_lang, tgt_lang: the languages, for a tokenizer that knows several; the task `translation_XX_to_YY` gives
@@ -166,6 +177,11 @@ class TranslationPipeline(Pipeline):
         return {name: encoded[name] for name in names if name in encoded} | {"is_blank": not text}
 
     @property
+    def name_of_output(self) -> str:
+        """What the names of outputs begin with, as in transformers 4."""
+        return "generated" if self.task == "text2text-generation" else "translation"
+
+    @property
     def of_task(self) -> Parameters:
         """What the configuration of T5 and its kin has for this task: how a source begins, and options."""
         of_tasks = getattr(self.model.config, "task_specific_params", None) or {}
@@ -193,7 +209,9 @@ class TranslationPipeline(Pipeline):
         ids = inputs["input_ids"]
         lengths = inputs.get("attention_mask", torch.ones_like(ids)).sum(1)
         positions = positions_of(self.model.config)
-        new = (lengths + EXTRA_TOKENS).clamp(max=min(positions - 1, own.max_new_tokens or positions))
+        new = (lengths + extra_tokens(self.model, self.tokenizer)).clamp(
+            max=min(positions - 1, own.max_new_tokens or positions)
+        )
         ends = [*(options.get("stopping_criteria") or []), EndsByRow(1 + new)]
         return {"max_new_tokens": int(new.max())} | ({"stopping_criteria": ends} if len(ids) > 1 else {})
 
@@ -209,9 +227,9 @@ class TranslationPipeline(Pipeline):
         for ids in outputs["output_ids"][0]:
             ids, record = (ids[:0] if outputs["is_blank"] else ids), dict[str, Any]()
             if return_tensors:
-                record["translation_token_ids"] = ids
+                record[f"{self.name_of_output}_token_ids"] = ids
             if return_text or not return_tensors:
                 spaces = {"clean_up_tokenization_spaces": clean_up_tokenization_spaces}
-                record["translation_text"] = self.tokenizer.decode(ids, skip_special_tokens=True, **spaces)
+                (record[f"{self.name_of_output}_text"],) = decode_texts(self.tokenizer, [ids.tolist()], **spaces)
             records.append(record)
         return records

@@ -62,7 +62,7 @@ class StaticDecoder(IncrementalDecoder):
 
     def finish(self, search: Search, beams: Beams) -> None:
         """Go on from the prompts until all sentences of `search` are done, and give it their results."""
-        most, batch = int(search.limits.max()), len(search.prompts)
+        most = int(search.limits.max())
         with torch.inference_mode():
             bucket = self.bucket_for(search, beams, most)
             bucket.fill(search, beams)  # which finds the first token
@@ -71,11 +71,10 @@ class StaticDecoder(IncrementalDecoder):
                     bucket.run()
                 if bucket.finished.closed.all():
                     break
-        for row in range(batch):
-            found = bucket.finished.select(torch.tensor([row], device=search.prompts.device))
-            prompt = search.prompts[row].expand(1, search.beams, -1)
-            found.sequences = torch.cat((prompt, found.sequences), dim=2)
-            search.results[row] = found
+        found = bucket.finished.select(search.active)
+        prompts = search.prompts[:, None].expand(-1, search.beams, -1)
+        found.sequences = torch.cat((prompts, found.sequences), dim=2)
+        search.results.append((search.active, found))
 
     def bucket_for(self, search: Search, beams: Beams, most: int) -> "StaticBeams":
         """Return the state of the smallest bucket that the search fits into, with the step that advances it."""

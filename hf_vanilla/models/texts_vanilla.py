@@ -47,6 +47,28 @@ def encode_texts(
     return tokenizer(text, text_pair, split_special_tokens=True, **options)
 
 
+def holds_sequences(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """True if its texts are sequences of any symbols, of which none is cut, and not sentences of a language.
+
+    `split_sentences: false` in `tokenizer_config.json` says so.
+    """
+    return tokenizer.init_kwargs.get("split_sentences") is False
+
+
+def decode_texts(tokenizer: PreTrainedTokenizerBase, sequences: Any, **options: Any) -> list[str]:
+    """Return the texts of token ids (batch, length), a tensor or lists, without special tokens.
+
+    The unknown token stays, for it stands for a symbol of the text, unless it marks ends or padding as well.
+    """
+    unknown, frame = tokenizer.unk_token_id, frame_tokens(tokenizer, masks=False)
+    rows = sequences if isinstance(sequences, list) else sequences.tolist()
+    if unknown is None or tokenizer.unk_token in frame or not any(unknown in row for row in rows):
+        return tokenizer.batch_decode(rows, skip_special_tokens=True, **options)
+    special = set(tokenizer.all_special_ids) - {unknown}
+    kept = [[id_ for id_ in row if id_ not in special] for row in rows]
+    return tokenizer.batch_decode(kept, skip_special_tokens=False, **options)
+
+
 def read_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
     """Return `tokenizer`, which from now on reads special tokens as such.
 

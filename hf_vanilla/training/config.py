@@ -12,6 +12,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from hf_vanilla.data.pairs import PAIRS, is_language
 from hf_vanilla.data.paths import local_name, split_names
 from hf_vanilla.training.model_fields import model_fields, paper_names
 from hf_vanilla.training.yaml_files import Entry, nearest, read_fields
@@ -79,8 +80,8 @@ class TrainingConfig:
 
     corpus: str = _option(
         "verses",
-        "'verses' ('bible' for language models), a .txt, .jsonl, .json, .csv, .tsv, .parquet, .tmx or .po file "
-        "(.gz or .zst may follow), or a Hub id",
+        f"one of {', '.join(PAIRS)} ('bible' for language models), a .txt, .jsonl, .json, .csv, .tsv, .parquet, .tmx "
+        "or .po file (.gz or .zst may follow), or a Hub id",
     )
     target_path: str | None = _option(None, "file of the target side, for a text file of one sentence a line")
     source_column: str = _option("source", "column to translate from, such as translation.en")
@@ -98,9 +99,14 @@ class TrainingConfig:
     )
 
     tokenizer: str | None = _option(None, "folder or Hub id of a tokenizer to use; by default one is trained")
-    vocab_size: int = _option(37000, "the most tokens of the vocabulary to learn; source and target share it")
+    vocab_size: int = _option(
+        37000, "the most tokens of the vocabulary to learn; source and target share it, or have one each"
+    )
     tokenizer_type: Literal["bpe", "characters", "words"] = _option(
         "bpe", "bpe: byte-level, within words; characters; words: whatever stands between blanks, such as phonemes"
+    )
+    target_tokenizer_type: Literal["bpe", "characters", "words"] | None = _option(
+        None, "the same for the target, with a vocabulary of its own (default: one vocabulary for both sides)"
     )
     min_frequency: int = _option(1, "how often a pair is to occur to be merged, a character or word to be a token")
     language_tags: list[str] = _option([], "special tokens that texts can begin with, such as <2de>")
@@ -139,7 +145,11 @@ class TrainingConfig:
     evaluations: int = _option(10, "number of times to measure the validation loss, evenly over the run")
     bleu_sentences: int = _option(100, "translation: validation sentences to translate at each evaluation; 0 for none")
     bleu_beams: int = _option(1, "beams for these translations; 1 is greedy")
-    metrics: list[str] = _option([], f"scores of these translations, of {', '.join(SCORES)} (default: bleu chrf)")
+    metrics: list[str] = _option(
+        [],
+        f"scores of these translations, of {', '.join(SCORES)} (default: bleu chrf; where a side is of characters or "
+        "words and no target_language is given, exact_match and the error rate of the target's tokens)",
+    )
     target_language: str | None = _option(None, "ISO 639 code of the target side, such as zh; BLEU cuts words by it")
     checkpoint_every: int = _option(1000, "updates between two checkpoints, from which a run resumes")
     keep_checkpoints: int = _option(2, "number of checkpoints to keep, the newest")
@@ -191,23 +201,25 @@ class TrainingConfig:
         sides = self.source_column not in split_names(self.target_column)
         self._expect("target_column", not translates or sides, "another column than source_column")
         self._expect("columns", not (self.columns and self.target_path), "nothing: files of lines have no columns")
-        for name in ("target_path", "max_length_ratio", "metrics", "target_language"):
+        for name in ("target_path", "max_length_ratio", "metrics", "target_language", "target_tokenizer_type"):
             self._expect(
                 name, translates or getattr(self, name) in (None, []), "nothing: only translation has two sides"
             )
         self.metrics = list(check_scores(self.metrics))
         if self.target_language is not None:
             tokenizer_of_language(self.target_language)  # raises for what is no code
-        pairs, texts = self.corpus == "verses", self.corpus == "bible"
-        self._expect("corpus", translates or not pairs, "'bible' for a language model: 'verses' are pairs")
+        pairs, texts = self.corpus in PAIRS, self.corpus == "bible"
+        self._expect("corpus", translates or not pairs, f"'bible' for a language model: '{self.corpus}' are pairs")
         self._expect("corpus", not (translates and texts), "'verses' for translation: 'bible' has one side")
         self._expect("tokenizer", not (self.initial_model and self.tokenizer), "nothing: initial_model has its own")
         tags = self.language_tags
         whole = all(tag and not re.search(r"\s", tag) for tag in tags) and len(set(tags)) == len(tags)
         self._expect("language_tags", whole, "different tags without blanks, such as <2de>")
         given, smallest = self.initial_model or self.tokenizer, 260 + len(tags)
+        own: dict[str, Any] = {"tokenizer_type": "bpe", "target_tokenizer_type": None}
+        own |= {"min_frequency": 1, "language_tags": []}
         self._expect("vocab_size", given or self.vocab_size >= smallest, f"{smallest} or more: bytes and specials")
-        for name, default in (("tokenizer_type", "bpe"), ("min_frequency", 1), ("language_tags", [])):
+        for name, default in own.items():
             self._expect(name, not given or getattr(self, name) == default, f"nothing: {given} has a tokenizer")
         schedules = (*UNLIMITED_SCHEDULES, *LIMITED_SCHEDULES)
         hint = nearest(self.schedule, schedules)
@@ -237,6 +249,11 @@ class TrainingConfig:
     def follows_the_clock(self) -> bool:
         """Whether the learning rate is at its end when the time is."""
         return bool(self.schedule == "linear" and self.train_minutes)
+
+    @property
+    def is_language(self) -> bool:
+        """Whether texts are sentences; if not, they are sequences of other symbols, such as letters and phonemes."""
+        return self.task != "translation" or is_language(vars(self))
 
     @property
     def configuration_class(self) -> str:

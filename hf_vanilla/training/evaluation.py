@@ -3,7 +3,8 @@
 import copy
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,11 +14,12 @@ from datasets import Dataset
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
-from hf_vanilla.data.built_in import target_language
+from hf_vanilla.data.pairs import group_answers, target_language
 from hf_vanilla.models.losses_vanilla import cross_entropy
 from hf_vanilla.training.tasks import Batches, Corpus, Task
 from hf_vanilla.translation.metrics import TranslationQuality
 from hf_vanilla.translation.score_choices import QUICK_SCORES
+from hf_vanilla.translation.symbols import default_metrics
 from hf_vanilla.translation.translator import Translator
 
 
@@ -33,7 +35,8 @@ def evaluate(
     """Measure a model on the validation split, all processes together. One with nothing to predict is a ValueError.
 
     Return `validation_loss`, the cross-entropy in nats per target token, without smoothing; `validation_perplexity`;
-    and for translation the `metrics` of the configuration, by default `bleu` and `chrf`, if `bleu_sentences` is not 0.
+    and for pairs the `metrics` of the configuration, by default `bleu` and `chrf` for sentences, and `exact_match` and
+    an error rate for other sequences, if `bleu_sentences` is not 0.
     The model must be whole: how many steps `generate` takes depends on the sentences, and processes that share a model
     would wait for each other.
     """
@@ -48,12 +51,12 @@ def evaluate(
     loss = loss_sum / token_sum
     scores = {"validation_loss": loss, "validation_perplexity": math.exp(min(loss, 700))}
     if task.config.task == "translation" and task.config.bleu_sentences:
-        pairs = list(itertools.islice(corpus["validation"], task.config.bleu_sentences))
+        pairs = answered_pairs(corpus["validation"], task.config.bleu_sentences, task.config.is_language)
         # Without the `forward` that Accelerate gives a model in mixed precision, which search would have to call.
         unwrapped = copy.copy(accelerator.unwrap_model(model))
         vars(unwrapped).pop("forward", None)
         translator = Translator(unwrapped, tokenizer)
-        names, beams = task.config.metrics or QUICK_SCORES, task.config.bleu_beams
+        names, beams = task.config.metrics or default_metrics(tokenizer, QUICK_SCORES), task.config.bleu_beams
         scores |= translation_scores(translator, pairs, beams, names, target_language(vars(task.config)))
     return scores
 
@@ -80,9 +83,20 @@ def unigram_perplexity(
     return float(np.exp(-wanted[seen] @ np.log(counts[seen] / counts.sum()) / wanted.sum()))
 
 
+def answered_pairs(rows: Iterable[Mapping[str, Any]], most: int, is_language: bool) -> list[Mapping[str, Any]]:
+    """Return at most so many rows; of sequences one for each source, with all `references`."""
+    if is_language or not most:
+        return list(itertools.islice(rows, most))
+    answers = group_answers(rows if isinstance(rows, Dataset) else itertools.islice(rows, most))
+    return [
+        {"source": source, "target": targets[0], "references": targets}
+        for source, targets in itertools.islice(answers.items(), most)
+    ]
+
+
 def translation_scores(
     translator: Translator,
-    pairs: list[dict[str, str]],
+    pairs: Sequence[Mapping[str, Any]],
     num_beams: int,
     metrics: Sequence[str] = QUICK_SCORES,
     language: str | None = None,
@@ -90,7 +104,8 @@ def translation_scores(
     """Return the scores of translations of `pairs`, made by all processes together; see [`TranslationQuality`]."""
     own = pairs[PartialState().process_index :: PartialState().num_processes]
     translations = translator([pair["source"] for pair in own], num_beams=num_beams)
-    results = gather_object(list(zip(translations, [[pair["target"]] for pair in own], strict=True)))
+    references = [pair.get("references") or [pair["target"]] for pair in own]
+    results = gather_object(list(zip(translations, references, strict=True)))
     if not results:
         return {}
     predictions, references = map(list, zip(*results, strict=True))

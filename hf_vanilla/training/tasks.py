@@ -8,7 +8,7 @@ import logging
 import math
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -39,7 +39,9 @@ from hf_vanilla.models.configuration_vanilla import (
 from hf_vanilla.models.losses_vanilla import cross_entropy
 from hf_vanilla.models.pretrained_vanilla import FamilyPreTrainedModel
 from hf_vanilla.models.texts_vanilla import encode_texts, read_special_tokens
+from hf_vanilla.models.tokenization_vanilla import PairTokenizer
 from hf_vanilla.training.config import TrainingConfig
+from hf_vanilla.translation.symbols import describe_symbols, unknown_symbols
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,8 @@ LONG_EPOCH = 200
 """Epochs of fewer batches are prepared by the training process itself: to start others takes as long."""
 MEASURED_ROWS = 1000
 """The most rows that the summary of a run measures its tokenizer on."""
+NAMED_ROWS = 10_000
+"""The most rows of a held-out split in which symbols are looked for that the vocabulary lacks."""
 
 
 class Task:
@@ -109,28 +113,45 @@ class Task:
                     raise ValueError(f"the tokenizer of {given} has no {name}; {self.config.task} needs one")
             if self.family == "seq2seq":
                 tokenizer.padding_side = "right"
+                if self.config.is_language:
+                    tokenizer.init_kwargs.pop("split_sentences", None)
                 if tokenizer("a")["input_ids"][-1:] != [tokenizer.eos_token_id]:
                     raise ValueError(f"the tokenizer of {given} does not end a sentence with {tokenizer.eos_token}")
             return tokenizer
-        config, texts = self.config, self.sample_texts(corpus, TOKENIZER_TEXTS)
+        config, columns = self.config, list(self.text_columns)
         kind: dict[str, Any] = {"tokenizer_type": config.tokenizer_type, "min_frequency": config.min_frequency}
+        if config.target_tokenizer_type:
+            kind["target_texts"] = self.sample_texts(corpus, TOKENIZER_TEXTS, (columns.pop(),))
+            kind["target_tokenizer_type"] = config.target_tokenizer_type
+        texts = self.sample_texts(corpus, TOKENIZER_TEXTS, columns)
         tokenizer = train_tokenizer(texts, config.vocab_size, self.family, language_tags=config.language_tags, **kind)
+        if not config.is_language:
+            tokenizer.init_kwargs |= {"split_sentences": False, "model_max_length": config.max_length}
+            tokenizer.model_max_length = config.max_length
         if len(tokenizer) < config.vocab_size and config.tokenizer_type == "bpe":
             logger.info("vocab_size is %d: the corpus is too small for %d", len(tokenizer), config.vocab_size)
         return tokenizer
 
-    def sample_texts(self, corpus: Corpus, most: int) -> Iterator[str]:
+    def sample_texts(self, corpus: Corpus, most: int, columns: Sequence[str] | None = None) -> Iterator[str]:
         """Yield the texts of at most so many rows of the training split: the first of a stream, else evenly."""
+        columns = self.text_columns if columns is None else columns
         rows = corpus["train"]
         if self.config.streaming:
             rows = itertools.islice(rows, most)
         else:
             rows = rows.select(range(0, len(rows), math.ceil(len(rows) / most)))
-        return (row[column] for row in rows for column in self.text_columns)
+        return (row[column] for row in rows for column in columns)
 
-    def measure_tokenizer(self, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> dict[str, float | str]:
-        """Return how the tokenizer cuts a sample of the training split; see `hf_vanilla.data.tokenization`."""
-        return measure_tokenizer(tokenizer, self.sample_texts(corpus, MEASURED_ROWS))
+    def measure_tokenizer(self, corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
+        """Return how the tokenizer cuts a sample of the training split; see `hf_vanilla.data.tokenization`.
+
+        Where the target has a vocabulary of its own, what is found of its texts is `target`.
+        """
+        if not isinstance(tokenizer, PairTokenizer):
+            return measure_tokenizer(tokenizer, self.sample_texts(corpus, MEASURED_ROWS))
+        sides = (self.sample_texts(corpus, MEASURED_ROWS, (column,)) for column in self.text_columns)
+        source, target = (measure_tokenizer(tokenizer, texts, number == 1) for number, texts in enumerate(sides))
+        return source | {"target": target}
 
     def build_model(self, tokenizer: PreTrainedTokenizerBase) -> PreTrainedModel:
         """Return a model with random weights, or `initial_model`. If that has fewer tokens, it is a ValueError."""
@@ -149,7 +170,7 @@ class Task:
         tokens = {name: getattr(tokenizer, name) for name in ("pad_token_id", "bos_token_id", "eos_token_id")}
         model = self.auto_class.from_config(self.model_config(vocab_size=len(tokenizer), **tokens))
         if self.family == "seq2seq":  # the beam search of section 6.1
-            limit = max(256, self.config.max_length)
+            limit = max(256, self.config.max_length) if self.config.is_language else self.config.max_length
             model.generation_config.update(num_beams=4, length_penalty=0.6, max_new_tokens=limit)
         return model
 
@@ -204,6 +225,7 @@ class Task:
         if not self.config.streaming:
             # What the result depends on. A tokenizer also keeps how it padded and truncated last: that does not count.
             rules = json.loads(tokenizer.backend_tokenizer.to_str()) | {"padding": None, "truncation": None}
+            rules |= {"target": tokenizer.init_kwargs.get("target_rules")}
             content = [rules, tokenizer.special_tokens_map, inspect.getsource(type(self)), self.config.max_length]
             fingerprint = Hasher.hash([rows._fingerprint, self.config.whole_word_masking, *content])
             description = f"tokenising the {split} split"
@@ -335,11 +357,39 @@ class Translation(Task):
         config = self.config
         columns: dict[str, Any] = {"source_column": config.source_column, "target_column": config.target_column}
         columns["columns"] = config.columns
+        columns["sequences"] = not config.is_language
         return corpora.load_corpus(config.corpus, config.target_path, **columns, **self.reading)
 
     def tokenise(self, rows: dict[str, list[str]], tokenizer: PreTrainedTokenizerBase) -> dict[str, TokenIds]:
-        encoded = encode_texts(tokenizer, rows["source"], text_target=rows["target"], return_attention_mask=False)
+        # Without transformers' warning of long texts, which `examples` leaves out and counts.
+        options: dict[str, Any] = {"text_target": rows["target"], "return_attention_mask": False, "verbose": False}
+        encoded = encode_texts(tokenizer, rows["source"], **options)
         return {"input_ids": encoded["input_ids"], "labels": encoded["labels"]}
+
+    def load_tokenizer(self, corpus: Corpus) -> PreTrainedTokenizerBase:
+        """As for any task. If a side is cut at blanks, and has none, it is a ValueError that names the field."""
+        kinds = {"source": self.config.tokenizer_type, "target": self.config.target_tokenizer_type}
+        for column, field in (("source", "tokenizer_type"), ("target", "target_tokenizer_type")):
+            if (kinds[column] or kinds["source"]) != "words":
+                continue
+            texts = list(itertools.islice(self.sample_texts(corpus, MEASURED_ROWS, (column,)), MEASURED_ROWS))
+            different = dict.fromkeys(texts)
+            if len(different) > max(1, len(texts) // 2) and not any(text.split(maxsplit=1)[1:] for text in different):
+                name = field if kinds[column] else "tokenizer_type"
+                said = (
+                    f"{name} is words, what stands between blanks, and no {column} has a blank, such as {texts[0]!r}"
+                )
+                raise ValueError(f"{said}; expected blanks between its symbols, or characters")
+        return super().load_tokenizer(corpus)
+
+    def examples(self, corpus: Corpus, split: str, tokenizer: PreTrainedTokenizerBase) -> Examples:
+        """As for any task; the log says which symbols of held-out rows the vocabulary lacks."""
+        if split != "train" and not self.config.streaming:
+            for column in self.text_columns:
+                texts = corpus[split][:NAMED_ROWS][column]
+                if unknown := unknown_symbols(tokenizer, texts, column == "target"):
+                    logger.warning("%s, %s: %s", split, column, describe_symbols(unknown))
+        return super().examples(corpus, split, tokenizer)
 
     def collator(self, tokenizer: PreTrainedTokenizerBase, model: nn.Module) -> collators.Collator:
         return collators.TranslationCollator(tokenizer, model, self.length_multiple())

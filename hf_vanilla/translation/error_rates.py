@@ -27,7 +27,12 @@ class ErrorRate(Metric):
     """
 
     _SIGNATURE_TYPE = SequenceSignature
-    NAME = {"character": "CER", "token": "token error rate", "sequence": "exact match"}
+    NAME = {
+        "character": "CER",
+        "token": "token error rate",
+        "sequence": "exact match",
+        "best": "recall among the best",
+    }
 
     def __init__(self, unit: str) -> None:
         super().__init__()
@@ -64,3 +69,28 @@ class ExactMatch(ErrorRate):
 
     def _compute_segment_statistics(self, hypothesis: str, ref_kwargs: Mapping[str, Any]) -> list[float]:
         return [float(hypothesis in ref_kwargs["references"]), 1.0]
+
+
+class RecallAmongBest(ErrorRate):
+    """The share, in percent, of texts that have a reference among their hypotheses, compared as by the class.
+
+    `hypotheses` are those of each text, by which those of whoever asks for a score are replaced.
+    """
+
+    def __init__(self, hypotheses: Sequence[Sequence[str]]) -> None:
+        super().__init__("best")
+        self.hypotheses = hypotheses
+
+    def of(self, rows: Sequence[int]) -> "RecallAmongBest":
+        """Return the metric for some of the texts."""
+        return RecallAmongBest([self.hypotheses[row] for row in rows])
+
+    def corpus_score(self, hypotheses: Sequence[str], references: Any, n_bootstrap: int = 1) -> Score:
+        """Return the score of the hypotheses of all texts."""
+        return super().corpus_score(["\0".join(texts) for texts in self.hypotheses], references, n_bootstrap)
+
+    def _preprocess_segment(self, sent: str) -> str:
+        return "\0".join(super(RecallAmongBest, self)._preprocess_segment(text) for text in sent.split("\0"))
+
+    def _compute_segment_statistics(self, hypothesis: str, ref_kwargs: Mapping[str, Any]) -> list[float]:
+        return [float(not set(hypothesis.split("\0")).isdisjoint(ref_kwargs["references"])), 1.0]

@@ -48,14 +48,15 @@ def translate_file(
         elif notes.read_text(encoding="utf-8") != work:
             raise ValueError(f"{partial} is from another input, model or search: delete it to begin anew")
         # With whole pools, batches are those of an uninterrupted run, and with them the last bits of each score.
+        pool = POOL if translator.is_language else translator.pool
         with partial.open("r+b") as file:
-            done = sum(line.endswith(b"\n") for line in file) // POOL * POOL
+            done = sum(line.endswith(b"\n") for line in file) // pool * pool
             file.seek(0)
             file.truncate(sum(map(len, itertools.islice(file, done))))
         undecodable: list[int] = []
         with open_bytes(source) as lines, partial.open("a", encoding="utf-8", newline="\n") as file:
             rest = itertools.islice(texts_of_lines(lines, undecodable), done, None)
-            stream = translator.stream(rest, pool=POOL, **options)
+            stream = translator.stream(rest, pool=pool, **options)
             bar = tqdm(stream, "translating", count, initial=done, unit=" lines", mininterval=1)
             for number, text in enumerate(bar, start=1):
                 print(text, file=file, flush=number % POOL == 0)

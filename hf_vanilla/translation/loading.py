@@ -8,6 +8,7 @@ from typing import Any
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig
 
 from hf_vanilla.models.pipeline_vanilla import EXTRA_TOKENS as EXTRA_TOKENS
+from hf_vanilla.models.pipeline_vanilla import extra_tokens as extra_tokens
 from hf_vanilla.models.pipeline_vanilla import positions_of as positions_of
 from hf_vanilla.models.texts_vanilla import read_special_tokens
 

@@ -19,6 +19,7 @@ from hf_vanilla.translation.score_choices import (
     BY_BLANKS,
     FEWEST,
     GENERAL,
+    NEAREST_SCORES,
     QUICK_SCORES,
     TRANSLATION_SCORES,
     check_scores,
@@ -119,7 +120,8 @@ class TranslationQuality(OfflineMetric):
     """Scores of translations and other generated texts, computed as sacreBLEU does.
 
     Used as any metric of `evaluate`: `TranslationQuality().compute(predictions=[...], references=[[...], ...])`, each
-    prediction with one or more references, the same number for all. By default the scores are `bleu`, corpus BLEU
+    prediction with one or more references, the same number for all unless exact match and error rates of characters or
+    tokens, for which the nearest counts, are all that is asked for. By default the scores are `bleu`, corpus BLEU
     (Papineni et al., 2002); `chrf` and `chrf++`, chrF2 of characters (Popović, 2015) and with pairs of words
     (Popović, 2017); and `ter`, the translation edit rate (Snover et al., 2006). All are percentages. There is also the
     signature of each, without which it cannot be compared, such as `bleu_signature`, and the number of `sentences`.
@@ -156,7 +158,10 @@ class TranslationQuality(OfflineMetric):
         self.language, self.tokenize, self.intervals = language, tokenize, intervals
 
     def _compute(self, predictions: list[str], references: list[list[str]]) -> dict[str, float | int | str | None]:
-        metrics, enough = build_metrics(self.metrics, references, self.language, self.tokenize), len(predictions) > 1
+        names = self.metrics
+        if not isinstance(names, Mapping) and all(name in NEAREST_SCORES for name in names):
+            references = of_equal_number(references)
+        metrics, enough = build_metrics(names, references, self.language, self.tokenize), len(predictions) > 1
         found: dict[str, float | int | str | None] = {}
         for name, metric in metrics.items():
             resamples = RESAMPLES if self.intervals and enough else 1
@@ -183,6 +188,12 @@ def build_metrics(
     cuts = {"bleu", "ter"}.intersection(names)
     tokenizer = choose_tokenizer(references, language, tokenize) if cuts else GENERAL
     return {name: build_metric(name, tokenizer) for name in names}
+
+
+def of_equal_number(references: Sequence[Sequence[str]]) -> list[list[str]]:
+    """Return references, as many for each text as there are at most: the first of a text stands for those it lacks."""
+    most = max(map(len, references), default=0)
+    return [[*options, *list(options[:1]) * (most - len(options))] for options in references]
 
 
 def transposed(references: Sequence[Sequence[str]]) -> list[list[str]]:

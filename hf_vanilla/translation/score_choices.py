@@ -16,6 +16,8 @@ SCORES = ("bleu", "chrf", "chrf++", "ter", "exact_match", "character_error_rate"
 """The names of scores, as `metrics` takes them; those of translations come first."""
 
 TRANSLATION_SCORES = SCORES[:4]
+NEAREST_SCORES = SCORES[4:]
+"""Those of any sequences, for which the nearest of several references counts."""
 QUICK_SCORES = SCORES[:2]
 """What is measured while a model is trained, unless `metrics` says otherwise; TER can be slow."""
 

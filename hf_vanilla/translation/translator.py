@@ -1,10 +1,12 @@
-"""From a model and texts to translations."""
+"""From a model and texts to translations, or to whatever else the model makes of them."""
 
 import copy
+import logging
 import math
 from bisect import bisect_right
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice, product
 from pathlib import Path
 from typing import Any
@@ -19,13 +21,23 @@ from transformers import AutoModelForSeq2SeqLM, PreTrainedModel, PreTrainedToken
 from hf_vanilla.environment import use_onednn_for_float32
 from hf_vanilla.models.generation_vanilla import PackedLinear, beam_search, find_obstacle, is_plain
 from hf_vanilla.models.static_generation_vanilla import make_decoder
-from hf_vanilla.models.texts_vanilla import encode_texts
+from hf_vanilla.models.texts_vanilla import decode_texts, encode_texts, holds_sequences
 from hf_vanilla.translation.cutting import find_cut, join_parts, one_line, split_sentences
-from hf_vanilla.translation.loading import EXTRA_TOKENS, load_config_and_tokenizer, positions_of, words_of_tokens
+from hf_vanilla.translation.loading import (
+    EXTRA_TOKENS,
+    extra_tokens,
+    load_config_and_tokenizer,
+    positions_of,
+    words_of_tokens,
+)
+from hf_vanilla.translation.symbols import describe_symbols, unknown_ids, unknown_symbols
+
+logger = logging.getLogger(__name__)
 
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
-# Texts that are sorted by length together, so that batches have little padding.
-POOL = 1024
+# Texts that are sorted by length together, so that batches have little padding; of sequences that are no sentences,
+# which are short, many more, so that batches are full as well.
+POOL, SHORT = 1024, 8
 
 
 @dataclass(frozen=True)
@@ -39,8 +51,32 @@ class Hypothesis:
     score: float
 
 
+@dataclass
+class Remarks:
+    """What a user should know of texts that were translated: symbols and lengths that the model has not learned."""
+
+    symbols: Counter[str] = field(default_factory=Counter)
+    longer: Counter[str] = field(default_factory=Counter)  # how many texts are longer than what a sentence names
+    first: dict[str, str] = field(default_factory=dict)  # the first of them
+
+    def add_longer(self, text: str, than: str) -> None:
+        """Count a text that is longer than what `than` says."""
+        self.longer[than] += 1
+        self.first.setdefault(than, text)
+
+    def log(self) -> None:
+        """Log a line for each remark, if there are any."""
+        if self.symbols:
+            logger.warning("texts have %s", describe_symbols(self.symbols))
+        for than, count in self.longer.items():
+            logger.warning("texts longer than %s: %s, such as %.60r", than, f"{count:,}", self.first[than])
+
+
 class Translator:
     """Translates texts with the paper's beam search: `Translator.from_pretrained(name)(texts)`.
+
+    Texts of a tokenizer that holds sequences of other symbols, such as letters and phonemes, are never cut. Symbols
+    that the vocabulary lacks, and sequences longer than those of the training, are named in the log at the end.
 
     Args:
         model: a sequence-to-sequence model, which is put in evaluation mode; later changes of its weights are not
@@ -81,6 +117,10 @@ class Translator:
         self.tokenizer, self.batch_tokens = tokenizer, batch_tokens
         languages = (getattr(tokenizer, name, None) for name in ("src_lang", "source_lang"))
         self.language = str(next(filter(None, languages), "en"))[:2]
+        self.is_language = not holds_sequences(tokenizer)
+        self.remarks = Remarks()
+        self.pool = POOL if self.is_language else POOL * SHORT
+        self.unknown_ids = unknown_ids(tokenizer)
         self.max_positions = positions_of(model.config)
         self.max_source_tokens = min(max_source_tokens, self.max_positions)
         self.is_ours = kind in ("vanilla", "vanilla_recurrent")
@@ -153,9 +193,10 @@ class Translator:
         num_beams: int | None = None,
         n_best: int | None = None,
         length_penalty: float | None = None,
-        pool: int = POOL,
+        pool: int | None = None,
     ) -> Iterator[Any]:
-        """Yield the translation of each text, as they come; `pool` texts are held at a time, and sorted by length.
+        """Yield the translation of each text, as they come; `pool` texts are held at a time, and sorted by length, by
+        default 1,024 sentences or 8,192 other sequences.
 
         Args:
             num_beams: 1 is greedy; by default, what the model's generation config says.
@@ -164,6 +205,7 @@ class Translator:
         """
         config = self.model.generation_config
         beams = (config.num_beams or 1) if num_beams is None else num_beams
+        pool = self.pool if pool is None else pool
         if beams < 1 or pool < 1:
             raise ValueError(f"`num_beams` and `pool` must be at least 1, got {beams} and {pool}")
         vocabulary = getattr(self.model.config, "vocab_size", None) or beams
@@ -176,17 +218,23 @@ class Translator:
         search: dict[str, Any] = {"num_beams": beams, "num_return_sequences": n_best or 1}
         if length_penalty is not None:
             search["length_penalty"] = length_penalty
-        texts = iter(texts)
-        while pooled := list(islice(texts, pool)):
-            for hypotheses in self.translate_pool(pooled, search):
-                yield hypotheses[0].text if n_best is None else hypotheses
+        texts, self.remarks = iter(texts), Remarks()
+        try:
+            while pooled := list(islice(texts, pool)):
+                for hypotheses in self.translate_pool(pooled, search):
+                    yield hypotheses[0].text if n_best is None else hypotheses
+        finally:
+            self.remarks.log()
 
     def translate_pool(self, texts: list[str], search: dict[str, Any]) -> list[list[Hypothesis]]:
         """Return the hypotheses of each text, best first; parts of about equal length are translated together."""
         parts = [(row, part) for row, text in enumerate(texts) for part in self.cut(text)]
-        encoded = encode_texts(self.tokenizer, [part for _, part in parts])["input_ids"] if parts else []
+        sides = [part for _, part in parts]
+        encoded = encode_texts(self.tokenizer, sides, verbose=False)["input_ids"] if parts else []
+        self.look_at(sides, encoded)
         translated: dict[int, list[Hypothesis]] = {}
-        waiting = sorted((i for i, ids in enumerate(encoded) if ids), key=lambda i: -len(encoded[i]))
+        is_fit = (0 < len(ids) <= self.max_positions for ids in encoded)
+        waiting = sorted((i for i, fits in enumerate(is_fit) if fits), key=lambda i: -len(encoded[i]))
         while waiting:
             size = max(1, self.batch_tokens // (len(encoded[waiting[0]]) * search["num_beams"]))
             batch, waiting = waiting[:size], waiting[size:]
@@ -196,6 +244,19 @@ class Translator:
             of_text[parts[i][0]].append(translated[i])
         return [[join(ranks) for ranks in zip(*each, strict=True)] or [Hypothesis("", 0.0)] for each in of_text]
 
+    def look_at(self, texts: list[str], encoded: list[list[int]]) -> None:
+        """Add to `remarks` what texts have that the model has not learned, given their token ids."""
+        remarks = self.remarks
+        lacking = [text for text, ids in zip(texts, encoded, strict=True) if not self.unknown_ids.isdisjoint(ids)]
+        if lacking and self.tokenizer.is_fast:
+            remarks.symbols += unknown_symbols(self.tokenizer, lacking)
+        if not self.is_language:
+            for text, ids in zip(texts, encoded, strict=True):
+                if len(ids) > self.max_positions:
+                    remarks.add_longer(text, f"the model's {self.max_positions:,} positions, and left empty")
+                elif len(ids) > (learned := self.tokenizer.model_max_length):
+                    remarks.add_longer(text, f"the {learned:,} tokens that the model has learned from")
+
     def cut(self, text: str) -> list[str]:
         """Return the parts of a text: itself, none if it is blank, sentences or pieces of them if it is too long."""
         if not isinstance(text, str):
@@ -203,7 +264,11 @@ class Translator:
         # A file's lines come with their ends, and half of a surrogate pair is no text.
         text, most = text.strip().encode("utf-8", "replace").decode(), self.max_source_tokens
         # Each token has at least one byte, so that most texts need not be encoded to see that they are short.
-        if len(text.encode()) < most or len(encode_texts(self.tokenizer, text)["input_ids"]) <= most:
+        if (
+            not self.is_language
+            or len(text.encode()) < most
+            or len(encode_texts(self.tokenizer, text)["input_ids"]) <= most
+        ):
             return [text] if text else []
         sentences = split_sentences(text, self.language)
         if len(sentences) > 1:
@@ -232,15 +297,16 @@ class Translator:
         ids = pad_sequence(rows, True, self.model.config.pad_token_id or 0)
         mask = pad_sequence([torch.ones_like(row) for row in rows], True)
         batch = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-        most = min(ids.shape[1] + EXTRA_TOKENS, self.max_positions - 1, config.max_new_tokens or self.max_positions)
+        extra = EXTRA_TOKENS if self.is_language else extra_tokens(self.model, self.tokenizer)
+        most = min(ids.shape[1] + extra, self.max_positions - 1, config.max_new_tokens or self.max_positions)
         options: dict[str, object] = {"max_new_tokens": most, "do_sample": False, "output_attentions": False, **search}
         options |= {"output_hidden_states": False, "return_dict_in_generate": True, "output_scores": not self.is_ours}
         if self.is_ours:
-            options |= {"custom_generate": beam_search, "max_extra_tokens": EXTRA_TOKENS}
+            options |= {"custom_generate": beam_search, "max_extra_tokens": extra}
         if self.decoder is not None and (self.is_packed or is_plain(self.model)):
             options |= {"incremental_decoder": self.decoder, "encoder_outputs": self.encoder(**batch)}
         output = self.model.generate(**batch, **options)
-        texts = self.tokenizer.batch_decode(output.sequences, skip_special_tokens=True)
+        texts = decode_texts(self.tokenizer, output.sequences)
         scores = getattr(output, "sequences_scores", None)
         values = [math.nan] * len(texts) if scores is None else scores.tolist()
         hypotheses = [Hypothesis(one_line(text), value) for text, value in zip(texts, values, strict=True)]

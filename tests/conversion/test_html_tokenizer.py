@@ -179,3 +179,9 @@ def test_what_the_page_cannot_do_is_refused_by_name(make, problem):
 def test_patterns_that_may_mean_something_else_in_javascript_are_refused(pattern):
     with pytest.raises(ValueError, match="may mean something else"):
         translate_pattern(pattern)
+
+
+def test_a_vocabulary_for_each_side_is_refused():
+    options = {"tokenizer_type": "characters", "target_texts": ["K AE T"], "target_tokenizer_type": "words"}
+    with pytest.raises(ValueError, match="a vocabulary of its own for targets"):
+        tokenizer_for_html(train_tokenizer(["cat"], 300, **options))

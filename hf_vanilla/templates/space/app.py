@@ -1,4 +1,4 @@
-"""Translate in the browser: the best translations, their scores, and what the model looked at for each.
+"""Use a model in the browser: the best of its outputs, their scores, and what the model looked at for each.
 
 python app.py               # the model that model.json names, as on the Hub
 python app.py runs/mine     # a folder of your own
@@ -39,7 +39,7 @@ def build(translator: Translator, name: str, examples: list[str]) -> gradio.Bloc
     def translate(text: str, n_best: int) -> tuple[Any, ...]:
         text = " ".join(text[:MOST_CHARACTERS].split())
         if not text:
-            raise gradio.Error("Write a sentence first.")
+            raise gradio.Error("Write a text first.")
         (hypotheses,) = translator([text], num_beams=max(4, n_best), n_best=n_best)
         rows = [[hypothesis.text, round(hypothesis.score, 3)] for hypothesis in hypotheses]
         return rows, look(text, hypotheses[0]), (text, hypotheses)
@@ -48,14 +48,15 @@ def build(translator: Translator, name: str, examples: list[str]) -> gradio.Bloc
         return look(shown[0], shown[1][event.index[0]])
 
     with gradio.Blocks(title=name) as page:
-        gradio.Markdown("# Translate, and see where the model looks")
+        one, done = ("translation", "Translate") if translator.is_language else ("output", "Run")
+        gradio.Markdown(f"# {done}, and see where the model looks")
         with gradio.Row():
             with gradio.Column():
                 text = gradio.Textbox(label="Text", lines=3, max_length=MOST_CHARACTERS)
-                n_best = gradio.Slider(1, MOST_SHOWN, 4, step=1, label="How many translations")
-                button = gradio.Button("Translate", variant="primary")
+                n_best = gradio.Slider(1, MOST_SHOWN, 4, step=1, label=f"How many {one}s")
+                button = gradio.Button(done, variant="primary")
                 table = gradio.Dataframe(
-                    headers=["translation", "score"],
+                    headers=[one, "score"],
                     datatype="str",
                     interactive=False,
                     wrap=True,
@@ -65,7 +66,7 @@ def build(translator: Translator, name: str, examples: list[str]) -> gradio.Bloc
                 if examples:
                     gradio.Examples(examples, text)
             with gradio.Column():
-                gradio.Markdown("What each head of the last layer looks at: the translation down, the text across.")
+                gradio.Markdown(f"What each head of the last layer looks at: the {one} down, the text across.")
                 picture = gradio.Image(show_label=False, buttons=["fullscreen"])
         shown = gradio.State()
         gradio.on([button.click, text.submit], translate, [text, n_best], [table, picture, shown])
