@@ -199,8 +199,9 @@ class StaticBeams:
         self.scores.fill_(MISSING_SCORE)
         self.scores[:, 0] = 0
         self.finished.scores.fill_(MISSING_SCORE)
-        self.finished.sequences.fill_(search.padding)
-        self.finished.origins.fill_(-1)
+        for sequences, origins in ((self.hypotheses, self.origins), (self.finished.sequences, self.finished.origins)):
+            sequences.fill_(search.padding)
+            origins.fill_(-1)
         self.finished.lengths.zero_()
         self.finished.closed.zero_()
         self.finished.closed[batch:] = True
