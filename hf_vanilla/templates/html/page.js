@@ -477,6 +477,7 @@ async function start() {
   if (!$("input").value.trim()) { notice(t("empty")); state.isRunning = false; showGo(); return; }
   const began = performance.now(), ids = readText();
   Object.assign(state, {isRunning: true, hovered: null, search: null, shown: null});
+  $("text").textContent = $("speed").textContent = "";
   if (isEncoder) {
     const all = state.forced.length ? state.forced : ids, nodes = Node.chain(all);
     model.logits(nodes).forEach((logits, i) => {
@@ -513,7 +514,7 @@ async function start() {
     // On a slow machine, the search has most of the time all the same.
     if (after - drawn > Math.max(60, 5 * cost)) {
       showWords();
-      if (!state.chosen) showAlternatives();
+      showAlternatives();
       showTree();
       firstShown();
       drawn = performance.now();
