@@ -18,7 +18,8 @@ from hf_vanilla.hub.model_card import ATTENTION, CARD, RECORDS, auto_class_of, o
 from hf_vanilla.hub.staging import check_stands_alone, stage, write_space, write_static_space
 from hf_vanilla.training.checkpointing import digest
 
-CODE = "checks|configuration|fused_loss|generation|losses|masks|modeling|padding|pipeline|pretrained|texts|unpadding"
+CODE = "checks|configuration|fused_loss|generation|losses|masks|modeling|padding|pipeline|pretrained"
+CODE += "|texts|tokenization|unpadding"
 STALE = re.compile(rf"[^/]*\.safetensors(\.index\.json)?|({CODE})_(vanilla|recurrent)(_\w+)?\.py|hf_vanilla/.*\.py")
 """What a push removes from a repository if it is not among what it sends: weights and code of an earlier one."""
 SPACES = ("gradio", "static")
