@@ -79,7 +79,8 @@ def look_up_in(former: str, places: tuple[str, ...]) -> Callable[[str], object]:
 
 def is_package(former: str) -> bool:
     """True for a former module that is a room by now."""
-    return hasattr(sys.modules.get(f"hf_vanilla.{former}"), "__path__")
+    module = sys.modules.get(f"hf_vanilla.{former}")  # of which `hasattr` would ask the look-up again
+    return module is not None and not isinstance(module, FormerModule) and "__path__" in vars(module)
 
 
 class FormerModule(ModuleType):
