@@ -3,7 +3,18 @@
 import argparse
 from pathlib import Path
 
-from hf_vanilla.cli.options import EXPORT_FORMATS, AddArgument, require, require_folder_to_write, require_model
+from hf_vanilla.cli.options import (
+    EXPORT_FORMATS,
+    MAX_MEGABYTES,
+    PAGE_LANGUAGES,
+    PAGE_PRECISIONS,
+    AddArgument,
+    require,
+    require_files,
+    require_folder_to_write,
+    require_model,
+    require_writable,
+)
 from hf_vanilla.training.yaml_files import parse_yaml
 
 
@@ -36,23 +47,40 @@ def run_convert(options: argparse.Namespace) -> None:
 
 
 def _add_export_options(add: AddArgument) -> None:
-    add("model", help="folder or Hub id of a sequence-to-sequence model")
-    add("folder", type=Path, help="folder to write to; it must not exist, or be empty")
+    add("model", help="folder or Hub id of a sequence-to-sequence model; for html, also of a language model")
+    add("output", type=Path, help="folder to write to, which must not exist, or be empty; for html, a file")
     add("--format", required=True, help=" or ".join(EXPORT_FORMATS))
+    page = "of the html page"
+    add("--precision", help=f"weights {page}, {' or '.join(PAGE_PRECISIONS)} (default: float16)")
+    add("--title", help=f"title {page} (default: the model's name)")
+    add("--language", help=f"labels {page}, {' or '.join(PAGE_LANGUAGES)} (default: the reader's)")
+    add("--examples", type=Path, metavar="FILE", help=f"examples {page}, one a line (default: samples of the run)")
+    add("--max_megabytes", type=float, help=f"do not write a larger html page (default: {MAX_MEGABYTES})")
 
 
 def run_export(options: argparse.Namespace) -> None:
-    """Write a translation model in the format of another engine.
+    """Write a model in the format of another engine, or as one HTML file that runs it and shows its attention.
 
-    example: hf-vanilla export runs/verses_demo exported --format ctranslate2
+    example: hf-vanilla export runs/verses_demo page.html --format html
     """
-    require(options, format=EXPORT_FORMATS)
+    require(options, format=EXPORT_FORMATS, precision=PAGE_PRECISIONS, language=PAGE_LANGUAGES, max_megabytes=0)
     require_model(options.model)
-    require_folder_to_write(options.folder)
-    from hf_vanilla.conversion.export import export
+    names = ("precision", "title", "language", "examples", "max_megabytes")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    if options.format == "html":
+        require_writable(options.output)
+        require_files(options.examples)
+        from hf_vanilla.conversion.html_page import export_html
 
-    export(options.model, options.format, options.folder)
-    print(f"written to {options.folder}")
+        export_html(options.model, options.output, **given)
+    elif given:
+        raise ValueError(f"--{next(iter(given))} is for --format html, not {options.format}")
+    else:
+        require_folder_to_write(options.output)
+        from hf_vanilla.conversion.export import export
+
+        export(options.model, options.format, options.output)
+    print(f"written to {options.output}")
 
 
 VERBS = {"convert": (_add_convert_options, run_convert), "export": (_add_export_options, run_export)}

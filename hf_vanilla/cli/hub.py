@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from hf_vanilla.cli.options import AddArgument, require_folder_to_write, require_model
+from hf_vanilla.cli.options import SPACES, AddArgument, require, require_folder_to_write, require_model
 
 
 def add_model_options(add: AddArgument) -> None:
@@ -21,7 +21,13 @@ def _add_push_options(add: AddArgument) -> None:
     add("--tag", help="name to give to this state, such as v1.0")
     add("--message", help="message of the commit (default: what changed)")
     add("--max_shard_size", default="5GB", help="largest file of weights (default: 5GB)")
-    add("--space", action="store_true", help="also make a Space that translates and shows attention")
+    kinds = "gradio, on a server (the default), or static, one page in the reader's browser"
+    add(
+        "--space",
+        nargs="?",
+        const="gradio",
+        help=f"also make a Space that runs the model and shows attention: {kinds}",
+    )
     add("--dry_run", "--dry-run", action="store_true", help="print files and sizes, and send nothing")
 
 
@@ -30,6 +36,7 @@ def run_push(options: argparse.Namespace) -> None:
 
     example: hf-vanilla push runs/verses_demo user/verses --tag v1.0
     """
+    require(options, space=SPACES)
     require_model(options.source)
     from hf_vanilla.hub.push import push
 

@@ -13,7 +13,11 @@ AddArgument = Callable[..., argparse.Action]  # the `add_argument` of a verb's p
 PRECISIONS = ("float32", "bfloat16", "float16", "int8")
 FIGURE_FORMATS = (".png", ".svg", ".pdf")
 EFFECTS = ("perplexity", "bleu", "none")
-EXPORT_FORMATS = ("ctranslate2", "onnx")
+EXPORT_FORMATS = ("ctranslate2", "onnx", "html")
+PAGE_PRECISIONS = ("float16", "int8")
+PAGE_LANGUAGES = ("en", "ko")
+MAX_MEGABYTES = 150
+SPACES = ("gradio", "static")
 NAMES = ("model", "name", "compare", "config", "corpus", "target_path")  # of options that may be paths
 SPLITS = ("train", "validation", "test")
 

@@ -122,7 +122,11 @@ class Records:
 
 
 def render_card(
-    folder: Path, repo_id: str, languages: Sequence[str] | None = None, license: str | None = None
+    folder: Path,
+    repo_id: str,
+    languages: Sequence[str] | None = None,
+    license: str | None = None,
+    space: bool = False,
 ) -> ModelCard:
     """Return the card of the model in a folder that `hf-vanilla train`, or a Trainer with [`use_model_card`], wrote.
 
@@ -132,6 +136,7 @@ def render_card(
         languages: ISO 639-1 codes (default: those of a built-in corpus, if it learned from one).
         license: of the weights, by the Hub's identifier (default: apache-2.0 if a run of `hf-vanilla train` began with
             new ones, else none: those of others have a license of theirs).
+        space: whether there is a Space of the same name, which the card then links.
 
     Raises:
         FileNotFoundError, ValueError: there is no `config.json`, or it is no model's of this package; a language or
@@ -147,6 +152,7 @@ def render_card(
         template_str=(files("hf_vanilla") / "templates" / "model_card.md").read_text(encoding="utf-8"),
         name=repo_id.split("/")[-1],
         repo_id=repo_id,
+        space=space,
         summary=describe_model(records),
         has_pipeline=records.auto_class.endswith(("MaskedLM", "SequenceClassification", "TokenClassification")),
         length_penalty=(read_json(folder / "generation_config.json") or {}).get("length_penalty_form", "paper"),

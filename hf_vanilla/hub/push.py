@@ -15,12 +15,13 @@ from huggingface_hub.utils.sha import git_hash
 
 from hf_vanilla.hub.metadata import check_languages, check_license
 from hf_vanilla.hub.model_card import ATTENTION, CARD, RECORDS, auto_class_of, oneline, read_json, render_card
-from hf_vanilla.hub.staging import check_stands_alone, stage, write_space
+from hf_vanilla.hub.staging import check_stands_alone, stage, write_space, write_static_space
 from hf_vanilla.training.checkpointing import digest
 
 CODE = "checks|configuration|fused_loss|generation|losses|masks|modeling|padding|pipeline|pretrained|texts|unpadding"
 STALE = re.compile(rf"[^/]*\.safetensors(\.index\.json)?|({CODE})_(vanilla|recurrent)(_\w+)?\.py|hf_vanilla/.*\.py")
 """What a push removes from a repository if it is not among what it sends: weights and code of an earlier one."""
+SPACES = ("gradio", "static")
 KINDS = {"weights": (".safetensors", ".index.json"), "code": (".py",), "card": (".md", ".png")}
 KINDS |= {"tokenizer": ("tokenizer.json", "tokenizer_config.json"), "configuration": ("config.json",)}
 """How a commit's message calls a file, by the first of these endings that its name has; all others are records."""
@@ -36,7 +37,7 @@ def push(
     message: str | None = None,
     languages: Sequence[str] | None = None,
     license: str | None = None,
-    space: bool = False,
+    space: bool | str | None = None,
     max_shard_size: str = "5GB",
     dry_run: bool = False,
     api: HfApi | None = None,
@@ -54,7 +55,8 @@ def push(
         tag: a name for this state, such as `"v1.0"`.
         message: of the commit (default: what changed).
         languages, license: see [`render_card`].
-        space: also make a Space of the same name, which translates and shows attention.
+        space: also make a Space of the same name, which shows attention: `"gradio"` (or True) for one that translates
+            on a server, `"static"` for one page that runs any model of [`export_to_html`] in the reader's browser.
         max_shard_size: weights beyond this are split.
         dry_run: print what would be sent, and send nothing.
         api: says to which Hub, and by which token (default: as `hf auth login` or HF_ENDPOINT and HF_TOKEN have it).
@@ -64,26 +66,35 @@ def push(
         ConnectionError: the Hub cannot be reached, or broke off.
     """
     source, api = Path(source), api or HfApi()
+    sdk = "gradio" if space is True else space or None
+    if sdk not in (None, *SPACES):
+        raise ValueError(f"space is {space!r}; expected one of {', '.join(SPACES)}")
     check_repo_id(repo_id)
     check_languages(languages or ())
     check_license(license or "other")
     with tempfile.TemporaryDirectory() as temporary:
         folder, app = Path(temporary, "model"), Path(temporary, "space")
-        model, tokenizer = stage(source, folder, repo_id, max_shard_size, languages=languages, license=license)
-        if space and auto_class_of(model.config) != "AutoModelForSeq2SeqLM":
-            raise ValueError("the Space translates: it is for models of AutoModelForSeq2SeqLM")
+        card = {"languages": languages, "license": license, "space": sdk is not None}
+        model, tokenizer = stage(source, folder, repo_id, max_shard_size, **card)
+        if sdk == "gradio" and auto_class_of(model.config) != "AutoModelForSeq2SeqLM":
+            what = "the Space translates: it is for models of AutoModelForSeq2SeqLM"
+            raise ValueError(f'{what}; one that is "static" runs language models, too')
+        if sdk == "static":  # before anything is sent, for it refuses what a page cannot compute
+            write_static_space(app, model, tokenizer, folder, repo_id, license)
         check_stands_alone(folder, model, tokenizer)
         if dry_run:
             show(folder, repo_id)
-            if space:
+            if sdk == "gradio":
                 write_space(app, folder, repo_id, "0" * 40, license)
+            if sdk:
                 show(app, f"spaces/{repo_id}")
         else:
             with explained(repo_id):
-                commit = send(api, repo_id, "model", folder, private, revision, tag or "", message or "")
-                if space:
+                commit = send(api, repo_id, None, folder, private, revision, tag or "", message or "")
+                if sdk == "gradio":
                     write_space(app, folder, repo_id, commit, license)
-                    send(api, repo_id, "space", app, private, "main", "", f"Show {repo_id} at {commit[:8]}")
+                if sdk:
+                    send(api, repo_id, sdk, app, private, "main", "", f"Show {repo_id} at {commit[:8]}")
     return f"{api.endpoint}/{repo_id}"
 
 
@@ -134,15 +145,23 @@ def write_card(
 
 
 def send(
-    api: HfApi, repo_id: str, kind: str, folder: Path, private: bool | None, revision: str, tag: str, message: str
+    api: HfApi,
+    repo_id: str,
+    sdk: str | None,
+    folder: Path,
+    private: bool | None,
+    revision: str,
+    tag: str,
+    message: str,
 ) -> str:
     """Send what changed in a folder to a repository's branch in one commit; return the hash of the branch's newest.
+    The repository is a Space with an `sdk`, and a model's without one.
 
     Raises:
         ValueError: the repository holds another type of model, or has the tag at another state.
     """
     api.whoami()
-    sdk = "gradio" if kind == "space" else None
+    kind = "space" if sdk else "model"
     api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, space_sdk=sdk)
     if revision != "main":
         api.create_branch(repo_id, repo_type=kind, branch=revision, exist_ok=True)

@@ -23,6 +23,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 import hf_vanilla
 from hf_vanilla.attention.figures import plot_heads, save_figure
 from hf_vanilla.attention.reader import attention_maps
+from hf_vanilla.conversion.html_page import examples_of, export_to_html
 from hf_vanilla.hub import model_card
 from hf_vanilla.hub.model_card import oneline, public, read_json
 from hf_vanilla.models.generation_vanilla import beam_search
@@ -128,7 +129,7 @@ def stage(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Write all that a repository will hold, and no more, into a new `folder`; return model and tokenizer.
 
-    `card` has `languages` and `license`, if they are given, for [`model_card.render_card`].
+    `card` has `languages`, `license` and `space`, if they are given, for [`model_card.render_card`].
     """
     model, tokenizer = load_model_and_tokenizer(source)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
@@ -220,8 +221,27 @@ def write_space(app: Path, model: Path, repo_id: str, commit: str, license: str 
     examples = sorted((row["source"] for row in model_card.read_samples(model)), key=len)[:3]
     model_card.write_record(app / "model.json", {"model": repo_id, "revision": commit, "examples": examples})
     write_requirements(app, "matplotlib")
-    how: dict[str, Any] = {"sdk": "gradio", "sdk_version": GRADIO, "app_file": "app.py", "models": [repo_id]}
-    data = SpaceCardData(title=repo_id.split("/")[-1], license=license or "apache-2.0", **how)
-    SpaceCard(f"---\n{data}\n---\nTranslates with [{repo_id}](https://huggingface.co/{repo_id}).\n").save(
-        app / model_card.CARD
-    )
+    write_space_card(app, repo_id, license, "Translates with", sdk="gradio", sdk_version=GRADIO, app_file="app.py")
+
+
+def write_static_space(
+    app: Path,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    folder: Path,
+    repo_id: str,
+    license: str | None,
+) -> None:
+    """Write a Space that is one page, which runs a staged model in the reader's browser, into a new folder `app`; the
+    examples are the samples that lie in the model's `folder`. It raises as [`export_to_html`]."""
+    app.mkdir(parents=True)
+    name, examples = repo_id.split("/")[-1], examples_of(folder, tokenizer, type(model).__name__)
+    export_to_html(model, tokenizer, app / "index.html", title=name, examples=examples)
+    write_space_card(app, repo_id, license, "Runs in your browser:", sdk="static", app_file="index.html")
+
+
+def write_space_card(app: Path, repo_id: str, license: str | None, does: str, **how: Any) -> None:
+    """Write the page of a Space, which says what it `does` with which model."""
+    data = SpaceCardData(title=repo_id.split("/")[-1], license=license or "apache-2.0", models=[repo_id], **how)
+    text = f"---\n{data}\n---\n{does} [{repo_id}](https://huggingface.co/{repo_id}).\n"
+    SpaceCard(text).save(app / model_card.CARD)

@@ -37,7 +37,7 @@ def encode_texts(
     def is_spelled(tokens: set[str]) -> bool:
         return any(token in together for token in tokens)
 
-    frame = _frame_tokens(tokenizer, masks)
+    frame = frame_tokens(tokenizer, masks)
     if tokenizer.split_special_tokens or not is_spelled(frame):
         return tokenizer(text, text_pair, **options)
     added = tokenizer.added_tokens_decoder.values()
@@ -58,7 +58,8 @@ def read_special_tokens(tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokeniz
     return tokenizer
 
 
-def _frame_tokens(tokenizer: PreTrainedTokenizerBase, masks: bool) -> set[str]:
+def frame_tokens(tokenizer: PreTrainedTokenizerBase, masks: bool) -> set[str]:
+    """Return the tokens that frame sequences of a tokenizer, which a user's text cannot spell; masks unless it may."""
     names = ["pad_token", "bos_token", "eos_token", "cls_token", "sep_token", *([] if masks else ["mask_token"])]
     return {str(token) for name in names if (token := getattr(tokenizer, name, None)) is not None}
 

@@ -3,14 +3,13 @@
 import base64
 import html
 import itertools
-import json
 import re
-import shutil
 import time
 import zlib
 
 import pytest
 import torch
+from browser import Page, in_browser
 from torch.testing import assert_close
 from transformers import BertConfig, BertForMaskedLM
 
@@ -30,76 +29,20 @@ HOSTILE = [
     "' \" & &lt; @DATA@ @WEIGHTS@ ${1} {{x}} \\u003c $x^2$ \u2028",
     "javascript:alert(1)",
 ]
-CHROME = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-DRIVER = shutil.which("chromedriver")
-in_browser = pytest.mark.skipif(not (CHROME and DRIVER), reason="no chromium and chromedriver on this machine")
 
 
-class Page:
-    """A page in headless Chromium."""
-
-    def __init__(self):
-        from selenium import webdriver
-
-        options = webdriver.ChromeOptions()
-        options.binary_location = CHROME
-        for argument in ("--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"):
-            options.add_argument(argument)
-        options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-        self.driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
-        self.run = self.driver.execute_script
-
-    def command(self, name, **arguments):
-        return self.driver.execute_cdp_cmd(name, arguments)
-
-    def open(self, path, width=1280, height=900, theme="light", ready="document.body.dataset.ready"):
-        metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500}
-        self.command("Emulation.setDeviceMetricsOverride", **metrics)
-        self.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": theme}])
-        self.driver.get_log("performance"), self.driver.get_log("browser")
-        self.driver.get(path.as_uri())
-        end = time.monotonic() + 60
-        while not self.run(f"return {ready}"):
-            assert time.monotonic() < end, self.run("return document.body.textContent")[:500]
-            time.sleep(0.02)
-
-    def set(self, **controls):
-        for name, value in controls.items():
-            self.run(
-                "const e = document.getElementById(arguments[0]); e.type === 'checkbox' ? e.checked = arguments[1] :"
-                "e.value = arguments[1]; e.dispatchEvent(new Event('change'))",
-                name.rstrip("_"),
-                value,
-            )
+class AttentionPage(Page):
+    """A page of attention maps."""
 
     def hover(self, side, word):
         """Move the mouse over a word, and read the weights that the words of the other side then carry."""
-        from selenium.webdriver import ActionChains
-        from selenium.webdriver.common.by import By
-
-        element = self.driver.find_elements(By.CSS_SELECTOR, f"#{side} .word")[word]
-        ActionChains(self.driver, duration=0).move_to_element(element).perform()
+        self.point(side, word)
         return self.weights("to" if side == "from" else "from")
-
-    def weights(self, side):
-        selector = f"#{side} .word"
-        values = self.run("return [...document.querySelectorAll(arguments[0])].map(e => +e.dataset.weight)", selector)
-        return torch.tensor(values, dtype=torch.float32)
-
-    def text(self, id_):
-        return self.run("return document.getElementById(arguments[0]).textContent", id_)
-
-    def check_quiet(self):
-        """No error, no warning, and no request but for the page itself and what it holds."""
-        assert self.driver.get_log("browser") == []
-        messages = [json.loads(entry["message"])["message"] for entry in self.driver.get_log("performance")]
-        sent = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-        assert sent and all(re.match("file:|data:|about:", url) for url in sent), sent
 
 
 @pytest.fixture(scope="module")
 def page():
-    page = Page()
+    page = AttentionPage()
     yield page
     page.driver.quit()
 
@@ -197,12 +140,12 @@ def test_statistics_overview_and_pictures(page, path, maps):
 
 @in_browser
 def test_keyboard_and_screen_reader(page, path, maps):
-    from selenium.webdriver import ActionChains, Keys
+    from selenium.webdriver import Keys
 
     page.open(path)
     page.set(kind=2, layer=0, head=0)
     page.run("document.querySelector('#from .word[tabindex=\"0\"]').focus()")
-    press = lambda *keys: ActionChains(page.driver).send_keys(*keys).perform()  # noqa: E731
+    press = page.press
     press(Keys.HOME, Keys.ARROW_RIGHT, Keys.ARROW_DOWN)
     assert_close(page.weights("to"), maps.cross.weights[0, 0, 2], atol=1e-6, rtol=0)
     press(Keys.END)
@@ -214,8 +157,7 @@ def test_keyboard_and_screen_reader(page, path, maps):
         1,
         "layer 2, head 2",
     ]
-    named = page.command("Accessibility.getFullAXTree")["nodes"]
-    roles = {(node["role"]["value"], node.get("name", {}).get("value", "")) for node in named if "role" in node}
+    roles = page.named()
     assert ("grid", "All heads") in roles and ("gridcell", "layer 3, head 6") in roles
     assert ("listbox", "These words, as they are written, look") in roles
     assert {"status", "columnheader", "image"} <= {role for role, _ in roles}

@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 from threading import Thread
 from types import SimpleNamespace
+from typing import get_args
 
 import pytest
 import torch
@@ -21,8 +22,9 @@ import hf_vanilla
 from hf_vanilla import VanillaDecoderConfig, VanillaDecoderForCausalLM, cli
 from hf_vanilla.attention import figures, switching
 from hf_vanilla.cli import options as choices
-from hf_vanilla.conversion import export
+from hf_vanilla.conversion import export, html_page
 from hf_vanilla.data.tokenization import train_tokenizer
+from hf_vanilla.hub.push import SPACES
 from hf_vanilla.translation import translator
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +110,10 @@ def test_help_and_mistakes_import_nothing_heavy(tmp_path):
         ["attend", "model", "--survey", "--effect", "blue"],
         ["convert", "model", "folder", "--set", "d_model"],
         ["export", "model", "folder", "--format", "tensorrt"],
+        ["export", "model", "folder", "--format", "onnx", "--title", "x"],
+        ["export", "model", "no/such/page.html", "--format", "html"],
+        ["export", "model", "page.html", "--format", "html", "--precision", "int4"],
+        ["export", "model", "page.html", "--format", "html", "--examples", "absent.txt"],
         ["env", "now"],
     ]
     answers = [["--help"], ["--version"], *([verb, "--help"] for verb in VERBS)]
@@ -172,7 +178,10 @@ def test_what_the_command_line_may_be_given_is_what_the_package_takes():
     assert choices.PRECISIONS == translator.PRECISIONS
     assert choices.FIGURE_FORMATS == figures.FIGURE_FORMATS
     assert choices.EFFECTS == switching.EFFECTS
-    assert choices.EXPORT_FORMATS == tuple(export.EXPORTS)
+    assert choices.EXPORT_FORMATS == (*export.EXPORTS, "html")
+    assert choices.PAGE_PRECISIONS == get_args(html_page.Precision)
+    assert choices.SPACES == SPACES
+    assert (choices.PAGE_LANGUAGES, choices.MAX_MEGABYTES) == (html_page.LANGUAGES, html_page.MAX_MEGABYTES)
 
 
 def test_translate_keeps_the_order_of_lines_and_empty_ones(folder, capsys, monkeypatch):

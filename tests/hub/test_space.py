@@ -65,6 +65,47 @@ def test_a_space_has_all_that_it_needs_and_shows_one_commit(folder, hub, online,
     assert len(api.list_repo_commits("user/files", repo_type="space")) == 2
 
 
+@pytest.mark.parametrize("family", ["seq2seq", "encoder"])
+def test_a_static_space_is_one_page_that_needs_no_server_and_the_card_links_it(
+    family,
+    folder,
+    hub,
+    online,  # noqa: F811
+    unchecked,  # noqa: F811
+    tmp_path,
+):
+    from hf_vanilla import VanillaEncoderForMaskedLM
+
+    if family == "encoder":
+        folder = tmp_path / "encoder"
+        tokenizer = train_tokenizer(["six two ten"], vocab_size=280, family="encoder")
+        small_model(VanillaEncoderForMaskedLM, vocab_size=len(tokenizer)).save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+    api, name = HfApi(endpoint=hub.url, token=TOKEN), f"user/page_{family}"
+    push(folder, name, space="static", api=api)
+    files = hub.files(name, kind="spaces")
+    assert set(files) - {".gitattributes"} == {"README.md", "index.html"}
+    data = SpaceCard(files["README.md"].decode()).data
+    assert (data.sdk, data.app_file, data.models) == ("static", "index.html", [name])
+    page = files["index.html"].decode()
+    assert "Content-Security-Policy" in page and f"<title>page_{family}</title>" in page
+    assert ("\\u003cb>six\\u003c/b> two" in page) == (family == "seq2seq")  # the run's sample
+    assert f"https://huggingface.co/spaces/{name}" in hub.files(name)["README.md"].decode()
+    push(folder, name, api=api)
+    assert "huggingface.co/spaces" not in hub.files(name)["README.md"].decode()
+
+
+def test_a_static_space_that_cannot_be_is_refused_before_anything_is_sent(folder, hub, online, unchecked):  # noqa: F811
+    api = HfApi(endpoint=hub.url, token=TOKEN)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"activation_function": "mish"}))
+    with pytest.raises(ValueError, match="`activation_function` is 'mish'"):
+        push(folder, "user/refused", space="static", api=api)
+    with pytest.raises(ValueError, match="space is 'docker'; expected one of gradio, static"):
+        push(folder, "user/refused", space="docker", api=api)
+    assert not api.repo_exists("user/refused")
+
+
 def test_only_what_translates_has_a_space(tmp_path, capsys):
     from hf_vanilla import VanillaEncoderForMaskedLM
 
