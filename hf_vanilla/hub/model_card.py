@@ -127,6 +127,7 @@ def render_card(
     languages: Sequence[str] | None = None,
     license: str | None = None,
     space: bool = False,
+    twin: str = "",
 ) -> ModelCard:
     """Return the card of the model in a folder that `hf-vanilla train`, or a Trainer with [`use_model_card`], wrote.
 
@@ -137,6 +138,7 @@ def render_card(
         license: of the weights, by the Hub's identifier (default: apache-2.0 if a run of `hf-vanilla train` began with
             new ones, else none: those of others have a license of theirs).
         space: whether there is a Space of the same name, which the card then links.
+        twin: repository of the same weights as a class of transformers, which the card then links.
 
     Raises:
         FileNotFoundError, ValueError: there is no `config.json`, or it is no model's of this package; a language or
@@ -153,6 +155,7 @@ def render_card(
         name=repo_id.split("/")[-1],
         repo_id=repo_id,
         space=space,
+        twin=twin,
         summary=describe_model(records),
         has_pipeline=records.auto_class.endswith(("MaskedLM", "SequenceClassification", "TokenClassification")),
         length_penalty=(read_json(folder / "generation_config.json") or {}).get("length_penalty_form", "paper"),

@@ -129,7 +129,7 @@ def stage(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Write all that a repository will hold, and no more, into a new `folder`; return model and tokenizer.
 
-    `card` has `languages`, `license` and `space`, if they are given, for [`model_card.render_card`].
+    `card` has `languages`, `license`, `space` and `twin`, if they are given, for [`model_card.render_card`].
     """
     model, tokenizer = load_model_and_tokenizer(source)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
