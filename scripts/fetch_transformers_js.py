@@ -2,8 +2,8 @@
 
     python scripts/fetch_transformers_js.py
 
-It goes to the folder that HF_TRANSFORMERS_JS names, or else to ~/.cache/hf_vanilla/transformers_js. No script of a package
-runs: such scripts would fetch what only a GPU needs.
+It goes to the folder that HF_TRANSFORMERS_JS names, or else to ~/.cache/hf_vanilla/transformers_js. No script of a
+package runs: such scripts would fetch what only a GPU needs.
 """
 
 import argparse

@@ -17,8 +17,8 @@ from transformers.cache_utils import DynamicCache
 from hf_vanilla.conversion.export import CachedDecoder, write_graph
 from hf_vanilla.training.checkpointing import new_folder
 
-GRAPHS = ("ForConditionalGeneration", "ForMaskedLM", "ForCausalLM", "ForSequenceClassification")
-GRAPHS += ("ForTokenClassification", "ForQuestionAnswering", "EncoderModel")
+GRAPHS = tuple(f"For{task}" for task in ("ConditionalGeneration", "MaskedLM", "CausalLM", "QuestionAnswering"))
+GRAPHS += ("ForSequenceClassification", "ForTokenClassification", "EncoderModel")
 """How the classes end whose graphs transformers.js has a pipeline for."""
 
 

@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import sacrebleu
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import validate_repo_id
@@ -44,6 +45,7 @@ PIPELINES = {
     "AutoModelForMultipleChoice": "multiple-choice",
     "AutoModel": "feature-extraction",
 }
+GENERATING = ("AutoModelForSeq2SeqLM", "AutoModelForCausalLM")
 FAMILY_NAMES = {"vanilla": "encoder-decoder"}
 FAMILY_NAMES |= {f"vanilla_{family}": family for family in ("encoder", "decoder", "recurrent")}
 METRICS = {"bleu": "BLEU", "chrf": "chrF2", "chrf++": "chrF2++", "ter": "TER", "comet": "COMET"}
@@ -110,6 +112,7 @@ class Records:
         self.configuration: dict[str, Any] = self.run.get("configuration", {})
         self.scores = scores_of(self.run, current_evaluations(folder))
         self.samples = read_samples(folder)
+        self.has_picture = (folder / ATTENTION).exists()
         corpus = self.configuration.get("corpus") or self.run.get("dataset") or ""
         self.corpus, self.built_in = public(corpus), BUILT_IN.get(corpus, {})
         base_model = self.run.get("base_model") or self.configuration.get("initial_model")
@@ -167,7 +170,7 @@ def render_card(
         attention=(folder / ATTENTION).exists(),
         plain=plain,
         oneline=oneline,
-        **vars(records) | {"samples": [sample for sample in records.samples[:3] if "source" in sample]},
+        **vars(records) | {"samples": best_median_worst(records.samples)},
     )
 
 
@@ -197,13 +200,46 @@ def metadata_of(records: Records, repo_id: str, languages: Sequence[str] | None,
         license=license or ("apache-2.0" if "configuration" in records.run and not base else None),
         library_name="transformers",
         pipeline_tag=records.pipeline_tag,
-        tags=["hf_vanilla", "attention-is-all-you-need", FAMILY_NAMES[records.config.model_type]],
+        tags=[
+            *("hf_vanilla", "attention-is-all-you-need", FAMILY_NAMES[records.config.model_type]),
+            *(["custom_generate"] if records.auto_class in GENERATING else []),
+        ],
         datasets=[records.hub["dataset"]] if records.hub["dataset"] and not records.built_in else None,
         metrics=sorted({score.metric for score in scores}) or None,
         base_model=records.hub["base_model"],
         model_name=repo_id.split("/")[-1],
         eval_results=results or None,
+        widget=widget_of(records) or None,
+        thumbnail=f"https://huggingface.co/{repo_id}/resolve/main/{ATTENTION}" if records.has_picture else None,
     )
+
+
+def best_median_worst(samples: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
+    """Return, of translated samples, those with the best, the median and the worst chrF2 against their reference, each
+    with its `rank` and its `score`; fewer if there are fewer."""
+    translated = [sample for sample in samples if "source" in sample]
+    scored: list[dict[str, Any]] = [
+        sample | {"score": sacrebleu.sentence_chrf(sample["translation"], [sample["target"]]).score}
+        for sample in translated
+    ]
+    scored.sort(key=lambda sample: -sample["score"])
+    found: dict[int, str] = {}
+    for rank, place in (("best", 0), ("worst", len(scored) - 1), ("median", len(scored) // 2)):
+        found.setdefault(place, rank)
+    return [scored[place] | {"rank": found[place]} for place in sorted(found) if scored]
+
+
+def widget_of(records: Records) -> list[dict[str, Any]]:
+    """Return examples for the page's widget: samples, with the output that the model gave where that was recorded."""
+    if "source" in (records.samples or [{}])[0]:
+        return [
+            {"text": oneline(sample["source"]), "output": {"text": oneline(sample["translation"])}}
+            for sample in best_median_worst(records.samples)
+        ]
+    if records.pipeline_tag not in ("fill-mask", "text-generation"):
+        return []
+    texts = (example_of(sample["text"], records.pipeline_tag) for sample in records.samples[:3])
+    return [{"text": text} for text in texts]
 
 
 def load_config(folder: Path) -> PreTrainedConfig:

@@ -213,14 +213,14 @@ def batches_of(
     groups: dict[int, list[list[int]]] = {}
     for ids in sentences:
         groups.setdefault(len(ids), []).append(ids)
-    batches = []
+    batches: list[dict[str, Tensor]] = []
     for rows in groups.values():
-        ids = torch.tensor(rows)
+        words = torch.tensor(rows)
         if auto_class_of(model.config) == "AutoModelForMultipleChoice":
-            ids = ids[:, None].repeat(1, 2, 1)
-        batches.append({"input_ids": ids, "attention_mask": torch.ones_like(ids)})
+            words = words[:, None].repeat(1, 2, 1)
+        batches.append({"input_ids": words, "attention_mask": torch.ones_like(words)})
         if model.config.is_encoder_decoder:
-            batches[-1]["decoder_input_ids"] = ids.flip(1).contiguous()
+            batches[-1]["decoder_input_ids"] = words.flip(1).contiguous()
     lengths = [0] * len(batches)
     if model.can_generate():
         batches.append(dict(tokenizer.pad({"input_ids": list(sentences)}, return_tensors="pt")))
