@@ -32,7 +32,8 @@ logger = logging.getLogger(__name__)
 
 SUMMARY, EVALUATION, SAMPLES = "training_summary.json", "evaluation.json", "samples.jsonl"
 CURVES, ATTENTION, CARD, CONFIG = "curves.png", "attention.png", "README.md", "training_config.yaml"
-RECORDS = ("config.json", CONFIG, SUMMARY, EVALUATION, SAMPLES, CURVES, ATTENTION)
+ATTENTION_DARK = "attention_dark.png"
+RECORDS = ("config.json", CONFIG, SUMMARY, EVALUATION, SAMPLES, CURVES, ATTENTION, ATTENTION_DARK)
 """The files that a card is made of, or shows. Weights are not needed."""
 
 PIPELINES = {
@@ -168,6 +169,7 @@ def render_card(
         signatures=sorted({score.arguments["signature"] for score in records.scores if score.arguments}),
         curves=(folder / CURVES).exists(),
         attention=(folder / ATTENTION).exists(),
+        attention_dark=(folder / ATTENTION_DARK).exists(),
         plain=plain,
         oneline=oneline,
         **vars(records) | {"samples": best_median_worst(records.samples)},

@@ -15,7 +15,16 @@ from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
 from hf_vanilla.hub.metadata import check_languages, check_license
-from hf_vanilla.hub.model_card import ATTENTION, CARD, RECORDS, auto_class_of, oneline, read_json, render_card
+from hf_vanilla.hub.model_card import (
+    ATTENTION,
+    ATTENTION_DARK,
+    CARD,
+    RECORDS,
+    auto_class_of,
+    oneline,
+    read_json,
+    render_card,
+)
 from hf_vanilla.hub.staging import check_stands_alone, stage, write_space, write_static_space
 from hf_vanilla.hub.twin import name_twin, stage_twin
 from hf_vanilla.training.checkpointing import digest
@@ -162,7 +171,7 @@ def write_card(
         card = render_card(records, repo_id, languages, license)
         folder.mkdir(parents=True, exist_ok=True)
         # A run's own records stay as they are: those of a card tell less.
-        for name in (ATTENTION,) if folder.resolve() == source.resolve() else RECORDS:
+        for name in (ATTENTION, ATTENTION_DARK) if folder.resolve() == source.resolve() else RECORDS:
             if (records / name).is_file() and (records / name).resolve() != (folder / name).resolve():
                 shutil.copyfile(records / name, folder / name)
         card.save(folder / CARD)
