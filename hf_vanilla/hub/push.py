@@ -30,6 +30,7 @@ from hf_vanilla.hub.twin import name_twin, stage_twin
 from hf_vanilla.training.checkpointing import digest
 
 CODE = "checks|configuration|fused_loss|generation|losses|masks|modeling|padding|pipeline|pretrained|texts|unpadding"
+CODE += "|static_generation"
 STALE = re.compile(rf"[^/]*\.safetensors(\.index\.json)?|({CODE})_(vanilla|recurrent)(_\w+)?\.py|hf_vanilla/.*\.py")
 """What a push removes from a repository if it is not among what it sends: weights and code of an earlier one."""
 SPACES = ("gradio", "static")
