@@ -88,6 +88,9 @@ def test_a_twin_s_page_gives_a_stranger_what_ours_gives(family, tmp_path, hub, o
     data = cards[twin].data
     assert (data.base_model, data.license, data.library_name) == (repo, "mit", "transformers")
     assert data.pipeline_tag == cards[repo].data.pipeline_tag and {"onnx", "transformers.js"} <= set(data.tags)
+    # What the Hub counts in the weights' headers is what the card says.
+    counted = api_of(hub).get_safetensors_metadata(repo).parameter_count
+    assert counted.keys() == {"F32"} and f"{counted['F32'] / 1e6:,.1f} million parameters" in cards[repo].text
     # The Hub says of translators without code of their own that transformers 5 has no pipeline for them.
     codes = []
     for name in (repo, twin):
