@@ -28,6 +28,8 @@ def _add_push_options(add: AddArgument) -> None:
         const="gradio",
         help=f"also make a Space that runs the model and shows attention: {kinds}",
     )
+    twin = "also publish the weights as user/name-FAMILY: as the class of transformers that computes the same, without"
+    add("--twin", action="store_true", help=f"{twin} custom code and with ONNX graphs for transformers.js")
     add("--dry_run", "--dry-run", action="store_true", help="print files and sizes, and send nothing")
 
 

@@ -198,7 +198,8 @@ def plan_from_ours(source: str | Path | PreTrainedModel, to: str | None) -> Plan
     checkpoint = checkpoints.open_checkpoint(source)
     kind = checkpoint.config.model_type
     if kind not in OUR_TYPES:
-        raise ValueError(f"`model_type` is {kind!r}; only models of hf_vanilla go back out")
+        known = ", ".join(sorted(OUR_TYPES))
+        raise ValueError(f"`model_type` is {kind!r}; what transformers' own classes compute, too, is {known}")
     if to is not None and to not in MODEL_FORMATS:
         raise ValueError(f"`to` is {to!r}; expected one of {', '.join(MODEL_FORMATS)}")
     reasons = []

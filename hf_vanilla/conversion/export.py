@@ -201,10 +201,17 @@ def export_to_onnx(
 
 
 def write_graph(
-    module: nn.Module, inputs: Any, dynamic_shapes: Any, input_names: list[str], output_names: list[str], path: Path
+    module: nn.Module,
+    inputs: Any,
+    dynamic_shapes: Any,
+    input_names: list[str],
+    output_names: list[str],
+    path: Path,
+    external_data: bool = True,
 ) -> None:
-    """Write what a module computes from `inputs` as an ONNX graph to `path`, and its weights beside it. The dimensions
-    of each input that `dynamic_shapes` names are free: `torch.export.export` raises where the module fixes one."""
+    """Write what a module computes from `inputs` as an ONNX graph to `path`, and its weights beside it, or, without
+    `external_data`, into it. The dimensions of each input that `dynamic_shapes` names are free:
+    `torch.export.export` raises where the module fixes one."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)  # it warns that torchvision's operations are not there
@@ -213,7 +220,7 @@ def write_graph(
             warnings.simplefilter("ignore")
             program = torch.export.export(module, inputs, dynamic_shapes=dynamic_shapes, strict=False)
             names = {"input_names": input_names, "output_names": output_names, "dynamic_shapes": dynamic_shapes}
-            torch.onnx.export(program, (), path, **names, dynamo=True, external_data=True, verbose=False)
+            torch.onnx.export(program, (), path, **names, dynamo=True, external_data=external_data, verbose=False)
     finally:
         logger.setLevel(level)
 

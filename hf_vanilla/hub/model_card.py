@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import sacrebleu
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from huggingface_hub.utils import validate_repo_id
@@ -33,7 +34,8 @@ logger = logging.getLogger(__name__)
 
 SUMMARY, EVALUATION, SAMPLES = "training_summary.json", "evaluation.json", "samples.jsonl"
 CURVES, ATTENTION, CARD, CONFIG = "curves.png", "attention.png", "README.md", "training_config.yaml"
-RECORDS = ("config.json", CONFIG, SUMMARY, EVALUATION, SAMPLES, CURVES, ATTENTION)
+ATTENTION_DARK = "attention_dark.png"
+RECORDS = ("config.json", CONFIG, SUMMARY, EVALUATION, SAMPLES, CURVES, ATTENTION, ATTENTION_DARK)
 """The files that a card is made of, or shows. Weights are not needed."""
 
 PIPELINES = {
@@ -46,6 +48,7 @@ PIPELINES = {
     "AutoModelForMultipleChoice": "multiple-choice",
     "AutoModel": "feature-extraction",
 }
+GENERATING = ("AutoModelForSeq2SeqLM", "AutoModelForCausalLM")
 FAMILY_NAMES = {"vanilla": "encoder-decoder"}
 FAMILY_NAMES |= {f"vanilla_{family}": family for family in ("encoder", "decoder", "recurrent")}
 SEQUENCES = "text2text-generation"
@@ -117,6 +120,7 @@ class Records:
             self.pipeline_tag = SEQUENCES
         self.scores = scores_of(self.run, current_evaluations(folder), self.pipeline_tag == SEQUENCES)
         self.samples = read_samples(folder)
+        self.has_picture = (folder / ATTENTION).exists()
         corpus = self.configuration.get("corpus") or self.run.get("dataset") or ""
         self.corpus, self.built_in = public(corpus), BUILT_IN.get(corpus, {})
         base_model = self.run.get("base_model") or self.configuration.get("initial_model")
@@ -134,6 +138,7 @@ def render_card(
     languages: Sequence[str] | None = None,
     license: str | None = None,
     space: bool = False,
+    twin: str = "",
 ) -> ModelCard:
     """Return the card of the model in a folder that `hf-vanilla train`, or a Trainer with [`use_model_card`], wrote.
 
@@ -144,6 +149,7 @@ def render_card(
         license: of the weights, by the Hub's identifier (default: apache-2.0 if a run of `hf-vanilla train` began with
             new ones, else none: those of others have a license of theirs).
         space: whether there is a Space of the same name, which the card then links.
+        twin: repository of the same weights as a class of transformers, which the card then links.
 
     Raises:
         FileNotFoundError, ValueError: there is no `config.json`, or it is no model's of this package; a language or
@@ -160,6 +166,7 @@ def render_card(
         name=repo_id.split("/")[-1],
         repo_id=repo_id,
         space=space,
+        twin=twin,
         summary=describe_model(records),
         has_pipeline=records.auto_class.endswith(("MaskedLM", "SequenceClassification", "TokenClassification")),
         length_penalty=(read_json(folder / "generation_config.json") or {}).get("length_penalty_form", "paper"),
@@ -169,9 +176,10 @@ def render_card(
         signatures=sorted({score.arguments["signature"] for score in records.scores if score.arguments}),
         curves=(folder / CURVES).exists(),
         attention=(folder / ATTENTION).exists(),
+        attention_dark=(folder / ATTENTION_DARK).exists(),
         plain=plain,
         oneline=oneline,
-        **vars(records) | {"samples": [sample for sample in records.samples[:3] if "source" in sample]},
+        **vars(records) | {"samples": best_median_worst(records.samples)},
     )
 
 
@@ -201,13 +209,46 @@ def metadata_of(records: Records, repo_id: str, languages: Sequence[str] | None,
         license=license or ("apache-2.0" if "configuration" in records.run and not base else None),
         library_name="transformers",
         pipeline_tag=records.pipeline_tag,
-        tags=["hf_vanilla", "attention-is-all-you-need", FAMILY_NAMES[records.config.model_type]],
+        tags=[
+            *("hf_vanilla", "attention-is-all-you-need", FAMILY_NAMES[records.config.model_type]),
+            *(["custom_generate"] if records.auto_class in GENERATING else []),
+        ],
         datasets=[records.hub["dataset"]] if records.hub["dataset"] and not records.built_in else None,
         metrics=sorted({score.metric for score in scores}) or None,
         base_model=records.hub["base_model"],
         model_name=repo_id.split("/")[-1],
         eval_results=results or None,
+        widget=widget_of(records) or None,
+        thumbnail=f"https://huggingface.co/{repo_id}/resolve/main/{ATTENTION}" if records.has_picture else None,
     )
+
+
+def best_median_worst(samples: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
+    """Return, of translated samples, those with the best, the median and the worst chrF2 against their reference, each
+    with its `rank` and its `score`; fewer if there are fewer."""
+    translated = [sample for sample in samples if "source" in sample]
+    scored: list[dict[str, Any]] = [
+        sample | {"score": sacrebleu.sentence_chrf(sample["translation"], [sample["target"]]).score}
+        for sample in translated
+    ]
+    scored.sort(key=lambda sample: -sample["score"])
+    found: dict[int, str] = {}
+    for rank, place in (("best", 0), ("worst", len(scored) - 1), ("median", len(scored) // 2)):
+        found.setdefault(place, rank)
+    return [scored[place] | {"rank": found[place]} for place in sorted(found) if scored]
+
+
+def widget_of(records: Records) -> list[dict[str, Any]]:
+    """Return examples for the page's widget: samples, with the output that the model gave where that was recorded."""
+    if "source" in (records.samples or [{}])[0]:
+        return [
+            {"text": oneline(sample["source"]), "output": {"text": oneline(sample["translation"])}}
+            for sample in best_median_worst(records.samples)
+        ]
+    if records.pipeline_tag not in ("fill-mask", "text-generation"):
+        return []
+    texts = (example_of(sample["text"], records.pipeline_tag) for sample in records.samples[:3])
+    return [{"text": text} for text in texts]
 
 
 def load_config(folder: Path) -> PreTrainedConfig:

@@ -5,6 +5,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, errors
@@ -14,16 +15,26 @@ from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
 from hf_vanilla.hub.metadata import check_languages, check_license
-from hf_vanilla.hub.model_card import ATTENTION, CARD, RECORDS, auto_class_of, oneline, read_json, render_card
+from hf_vanilla.hub.model_card import (
+    ATTENTION,
+    ATTENTION_DARK,
+    CARD,
+    RECORDS,
+    auto_class_of,
+    oneline,
+    read_json,
+    render_card,
+)
 from hf_vanilla.hub.staging import check_stands_alone, stage, write_space, write_static_space
+from hf_vanilla.hub.twin import name_twin, stage_twin
 from hf_vanilla.training.checkpointing import digest
 
 CODE = "checks|configuration|fused_loss|generation|losses|masks|modeling|padding|pipeline|pretrained"
-CODE += "|texts|tokenization|unpadding"
+CODE += "|static_generation|texts|tokenization|unpadding"
 STALE = re.compile(rf"[^/]*\.safetensors(\.index\.json)?|({CODE})_(vanilla|recurrent)(_\w+)?\.py|hf_vanilla/.*\.py")
 """What a push removes from a repository if it is not among what it sends: weights and code of an earlier one."""
 SPACES = ("gradio", "static")
-KINDS = {"weights": (".safetensors", ".index.json"), "code": (".py",), "card": (".md", ".png")}
+KINDS = {"weights": (".safetensors", ".index.json", ".onnx"), "code": (".py",), "card": (".md", ".png")}
 KINDS |= {"tokenizer": ("tokenizer.json", "tokenizer_config.json"), "configuration": ("config.json",)}
 """How a commit's message calls a file, by the first of these endings that its name has; all others are records."""
 
@@ -39,6 +50,7 @@ def push(
     languages: Sequence[str] | None = None,
     license: str | None = None,
     space: bool | str | None = None,
+    twin: bool = False,
     max_shard_size: str = "5GB",
     dry_run: bool = False,
     api: HfApi | None = None,
@@ -46,8 +58,9 @@ def push(
     """Send a model, with all that a stranger needs to load, judge and use it, to the Hub; return its page's address.
 
     What goes there is first written into a folder of its own, loaded back in a process that cannot import
-    `hf_vanilla`, and compared. It is sent in one commit: a push that fails, or is interrupted, changes nothing, and
-    the same call completes it; weights that had arrived are not sent again.
+    `hf_vanilla`, and compared. It is sent in one commit a repository, once all of them are known to take theirs: a
+    push that fails, or is interrupted, leaves none half-written, and the same call completes it; weights that had
+    arrived are not sent again.
 
     Args:
         source: folder of a run of `hf-vanilla train`, or of any model of this package with its tokenizer.
@@ -58,6 +71,8 @@ def push(
         languages, license: see [`render_card`].
         space: also make a Space of the same name, which shows attention: `"gradio"` (or True) for one that translates
             on a server, `"static"` for one page that runs any model of [`export_to_html`] in the reader's browser.
+        twin: also publish the weights as the class of transformers that computes the same, without code of ours and
+            for transformers.js, as `user/name-marian` or whatever its type is; see [`stage_twin`].
         max_shard_size: weights beyond this are split.
         dry_run: print what would be sent, and send nothing.
         api: says to which Hub, and by which token (default: as `hf auth login` or HF_ENDPOINT and HF_TOKEN have it).
@@ -74,8 +89,10 @@ def push(
     check_languages(languages or ())
     check_license(license or "other")
     with tempfile.TemporaryDirectory() as temporary:
-        folder, app = Path(temporary, "model"), Path(temporary, "space")
-        card = {"languages": languages, "license": license, "space": sdk is not None}
+        folder, app, double = (Path(temporary, name) for name in ("model", "space", "twin"))
+        twin_id = name_twin(source, repo_id) if twin else ""
+        check_repo_id(twin_id or repo_id)
+        card = {"languages": languages, "license": license, "space": sdk is not None, "twin": twin_id}
         model, tokenizer = stage(source, folder, repo_id, max_shard_size, **card)
         if sdk == "gradio" and auto_class_of(model.config) != "AutoModelForSeq2SeqLM":
             what = "the Space translates: it is for models of AutoModelForSeq2SeqLM"
@@ -83,19 +100,35 @@ def push(
         if sdk == "static":  # before anything is sent, for it refuses what a page cannot compute
             write_static_space(app, model, tokenizer, folder, repo_id, license)
         check_stands_alone(folder, model, tokenizer)
+        if twin:
+            stage_twin(folder, double, model, tokenizer, repo_id, twin_id)
         if dry_run:
             show(folder, repo_id)
+            if twin:
+                show(double, twin_id)
             if sdk == "gradio":
                 write_space(app, folder, repo_id, "0" * 40, license)
             if sdk:
                 show(app, f"spaces/{repo_id}")
-        else:
-            with explained(repo_id):
-                commit = send(api, repo_id, None, folder, private, revision, tag or "", message or "")
-                if sdk == "gradio":
-                    write_space(app, folder, repo_id, commit, license)
-                if sdk:
-                    send(api, repo_id, sdk, app, private, "main", "", f"Show {repo_id} at {commit[:8]}")
+            return f"{api.endpoint}/{repo_id}"
+        # The twin goes first: its repository, the second, is the one that the Hub may refuse.
+        models = {twin_id: double} if twin else {}
+        models |= {repo_id: folder}
+        uploads = []
+        for name, staged in models.items():
+            with explained(name):
+                uploads.append(prepare(api, name, None, staged, private, revision, tag or ""))
+        if sdk:
+            with explained(f"the Space {repo_id}"):
+                open_repository(api, repo_id, sdk, private, "main")
+        for upload in uploads:
+            with explained(upload.repo_id):
+                commit = upload.send(message or "")
+        if sdk == "gradio":
+            write_space(app, folder, repo_id, commit, license)
+        if sdk:
+            with explained(f"the Space {repo_id}"):
+                prepare(api, repo_id, sdk, app, private, "main", "").send(f"Show {repo_id} at {commit[:8]}")
     return f"{api.endpoint}/{repo_id}"
 
 
@@ -139,35 +172,77 @@ def write_card(
         card = render_card(records, repo_id, languages, license)
         folder.mkdir(parents=True, exist_ok=True)
         # A run's own records stay as they are: those of a card tell less.
-        for name in (ATTENTION,) if folder.resolve() == source.resolve() else RECORDS:
+        for name in (ATTENTION, ATTENTION_DARK) if folder.resolve() == source.resolve() else RECORDS:
             if (records / name).is_file() and (records / name).resolve() != (folder / name).resolve():
                 shutil.copyfile(records / name, folder / name)
         card.save(folder / CARD)
 
 
-def send(
-    api: HfApi,
-    repo_id: str,
-    sdk: str | None,
-    folder: Path,
-    private: bool | None,
-    revision: str,
-    tag: str,
-    message: str,
-) -> str:
-    """Send what changed in a folder to a repository's branch in one commit; return the hash of the branch's newest.
-    The repository is a Space with an `sdk`, and a model's without one.
+@dataclass
+class Upload:
+    """What a push changes in a branch of a repository, of which `head` is the newest commit.
 
-    Raises:
-        ValueError: the repository holds another type of model, or has the tag at another state.
+    Attributes:
+        kind: "model" or "space".
+        staged: the files that it sends or that are there already, by their names.
+        present: names of the files in the repository.
+        changed, removed: names of the files that differ, or are new, and of those that go.
+        tag: name for the state that this leaves, unless it has it already.
     """
+
+    api: HfApi
+    repo_id: str
+    kind: str
+    revision: str
+    head: str
+    staged: dict[str, Path]
+    present: set[str]
+    changed: list[str]
+    removed: list[str]
+    tag: str
+
+    def send(self, message: str) -> str:
+        """Commit what changed, with a `message` or one that says what; return the hash of the branch's newest."""
+        if self.changed or self.removed:
+            details = [f"{'change' if name in self.present else 'add'} {name}" for name in self.changed]
+            additions = [CommitOperationAdd(name, self.staged[name]) for name in self.changed]
+            first = "config.json" not in self.present
+            self.head = self.api.create_commit(
+                self.repo_id,
+                [*additions, *map(CommitOperationDelete, self.removed)],
+                repo_type=self.kind,
+                revision=self.revision,
+                commit_message=message or message_of([*self.changed, *self.removed], first),
+                commit_description="\n".join([*details, *(f"remove {name}" for name in self.removed)]),
+                parent_commit=self.head,
+            ).oid
+        if self.tag:
+            self.api.create_tag(self.repo_id, tag=self.tag, revision=self.head, repo_type=self.kind)
+        return str(self.head)
+
+
+def open_repository(api: HfApi, repo_id: str, sdk: str | None, private: bool | None, revision: str) -> str:
+    """Make a repository, and a branch in it, where they are not there; return the repository's kind. It is a Space
+    with an `sdk`, and a model's without one."""
     api.whoami()
     kind = "space" if sdk else "model"
     api.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, space_sdk=sdk)
     if revision != "main":
         api.create_branch(repo_id, repo_type=kind, branch=revision, exist_ok=True)
+    return kind
+
+
+def prepare(
+    api: HfApi, repo_id: str, sdk: str | None, folder: Path, private: bool | None, revision: str, tag: str
+) -> Upload:
+    """Return what sending a folder changes in a repository's branch, both of which are there from now on.
+
+    Raises:
+        ValueError: the repository holds another type of model, or has the tag at another state.
+    """
+    kind = open_repository(api, repo_id, sdk, private, revision)
     staged = files_in(folder)
-    head = api.repo_info(repo_id, repo_type=kind, revision=revision).sha
+    head = str(api.repo_info(repo_id, repo_type=kind, revision=revision).sha)
     tree = api.list_repo_tree(repo_id, repo_type=kind, revision=head, recursive=True)
     there = {file.path: file for file in tree if isinstance(file, RepoFile)}
     if kind == "model" and "config.json" in there:
@@ -183,20 +258,8 @@ def send(
     tags = {known.name: known.target_commit for known in api.list_repo_refs(repo_id, repo_type=kind).tags}
     if tag in tags and (changed or removed or tags[tag] != head):
         raise ValueError(f"{repo_id} has a tag {tag} already; tags stay what they are: choose another")
-    if changed or removed:
-        details = [f"{'change' if name in there else 'add'} {name}" for name in changed]
-        head = api.create_commit(
-            repo_id,
-            [*(CommitOperationAdd(name, staged[name]) for name in changed), *map(CommitOperationDelete, removed)],
-            repo_type=kind,
-            revision=revision,
-            commit_message=message or message_of([*changed, *removed], first="config.json" not in there),
-            commit_description="\n".join([*details, *(f"remove {name}" for name in removed)]),
-            parent_commit=head,
-        ).oid
-    if tag and tag not in tags:
-        api.create_tag(repo_id, tag=tag, revision=head, repo_type=kind)
-    return str(head)
+    new_tag = "" if tag in tags else tag
+    return Upload(api, repo_id, kind, revision, head, staged, set(there), changed, removed, new_tag)
 
 
 def is_same(path: Path, there: RepoFile) -> bool:

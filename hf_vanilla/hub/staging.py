@@ -130,7 +130,7 @@ def stage(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Write all that a repository will hold, and no more, into a new `folder`; return model and tokenizer.
 
-    `card` has `languages`, `license` and `space`, if they are given, for [`model_card.render_card`].
+    `card` has `languages`, `license`, `space` and `twin`, if they are given, for [`model_card.render_card`].
     """
     model, tokenizer = load_model_and_tokenizer(source)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
@@ -169,14 +169,16 @@ def write_requirements(folder: Path, *others: str) -> None:
 
 
 def draw_attention(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, run: Path, picture: Path) -> None:
-    """Draw the heads of the last layer on the shortest sample of a run, or on 16 words of it, if it has samples."""
+    """Draw the heads of the last layer on the shortest sample of a run, or on 16 words of it, if it has samples: as
+    `picture`, and beside it for pages that are dark."""
     rows = model_card.read_samples(run)
     if rows and getattr(model.config, "attention_type", None) != "none":
         row = min(rows, key=lambda row: len(row.get("source") or row["text"]))
         text = row.get("source") or " ".join(row["text"].split()[:16])
         maps = attention_maps(model, tokenizer, text, row.get("translation") or row.get("target"))
         try:
-            save_figure(plot_heads(list(maps.kinds.values())[-1]), picture)
+            for theme, name in (("light", picture.name), ("dark", model_card.ATTENTION_DARK)):
+                save_figure(plot_heads(list(maps.kinds.values())[-1], theme=theme), picture.with_name(name))
         except ImportError as error:
             logger.warning("no %s: %s", picture.name, error)
 

@@ -36,7 +36,8 @@ def test_a_card_tells_what_was_recorded(runs, tmp_path):  # noqa: F811
     assert results["bleu"].metric_args["signature"] == scores["bleu_signature"]
     assert results["perplexity"].metric_value == round(summary["final"]["validation_perplexity"], 4)
     assert f"{summary['updates']:,} updates" in card.text and "± " in card.text and summary["hardware"] in card.text
-    assert "(attention.png)" in card.text and "(curves.png)" in card.text
+    assert (tmp_path / "staged" / "attention_dark.png").is_file() and 'srcset="attention_dark.png"' in card.text
+    assert 'src="attention.png"' in card.text and "(curves.png)" in card.text
     # Scores of other weights are not told.
     model = VanillaForConditionalGeneration.from_pretrained(runs / "translation")
     other = shutil.copytree(runs / "translation", tmp_path / "other")
