@@ -112,10 +112,14 @@ def on_post_build(config: Any) -> None:
     from matplotlib import font_manager
 
     font = TTFont(font_manager.findfont(notebooks.HANGUL))
-    options = subset.Options(layout_features=["*"], flavor="woff2")
+    options = subset.Options(
+        layout_features=["*"], flavor="woff2", drop_tables=["TSI0", "TSI1", "TSI2", "TSI3", "TSI5"]
+    )
     subsetter = subset.Subsetter(options)
     subsetter.populate(text=text + BASIC)
     subsetter.subset(font)
+    for record in font["name"].names:  # its licence keeps the name for the font as it was
+        record.string = record.toUnicode().replace("Nanum", "Hangul ").replace("나눔", "한글 ")
     font.flavor = "woff2"
     (site / FONT).parent.mkdir(parents=True, exist_ok=True)
     font.save(site / FONT)

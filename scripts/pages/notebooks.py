@@ -8,6 +8,7 @@ import contextlib
 import html
 import importlib.metadata
 import io
+import logging
 import re
 import warnings
 from collections.abc import Iterator
@@ -155,6 +156,7 @@ def run(path: Path) -> list[Cell]:
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # Nanum Gothic's bold is not quite bold
     _add_colours()
     has_hangul = add_hangul_font()
     cells = read_cells(path)
