@@ -73,8 +73,10 @@ torch.testing.assert_close(output[0], torch.tensor([1.0562, 1.1562, 1.2562, 1.35
 # model makes them differ. The weights of each row add up to 1, and the output for "I" is a mixture of the four values:
 #
 # $$
-# 0.2316\, v_{\text{I}} + 0.2434\, v_{\text{love}} + 0.2559\, v_{\text{play}} + 0.2691\, v_{\text{game}}
-# = [1.0562, 1.1562, 1.2562, 1.3562]
+# \begin{aligned}
+# &0.2316\, v_{\text{I}} + 0.2434\, v_{\text{love}} + 0.2559\, v_{\text{play}} + 0.2691\, v_{\text{game}} \\
+# &= [1.0562, 1.1562, 1.2562, 1.3562]
+# \end{aligned}
 # $$
 
 # %%

@@ -1,4 +1,4 @@
-"""What checks the links of the site finds what is wrong with them, and configurations of both languages go together."""
+"""The check of links finds what is wrong with them, and the navigation names all notebooks in both languages."""
 
 import re
 

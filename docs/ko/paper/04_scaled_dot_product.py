@@ -72,8 +72,10 @@ torch.testing.assert_close(output[0], torch.tensor([1.0562, 1.1562, 1.2562, 1.35
 # 달라집니다. 각 행의 가중치를 더하면 1이고, "I"의 출력은 네 밸류를 섞은 것입니다.
 #
 # $$
-# 0.2316\, v_{\text{I}} + 0.2434\, v_{\text{love}} + 0.2559\, v_{\text{play}} + 0.2691\, v_{\text{game}}
-# = [1.0562, 1.1562, 1.2562, 1.3562]
+# \begin{aligned}
+# &0.2316\, v_{\text{I}} + 0.2434\, v_{\text{love}} + 0.2559\, v_{\text{play}} + 0.2691\, v_{\text{game}} \\
+# &= [1.0562, 1.1562, 1.2562, 1.3562]
+# \end{aligned}
 # $$
 
 # %%
