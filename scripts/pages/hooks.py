@@ -16,6 +16,7 @@ import torch
 from fontTools import subset
 from fontTools.ttLib import TTFont
 from latex2mathml.converter import convert
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 from pages import notebooks
@@ -27,8 +28,7 @@ DOWNLOAD = {
     "en": "This page is a notebook that ran while the site was built: [{name}]({name}).",
     "ko": "이 쪽은 사이트를 만들 때 실행한 노트북입니다: [{name}]({name}).",
 }
-FONT = "assets/hangul.woff2"
-BASIC = "".join(map(chr, range(0x20, 0x7F)))
+FONTS = {"assets/hangul.woff2": 400, "assets/hangul-bold.woff2": 700}
 figures: dict[str, list[str]] = {}
 """For each page of a notebook, its figures as SVG."""
 
@@ -71,18 +71,36 @@ def on_page_content(content: str, page: Any, config: Any, files: Any) -> str:
         empty = f'<div class="plot" data-figure="{number}"></div>'
         assert empty in content, f"{page.file.src_uri} has no place for figure {number}"
         content = content.replace(empty, f'<div class="plot">{figure}</div>')
+    if page.file.src_uri == "reference.md":
+        content = re.sub(r"<tr class=\"doc-section-item\">.*?</tr>", tidy_field, content, flags=re.DOTALL)
     content = re.sub(r'<span class="arithmatex">\\\((.*?)\\\)</span>', render_inline, content, flags=re.DOTALL)
     return re.sub(r'<div class="arithmatex">\\\[(.*?)\\\]</div>', render_block, content, flags=re.DOTALL)
 
 
+def tidy_field(row: re.Match[str]) -> str:
+    """Return a row of a table of arguments; where the docstring says what the default is, as transformers writes it,
+    no column says otherwise."""
+    written = re.search(r"<code>(`\w+`[^<]*)</code>", row[0])
+    if written is None:
+        return row[0]
+    kind = re.sub(r"`([^`]*)`", r"<code>\1</code>", written[1]).replace("*optional*", "<em>optional</em>")
+    return row[0].replace(written[0], kind).replace("<em>required</em>", "")
+
+
 def render_inline(formula: re.Match[str]) -> str:
     """Return a formula within a line as MathML."""
-    return convert(html.unescape(formula[1]))
+    return as_mathml(formula[1])
 
 
 def render_block(formula: re.Match[str]) -> str:
     """Return a formula on lines of its own as MathML, which scrolls where it is wider than the page."""
-    return f'<div class="formula">{convert(html.unescape(formula[1]).strip(), display="block")}</div>'
+    return f'<div class="formula">{as_mathml(formula[1], display="block")}</div>'
+
+
+def as_mathml(formula: str, display: str = "inline") -> str:
+    """Return LaTeX, as it stands in HTML, as MathML."""
+    mathml = convert(html.unescape(formula).strip(), display=display)
+    return re.sub("<mo>(&#x0?221E;|∞)</mo>", r"<mi>\1</mi>", mathml)  # a number: no space after a minus before it
 
 
 def on_page_context(context: Any, page: Any, config: Any, nav: Any) -> Any:
@@ -103,23 +121,22 @@ def on_page_context(context: Any, page: Any, config: Any, nav: Any) -> Any:
 
 
 def on_post_build(config: Any) -> None:
-    """Write a font with those letters of Hangul that the pages use, for readers whose device has none."""
+    """Write fonts with those letters of Hangul that the pages use, for readers whose device has none."""
     site = Path(config["site_dir"])
     pages = "".join(page.read_text(encoding="utf-8") for page in site.rglob("*.html"))
     text = "".join(sorted({letter for letter in pages if "\u1100" <= letter <= "\ud7ff"}))
     if not notebooks.add_hangul_font():
-        return
+        raise PluginError(f"no font has Hangul: pip install {notebooks.HANGUL_PACKAGE}")
     from matplotlib import font_manager
 
-    font = TTFont(font_manager.findfont(notebooks.HANGUL))
-    options = subset.Options(
-        layout_features=["*"], flavor="woff2", drop_tables=["TSI0", "TSI1", "TSI2", "TSI3", "TSI5"]
-    )
-    subsetter = subset.Subsetter(options)
-    subsetter.populate(text=text + BASIC)
-    subsetter.subset(font)
-    for record in font["name"].names:  # its licence keeps the name for the font as it was
-        record.string = record.toUnicode().replace("Nanum", "Hangul ").replace("나눔", "한글 ")
-    font.flavor = "woff2"
-    (site / FONT).parent.mkdir(parents=True, exist_ok=True)
-    font.save(site / FONT)
+    for name, weight in FONTS.items():
+        font = TTFont(font_manager.findfont(font_manager.FontProperties(notebooks.HANGUL, weight=weight)))
+        hints = ["TSI0", "TSI1", "TSI2", "TSI3", "TSI5"]  # the sources of hints, which only an editor reads
+        subsetter = subset.Subsetter(subset.Options(layout_features=["*"], drop_tables=hints))
+        subsetter.populate(text=text)
+        subsetter.subset(font)
+        for record in font["name"].names:  # its licence keeps the name for the font as it was
+            record.string = record.toUnicode().replace("Nanum", "Hangul ").replace("나눔", "한글 ")
+        font.flavor = "woff2"
+        (site / name).parent.mkdir(parents=True, exist_ok=True)
+        font.save(site / name)

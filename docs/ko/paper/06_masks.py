@@ -100,7 +100,7 @@ assert masked_attention(q, k, v, nothing)[1].isnan().all() and not blind[1].isna
 
 # %%
 torch.manual_seed(0)
-model = VanillaModel(VanillaConfig(vocab_size=50, d_model=32, num_attention_heads=4, N=2)).eval()
+model = VanillaModel(VanillaConfig(vocab_size=50, d_model=32, num_attention_heads=4, N=2, initializer="xavier")).eval()
 mask = is_token.long()[None]
 
 

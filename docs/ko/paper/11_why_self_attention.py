@@ -57,7 +57,7 @@ def recurrent(x):
 
 
 def convolution(x, k=3):
-    return F.conv1d(x.T[None], torch.ones(x.shape[1], x.shape[1], k), padding=k // 2)[0].T
+    return F.conv1d(x.T[None], x.new_full((x.shape[1], x.shape[1], k), 1 / (x.shape[1] * k)), padding=k // 2)[0].T
 
 
 def restricted(x, r=9):
@@ -140,16 +140,12 @@ for name, (layer, *_) in layers.items():
 
 # %%
 def path(layer, n):
-    if layer is recurrent:
+    if layer is recurrent:  # 층은 하나지만 그 안에서 n단계를 거친다
         return n
     start = torch.randn(n, 8, dtype=torch.float64, requires_grad=True)
     states = start
     for steps in range(1, n + 1):
-        states = (
-            layer(states)
-            if layer is not convolution
-            else F.conv1d(states.T[None], torch.ones(8, 8, 3, dtype=torch.float64) / 24, padding=1)[0].T
-        )
+        states = layer(states)
         if torch.autograd.grad(states[-1].sum(), start, retain_graph=True)[0][0].abs().sum() > 0:
             return steps
 
