@@ -59,20 +59,20 @@ print("All 72 maps agree:", tuple(maps["encoder"].weights.shape))
 # %% [markdown]
 # ## From *making* to *more difficult*
 #
-# Which of the 72 heads looks most from *making* to *difficult*? Seven words or more lie between them. With words joined from tokens, the answer
+# Which of the 72 heads looks most from *making* to *difficult*? Ten words lie between them. With words joined from tokens, the answer
 # is a search for the largest number.
 
 # %%
 seen = maps.joined()["encoder"]
 labels = seen.queries.labels
-making, difficult, more = (labels.index(word) for word in ("making", "difficult", "more"))
+making, difficult = labels.index("making"), labels.index("difficult")
 link = seen.weights[:, :, making, difficult]
 layer, head = divmod(int(link.argmax()), link.shape[1])
 average = 1 / len(labels)
 print("words between:", difficult - making - 1)
 print("layer, head:", layer + 1, head + 1)
 print("weight:", round(link.max().item(), 2), "even share:", round(average, 2))
-assert link.max() > 3 * average
+assert difficult - making - 1 == 10 and link.max() > 3 * average
 
 
 # %%

@@ -59,20 +59,20 @@ print("지도 72장이 모두 일치한다:", tuple(maps["encoder"].weights.shap
 # %% [markdown]
 # ## *making*에서 *more difficult*까지
 #
-# 72개의 헤드 가운데 *making*에서 *difficult*를 가장 많이 보는 것은 어느 헤드입니까? 둘 사이에는 단어가 여럿 있습니다. 토큰을 단어로
+# 72개의 헤드 가운데 *making*에서 *difficult*를 가장 많이 보는 것은 어느 헤드입니까? 둘 사이에는 단어가 열 개 있습니다. 토큰을 단어로
 # 합치고 나면, 가장 큰 수를 찾기만 하면 됩니다.
 
 # %%
 seen = maps.joined()["encoder"]
 labels = seen.queries.labels
-making, difficult, more = (labels.index(word) for word in ("making", "difficult", "more"))
+making, difficult = labels.index("making"), labels.index("difficult")
 link = seen.weights[:, :, making, difficult]
 layer, head = divmod(int(link.argmax()), link.shape[1])
 average = 1 / len(labels)
 print("사이의 단어 수:", difficult - making - 1)
 print("층, 헤드:", layer + 1, head + 1)
 print("가중치:", round(link.max().item(), 2), "고르게 나눈 몫:", round(average, 2))
-assert link.max() > 3 * average
+assert difficult - making - 1 == 10 and link.max() > 3 * average
 
 
 # %%
