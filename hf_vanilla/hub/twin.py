@@ -95,8 +95,11 @@ def stage_twin(
     the card says by which arguments either page gives the tokens of the other.
 
     Raises:
-        ImportError, ValueError: what writes ONNX is not installed; see [`check_twin`].
+        ImportError, ValueError: what writes ONNX is not installed; see [`check_twin`]; the tokenizer has a vocabulary
+            for each side.
     """
+    if "target_rules" in tokenizer.init_kwargs:
+        raise ValueError(f"{repo_id} has no twin: its tokenizer has a vocabulary for each side, which takes our code")
     folder.mkdir(parents=True)
     plan_from_ours(staged, None).write(folder)
     tokenizer.save_pretrained(folder)

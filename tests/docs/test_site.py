@@ -1,0 +1,50 @@
+"""The check of links finds what is wrong with them, and the navigation names all notebooks in both languages."""
+
+import re
+
+import pytest
+from pages import links, notebooks
+
+ROOT = notebooks.DOCS.parent
+
+
+@pytest.mark.parametrize(
+    ("html", "problem"),
+    [
+        ('<a href="other.html#there">', None),
+        ('<a href="https://example.org/x">', None),
+        ('<a href="mailto:x@example.org">', None),
+        ('<a href="#here"><h1 id="here">', None),
+        ('<a href="folder/">', None),
+        ('<a href="missing.html">', "which is not there"),
+        ('<a href="other.html#nowhere">', "no such anchor"),
+        ('<a href="#nowhere">', "no such anchor"),
+        ('<img src="missing.png">', "which is not there"),
+        ('<script src="https://example.org/x.js"></script>', "from another site"),
+        ('<link rel="stylesheet" href="//example.org/x.css">', "from another site"),
+        ('<link rel="canonical" href="https://example.org/">', None),
+    ],
+)
+def test_broken_links_and_what_is_loaded_from_elsewhere_are_found(tmp_path, html, problem):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "index.html").write_text("")
+    (tmp_path / "other.html").write_text('<p id="there">')
+    (tmp_path / "page.html").write_text(html)
+    found = list(links.find_broken(tmp_path))
+    assert len(found) == (problem is not None)
+    assert problem is None or problem in found[0]
+
+
+def test_both_navigations_name_every_page():
+    english, korean = (
+        re.findall(r"paper/\w+\.md", (ROOT / name).read_text()) for name in ("mkdocs.yml", "mkdocs.ko.yml")
+    )
+    pages = ["paper/index.md", *(f"paper/{path.stem}.md" for path in notebooks.find_notebooks())]
+    assert english == korean == pages
+
+
+@pytest.mark.parametrize("language", ["en", "ko"])
+def test_the_overview_names_every_notebook(language):
+    folder = notebooks.find_notebooks(language)[0].parent
+    text = (folder / "index.md").read_text(encoding="utf-8")
+    assert all(f"({path.stem}.md)" in text for path in notebooks.find_notebooks(language))
