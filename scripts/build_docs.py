@@ -22,6 +22,8 @@ from mkdocs.config import load_config
 from mkdocs.exceptions import Abort
 from pages.links import find_broken
 
+from hf_vanilla.cli.streams import run_program
+
 ROOT = Path(__file__).parents[1]
 CONFIGS = ("mkdocs.yml", "mkdocs.ko.yml")  # the second lies in a folder of the first
 
@@ -50,4 +52,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)
