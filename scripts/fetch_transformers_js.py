@@ -13,6 +13,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hf_vanilla.cli.streams import run_program
+
 PACKAGE = "@huggingface/transformers@4.3.2"
 
 
@@ -34,4 +36,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_program(main)
