@@ -50,7 +50,7 @@ from hf_vanilla import (
 )
 from hf_vanilla.cli.streams import run_program
 from hf_vanilla.environment import hardware
-from hf_vanilla.models.static_generation_vanilla import make_decoder
+from hf_vanilla.models.static_generation_vanilla import StaticDecoder, make_decoder
 from hf_vanilla.training.step import training_step
 
 ROOT = Path(__file__).parents[1]
@@ -162,6 +162,16 @@ def batch_of(head: type[PreTrainedModel]) -> dict[str, Tensor]:
     torch.manual_seed(1)
     rows = measuring.CHOICES * ROWS if family_of(head) == "multiple_choice" else ROWS
     return dict(measuring.make_batch(family_of(head), rows, LENGTH, 0.2, VOCABULARY))
+
+
+def known_batch(model: PreTrainedModel) -> dict[str, Any]:
+    """Return pairs of unequal lengths, with what the loop's collator tells a model of them, on the device."""
+    from hf_vanilla.data.collators import Counted, TranslationCollator
+
+    tokenizer: Any = SimpleNamespace(pad_token_id=0, padding_side="right")
+    rows = [torch.randint(3, VOCABULARY, (length,)).numpy() for length in (LENGTH, 5, 7, 3)]
+    pairs = [{"input_ids": row, "labels": other} for row, other in zip(rows, rows[::-1], strict=True)]
+    return to_device(dict(Counted(TranslationCollator(tokenizer, model), row_lengths=True)(pairs)))
 
 
 def loss_and_gradients(
@@ -280,18 +290,12 @@ def check_attention(report: Report, miniature: bool) -> None:
 def check_unpadded(report: Report, miniature: bool) -> None:
     """Compare a step that knows the lengths of rows, and leaves padding out of all but attention, with one that does
     not; both under autocast."""
-    from hf_vanilla.data.collators import Counted, TranslationCollator
     from hf_vanilla.models import unpadding_vanilla
-
-    class Tokens:
-        pad_token_id, padding_side = 0, "right"
 
     changes = {"hidden_size": 64, "intermediate_size": 64}
     model = small(VanillaForConditionalGeneration, **changes).train().to(DEVICE)
-    rows = [torch.randint(3, VOCABULARY, (length,)).numpy() for length in (LENGTH, 5, 7, 3)]
-    pairs = [{"input_ids": row, "labels": other} for row, other in zip(rows, rows[::-1], strict=True)]
-    batch = dict(Counted(TranslationCollator(Tokens, model), row_lengths=True)(pairs))  # type: ignore[arg-type]
-    batch = to_device(batch | {"output_logits": False, "num_items_in_batch": batch.pop("counts")["tokens"]})
+    batch = known_batch(model)
+    batch |= {"output_logits": False, "num_items_in_batch": batch.pop("counts")["tokens"]}
     padded = {name: each for name, each in batch.items() if name != "row_lengths"}
     for precision, half in HALVES.items():
         with report.catching(f"without padding {precision}"):
@@ -319,7 +323,8 @@ def check_beams(report: Report, miniature: bool) -> None:
                 found = model.generate(**given, **own).cpu()
                 report.note(f"beam {beams} {head.__name__}", torch.equal(found, wanted), "as on the CPU")
             with report.catching(f"static beam {beams} {head.__name__}"):
-                decoder = make_decoder(model)
+                is_recurrent = head is RecurrentForConditionalGeneration
+                decoder = make_decoder(model) if is_recurrent else StaticDecoder(model)
                 again = [model.generate(**given, **own, incremental_decoder=decoder).cpu() for _ in range(2)]
                 same = all(torch.equal(each, wanted) for each in again)
                 report.note(
@@ -332,16 +337,8 @@ def check_beams(report: Report, miniature: bool) -> None:
 
 def check_waits(report: Report, miniature: bool) -> None:
     """Name the places where the host waits in a training step, of batches as the loop makes them."""
-    from hf_vanilla.data.collators import Counted, TranslationCollator
-
-    class Tokens:
-        pad_token_id, padding_side = 0, "right"
-
     model = small(VanillaForConditionalGeneration, hidden_size=64).train().to(DEVICE)
-    rows = [torch.randint(3, VOCABULARY, (length,)).numpy() for length in (9, 5, 7, 3)]
-    pairs = [{"input_ids": row, "labels": row} for row in rows]
-    collator = Counted(TranslationCollator(Tokens, model), row_lengths=True)  # type: ignore[arg-type]
-    batch = to_device(dict(collator(pairs)))
+    batch = known_batch(model)
     tokens = batch.pop("counts")["tokens"]
     accelerator = Accelerator()
     model, optimizer = accelerator.prepare(model, torch.optim.Adam(model.parameters(), fused=True))

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, errors
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, errors
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
@@ -117,7 +117,8 @@ def push(
         uploads = []
         for name, staged in models.items():
             with explained(name):
-                uploads.append(prepare(api, name, None, staged, private, revision, tag or ""))
+                made_of = repo_id if name == twin_id else None
+                uploads.append(prepare(api, name, None, staged, private, revision, tag or "", made_of))
         if sdk:
             with explained(f"the Space {repo_id}"):
                 open_repository(api, repo_id, sdk, private, "main")
@@ -233,12 +234,20 @@ def open_repository(api: HfApi, repo_id: str, sdk: str | None, private: bool | N
 
 
 def prepare(
-    api: HfApi, repo_id: str, sdk: str | None, folder: Path, private: bool | None, revision: str, tag: str
+    api: HfApi,
+    repo_id: str,
+    sdk: str | None,
+    folder: Path,
+    private: bool | None,
+    revision: str,
+    tag: str,
+    made_of: str | None = None,
 ) -> Upload:
     """Return what sending a folder changes in a repository's branch, both of which are there from now on.
 
     Raises:
-        ValueError: the repository holds another type of model, or has the tag at another state.
+        ValueError: the repository holds another type of model, or one whose card does not say that it is `made_of`
+            that one; or it has the tag at another state.
     """
     kind = open_repository(api, repo_id, sdk, private, revision)
     staged = files_in(folder)
@@ -247,10 +256,16 @@ def prepare(
     there = {file.path: file for file in tree if isinstance(file, RepoFile)}
     if kind == "model" and "config.json" in there:
         with tempfile.TemporaryDirectory() as temporary:
-            config = Path(api.hf_hub_download(repo_id, "config.json", revision=head, local_dir=temporary))
+            names = [name for name in ("config.json", CARD) if name in there]
+            for name in names:
+                api.hf_hub_download(repo_id, name, revision=head, local_dir=temporary)
+            config, card = Path(temporary, "config.json"), Path(temporary, CARD)
             other, own = ((read_json(path) or {}).get("model_type") for path in (config, staged["config.json"]))
+            base = ModelCard.load(card).data.base_model if made_of and card.exists() else None
         if other != own:
             raise ValueError(f"{repo_id} is taken by a model of type {other!r}, this is {own!r}: choose another name")
+        if made_of not in (None, base):  # the name was derived, so its owner may not have thought of it
+            raise ValueError(f"{repo_id} is taken by a model that is not made of {made_of}: choose another name")
     # `upload_folder` does not serve here: with hf_xet it may make several commits, and it does not say beforehand what
     # changes, which decides whether the tag may be set, and makes the message.
     changed = [name for name, path in staged.items() if name not in there or not is_same(path, there[name])]

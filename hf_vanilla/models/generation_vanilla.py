@@ -229,7 +229,7 @@ class PackedLinear(nn.Module):
 
     On CPU, "float32" (and a bfloat16 W, where the CPU computes in it) has oneDNN's own layout, exact and up to 4 times
     as fast for few rows; "float16" holds W in half the bits; "int8" rounds W by row, and x as it comes, to 8 bits.
-    Elsewhere it is `nn.Linear`.
+    "plain", and elsewhere any other, is `nn.Linear`.
     """
 
     def __init__(self, weight: Tensor, bias: Tensor | None, precision: str):
@@ -734,19 +734,25 @@ class Search:
         self.finished.add(sequences[:, best], origins[:, best], scores, ended[:, best] & exists, self.padding)
         self.scores, kept = (total + MISSING_SCORE * ended).topk(self.beams)
         self.hypotheses, self.origins = take(sequences, kept), take(origins, kept)
-        self.finished.closed = self.finished.closed | self.cannot_improve() | ended.all(1)
+        at_best = self.penalty(self.limits if self.counts_to_limit else self.limits.new_tensor(length))
+        is_best = self.cannot_improve(self.finished, self.scores, at_best)
+        self.finished.closed = self.finished.closed | is_best | ended.all(1)
         return tokens.gather(1, kept), parents.gather(1, kept)
 
-    def cannot_improve(self) -> Tensor:
-        """True for sentences (batch) whose finished hypotheses no open one can be better than."""
+    @property
+    def counts_to_limit(self) -> bool:
+        """Whether an open hypothesis is judged by its length at the limit: with a penalty, its score could reach that
+        if more tokens were to cost nothing."""
+        config = self.config
+        return config.length_penalty > 0 and (self.form == "paper" or config.early_stopping == "never")
+
+    def cannot_improve(self, finished: Finished, scores: Tensor, penalty: Any) -> Tensor:
+        """True for sentences (batch) whose `finished` hypotheses no open one can be better than, given the open ones'
+        log-probabilities (batch, beams), and the `penalty` at the length that [`counts_to_limit`] says."""
         if self.beams == 1 or self.config.early_stopping is True:
-            return self.finished.lengths.all(1)
-        # With a penalty, what an open hypothesis can reach is its score if more tokens were to cost nothing.
-        to_limit = self.config.length_penalty > 0 and (self.form == "paper" or self.config.early_stopping == "never")
-        at_best = self.limits if to_limit else self.limits.new_tensor(self.origins.shape[2])
-        reachable = self.scores[:, :1] / self.penalty(at_best)
+            return finished.lengths.all(1)
         rank = self.beams if self.form == "transformers" else self.config.num_return_sequences
-        return self.finished.scores[:, rank - 1] >= reachable.squeeze(1)
+        return finished.scores[:, rank - 1] >= (scores[:, :1] / penalty).squeeze(1)
 
     def drop_closed(self) -> Tensor | None:
         """Take closed sentences out of the batch, and return which rows stay; None if too few are closed to do so."""

@@ -20,6 +20,7 @@ from transformers.masking_utils import (
 )
 
 from .unpadding_vanilla import (
+    PACKED,
     AttentionMask,
     Segments,
     Unpadding,
@@ -30,9 +31,6 @@ from .unpadding_vanilla import (
     takes_segments,
     unpad_mask,
 )
-
-# What looks like an argument of attention that only some implementations read, but says what the model computes.
-PACKED = "cu_seq_lens_q"
 
 
 def mask_of_self_attention(
@@ -93,7 +91,7 @@ def mask_of_rows(
     knows_segments = PACKED in options and None not in longest and attention_mask is None and cache is None
     if documents is not None and knows_segments and host_runs_ahead(inputs_embeds):
         if takes_segments(config, inputs_embeds):
-            return Segments(None, None, length, options["cu_seq_lens_q"], options["cu_seq_lens_k"], *longest)
+            return Segments(None, None, length, options[PACKED], options["cu_seq_lens_k"], *longest)
     if documents is not None and takes_padding_alone(config):
         return segments_of_documents(documents, None if attention_mask is None else attention_mask[:, :length])
     if documents is not None and config._attn_implementation == "sdpa" and attention_mask is None and cache is None:

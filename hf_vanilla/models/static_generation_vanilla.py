@@ -253,18 +253,9 @@ class StaticBeams:
         self.origins.copy_(take(origins, kept))
         self.tokens.copy_(tokens.gather(1, kept))
         self.parents.copy_(parents.gather(1, kept))
-        finished.closed.copy_(finished.closed | self.cannot_improve(penalty) | ended.all(1))
+        at_best = self.best_penalties if search.counts_to_limit else penalty
+        finished.closed.copy_(finished.closed | search.cannot_improve(finished, self.scores, at_best) | ended.all(1))
         self.step_number.add_(1)
-
-    def cannot_improve(self, penalty: Tensor) -> Tensor:
-        """Do what [`Search.cannot_improve`] does, by the `penalty` (1,) of the present length."""
-        search, config = self.search, self.search.config
-        if self.beams == 1 or config.early_stopping is True:
-            return self.finished.lengths.all(1)
-        to_limit = config.length_penalty > 0 and (search.form == "paper" or config.early_stopping == "never")
-        reachable = self.scores[:, :1] / (self.best_penalties if to_limit else penalty)
-        rank = self.beams if search.form == "transformers" else config.num_return_sequences
-        return self.finished.scores[:, rank - 1] >= reachable.squeeze(1)
 
 
 def round_up(count: int) -> int:

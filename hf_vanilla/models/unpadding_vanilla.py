@@ -31,6 +31,8 @@ except ImportError:
 else:
     HAS_VARLEN = {"scale", "window_size"} <= inspect.signature(varlen_attn).parameters.keys()
 
+# What looks like an argument of attention that only some implementations read, but says what the model computes.
+PACKED = "cu_seq_lens_q"
 # Leave padding out where it is at least this share of a batch: less does not pay for what leaving it out costs.
 WORTH_IT = 0.05
 # Up to this length, attention over all rows at once, with their padding, is faster than over one row after the other.
@@ -192,7 +194,7 @@ def find_unpadding(
     if host_runs_ahead(states):
         if row_lengths is None or lengths is None or min(map(min, row_lengths.values())) == 0:
             return nothing
-        if {"position_ids", "cu_seq_lens_q"} & {name for name, value in options.items() if value is not None}:
+        if {"position_ids", PACKED} & {name for name, value in options.items() if value is not None}:
             return nothing  # they may tell documents apart
         if not takes_segments(stack.config, states) or find_obstacle(stack, may_shard=True):
             return nothing

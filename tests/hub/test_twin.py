@@ -23,7 +23,7 @@ from hf_vanilla.data.tokenization import train_tokenizer
 from hf_vanilla.hub.model_card import auto_class_of
 from hf_vanilla.hub.push import push
 from hf_vanilla.hub.staging import load_model_and_tokenizer
-from hf_vanilla.hub.twin import SENTENCES, check_twin, sentences_of
+from hf_vanilla.hub.twin import SENTENCES, check_twin, sentences_of, stage_twin
 
 LEARNED = {"position_embedding_type": "learned", "scale_embedding": False}
 FAMILIES = {
@@ -257,6 +257,25 @@ def test_a_name_of_either_that_is_taken_is_refused_before_anything_is_sent(taken
     with pytest.raises(ValueError, match=f"{taken} is taken by a model of type 'vanilla_encoder'"):
         push(plain, "user/name", twin=True, api=api_of(hub))
     assert [repo for repo in ("user/name", "user/name-marian") if has_model(hub, repo)] == [taken]
+
+
+def test_a_stranger_s_model_that_has_the_twin_s_name_and_type_stays(plain, hub, online, tmp_path):  # noqa: F811
+    hub.repos.clear()
+    push(plain, "user/first", twin=True, api=api_of(hub))
+    hub.repos["models", "user/other-marian"] = hub.repos["models", "user/first-marian"]
+    before = hub.files("user/other-marian")
+    with pytest.raises(ValueError, match="user/other-marian is taken by a model that is not made of user/other"):
+        push(plain, "user/other", twin=True, api=api_of(hub))
+    assert hub.files("user/other-marian") == before and not has_model(hub, "user/other")
+    push(plain, "user/first", twin=True, api=api_of(hub))  # its own twin may be written again
+
+
+def test_a_vocabulary_for_each_side_has_no_twin(tmp_path):
+    options = {"tokenizer_type": "characters", "target_texts": ["K AE T"], "target_tokenizer_type": "words"}
+    tokenizer = train_tokenizer(["cat"], 300, **options)
+    with pytest.raises(ValueError, match="user/name has no twin: its tokenizer has a vocabulary for each side"):
+        stage_twin(tmp_path, tmp_path / "twin", None, tokenizer, "user/name", "user/name-marian")
+    assert not (tmp_path / "twin").exists()
 
 
 def test_a_tag_that_either_has_is_refused_before_anything_is_sent(plain, hub, online):  # noqa: F811
