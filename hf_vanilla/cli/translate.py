@@ -37,6 +37,11 @@ def _add_translate_options(add: AddArgument) -> None:
     add("--input", type=Path, help="text file, one sentence a line (default: standard input)")
     add("--output", type=Path, help="file to write the translations to (default: standard output)")
     add_search_options(add)
+    add(
+        "--n_best",
+        type=int,
+        help="write so many translations of each line: a JSON list of texts with scores, best first",
+    )
 
 
 def run_translate(options: argparse.Namespace) -> None:
@@ -44,20 +49,22 @@ def run_translate(options: argparse.Namespace) -> None:
 
     example: echo 'In the beginning God made heaven.' | hf-vanilla translate runs/verses_demo
     """
-    source, target, beams = options.input, options.output, options.num_beams
+    source, target = options.input, options.output
+    require(options, n_best=1)
+    search = {"num_beams": options.num_beams, "n_best": options.n_best}
     if not source and sys.stdin is None:
         raise ValueError("standard input is closed: give --input")
     require_files(source)
     require_writable(target)
     translator = load_translator(options.model, options)
     from hf_vanilla.data.files import open_bytes
-    from hf_vanilla.translation.files import identity_of, texts_of_lines, translate_file
+    from hf_vanilla.translation.files import identity_of, line_of, texts_of_lines, translate_file
 
     # What exists and is no file is a pipe or a device: it must be written to, not replaced.
     if source and source.is_file() and target and (target.is_file() or not target.exists()):
-        search = {name: getattr(options, name) for name in ("precision", "batch_tokens", "num_beams")}
-        identity = identity_of(translator, options.model, **search)
-        undecodable = translate_file(translator, source, target, identity, num_beams=beams)
+        settings = {"precision": options.precision, "batch_tokens": options.batch_tokens}
+        identity = identity_of(translator, options.model, **settings, **search)
+        undecodable = translate_file(translator, source, target, identity, **search)
     else:
         opened = open_bytes(source) if source else nullcontext(sys.stdin.buffer)
         written = target.open("w", encoding="utf-8", newline="\n") if target else nullcontext(sys.stdout)
@@ -65,8 +72,8 @@ def run_translate(options: argparse.Namespace) -> None:
         with opened as lines, written as out:
             # Somebody who types at a terminal waits for each line; a pipe's lines are translated many at a time.
             pool = 1 if lines.isatty() else None
-            for text in translator.stream(texts_of_lines(lines, undecodable), pool=pool, num_beams=beams):
-                print(text, file=out, flush=True)
+            for translated in translator.stream(texts_of_lines(lines, undecodable), pool=pool, **search):
+                print(line_of(translated), file=out, flush=True)
     refuse_undecodable(undecodable, source or "standard input", "left empty")
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import math
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from tqdm.auto import tqdm
 
 from hf_vanilla.data.files import open_bytes
 from hf_vanilla.data.locks import alone_at
-from hf_vanilla.translation.translator import POOL, Translator
+from hf_vanilla.translation.translator import POOL, Hypothesis, Translator
 
 
 def translate_file(
@@ -32,6 +33,7 @@ def translate_file(
     partial, notes, lock = (target.with_name(f"{target.name}.partial{suffix}") for suffix in ("", ".json", ".lock"))
     if source.resolve() in (target, partial, notes, lock):
         raise ValueError(f"{source} is the input: give another output")
+    list(translator.stream((), **options))  # a search that cannot be is refused before anything is written
     with alone_at(lock, f"{target} is being written by another process: wait for it, or give another output"):
         if partial.exists() and not notes.exists():
             raise ValueError(f"{partial} is in the way, and not of this program: move it")
@@ -58,13 +60,25 @@ def translate_file(
             rest = itertools.islice(texts_of_lines(lines, undecodable), done, None)
             stream = translator.stream(rest, pool=pool, **options)
             bar = tqdm(stream, "translating", count, initial=done, unit=" lines", mininterval=1)
-            for number, text in enumerate(bar, start=1):
-                print(text, file=file, flush=number % POOL == 0)
+            for number, translated in enumerate(bar, start=1):
+                print(line_of(translated), file=file, flush=number % POOL == 0)
         if target.exists():
             shutil.copymode(target, partial)
         partial.replace(target)
         notes.unlink()
         return undecodable
+
+
+def line_of(translated: str | list[Hypothesis]) -> str:
+    """Return a translation as it is, or hypotheses as one line of JSON: a list of objects with `text` and `score`.
+
+    A score that the model does not give is null.
+    """
+    if isinstance(translated, str):
+        return translated
+    scores = (None if math.isnan(hypothesis.score) else hypothesis.score for hypothesis in translated)
+    rows = [{"text": own.text, "score": score} for own, score in zip(translated, scores, strict=True)]
+    return json.dumps(rows, ensure_ascii=False)
 
 
 def identity_of(translator: Translator, name: str, **options: object) -> dict[str, object]:

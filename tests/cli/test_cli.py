@@ -195,6 +195,25 @@ def test_translate_keeps_the_order_of_lines_and_empty_ones(folder, capsys, monke
     assert capsys.readouterr().out.split("\n") == translations
 
 
+def test_translate_writes_several_translations_of_a_line_with_their_scores(folder, tmp_path, capsys):
+    (tmp_path / "in").write_text("the number 7\n\n", encoding="utf-8")
+    command = ["translate", str(folder / "model"), "--input", str(tmp_path / "in"), "--num_beams", "3", "--n_best"]
+    with pytest.raises(SystemExit, match="n_best is 4; expected 1 to 3"):
+        cli.main([*command, "4", "--output", str(tmp_path / "out")])
+    assert [path.name for path in tmp_path.iterdir()] == ["in"]
+    cli.main([*command, "2", "--output", str(tmp_path / "out")])
+    cli.main([*command, "2"])
+    printed = capsys.readouterr().out
+    assert (tmp_path / "out").read_text(encoding="utf-8") == printed
+    first, blank = map(json.loads, printed.splitlines())
+    expected = translator.Translator.from_pretrained(folder / "model", device="cpu")(
+        "the number 7", num_beams=3, n_best=2
+    )
+    assert [each["text"] for each in first] == [each.text for each in expected]
+    assert [each["score"] for each in first] == pytest.approx([each.score for each in expected], abs=1e-5)
+    assert blank == [{"text": "", "score": 0.0}]
+
+
 def test_files_may_be_pipes_compressed_and_in_the_home_folder(folder, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("HOME", str(folder))
     text = b"the number 7\nthe number 8\n"
