@@ -30,6 +30,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration, attention_maps, load_corpus, train_tokenizer
+from hf_vanilla.conversion.html_page import export_to_html
 from hf_vanilla.data.collators import TranslationCollator
 from hf_vanilla.models.losses_vanilla import cross_entropy
 from hf_vanilla.training.optim import make_optimizer, noam_schedule
@@ -205,6 +206,24 @@ for number, axes in enumerate(panels):
     axes.set(title="layer" + f" {number + 1}", xticks=range(len(cross.keys.labels)))
     axes.set_xticklabels(cross.keys.labels, rotation=60, ha="right")
 panels[0].set_yticks(range(len(cross.queries.labels)), cross.queries.labels)
+
+# %% [markdown]
+# ## The model in your browser
+#
+# The model that has just been trained becomes one HTML file, which holds the weights, the tokenizer and an engine in JavaScript, and asks no
+# other computer for anything. [Open it on a page of its own](translator.html), or use it here: write a sentence, point at a word
+# to see where each head looked, and choose another word to see how the rest changes. It has learned for a minute and knows
+# a few phrases and names; it often writes nonsense, and its probabilities tell when.
+
+# %%
+export_to_html(
+    model,
+    tokenizer,
+    "translator.html",
+    title="A translator that has learned for one minute",
+    language="en",
+    examples=[row["source"] for row in unseen],
+)
 
 # %% [markdown]
 # ## Exercises

@@ -42,7 +42,8 @@ def run_cached(path: Path) -> list[notebooks.Cell]:
     """Run a notebook, unless neither it nor anything that it may call has changed since it ran last."""
     key = hashlib.sha256(torch.__version__.encode())
     sources = [path, notebooks.DOCS / "paper" / path.name, Path(notebooks.__file__)]
-    for each in [*sources, *sorted((ROOT / "hf_vanilla").rglob("*.py"))]:
+    package = (each for each in sorted((ROOT / "hf_vanilla").rglob("*")) if each.is_file() and each.suffix != ".pyc")
+    for each in [*sources, *package]:
         key.update(each.read_bytes())
     kept = CACHE / f"{key.hexdigest()}.json"
     if not kept.is_file():
@@ -53,7 +54,7 @@ def run_cached(path: Path) -> list[notebooks.Cell]:
 
 
 def on_files(files: Any, config: Any) -> Any:
-    """Run each notebook, and add its page beside it."""
+    """Run each notebook, and add its page, and those that it wrote, beside it."""
     language = language_of(config)
     for path in notebooks.find_notebooks(language):
         cells = run_cached(path)
@@ -61,7 +62,9 @@ def on_files(files: Any, config: Any) -> Any:
         figures[name] = [figure for cell in cells for figure in cell.figures]
         text = notebooks.as_markdown(cells, ANSWER[language])
         text += "\n---\n\n" + DOWNLOAD[language].format(name=path.name) + "\n{ .download }\n"
-        files.append(File.generated(config, name, content=text))
+        pages = {f"paper/{file}": page for cell in cells for file, page in cell.pages.items()}
+        for each, content in ({name: text} | pages).items():
+            files.append(File.generated(config, each, content=content))
     return files
 
 

@@ -14,6 +14,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -27,13 +28,15 @@ CELL = re.compile(r"^# %%(.*)$", re.MULTILINE)
 
 @dataclass
 class Cell:
-    """A cell of a notebook, and once it has run, what it printed and the figures that it drew, as SVG."""
+    """A cell of a notebook, and once it has run, what it printed, the figures that it drew, as SVG, and the HTML pages
+    that it wrote, by the names of their files."""
 
     is_code: bool
     is_answer: bool  # hidden until the reader asks for it
     text: str
     output: str = ""
     figures: list[str] = field(default_factory=list)
+    pages: dict[str, str] = field(default_factory=dict)
 
 
 def find_notebooks(language: str = "en") -> list[Path]:
@@ -75,6 +78,7 @@ def add_hangul_font() -> bool:
     """Make a font with Hangul known to matplotlib, from a package that brings one; return False if there is none."""
     from matplotlib import font_manager
 
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # Nanum Gothic's bold is not quite bold
     if HANGUL not in font_manager.get_font_names():
         try:
             files = importlib.metadata.files(HANGUL_PACKAGE) or []
@@ -144,8 +148,8 @@ def as_svg(figure: Any, name: str) -> str:
 
 
 def run(path: Path) -> list[Cell]:
-    """Run a notebook and return its cells with what they gave. What a cell raises, an assertion too, is raised with
-    the name of the notebook and the number of the cell.
+    """Run a notebook in an empty folder and return its cells with what they gave. What a cell raises, an assertion
+    too, is raised with the name of the notebook and the number of the cell.
 
     A Korean notebook runs as the English one of its name does where no font has Hangul: labels of figures are then
     English rather than boxes, and the page says so.
@@ -156,7 +160,6 @@ def run(path: Path) -> list[Cell]:
     matplotlib.use("agg")
     import matplotlib.pyplot as plt
 
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # Nanum Gothic's bold is not quite bold
     _add_colours()
     has_hangul = add_hangul_font()
     cells = read_cells(path)
@@ -168,7 +171,7 @@ def run(path: Path) -> list[Cell]:
     globals_of_cells: dict[str, Any] = {"__name__": "__main__"}
     names = _names(path.stem)
     torch.manual_seed(0)
-    with plt.rc_context(), warnings.catch_warnings():
+    with TemporaryDirectory() as folder, contextlib.chdir(folder), plt.rc_context(), warnings.catch_warnings():
         warnings.filterwarnings("error", message="Glyph .* missing")  # it would be a box
         plt.rcParams.update(find_style(has_hangul))
         for number, cell in enumerate(cells, start=1):
@@ -184,6 +187,9 @@ def run(path: Path) -> list[Cell]:
             cell.output = printed.getvalue().rstrip()
             cell.figures = [as_svg(plt.figure(each), next(names)) for each in plt.get_fignums()]
             plt.close("all")
+            for page in sorted(Path().glob("*.html")):
+                cell.pages[page.name] = page.read_text(encoding="utf-8")
+                page.unlink()
     return cells
 
 
@@ -217,6 +223,9 @@ def as_markdown(cells: list[Cell], answer: str) -> str:
         for _ in cell.figures:
             lines.append(f'<div class="plot" data-figure="{number}"></div>')
             number += 1
+        for name, page in cell.pages.items():
+            title = page.partition("<title>")[2].partition("</title>")[0]
+            lines.append(f'<iframe class="page" src="{name}" title="{title}" loading="lazy"></iframe>')
         text = "\n\n".join(lines)
         parts.append(
             f'<details markdown="1">\n<summary>{answer}</summary>\n\n{text}\n\n</details>' if cell.is_answer else text

@@ -26,6 +26,8 @@ def check(path):
         figures = [figure for cell in cells for figure in cell.figures]
         assert figures or path.name.startswith("08_"), f"{version} draws nothing"
         assert all("currentColor" in figure and notebooks.INK not in figure for figure in figures)
+        pages = [page for cell in cells for page in cell.pages]
+        assert pages == (["translator.html"] if path.name.startswith("09_") else [])
         ids = [found for figure in figures for found in re.findall(r'\bid="(.*?)"', figure)]
         assert len(set(ids)) == len(ids), "two figures of a page have an id in common"
 
@@ -95,6 +97,18 @@ def test_a_cell_that_fails_is_named(tmp_path):
     with pytest.raises(AssertionError) as error:
         notebooks.run(path)
     assert error.value.__notes__ == [f"in {path}, cell 2"]
+
+
+def test_a_page_that_a_cell_writes_is_shown_and_leaves_no_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "en" / "paper" / "x.py"
+    path.parent.mkdir(parents=True)
+    path.write_text("# %%\n1\n\n# %%\nopen('page.html', 'w').write('<title>A page</title>')\n")
+    cells = notebooks.run(path)
+    assert [cell.pages for cell in cells] == [{}, {"page.html": "<title>A page</title>"}]
+    assert [each.name for each in tmp_path.iterdir()] == ["en"]
+    frame = '<iframe class="page" src="page.html" title="A page" loading="lazy"></iframe>'
+    assert notebooks.as_markdown(cells, "").count(frame) == 1
 
 
 def test_what_has_run_becomes_markdown(tmp_path):

@@ -48,3 +48,20 @@ def test_the_overview_names_every_notebook(language):
     folder = notebooks.find_notebooks(language)[0].parent
     text = (folder / "index.md").read_text(encoding="utf-8")
     assert all(f"({path.stem}.md)" in text for path in notebooks.find_notebooks(language))
+
+
+@pytest.mark.parametrize("page", sorted(notebooks.DOCS.rglob("*.md")), ids=lambda page: page.stem)
+def test_programs_tests_and_configurations_that_a_page_names_are_there(page):
+    text = page.read_text(encoding="utf-8")
+    for name in re.findall(r"(?<![\w/])scripts/[\w/]+\.(?:py|yaml)", text):
+        assert (ROOT / name).is_file(), name
+    for name in re.findall(r"[\w/]*\btest_\w+\.py", text):
+        assert any((ROOT / folder / name).is_file() for folder in ("", "tests", "tests/ecosystem")), name
+
+
+def test_the_pages_that_embed_the_translator_are_those_that_say_what_it_is():
+    pages = {path for path in notebooks.DOCS.rglob("*.md") if "<iframe" in path.read_text(encoding="utf-8")}
+    assert pages == {notebooks.DOCS / "guides" / "attention.md", notebooks.DOCS / "ko" / "index.md"}
+    for page in pages:
+        said = re.findall("one minute|1분", page.read_text(encoding="utf-8"))
+        assert len(said) > 1, page

@@ -30,6 +30,7 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import LambdaLR
 
 from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration, attention_maps, load_corpus, train_tokenizer
+from hf_vanilla.conversion.html_page import export_to_html
 from hf_vanilla.data.collators import TranslationCollator
 from hf_vanilla.models.losses_vanilla import cross_entropy
 from hf_vanilla.training.optim import make_optimizer, noam_schedule
@@ -205,6 +206,24 @@ for number, axes in enumerate(panels):
     axes.set(title="층" + f" {number + 1}", xticks=range(len(cross.keys.labels)))
     axes.set_xticklabels(cross.keys.labels, rotation=60, ha="right")
 panels[0].set_yticks(range(len(cross.queries.labels)), cross.queries.labels)
+
+# %% [markdown]
+# ## 브라우저에서 돌아가는 모델
+#
+# 방금 학습한 모델을 HTML 파일 하나로 만듭니다. 파일에는 가중치와 토크나이저, JavaScript로 쓴 엔진이 들어 있고, 다른 컴퓨터에는 아무것도
+# 요청하지 않습니다. [따로 열어 보거나](translator.html) 아래에서 바로 써 보십시오. 문장을 쓰고, 단어를 가리켜 헤드마다 어디를 보았는지
+# 살펴보고, 다른 단어를 골라 뒤가 어떻게 바뀌는지 볼 수 있습니다. 1분 동안 배운 모델이라 아는 것은 구절 몇 개와 이름 몇 개뿐입니다. 엉뚱한
+# 말을 자주 하지만, 그럴 때는 확률이 낮습니다.
+
+# %%
+export_to_html(
+    model,
+    tokenizer,
+    "translator.html",
+    title="1분 동안 학습한 번역기",
+    language="ko",
+    examples=[row["source"] for row in unseen],
+)
 
 # %% [markdown]
 # ## 연습 문제
