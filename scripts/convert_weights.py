@@ -1,4 +1,4 @@
-"""Convert a checkpoint and show that it computes the same, or print the README's table of what was compared.
+"""Convert a checkpoint and show that it computes the same, or print a table of what was compared.
 
     python scripts/convert_weights.py google-bert/bert-base-uncased runs/bert
     python scripts/convert_weights.py runs/verses_demo runs/marian --to marian
@@ -193,7 +193,7 @@ def compare_all() -> Iterator[tuple[str, str, list[tuple[float, float]]]]:
 
 
 def print_table() -> None:
-    """Print the table that the README has."""
+    """Print the table that docs/benchmarks.md has."""
     columns = ("source", "what carries over", "largest difference seen: states, attentions, outputs", "gradients")
     print(f"| {' | '.join(columns)} |\n|---|---|---|---|")
     for source, carries, seen in compare_all():

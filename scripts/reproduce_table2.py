@@ -3,7 +3,7 @@ r"""Table 2 of the paper, WMT 2014: what its four training runs take on this mac
     python scripts/reproduce_table2.py probe scripts/configs/paper/wmt14_en_de_base.yaml --steps 20
     python scripts/reproduce_table2.py probe scripts/configs/paper/wmt14_en_de_big.yaml --mixed_precision bf16 \
         --gradient_checkpointing true --output_dir runs/probe/big_bf16
-    hf-vanilla train scripts/configs/paper/wmt14_en_de_base.yaml             # or by torchrun or accelerate: see README
+    hf-vanilla train scripts/configs/paper/wmt14_en_de_base.yaml             # or by torchrun: docs/guides/gpus.md
     python scripts/reproduce_table2.py score runs/wmt14_en_de_base
     python scripts/reproduce_table2.py score runs/wmt14_en_de_base --source newstest2014.en --reference newstest2014.de
 

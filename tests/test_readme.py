@@ -14,7 +14,7 @@ from fresh import run_python
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SNIPPETS = re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE)
-COMMANDS = re.search(r"From the command line:\n\n```bash\n(.*?)^```", README, re.DOTALL | re.MULTILINE).group(1)
+COMMANDS = re.search(r"## From the command line\n\n```bash\n(.*?)^```", README, re.DOTALL | re.MULTILINE).group(1)
 
 
 def test_each_family_has_a_snippet():
@@ -39,13 +39,16 @@ def test_the_commands_run_in_any_locale_and_folder_and_into_a_pipe(tmp_path):
     """Those from the command line, in a folder with blanks, where output is to be ASCII: none may die of a letter."""
     folder = tmp_path / "a folder, and ß"
     shutil.copytree(ROOT / "scripts" / "configs", folder / "scripts" / "configs")
-    (folder / "english.txt").write_text("In the beginning God made heaven.\nAnd he said: “Ä!”\n", encoding="utf-8")
+    text = "In the beginning God made heaven.\nAnd he said: “Ä!”\n"
     variables = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONIOENCODING": "utf-8"}
     run_python(SNIPPETS[2], cwd=folder, env=variables, check=True)
     variables |= {"LANG": "C", "PYTHONIOENCODING": "ascii"}
     # A model that has learned nothing takes long to translate all verses.
     quick = {"train": " --max_steps 3 --warmup_steps 1", "evaluate": " --source english.txt --reference german.txt"}
-    for command in COMMANDS.splitlines():
+    echo, *commands = COMMANDS.splitlines()
+    assert echo == f'echo "{text.splitlines()[0]}" > english.txt'
+    (folder / "english.txt").write_text(text, encoding="utf-8")
+    for command in commands:
         program, verb, *_ = command.split()
         assert program == "hf-vanilla"
         command = command.partition("  ")[0].replace(program, f"'{sys.executable}' -m hf_vanilla.cli", 1)
@@ -55,4 +58,5 @@ def test_the_commands_run_in_any_locale_and_folder_and_into_a_pipe(tmp_path):
         printed = result.stdout.decode("utf-8")
         assert "Traceback" not in result.stderr.decode("utf-8") and (printed or verb == "translate")
     assert len((folder / "german.txt").read_text(encoding="utf-8").split("\n")) == 3
-    assert (folder / "runs" / "tiny" / "training_summary.json").exists()
+    written = ("runs/tiny/training_summary.json", "attention.html", "page.html", "runs/marian", "runs/card/README.md")
+    assert all((folder / name).exists() for name in written)

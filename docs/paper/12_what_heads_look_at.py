@@ -76,23 +76,24 @@ assert difficult - making - 1 == 10 and link.max() > 3 * average
 
 
 # %%
-def draw(word, layer, ink="#2f80d0"):
-    """Draw what each head of a layer looks at from one word, as the paper's figure 3 does."""
+def draw(word, layer, heads=range(12), ink="#2f80d0"):
+    """Draw what heads of a layer look at from one word, as the paper's figure 3 does."""
     figure, axes = plt.subplots(figsize=(7, 4.8))
     row = labels.index(word)
     for y, label in enumerate(labels):
         axes.text(-0.02, -y, label, ha="right", va="center", weight="bold" if y == row else "normal")
         axes.text(1.02, -y, label, ha="left", va="center")
-    for weights in seen.weights[layer, :, row]:
+    for weights in seen.weights[layer, list(heads), row]:
         for y, weight in enumerate(weights.tolist()):
             if weight > 0.05:
                 axes.plot([0, 1], [-row, -y], color=ink, alpha=min(1, weight), linewidth=1 + 4 * weight)
     axes.set(xlim=(-0.5, 1.5), ylim=(-len(labels) + 0.3, 0.7))
-    axes.set_title(f"{word}, " + "layer" + f" {layer + 1}")
+    name = f"{word}, " + "layer" + f" {layer + 1}"
+    axes.set_title(name if len(heads) > 1 else name + ", head" + f" {heads[0] + 1}")
     axes.set_axis_off()
 
 
-draw("making", layer)
+draw("making", layer, [head])
 
 # %% [markdown]
 # ## The whole row, head by head

@@ -1,7 +1,6 @@
 """What other engines make of our checkpoints: our tokens, our scores."""
 
 import re
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -183,15 +182,16 @@ def test_what_ctranslate2_cannot_express_is_refused(tmp_path):
         export_to_ctranslate2(model, tokenizer, tmp_path / "full")
 
 
-def test_the_command_and_the_readme(exported, tmp_path, capsys):
+def test_the_command_and_the_guide(exported, tmp_path, capsys):
     pytest.importorskip("ctranslate2")
     model, tokenizer, folder = exported
     source = str(folder.with_name("model"))
     cli.main(["export", source, str(tmp_path / "ctranslate2"), "--format", "ctranslate2"])
     assert (tmp_path / "ctranslate2" / "model.bin").is_file() and (folder / "decoder_model.onnx").is_file()
-    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    (snippet,) = (part for part in re.findall(r"  ```py\n(.*?)  ```", readme, re.DOTALL) if "onnxruntime" in part)
-    exec(textwrap.dedent(snippet).replace('"exported', f'"{folder}'), {})
+    guide = (Path(__file__).parents[2] / "docs" / "guides" / "convert.md").read_text(encoding="utf-8")
+    (snippet,) = (part for part in re.findall(r"```py\w*\n(.*?)```", guide, re.DOTALL) if "onnxruntime" in part)
+    assert snippet.count("exported/onnx") == 2
+    exec(snippet.replace("exported/onnx", str(folder)), {})
     inputs = tokenizer("God is good.", return_tensors="pt")
     own = model.generate(**inputs, num_beams=1, max_length=50)[0]
     assert capsys.readouterr().out.splitlines()[-1] == tokenizer.decode(own, skip_special_tokens=True)

@@ -190,7 +190,7 @@ def blocks_of(card):
 
 def readme_lines():
     """The five lines that load and use a model, in the README's section on the Hub."""
-    section = (ROOT / "README.md").read_text(encoding="utf-8").split("## On the Hub")[1].split("\n## ")[0]
+    section = (ROOT / "README.md").read_text(encoding="utf-8").split("### On the Hub")[1].split("\n##")[0]
     (code,) = re.findall("^```py\n(.*?)^```", section, re.DOTALL | re.MULTILINE)
     assert len([line for line in code.splitlines() if line]) <= 5
     return code

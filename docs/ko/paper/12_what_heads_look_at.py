@@ -76,23 +76,24 @@ assert difficult - making - 1 == 10 and link.max() > 3 * average
 
 
 # %%
-def draw(word, layer, ink="#2f80d0"):
+def draw(word, layer, heads=range(12), ink="#2f80d0"):
     """논문의 그림 3처럼, 한 단어에서 한 층의 각 헤드가 무엇을 보는지 그린다."""
     figure, axes = plt.subplots(figsize=(7, 4.8))
     row = labels.index(word)
     for y, label in enumerate(labels):
         axes.text(-0.02, -y, label, ha="right", va="center", weight="bold" if y == row else "normal")
         axes.text(1.02, -y, label, ha="left", va="center")
-    for weights in seen.weights[layer, :, row]:
+    for weights in seen.weights[layer, list(heads), row]:
         for y, weight in enumerate(weights.tolist()):
             if weight > 0.05:
                 axes.plot([0, 1], [-row, -y], color=ink, alpha=min(1, weight), linewidth=1 + 4 * weight)
     axes.set(xlim=(-0.5, 1.5), ylim=(-len(labels) + 0.3, 0.7))
-    axes.set_title(f"{word}, " + "층" + f" {layer + 1}")
+    name = f"{word}, " + "층" + f" {layer + 1}"
+    axes.set_title(name if len(heads) > 1 else name + ", 헤드" + f" {heads[0] + 1}")
     axes.set_axis_off()
 
 
-draw("making", layer)
+draw("making", layer, [head])
 
 # %% [markdown]
 # ## 헤드별로 보기
