@@ -126,7 +126,7 @@ def on_post_build(config: Any) -> None:
     pages = "".join(page.read_text(encoding="utf-8") for page in site.rglob("*.html"))
     text = "".join(sorted({letter for letter in pages if "\u1100" <= letter <= "\ud7ff"}))
     if not notebooks.add_hangul_font():
-        raise PluginError(f"no font has Hangul: pip install {notebooks.FONT_PACKAGE}")
+        raise PluginError(f"no font has Hangul: pip install {notebooks.HANGUL_PACKAGE}")
     from matplotlib import font_manager
 
     for name, weight in FONTS.items():

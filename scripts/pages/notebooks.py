@@ -6,6 +6,7 @@ They run as plain Python in this process, a cell after the other, without a kern
 import ast
 import contextlib
 import html
+import importlib.metadata
 import io
 import logging
 import re
@@ -15,13 +16,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hf_vanilla.attention.figures import FONT_PACKAGE, add_new_fonts
-
 DOCS = Path(__file__).parents[2] / "docs"
 INK = "#010203"
 """A colour that no figure has by itself. A page replaces it by that of its text, which depends on the theme."""
 BLUE = (0.16, 0.47, 0.80)
 HANGUL = "NanumGothic"
+HANGUL_PACKAGE = "koreanize-matplotlib"
 CELL = re.compile(r"^# %%(.*)$", re.MULTILINE)
 
 
@@ -75,7 +75,14 @@ def add_hangul_font() -> bool:
     """Make a font with Hangul known to matplotlib, from a package that brings one; return False if there is none."""
     from matplotlib import font_manager
 
-    add_new_fonts()
+    if HANGUL not in font_manager.get_font_names():
+        try:
+            files = importlib.metadata.files(HANGUL_PACKAGE) or []
+        except importlib.metadata.PackageNotFoundError:
+            return False
+        for file in files:
+            if file.name in (f"{HANGUL}.ttf", f"{HANGUL}Bold.ttf"):
+                font_manager.fontManager.addfont(str(file.locate()))
     return HANGUL in font_manager.get_font_names()
 
 
@@ -156,7 +163,7 @@ def run(path: Path) -> list[Cell]:
     if path.parents[1].name == "ko" and not has_hangul:
         for cell, english in zip(cells, read_cells(DOCS / "paper" / path.name), strict=True):
             cell.text = english.text if cell.is_code else cell.text
-        note = f"`{FONT_PACKAGE}`이 설치되어 있지 않아 그림의 글자를 영어로 적었습니다."
+        note = f"`{HANGUL_PACKAGE}`이 설치되어 있지 않아 그림의 글자를 영어로 적었습니다."
         cells.insert(1, Cell(False, False, note))
     globals_of_cells: dict[str, Any] = {"__name__": "__main__"}
     names = _names(path.stem)

@@ -71,7 +71,7 @@ def test_korean_prose_is_korean(path):
 
 def test_figures_draw_hangul_where_a_font_has_it(monkeypatch):
     if not notebooks.add_hangul_font():
-        pytest.skip(f"{notebooks.FONT_PACKAGE} is not installed")
+        pytest.skip(f"{notebooks.HANGUL_PACKAGE} is not installed")
     from matplotlib import font_manager
     from matplotlib.ft2font import FT2Font
 
@@ -84,7 +84,7 @@ def test_without_such_a_font_labels_are_english_and_the_page_says_so(monkeypatch
     monkeypatch.setattr(notebooks, "add_hangul_font", lambda: False)
     path = next(path for path in KOREAN.values() if path.name.startswith("06_"))
     cells = notebooks.run(path)
-    assert notebooks.FONT_PACKAGE in cells[1].text
+    assert notebooks.HANGUL_PACKAGE in cells[1].text
     assert not re.search("[가-힣]", "".join(cell.text for cell in cells if cell.is_code))
 
 
