@@ -17,7 +17,7 @@ from itertools import chain
 from transformers import AutoModelForSeq2SeqLM, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from hf_vanilla.cli.streams import run_program
-from hf_vanilla.data.built_in import target_language
+from hf_vanilla.data.pairs import LANGUAGES, SIDES, is_reversed, target_language
 from hf_vanilla.finetuning.answers import TranslationCollator, decode
 from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
 from hf_vanilla.finetuning.labels import check_texts, labelled_splits
@@ -31,7 +31,7 @@ from hf_vanilla.translation.score_choices import QUICK_SCORES, SCORES
 class Arguments(FineTuningArguments):
     """The columns to read."""
 
-    source_column_name: str = option("source", "What is translated; `a.b` is b of a.")
+    source_column_name: str = option("source", "What is translated; `a.b` is b of a, `ko` a side of verses_ko.")
     target_column_name: str = option("target", "Its translation.")
     source_prefix: str = option("", "Put before each source, as T5 wants it.")
     metrics: list[str] | None = option(None, f"Some of {', '.join(SCORES)}; by default bleu and chrf.")
@@ -41,10 +41,13 @@ class Arguments(FineTuningArguments):
 def main(args: list[str] | None = None) -> None:
     """Fine-tune as the arguments say, by default those of the command line."""
     arguments, training = parse(Arguments, Seq2SeqTrainingArguments, args, predict_with_generate=True)
-    metrics, told = arguments.metrics or QUICK_SCORES, {"corpus": arguments.dataset_name, **vars(arguments)}
+    source, target = arguments.source_column_name, arguments.target_column_name
+    if arguments.dataset_name in LANGUAGES:
+        source, target = SIDES[::-1] if is_reversed(arguments.dataset_name, source, target) else SIDES
+    told = {"corpus": arguments.dataset_name, "source_column": source, "target_column": target, **vars(arguments)}
+    metrics = arguments.metrics or QUICK_SCORES
     quality = TranslationQuality(metrics=metrics, language=target_language(told))
     splits = arguments.load_splits().flatten()
-    source, target = arguments.source_column_name, arguments.target_column_name
     check_texts(splits, source, "source_column_name")
     translated = labelled_splits(splits, target)
     check_texts(translated, target, "target_column_name")

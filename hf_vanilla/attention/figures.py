@@ -1,8 +1,12 @@
 """Figures of attention maps and surveys, for papers and model cards. Only drawing imports matplotlib."""
 
+import contextlib
 import functools
+import importlib.metadata
+import logging
 import math
 import unicodedata
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from matplotlib.font_manager import FontEntry
     from matplotlib.image import AxesImage
 
+logger = logging.getLogger(__name__)
 FIGURE_FORMATS = (".png", ".svg", ".pdf")
 PAPER = {"light": "#ffffff", "dark": "#14171c"}
 INK = {"light": "#1b1f24", "dark": "#e8eaed"}
@@ -41,6 +46,13 @@ TYPE_COLOURS = {
     "mixed": "#dddddd",
 }
 MAX_LABEL = 24  # the most characters of a word that a figure shows
+FONT_PACKAGE = "koreanize-matplotlib"
+"""Brings Nanum Gothic, which has Hangul."""
+REMEDY = (
+    "Debian's fonts-noto-cjk has Chinese, Japanese and Korean and fonts-noto-core most other scripts, "
+    "and pip install 'hf-vanilla[fonts]' brings Hangul"
+)
+_warned_of: set[str] = set()
 
 
 def plot_grid(attention: AttentionMap, theme: str = "light") -> "Figure":
@@ -208,7 +220,9 @@ def save_figure(figure: "Figure", path: str | Path) -> None:
     """Write a figure in the format that the ending of `path` names; one not in `FIGURE_FORMATS` is a ValueError."""
     if Path(path).suffix.lower() not in FIGURE_FORMATS:
         raise ValueError(f"{path}: expected a file that ends in one of {', '.join(FIGURE_FORMATS)}")
-    figure.savefig(path, dpi=150)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # [`font_families`] has named the script
+        figure.savefig(path, dpi=150)
 
 
 def canvas(width: float, height: float, theme: str) -> tuple["Figure", Callable[["Axes", Tensor], "AxesImage"]]:
@@ -284,26 +298,66 @@ def shorten(label: str) -> str:
 def font_families(text: str) -> list[str]:
     """Return installed font families that together have all characters of a text, as far as there are any.
 
-    matplotlib takes each character from the first that has it, and warns of characters that none has.
+    matplotlib takes each character from the first family that has it. A script that no font has is drawn as boxes; the
+    first time, a warning names it.
     """
     from matplotlib import font_manager
 
-    def characters(path: str) -> set[int]:
-        return set(font_manager.get_font(path).get_charmap())
-
-    def rank(entry: "FontEntry") -> tuple[bool, bool, int, str]:
-        return not entry.name.startswith("Noto Sans"), "CJK" in entry.name, len(entry.name), entry.name
-
     chosen = ["DejaVu Sans"]
     missing = {ord(letter) for letter in text if unicodedata.category(letter)[0] != "C"}
-    missing -= characters(font_manager.findfont("DejaVu Sans"))
-    installed = font_manager.fontManager.ttflist
-    regular = [f for f in installed if f.style == "normal" and f.weight == 400 and "Last Resort" not in f.name]
-    for entry in sorted(regular, key=rank):
-        if not missing:
-            break
-        found = missing & characters(entry.fname)
-        if found and entry.name not in chosen:
-            chosen.append(entry.name)
-            missing -= found
+    missing -= _characters(font_manager.findfont("DejaVu Sans"))
+    for find_more in (None, add_new_fonts):
+        if missing and find_more:
+            find_more()
+        for entry in sorted(_regular_fonts(), key=_rank):
+            if missing and entry.name not in chosen and (found := missing & _characters(entry.fname)):
+                chosen.append(entry.name)
+                missing -= found
+    if scripts := {_script_of(chr(code)) for code in missing} - _warned_of:
+        _warned_of.update(scripts)
+        logger.warning("no font here has %s: figures show boxes in its place; %s", ", ".join(sorted(scripts)), REMEDY)
     return chosen
+
+
+@functools.cache
+def add_new_fonts() -> None:
+    """Make fonts known to matplotlib that were installed since it last looked, or that come with a package."""
+    from matplotlib import font_manager
+
+    found = {*font_manager.findSystemFonts(), *_packaged_fonts()}
+    for path in sorted(found - {entry.fname for entry in font_manager.fontManager.ttflist}):
+        with contextlib.suppress(OSError, RuntimeError):  # a file that is no font, or of a kind that is not drawn
+            font_manager.fontManager.addfont(path)
+
+
+def _packaged_fonts() -> list[str]:
+    try:
+        files = importlib.metadata.files(FONT_PACKAGE) or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [str(file.locate()) for file in files if file.suffix == ".ttf"]
+
+
+def _regular_fonts() -> "list[FontEntry]":
+    from matplotlib import font_manager
+
+    installed = font_manager.fontManager.ttflist
+    return [f for f in installed if f.style == "normal" and f.weight == 400 and "Last Resort" not in f.name]
+
+
+def _rank(entry: "FontEntry") -> tuple[bool, bool, int, str]:
+    return not entry.name.startswith("Noto Sans"), "CJK" in entry.name, len(entry.name), entry.name
+
+
+@functools.cache
+def _characters(path: str) -> frozenset[int]:
+    from matplotlib import font_manager
+
+    return frozenset(font_manager.get_font(path).get_charmap())
+
+
+def _script_of(letter: str) -> str:
+    """Return the name of a letter's script, with which the letter's own name begins: "HANGUL SYLLABLE GA"."""
+    script = unicodedata.name(letter, "?").split()[0].title()
+    is_letter = unicodedata.category(letter)[0] in "LM"
+    return {"Cjk": "Han"}.get(script, script) if is_letter else f"the symbol {letter}"

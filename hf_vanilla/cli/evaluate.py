@@ -138,15 +138,15 @@ def choose_metrics(
     from hf_vanilla.translation.symbols import default_metrics
 
     run = read_training_config(options.model)
-    if options.corpus:
-        run = {**run, "corpus": options.corpus}
+    if not options.source:
+        run = run | corpus_fields(options, run, "verses", {"source_column": "source", "target_column": "target"})
     names = options.metrics or run.get("metrics") or default_metrics(tokenizer, TRANSLATION_SCORES)
     metrics = dict(build_metrics(names, of_equal_number(references), target_language(run), options.tokenize))
     comet = Comet(options.comet, sources) if options.comet else None
     return lambda rows: metrics | ({"comet": comet.of(rows)} if comet else {})
 
 
-def read_training_config(folder: str) -> dict[str, str]:
+def read_training_config(folder: str) -> dict[str, Any]:
     """Return the fields of the run that wrote `folder`, or none for another model."""
     path = Path(folder) / "training_config.yaml"
     return read_yaml(path) if path.is_file() else {}
@@ -182,17 +182,16 @@ def load_split(
 ) -> tuple[Any, bool]:
     """Return a split by `load`, and whether it is that of the run in `options.model`, or this holds no run.
 
-    The keys of `defaults`, columns and the like, are as the command line says, or else the run, or else `defaults`.
+    The keys of `defaults`, columns and the like, are as the command line says, or else the run if it learned from this
+    corpus, or else `defaults`.
     If the corpus of the run no longer gives the split that was held out, or never gave it, that is a ValueError. With
     --corpus it is a warning.
     """
     run = read_training_config(options.model)
-    corpus = options.corpus or run.get("corpus", default)
+    fields = corpus_fields(options, run, default, defaults)
+    corpus = fields.pop("corpus")
     from datasets import Dataset
 
-    of_run = {} if options.corpus else run
-    given = {name: value for name in defaults if (value := getattr(options, name)) is not None}
-    fields = {name: of_run.get(name, default) for name, default in defaults.items()} | given
     is_stream = bool(run.get("streaming") and corpus == run["corpus"])
     configuration = run.get("corpus_configuration") if corpus == run.get("corpus") else None
     splits = load(corpus, configuration=configuration, streaming=is_stream, **fields)
@@ -207,6 +206,16 @@ def load_split(
     if problem:
         print(f"warning: {problem}; the scores are not recorded", file=sys.stderr)
     return rows, not problem
+
+
+def corpus_fields(
+    options: argparse.Namespace, run: Mapping[str, Any], default: str, defaults: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the name of the `corpus` to read, and what `defaults` has keys for, as [`load_split`] says."""
+    corpus = options.corpus or run.get("corpus", default)
+    of_run = run if corpus == run.get("corpus") else {}
+    given = {name: value for name in defaults if (value := getattr(options, name)) is not None}
+    return {"corpus": corpus, **{name: of_run.get(name, value) for name, value in defaults.items()}, **given}
 
 
 def find_other_rows(folder: str, fingerprint: str | None, split: str, corpus: str) -> str:

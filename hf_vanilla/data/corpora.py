@@ -10,7 +10,7 @@ from pathlib import Path
 from hf_vanilla.data.built_in import BIBLE, BROWN, read_built_in
 from hf_vanilla.data.files import as_regular_file, build_dataset, generate_documents, read_text_pair, text_features
 from hf_vanilla.data.formats import format_of
-from hf_vanilla.data.pairs import PAIRS, SEQUENCES
+from hf_vanilla.data.pairs import PAIRS, SEQUENCES, is_reversed
 from hf_vanilla.data.paths import local_name, local_path, split_names
 from hf_vanilla.data.splits import CleanCorpus, CleanStream, split_corpus, split_stream
 from hf_vanilla.data.tables import load_hub_or_table
@@ -33,6 +33,7 @@ def load_corpus(
     Args:
         name_or_path: one of
             - `"verses"`, built in: the Bible in Basic English and the German Elberfelder Bible;
+            - `"verses_ko"`, built in: the World English Bible and the Korean Revised Version;
             - `"cmudict"` (words and phonemes), `"cmudict_stress"`, `"misspellings"` (and what was meant) or
               `"numbers"` (in digits and in words), built in: sequences that are no sentences;
             - a text file with one sentence a line, with `target_path` naming its translation;
@@ -45,7 +46,8 @@ def load_corpus(
             `.zst` after the suffix. A path may begin with `~`, and be a pipe, which is read once.
         target_path: the text file with the translations: line n translates line n of `name_or_path`.
         source_column, target_column: the columns to read; `translation.en` reaches into a nested one. Several target
-            columns, with commas between them, are `target` (the first) and `references` (all of them).
+            columns, with commas between them, are `target` (the first) and `references` (all of them). `"verses"` and
+            `"verses_ko"` have the columns `en` and `de`, `en` and `ko`, and are translated in either direction.
         columns: the names of the columns of a `.csv` or `.tsv` file without a header.
         configuration: the configuration of a Hub data set, such as `"de-en"` for `wmt14`.
         streaming: read the text while it is iterated over, and write nothing to disk.
@@ -83,7 +85,7 @@ def load_corpus(
     if target_path is not None:
         splits = {"train": read_text_pair(path, local_path(target_path), streaming)}
     elif name in PAIRS:
-        splits = read_built_in(name, streaming)
+        splits = read_built_in(name, streaming, is_reversed(name, source_column, target_column))
         sequences = sequences or name in SEQUENCES
     else:
         alternative = "two text files (`target_path` names the second)"

@@ -8,18 +8,47 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-VERSES = "verses"
+SIDES = ("source", "target")
+VERSES, VERSES_KO = "verses", "verses_ko"
 SOUNDS, STRESSED_SOUNDS, MISSPELLINGS, NUMBERS = "cmudict", "cmudict_stress", "misspellings", "numbers"
 SEQUENCES = (SOUNDS, STRESSED_SOUNDS, MISSPELLINGS, NUMBERS)
-PAIRS = (VERSES, *SEQUENCES)
+LANGUAGES = {VERSES: ("en", "de"), VERSES_KO: ("en", "ko")}
+"""For each built-in corpus of translations, the languages of its columns `source` and `target`."""
+PAIRS = (*LANGUAGES, *SEQUENCES)
 """The built-in corpora that have two sides; those of `SEQUENCES` are no translations."""
+
+
+def is_reversed(corpus: str, source_column: str = "source", target_column: str = "target") -> bool:
+    """True if columns say that a built-in corpus is to be translated from its second language to its first.
+
+    `source` and `target` may be called by their languages. Columns that it does not have are a ValueError.
+    """
+    first, second = LANGUAGES.get(corpus, SIDES)
+    chosen = (source_column, target_column)
+    if chosen in (SIDES, (first, second)):
+        return False
+    if corpus in LANGUAGES and chosen in (SIDES[::-1], (second, first)):
+        return True
+    either = f"{first} and {second}" + (f", or {second} and {first}," if corpus in LANGUAGES else "")
+    given = f"source_column is {source_column} and target_column {target_column}"
+    raise ValueError(f"{given}; expected {either} for {corpus}")
+
+
+def built_in_languages(run: Mapping[str, Any]) -> tuple[str, str] | None:
+    """Return the codes of the languages from which and to which a run translates, if its built-in corpus says so."""
+    if (corpus := run.get("corpus")) not in LANGUAGES:
+        return None
+    first, second = LANGUAGES[corpus]
+    columns = (run.get(f"{side}_column", side) for side in SIDES)
+    return (second, first) if is_reversed(corpus, *columns) else (first, second)
 
 
 def target_language(run: Mapping[str, Any]) -> str | None:
     """Return the code of the language that a run translates to, if its fields or its built-in corpus say so."""
     if run.get("target_language"):
         return str(run["target_language"])
-    return "de" if run.get("corpus") == VERSES else None
+    built_in = built_in_languages(run)
+    return built_in[1] if built_in else None
 
 
 def is_language(run: Mapping[str, Any]) -> bool:

@@ -24,9 +24,9 @@ from hf_vanilla.data.built_in import BUILT_IN
 from hf_vanilla.data.files import read_lines
 from hf_vanilla.data.formats import format_of
 from hf_vanilla.data.hub_names import hub_id
-from hf_vanilla.data.pairs import is_language, reads_sequences
+from hf_vanilla.data.pairs import built_in_languages, is_language, reads_sequences
 from hf_vanilla.environment import hardware
-from hf_vanilla.hub.metadata import check_languages, check_license
+from hf_vanilla.hub.metadata import check_languages, check_license, language_names
 from hf_vanilla.training.checkpointing import digest
 from hf_vanilla.translation.score_choices import NEAREST_SCORES
 
@@ -383,7 +383,8 @@ def describe_model(records: Records) -> str:
 def describe_task(records: Records) -> str:
     """Return what an encoder-decoder does to a text, as its corpus or its tokenizers say."""
     if records.pipeline_tag != SEQUENCES:
-        return "translates"
+        codes = built_in_languages(records.configuration)
+        return "translates {} into {}".format(*map(language_names().get, codes)) if codes else "translates"
     if does := records.built_in.get("does"):
         return str(does)
     units = {"words": "symbols between blanks", "characters": "characters", "bpe": "parts of words"}

@@ -12,7 +12,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from hf_vanilla.data.pairs import PAIRS, is_language
+from hf_vanilla.data.pairs import PAIRS, is_language, is_reversed
 from hf_vanilla.data.paths import local_name, split_names
 from hf_vanilla.training.model_fields import model_fields, paper_names
 from hf_vanilla.training.yaml_files import Entry, nearest, read_fields
@@ -84,7 +84,7 @@ class TrainingConfig:
         "or .po file (.gz or .zst may follow), or a Hub id",
     )
     target_path: str | None = _option(None, "file of the target side, for a text file of one sentence a line")
-    source_column: str = _option("source", "column to translate from, such as translation.en")
+    source_column: str = _option("source", "column to translate from, such as translation.en, or ko of verses_ko")
     target_column: str = _option("target", "column to translate to, or several with commas: references")
     columns: list[str] | None = _option(None, "names of the columns of a CSV or TSV file without a header")
     text_column: str = _option("text", "column that a language model learns from")
@@ -210,6 +210,8 @@ class TrainingConfig:
             tokenizer_of_language(self.target_language)  # raises for what is no code
         pairs, texts = self.corpus in PAIRS, self.corpus == "bible"
         self._expect("corpus", translates or not pairs, f"'bible' for a language model: '{self.corpus}' are pairs")
+        if translates and pairs and self.target_path is None:
+            is_reversed(self.corpus, self.source_column, self.target_column)  # raises for columns that it lacks
         self._expect("corpus", not (translates and texts), "'verses' for translation: 'bible' has one side")
         self._expect("tokenizer", not (self.initial_model and self.tokenizer), "nothing: initial_model has its own")
         tags = self.language_tags

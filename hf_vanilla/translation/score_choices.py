@@ -38,8 +38,8 @@ TOKENIZERS = (*BY_BLANKS, "zh", "ja-mecab", "ko-mecab", "char", "flores101", "fl
 EXTRAS = {"ja-mecab": "ja", "ko-mecab": "ko"}
 """The extra of sacreBLEU, and of this package, that a tokenizer needs."""
 
-IN_PLACE_OF = {"ja-mecab": "char", "ko-mecab": GENERAL}
-"""What is taken where an extra is missing: Japanese is written without blanks, Korean with them."""
+IN_PLACE_OF_EXTRAS = "char"
+"""What is taken where an extra is missing. Korean has blanks, but between them words with all of their endings."""
 
 UNSPACED = (
     r"\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\p{New_Tai_Lue}\p{Tai_Le}\p{Tai_Tham}\p{Tai_Viet}\p{Javanese}"
@@ -90,7 +90,7 @@ def choose_tokenizer(
         try:
             require_tokenizer(wanted)
         except ValueError as error:
-            chosen = IN_PLACE_OF[wanted]
+            chosen = IN_PLACE_OF_EXTRAS
             logger.warning("%s; until then, BLEU takes the tokenizer %s", error, chosen)
     if chosen in BY_BLANKS and have_no_blanks(references):
         taken = f"the references have no blanks, and the tokenizer {chosen} takes a sentence for a word"

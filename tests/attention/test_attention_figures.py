@@ -1,12 +1,18 @@
 """Figures hold the model's weights, in any script, theme and format."""
 
+import importlib.metadata
 import sys
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
 
+from hf_vanilla.attention import figures
 from hf_vanilla.attention.figures import COLOURS, plot_alignment, plot_grid, plot_heads, plot_lines, save_figure
 from hf_vanilla.attention.heads import Head
 from hf_vanilla.attention.maps import AttentionMaps
@@ -78,10 +84,81 @@ def test_lines_go_from_words_to_those_that_they_look_at_in_the_colour_of_the_hea
 def test_formats_and_themes(suffix, theme, tmp_path):
     for name, plot in {"heads": plot_heads, "lines": plot_lines, "alignment": plot_alignment}.items():
         path = tmp_path / f"{name}{suffix}"
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")  # a machine without a font for Chinese
-            save_figure(plot(attention(heads=2), theme=theme), path)
+        save_figure(plot(attention(heads=2), theme=theme), path)
         assert path.read_bytes().startswith({".png": b"\x89PNG", ".svg": b"<?xml", ".pdf": b"%PDF"}[suffix])
+
+
+@pytest.fixture
+def fonts(monkeypatch):
+    """Nothing but matplotlib's own fonts, and no memory of others."""
+    own = [entry for entry in font_manager.fontManager.ttflist if "mpl-data" in entry.fname]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", own)
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [])
+    monkeypatch.setattr(importlib.metadata, "files", lambda name: [])
+    monkeypatch.setattr(figures, "_warned_of", set())
+    for function in (figures.font_families, figures.add_new_fonts):
+        function.cache_clear()
+    yield monkeypatch
+    for function in (figures.font_families, figures.add_new_fonts):
+        function.cache_clear()
+
+
+def write_font(path, name, letters):
+    """A font whose letters all are one square."""
+    builder, pen = FontBuilder(1000), TTGlyphPen(None)
+    for move, point in zip((pen.moveTo, *[pen.lineTo] * 3), ((0, 0), (0, 700), (700, 700), (700, 0)), strict=True):
+        move(point)
+    pen.closePath()
+    names = [".notdef", *(f"u{ord(letter)}" for letter in letters)]
+    builder.setupGlyphOrder(names)
+    builder.setupCharacterMap({ord(letter): glyph for letter, glyph in zip(letters, names[1:], strict=True)})
+    builder.setupGlyf(dict.fromkeys(names, pen.glyph()))
+    builder.setupHorizontalMetrics(dict.fromkeys(names, (800, 0)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": name, "styleName": "Regular"})
+    builder.setupOS2(usWeightClass=400)
+    builder.setupPost()
+    builder.save(path)
+    return str(path)
+
+
+def test_a_font_that_was_installed_since_matplotlib_looked_draws_what_others_lack(fonts, tmp_path, caplog):
+    paths = [
+        write_font(tmp_path / "a.ttf", "Some Hangul", "태초에"),
+        write_font(tmp_path / "b.ttf", "Some Han", "日本"),
+    ]
+    fonts.setattr(font_manager, "findSystemFonts", lambda: [*paths, str(tmp_path / "absent.ttf")])
+    assert figures.font_families("In 태초에") == ["DejaVu Sans", "Some Hangul"]
+    assert figures.font_families("태초 日本") == ["DejaVu Sans", "Some Han", "Some Hangul"]
+    assert figures.font_families("Donaudampfschiff") == ["DejaVu Sans"] and not caplog.text
+    words = tokens(["태초에", "日本", "a"])
+    weights = torch.eye(3)[None, None]
+    figure = plot_alignment(AttentionMap("cross", weights, words, words))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.savefig(tmp_path / "figure.png")
+
+
+def test_a_font_that_comes_with_a_package_is_found(fonts, tmp_path):
+    path = write_font(tmp_path / "c.ttf", "Packaged Hangul", "태초에")
+    of_package = SimpleNamespace(suffix=".ttf", locate=lambda: path)
+    fonts.setattr(importlib.metadata, "files", {figures.FONT_PACKAGE: [of_package]}.get)
+    assert figures.font_families("태초에") == ["DejaVu Sans", "Packaged Hangul"]
+
+
+def test_scripts_that_no_font_has_are_named_once_with_the_remedy(fonts, tmp_path, caplog):
+    words = tokens(["태초에", "日本", "ひらがな"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(2):
+            save_figure(
+                plot_alignment(AttentionMap("cross", torch.eye(3)[None, None], words, words)), tmp_path / "a.png"
+            )
+    (record,) = caplog.records
+    assert record.getMessage().startswith("no font here has Han, Hangul, Hiragana: figures show boxes")
+    assert "fonts-noto-cjk" in record.getMessage() and "hf-vanilla[fonts]" in record.getMessage()
+    figures.font_families("태초에 नमः")
+    assert [record.getMessage().split(":")[0] for record in caplog.records][1:] == ["no font here has Devanagari"]
 
 
 def overlaps(figure, labels):

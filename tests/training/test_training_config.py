@@ -156,6 +156,14 @@ def test_a_misspelt_option_is_refused_with_the_nearest(tmp_path):
         ({"whole_word_masking": True}, "whole_word_masking is True; expected false: only masked_lm"),
         ({"task": "causal_lm"}, "corpus is verses; expected 'bible' for a language model"),
         ({"corpus": "bible"}, "corpus is bible; expected 'verses' for translation"),
+        (
+            {"corpus": "verses_ko", "target_column": "en"},
+            "source_column is source and target_column en; expected en and ko, or ko and en, for verses_ko",
+        ),
+        (
+            {"corpus": "verses_ko", "target_column": "en"},
+            "source_column is source and target_column en; expected en and ko, or ko and en, for verses_ko",
+        ),
         ({"task": "masked_lm", "corpus": "a.txt", "target_path": "b.txt"}, "only translation has two sides"),
         ({"initial_model": "a", "tokenizer": "b"}, "tokenizer is b; expected nothing: initial_model has its own"),
         ({"tokenizer": "b", "language_tags": ["<2de>"]}, "language_tags is .'<2de>'.; expected nothing: b has a tok"),

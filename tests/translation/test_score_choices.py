@@ -89,12 +89,12 @@ def test_nothing_is_downloaded_for_a_tokenizer(name, monkeypatch, tmp_path):
         TranslationQuality(tokenize=name).compute(predictions=["a"], references=[["a"]])
 
 
-@pytest.mark.parametrize(("extra", "instead"), [("ja", "char"), ("ko", "13a")])
-def test_without_an_extra_a_warning_says_what_is_taken_unless_it_was_asked_for(extra, instead, monkeypatch, caplog):
+@pytest.mark.parametrize("extra", ["ja", "ko"])
+def test_without_an_extra_a_warning_says_what_is_taken_unless_it_was_asked_for(extra, monkeypatch, caplog):
     monkeypatch.setattr(f"sacrebleu.tokenizers.tokenizer_{extra}_mecab.MeCab", None)
     references = in_rows(SENTENCES[f"{extra}-mecab"])
-    assert choose_tokenizer(references) == choose_tokenizer(references, extra) == instead
-    assert f"sacrebleu[{extra}]" in caplog.text and f"takes the tokenizer {instead}" in caplog.text
+    assert choose_tokenizer(references) == choose_tokenizer(references, extra) == "char"
+    assert f"sacrebleu[{extra}]" in caplog.text and "takes the tokenizer char" in caplog.text
     with pytest.raises(ValueError, match=rf"sacrebleu\[{extra}\]"):
         choose_tokenizer(references, tokenize=f"{extra}-mecab")
 

@@ -15,9 +15,16 @@ const state = {
 };
 let language = data.language ?? (navigator.language.startsWith("ko") ? "ko" : "en");
 
-const t = (name, values = {}) => data.labels[language][name].replace(/\{(\w+)\}/g, (_, key) => values[key]);
+const t = (name, values = {}) => agree(data.labels[language][name].replace(/\{(\w+)\}/g, (_, key) => values[key]));
 const percent = p => p >= 0.9995 || p < 0.0005 ? `${(100 * p).toPrecision(2)} %` : `${(100 * p).toFixed(1)} %`;
 const shown = x => Math.abs(x) >= 1000 ? x.toExponential(2) : x.toFixed(3);
+
+/** After a quoted word that ends in a consonant, Korean particles have another form; of Hangul, one can see which. */
+function agree(text) {
+  const afterConsonant = {"는": "은", "가": "이", "를": "을"};
+  return text.replace(/([가-힣])”([는가를])/g, (whole, last, particle) =>
+    (last.charCodeAt(0) - 0xAC00) % 28 ? `${last}”${afterConsonant[particle]}` : whole);
+}
 
 function make(tag, properties = {}, ...children) {
   const element = Object.assign(document.createElement(tag), properties);
@@ -574,7 +581,8 @@ function showTexts() {
     layers: hasSource ? `${config.encoder_layers} + ${config.decoder_layers}` : config.num_hidden_layers,
     heads: isRecurrent ? t("noHeads") : t("heads1", {n: config.num_attention_heads}),
     width: config.hidden_size, tokens: config.vocab_size.toLocaleString(language),
-    million: (data.parameters / 1e6).toFixed(1), precision: data.precision,
+    million: language === "ko" ? Math.round(data.parameters / 1e4).toLocaleString("ko") : (data.parameters / 1e6).toFixed(1),
+    precision: data.precision,
   });
   const beams = [...new Set([2, 4, 8, data.search.beams])].filter(n => n > 1 && n <= config.vocab_size);
   const searches = [...(isDecoder ? [[t("sample"), "sample"]] : []), [t("greedy"), 1],
