@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import sacrebleu
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -34,8 +35,10 @@ logger = logging.getLogger(__name__)
 
 SUMMARY, EVALUATION, SAMPLES = "training_summary.json", "evaluation.json", "samples.jsonl"
 CURVES, ATTENTION, CARD, CONFIG = "curves.png", "attention.png", "README.md", "training_config.yaml"
-ATTENTION_DARK = "attention_dark.png"
-RECORDS = ("config.json", CONFIG, SUMMARY, EVALUATION, SAMPLES, CURVES, ATTENTION, ATTENTION_DARK)
+CURVES_DARK, ATTENTION_DARK = "curves_dark.png", "attention_dark.png"
+NOTEBOOK, WIDGET = "notebook.ipynb", "widget.json"
+PICTURES = (CURVES, CURVES_DARK, ATTENTION, ATTENTION_DARK)
+RECORDS = ("config.json", CONFIG, SUMMARY, EVALUATION, SAMPLES, WIDGET, NOTEBOOK, *PICTURES)
 """The files that a card is made of, or shows. Weights are not needed."""
 
 PIPELINES = {
@@ -120,6 +123,7 @@ class Records:
             self.pipeline_tag = SEQUENCES
         self.scores = scores_of(self.run, current_evaluations(folder), self.pipeline_tag == SEQUENCES)
         self.samples = read_samples(folder)
+        self.widget: list[dict[str, Any]] = read_json(folder / WIDGET) or []
         self.has_picture = (folder / ATTENTION).exists()
         corpus = self.configuration.get("corpus") or self.run.get("dataset") or ""
         self.corpus, self.built_in = public(corpus), BUILT_IN.get(corpus, {})
@@ -159,24 +163,22 @@ def render_card(
     check_languages(languages or ())
     check_license(license or "other")
     records = Records(folder)
-    texts = (sample[side] for sample in records.samples for side in ("source", "text") if side in sample)
     return ModelCard.from_template(
         metadata_of(records, repo_id, languages, license),
-        template_str=(files("hf_vanilla") / "templates" / "model_card.md").read_text(encoding="utf-8"),
+        template_str=read_template("model_card.md"),
         name=repo_id.split("/")[-1],
         repo_id=repo_id,
         space=space,
         twin=twin,
         summary=describe_model(records),
-        has_pipeline=records.auto_class.endswith(("MaskedLM", "SequenceClassification", "TokenClassification")),
+        notebook=(folder / NOTEBOOK).exists(),
+        usage=usage_of(records, repo_id),
         length_penalty=(read_json(folder / "generation_config.json") or {}).get("length_penalty_form", "paper"),
-        example=literal(example_of(next(texts, EXAMPLE), records.pipeline_tag)),
+        example=first_example(records),
         precision=records.run.get("mixed_precision", "no").replace("no", "float32"),
         hyperparameters=settings_of(records),
         signatures=sorted({score.arguments["signature"] for score in records.scores if score.arguments}),
-        curves=(folder / CURVES).exists(),
-        attention=(folder / ATTENTION).exists(),
-        attention_dark=(folder / ATTENTION_DARK).exists(),
+        pictures={name for name in PICTURES if (folder / name).exists()},
         plain=plain,
         oneline=oneline,
         **vars(records) | {"samples": best_median_worst(records.samples)},
@@ -184,6 +186,35 @@ def render_card(
 
 
 render = render_card  # programs may know it as `hf_vanilla.model_card.render`
+
+
+def read_template(name: str) -> str:
+    """Return the text of a template of this package."""
+    return (files("hf_vanilla") / "templates" / name).read_text(encoding="utf-8")
+
+
+def render_template(template: str, **facts: Any) -> str:
+    """Return a template of this package, filled in; `plain` is for facts that go into Markdown."""
+    return jinja2.Template(read_template(template)).render(plain=plain, **facts)
+
+
+def usage_of(records: Records, repo_id: str) -> str:
+    """Return code that loads a model from its page and uses it."""
+    return render_template(
+        "usage.jinja",
+        repo_id=repo_id,
+        config=records.config,
+        auto_class=records.auto_class,
+        pipeline_tag=records.pipeline_tag,
+        has_pipeline=records.auto_class.endswith(("MaskedLM", "SequenceClassification", "TokenClassification")),
+        example=first_example(records),
+    )
+
+
+def first_example(records: Records) -> str:
+    """Return a string of Python with a short text to use a model on: from its first sample, if it has any."""
+    texts = (sample[side] for sample in records.samples for side in ("source", "text") if side in sample)
+    return literal(example_of(next(texts, EXAMPLE), records.pipeline_tag))
 
 
 def metadata_of(records: Records, repo_id: str, languages: Sequence[str] | None, license: str | None) -> ModelCardData:
@@ -245,8 +276,8 @@ def widget_of(records: Records) -> list[dict[str, Any]]:
             {"text": oneline(sample["source"]), "output": {"text": oneline(sample["translation"])}}
             for sample in best_median_worst(records.samples)
         ]
-    if records.pipeline_tag not in ("fill-mask", "text-generation"):
-        return []
+    if records.widget or records.pipeline_tag not in ("fill-mask", "text-generation"):
+        return records.widget
     texts = (example_of(sample["text"], records.pipeline_tag) for sample in records.samples[:3])
     return [{"text": text} for text in texts]
 

@@ -27,8 +27,10 @@ from hf_vanilla.conversion.html_page import examples_of, export_to_html
 from hf_vanilla.data.pairs import reads_sequences
 from hf_vanilla.hub import model_card
 from hf_vanilla.hub.model_card import oneline, public, read_json
+from hf_vanilla.hub.notebook import write_notebook
 from hf_vanilla.models.generation_vanilla import beam_search
-from hf_vanilla.models.texts_vanilla import read_special_tokens
+from hf_vanilla.models.texts_vanilla import encode_texts, read_special_tokens
+from hf_vanilla.training.run_log import plot_curves, read_records
 from hf_vanilla.training.yaml_files import write_yaml
 
 logger = logging.getLogger(__name__)
@@ -157,9 +159,38 @@ def stage(
             (folder / model_card.CONFIG).write_text(text, encoding="utf-8")
     with contextlib.suppress(ValueError):  # a text that cannot be drawn is no reason not to push
         draw_attention(model, tokenizer, source, folder / model_card.ATTENTION)
+    if (source / "log.jsonl").is_file():
+        plot_curves(read_records(source / "log.jsonl"), folder / model_card.CURVES_DARK, theme="dark")
     write_requirements(folder)
+    write_widget(model, tokenizer, folder)
+    write_notebook(folder, repo_id)
     model_card.render_card(folder, repo_id, **card).save(folder / model_card.CARD)
     return model, tokenizer
+
+
+def write_widget(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Record what a language model makes of a few texts, for the examples of its page's widget: the likeliest words
+    for a mask, or how it goes on with a text, greedily. The texts are from the samples in `folder`."""
+    task = model_card.PIPELINES[model_card.auto_class_of(model.config)]
+    if task not in ("fill-mask", "text-generation"):
+        return
+    examples: list[dict[str, Any]] = []
+    for sample in model_card.read_samples(folder)[:3]:
+        text = model_card.example_of(sample["text"], task).replace("<mask>", tokenizer.mask_token or "<mask>")
+        batch = encode_texts(tokenizer, [text], masks=True, return_tensors="pt")
+        with torch.no_grad():
+            if task == "text-generation":
+                generate: Any = model.generate
+                tokens = generate(**batch, max_new_tokens=20, do_sample=False, num_beams=1, num_return_sequences=1)
+                output: Any = {"text": oneline(tokenizer.decode(tokens[0], skip_special_tokens=True))}
+            else:
+                place = (batch["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0, 0]
+                likeliest = model(**batch).logits[0, place].softmax(-1).topk(5)
+                pairs = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+                output = [{"label": oneline(tokenizer.decode([i])), "score": round(score, 4)} for i, score in pairs]
+        examples.append({"text": text, "output": output})
+    if examples:
+        model_card.write_record(folder / model_card.WIDGET, examples)
 
 
 def write_requirements(folder: Path, *others: str) -> None:
