@@ -250,8 +250,22 @@ def metadata_of(records: Records, repo_id: str, languages: Sequence[str] | None,
         model_name=repo_id.split("/")[-1],
         eval_results=results or None,
         widget=widget_of(records) or None,
+        co2_eq_emissions=emissions_of(records),
         thumbnail=f"https://huggingface.co/{repo_id}/resolve/main/{ATTENTION}" if records.has_picture else None,
     )
+
+
+def emissions_of(records: Records) -> dict[str, Any] | None:
+    """Return the Hub's entry for the CO2 of a training run, if CodeCarbon measured it."""
+    if not (emissions := records.run.get("emissions")):
+        return None
+    return {
+        "emissions": emissions["grams"],
+        "source": "CodeCarbon",
+        "training_type": "fine-tuning" if records.base_model else "pre-training",
+        "geographical_location": emissions["location"],
+        "hardware_used": oneline(records.run.get("hardware", "unknown")),
+    }
 
 
 def best_median_worst(samples: Sequence[dict[str, str]]) -> list[dict[str, Any]]:

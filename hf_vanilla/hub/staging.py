@@ -1,8 +1,10 @@
 """The folder that a push sends, and the check that it stands alone."""
 
 import contextlib
+import csv
 import json
 import logging
+import math
 import os
 import re
 import shlex
@@ -153,6 +155,8 @@ def stage(
             # Of an absolute path its last part alone is for others.
             outside = r"(^|=)(?:[~/]|\.\.?[/\\]|file:|[A-Za-z]:[/\\]).*[/\\]"
             summary["command"] = shlex.join(re.sub(outside, r"\1", word) for word in shlex.split(command))
+        if emissions := read_emissions(source):
+            summary["emissions"] = emissions
         model_card.write_record(folder / model_card.SUMMARY, summary)
         if "configuration" in summary:
             text = write_yaml(summary["configuration"])
@@ -166,6 +170,24 @@ def stage(
     write_notebook(folder, repo_id)
     model_card.render_card(folder, repo_id, **card).save(folder / model_card.CARD)
     return model, tokenizer
+
+
+def read_emissions(run: Path) -> dict[str, Any] | None:
+    """Return what CodeCarbon measured of a run, in grams of CO2 equivalents: from the `emissions.csv` that it, or its
+    callback of transformers, left in the run's folder; None without one."""
+    path = run / "emissions.csv"
+    if not path.is_file():
+        return None
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = {row["run_id"]: row for row in csv.DictReader(file)}  # the last of each, which has its total
+        grams = 1000 * sum(float(row["emissions"]) for row in rows.values())
+        countries = sorted({row["country_name"] for row in rows.values()})
+        if not (rows and math.isfinite(grams) and grams > 0):
+            raise ValueError("it has no emissions above 0")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not as CodeCarbon writes it: {oneline(error)}; mend it or remove it") from None
+    return {"grams": round(grams, 3), "location": ", ".join(map(oneline, countries))}
 
 
 def write_widget(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
