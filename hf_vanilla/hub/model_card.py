@@ -37,8 +37,10 @@ SUMMARY, EVALUATION, SAMPLES = "training_summary.json", "evaluation.json", "samp
 CURVES, ATTENTION, CARD, CONFIG = "curves.png", "attention.png", "README.md", "training_config.yaml"
 CURVES_DARK, ATTENTION_DARK = "curves_dark.png", "attention_dark.png"
 NOTEBOOK, WIDGET = "notebook.ipynb", "widget.json"
+MODULE_FILES = (MODULES, SENTENCES) = ("modules.json", "config_sentence_transformers.json")
+"""What tells that a model is one of sentence-transformers, and which kind."""
 PICTURES = (CURVES, CURVES_DARK, ATTENTION, ATTENTION_DARK)
-RECORDS = ("config.json", CONFIG, SUMMARY, EVALUATION, SAMPLES, WIDGET, NOTEBOOK, *PICTURES)
+RECORDS = ("config.json", CONFIG, SUMMARY, EVALUATION, SAMPLES, WIDGET, NOTEBOOK, *PICTURES, *MODULE_FILES)
 """The files that a card is made of, or shows. Weights are not needed."""
 
 PIPELINES = {
@@ -108,6 +110,7 @@ class Records:
     Attributes:
         run: `training_summary.json`; empty if there is none.
         configuration: in the summary of `hf-vanilla train`, the fields of its configuration; empty for a Trainer.
+        library: the Hub's name of the library that loads it.
         corpus, built_in: Hub id or name of what it learned from, never a path, and the facts of a built-in corpus.
         base_model: Hub id or name of the model whose weights it started from.
         hub: those of `dataset` and `base_model` that are on the Hub, by their ids; None for another.
@@ -121,6 +124,10 @@ class Records:
         self.configuration: dict[str, Any] = self.run.get("configuration", {})
         if self.pipeline_tag == "translation" and (reads_sequences(folder) or not is_language(self.configuration)):
             self.pipeline_tag = SEQUENCES
+        if is_sentence_model := (folder / MODULES).is_file():
+            kind = (read_json(folder / SENTENCES) or {}).get("model_type")
+            self.pipeline_tag = "text-ranking" if kind == "CrossEncoder" else "sentence-similarity"
+        self.library = "sentence-transformers" if is_sentence_model else "transformers"
         self.scores = scores_of(self.run, current_evaluations(folder), self.pipeline_tag == SEQUENCES)
         self.samples = read_samples(folder)
         self.widget: list[dict[str, Any]] = read_json(folder / WIDGET) or []
@@ -206,6 +213,7 @@ def usage_of(records: Records, repo_id: str) -> str:
         config=records.config,
         auto_class=records.auto_class,
         pipeline_tag=records.pipeline_tag,
+        library=records.library,
         has_pipeline=records.auto_class.endswith(("MaskedLM", "SequenceClassification", "TokenClassification")),
         example=first_example(records),
     )
@@ -238,9 +246,10 @@ def metadata_of(records: Records, repo_id: str, languages: Sequence[str] | None,
     return ModelCardData(
         language=list(languages or records.built_in.get("languages", [])) or None,
         license=license or ("apache-2.0" if "configuration" in records.run and not base else None),
-        library_name="transformers",
+        library_name=records.library,
         pipeline_tag=records.pipeline_tag,
         tags=[
+            *([records.library] if records.library != "transformers" else []),
             *("hf_vanilla", "attention-is-all-you-need", FAMILY_NAMES[records.config.model_type]),
             *(["custom_generate"] if records.auto_class in GENERATING else []),
         ],

@@ -25,6 +25,7 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 import hf_vanilla
 from hf_vanilla.attention.figures import plot_heads, save_figure
 from hf_vanilla.attention.reader import attention_maps
+from hf_vanilla.conversion.checkpoints import copy_companions
 from hf_vanilla.conversion.html_page import examples_of, export_to_html
 from hf_vanilla.data.pairs import reads_sequences
 from hf_vanilla.hub import model_card
@@ -139,6 +140,10 @@ def stage(
     model, tokenizer = load_model_and_tokenizer(source)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     tokenizer.save_pretrained(folder)
+    is_sentence_model = (source / model_card.MODULES).is_file()
+    if is_sentence_model:
+        check_modules(source / model_card.MODULES)
+        copy_companions(source, folder)
     for name in (model_card.CURVES, model_card.SAMPLES):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
@@ -165,11 +170,25 @@ def stage(
         draw_attention(model, tokenizer, source, folder / model_card.ATTENTION)
     if (source / "log.jsonl").is_file():
         plot_curves(read_records(source / "log.jsonl"), folder / model_card.CURVES_DARK, theme="dark")
-    write_requirements(folder)
+    write_requirements(folder, *(["sentence-transformers"] if is_sentence_model else []))
     write_widget(model, tokenizer, folder)
-    write_notebook(folder, repo_id)
+    if not is_sentence_model:
+        write_notebook(folder, repo_id)
     model_card.render_card(folder, repo_id, **card).save(folder / model_card.CARD)
     return model, tokenizer
+
+
+def check_modules(path: Path) -> None:
+    """Raise `ValueError` unless a `modules.json` has the model in its own folder, and no code but that of
+    sentence-transformers after it."""
+    modules: list[dict[str, Any]] = read_json(path) or []
+    for number, module in enumerate(modules):
+        if not str(module.get("type")).startswith("sentence_transformers."):
+            raise ValueError(f"{path}: type is {module.get('type')!r}; expected a module of sentence_transformers")
+        if bool(module.get("path")) == (number == 0):
+            raise ValueError(f"{path}: path is {module.get('path')!r}; only the first module is the folder's own")
+    if not modules:
+        raise ValueError(f"{path} names no modules; save the model by sentence-transformers again")
 
 
 def read_emissions(run: Path) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from hf_vanilla import RecurrentForConditionalGeneration, RecurrentModel, Vanill
 from hf_vanilla.data.hub_names import hub_id
 from hf_vanilla.data.tokenization import train_tokenizer
 from hf_vanilla.hub.metadata import check_languages
-from hf_vanilla.hub.model_card import EXAMPLE, RECORDS, WIDGET, render_card
+from hf_vanilla.hub.model_card import EXAMPLE, MODULE_FILES, RECORDS, WIDGET, render_card
 from hf_vanilla.hub.push import push, write_card
 from hf_vanilla.hub.staging import load_model_and_tokenizer, stage
 from hf_vanilla.training.config import TrainingConfig
@@ -106,7 +106,7 @@ def test_a_text_that_cannot_be_drawn_costs_a_card_its_picture_alone(runs, tmp_pa
 def test_languages_and_licences_come_from_the_command_line(runs, tmp_path, capsys):  # noqa: F811
     options = ["--languages", "en", "de", "--license", "cc0-1.0"]
     cli.main(["card", str(runs / "translation"), "user/name", str(tmp_path / "card"), *options])
-    assert {path.name for path in (tmp_path / "card").iterdir()} == {"README.md", *RECORDS} - {WIDGET}
+    assert {path.name for path in (tmp_path / "card").iterdir()} | {WIDGET, *MODULE_FILES} == {"README.md", *RECORDS}
     written = (tmp_path / "card" / "README.md").read_text()
     assert ModelCard(written).data.license == "cc0-1.0"
     # From the records alone it is the same.
