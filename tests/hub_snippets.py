@@ -62,6 +62,20 @@ embeddings = model.encode(sentences)
 similarities = model.similarity(embeddings, embeddings)
 print(similarities.shape)
 # [3, 3]"""
+RANKING = """from sentence_transformers import CrossEncoder
+
+model = CrossEncoder("{repo}"{trust})
+
+query = "Which planet is known as the Red Planet?"
+passages = [
+	"Venus is often called Earth's twin because of its similar size and proximity.",
+	"Mars, known for its reddish appearance, is often referred to as the Red Planet.",
+	"Jupiter, the largest planet in our solar system, has a prominent red spot.",
+	"Saturn, famous for its rings, is sometimes mistaken for the Red Planet."
+]
+
+scores = model.predict([(query, passage) for passage in passages])
+print(scores)"""
 EXAMPLES = ["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."]
 PEFT_TASKS = {"CAUSAL_LM": "CausalLM", "SEQ_2_SEQ_LM": "Seq2SeqLM", "TOKEN_CLS": "TokenClassification"}
 PEFT_TASKS |= {"SEQ_CLS": "SequenceClassification"}
@@ -74,7 +88,8 @@ RULES = (
     ("transformers", "auto chat", AUTO + CHAT),
     ("transformers.js", "task", JAVASCRIPT),
     ("peft", "peft_task", PEFT),
-    ("sentence-transformers", "", SENTENCES),
+    ("sentence-transformers", "sentences", SENTENCES),
+    ("sentence-transformers", "ranking", RANKING),
 )
 
 
@@ -85,7 +100,8 @@ def snippets(data, repo, library, config=None, auto_class="", peft=None):
     peft_task = PEFT_TASKS.get((peft or {}).get("task_type"))
     is_chat = "conversational" in tags
     applies = {
-        "": True,
+        "ranking": task == "text-ranking",
+        "sentences": task != "text-ranking",
         "task": bool(task),
         "pipeline": task in PIPELINES and not is_chat,
         "pipeline chat": task in PIPELINES and is_chat,

@@ -49,6 +49,8 @@ def _add_card_options(add: AddArgument) -> None:
     add_model_options(add)
     add("repo_id", help="user/name, for the code in the card")
     add("folder", type=Path, help="folder to write to")
+    add("--space", action="store_true", help="link the Space that a push with --space made")
+    add("--twin", default="", metavar="user/NAME", help="link the twin that a push with --twin made, by its name")
 
 
 def run_card(options: argparse.Namespace) -> None:

@@ -13,6 +13,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import jinja2
 import sacrebleu
 import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -34,8 +35,12 @@ logger = logging.getLogger(__name__)
 
 SUMMARY, EVALUATION, SAMPLES = "training_summary.json", "evaluation.json", "samples.jsonl"
 CURVES, ATTENTION, CARD, CONFIG = "curves.png", "attention.png", "README.md", "training_config.yaml"
-ATTENTION_DARK = "attention_dark.png"
-RECORDS = ("config.json", CONFIG, SUMMARY, EVALUATION, SAMPLES, CURVES, ATTENTION, ATTENTION_DARK)
+CURVES_DARK, ATTENTION_DARK = "curves_dark.png", "attention_dark.png"
+NOTEBOOK, WIDGET = "notebook.ipynb", "widget.json"
+MODULE_FILES = (MODULES, SENTENCES) = ("modules.json", "config_sentence_transformers.json")
+"""What tells that a model is one of sentence-transformers, and which kind."""
+PICTURES = (CURVES, CURVES_DARK, ATTENTION, ATTENTION_DARK)
+RECORDS = ("config.json", CONFIG, SUMMARY, EVALUATION, SAMPLES, WIDGET, NOTEBOOK, *PICTURES, *MODULE_FILES)
 """The files that a card is made of, or shows. Weights are not needed."""
 
 PIPELINES = {
@@ -105,6 +110,7 @@ class Records:
     Attributes:
         run: `training_summary.json`; empty if there is none.
         configuration: in the summary of `hf-vanilla train`, the fields of its configuration; empty for a Trainer.
+        library: the Hub's name of the library that loads it.
         corpus, built_in: Hub id or name of what it learned from, never a path, and the facts of a built-in corpus.
         base_model: Hub id or name of the model whose weights it started from.
         hub: those of `dataset` and `base_model` that are on the Hub, by their ids; None for another.
@@ -118,8 +124,13 @@ class Records:
         self.configuration: dict[str, Any] = self.run.get("configuration", {})
         if self.pipeline_tag == "translation" and (reads_sequences(folder) or not is_language(self.configuration)):
             self.pipeline_tag = SEQUENCES
+        if is_sentence_model := (folder / MODULES).is_file():
+            kind = (read_json(folder / SENTENCES) or {}).get("model_type")
+            self.pipeline_tag = "text-ranking" if kind == "CrossEncoder" else "sentence-similarity"
+        self.library = "sentence-transformers" if is_sentence_model else "transformers"
         self.scores = scores_of(self.run, current_evaluations(folder), self.pipeline_tag == SEQUENCES)
         self.samples = read_samples(folder)
+        self.widget: list[dict[str, Any]] = read_json(folder / WIDGET) or []
         self.has_picture = (folder / ATTENTION).exists()
         corpus = self.configuration.get("corpus") or self.run.get("dataset") or ""
         self.corpus, self.built_in = public(corpus), BUILT_IN.get(corpus, {})
@@ -159,24 +170,22 @@ def render_card(
     check_languages(languages or ())
     check_license(license or "other")
     records = Records(folder)
-    texts = (sample[side] for sample in records.samples for side in ("source", "text") if side in sample)
     return ModelCard.from_template(
         metadata_of(records, repo_id, languages, license),
-        template_str=(files("hf_vanilla") / "templates" / "model_card.md").read_text(encoding="utf-8"),
+        template_str=read_template("model_card.md"),
         name=repo_id.split("/")[-1],
         repo_id=repo_id,
         space=space,
         twin=twin,
         summary=describe_model(records),
-        has_pipeline=records.auto_class.endswith(("MaskedLM", "SequenceClassification", "TokenClassification")),
+        notebook=(folder / NOTEBOOK).exists(),
+        usage=usage_of(records, repo_id),
         length_penalty=(read_json(folder / "generation_config.json") or {}).get("length_penalty_form", "paper"),
-        example=literal(example_of(next(texts, EXAMPLE), records.pipeline_tag)),
+        example=first_example(records),
         precision=records.run.get("mixed_precision", "no").replace("no", "float32"),
         hyperparameters=settings_of(records),
         signatures=sorted({score.arguments["signature"] for score in records.scores if score.arguments}),
-        curves=(folder / CURVES).exists(),
-        attention=(folder / ATTENTION).exists(),
-        attention_dark=(folder / ATTENTION_DARK).exists(),
+        pictures={name for name in PICTURES if (folder / name).exists()},
         plain=plain,
         oneline=oneline,
         **vars(records) | {"samples": best_median_worst(records.samples)},
@@ -184,6 +193,36 @@ def render_card(
 
 
 render = render_card  # programs may know it as `hf_vanilla.model_card.render`
+
+
+def read_template(name: str) -> str:
+    """Return the text of a template of this package."""
+    return (files("hf_vanilla") / "templates" / name).read_text(encoding="utf-8")
+
+
+def render_template(template: str, **facts: Any) -> str:
+    """Return a template of this package, filled in; `plain` is for facts that go into Markdown."""
+    return jinja2.Template(read_template(template)).render(plain=plain, **facts)
+
+
+def usage_of(records: Records, repo_id: str) -> str:
+    """Return code that loads a model from its page and uses it."""
+    return render_template(
+        "usage.jinja",
+        repo_id=repo_id,
+        config=records.config,
+        auto_class=records.auto_class,
+        pipeline_tag=records.pipeline_tag,
+        library=records.library,
+        has_pipeline=records.auto_class.endswith(("MaskedLM", "SequenceClassification", "TokenClassification")),
+        example=first_example(records),
+    )
+
+
+def first_example(records: Records) -> str:
+    """Return a string of Python with a short text to use a model on: from its first sample, if it has any."""
+    texts = (sample[side] for sample in records.samples for side in ("source", "text") if side in sample)
+    return literal(example_of(next(texts, EXAMPLE), records.pipeline_tag))
 
 
 def metadata_of(records: Records, repo_id: str, languages: Sequence[str] | None, license: str | None) -> ModelCardData:
@@ -207,9 +246,10 @@ def metadata_of(records: Records, repo_id: str, languages: Sequence[str] | None,
     return ModelCardData(
         language=list(languages or records.built_in.get("languages", [])) or None,
         license=license or ("apache-2.0" if "configuration" in records.run and not base else None),
-        library_name="transformers",
+        library_name=records.library,
         pipeline_tag=records.pipeline_tag,
         tags=[
+            *([records.library] if records.library != "transformers" else []),
             *("hf_vanilla", "attention-is-all-you-need", FAMILY_NAMES[records.config.model_type]),
             *(["custom_generate"] if records.auto_class in GENERATING else []),
         ],
@@ -219,8 +259,22 @@ def metadata_of(records: Records, repo_id: str, languages: Sequence[str] | None,
         model_name=repo_id.split("/")[-1],
         eval_results=results or None,
         widget=widget_of(records) or None,
+        co2_eq_emissions=emissions_of(records),
         thumbnail=f"https://huggingface.co/{repo_id}/resolve/main/{ATTENTION}" if records.has_picture else None,
     )
+
+
+def emissions_of(records: Records) -> dict[str, Any] | None:
+    """Return the Hub's entry for the CO2 of a training run, if CodeCarbon measured it."""
+    if not (emissions := records.run.get("emissions")):
+        return None
+    return {
+        "emissions": emissions["grams"],
+        "source": "CodeCarbon",
+        "training_type": "fine-tuning" if records.base_model else "pre-training",
+        "geographical_location": emissions["location"],
+        "hardware_used": oneline(records.run.get("hardware", "unknown")),
+    }
 
 
 def best_median_worst(samples: Sequence[dict[str, str]]) -> list[dict[str, Any]]:
@@ -245,8 +299,8 @@ def widget_of(records: Records) -> list[dict[str, Any]]:
             {"text": oneline(sample["source"]), "output": {"text": oneline(sample["translation"])}}
             for sample in best_median_worst(records.samples)
         ]
-    if records.pipeline_tag not in ("fill-mask", "text-generation"):
-        return []
+    if records.widget or records.pipeline_tag not in ("fill-mask", "text-generation"):
+        return records.widget
     texts = (example_of(sample["text"], records.pipeline_tag) for sample in records.samples[:3])
     return [{"text": text} for text in texts]
 

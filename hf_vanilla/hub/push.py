@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, errors
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -16,10 +17,11 @@ from huggingface_hub.utils.sha import git_hash
 
 from hf_vanilla.hub.metadata import check_languages, check_license
 from hf_vanilla.hub.model_card import (
-    ATTENTION,
-    ATTENTION_DARK,
     CARD,
+    NOTEBOOK,
+    PICTURES,
     RECORDS,
+    WIDGET,
     auto_class_of,
     oneline,
     read_json,
@@ -34,7 +36,7 @@ CODE += "|static_generation|texts|tokenization|unpadding"
 STALE = re.compile(rf"[^/]*\.safetensors(\.index\.json)?|({CODE})_(vanilla|recurrent)(_\w+)?\.py|hf_vanilla/.*\.py")
 """What a push removes from a repository if it is not among what it sends: weights and code of an earlier one."""
 SPACES = ("gradio", "static")
-KINDS = {"weights": (".safetensors", ".index.json", ".onnx"), "code": (".py",), "card": (".md", ".png")}
+KINDS = {"weights": (".safetensors", ".index.json", ".onnx"), "code": (".py",), "card": (".md", ".png", ".ipynb")}
 KINDS |= {"tokenizer": ("tokenizer.json", "tokenizer_config.json"), "configuration": ("config.json",)}
 """How a commit's message calls a file, by the first of these endings that its name has; all others are records."""
 
@@ -92,7 +94,7 @@ def push(
         folder, app, double = (Path(temporary, name) for name in ("model", "space", "twin"))
         twin_id = name_twin(source, repo_id) if twin else ""
         check_repo_id(twin_id or repo_id)
-        card = {"languages": languages, "license": license, "space": sdk is not None, "twin": twin_id}
+        card: dict[str, Any] = {"languages": languages, "license": license, "space": sdk is not None, "twin": twin_id}
         model, tokenizer = stage(source, folder, repo_id, max_shard_size, **card)
         if sdk == "gradio" and auto_class_of(model.config) != "AutoModelForSeq2SeqLM":
             what = "the Space translates: it is for models of AutoModelForSeq2SeqLM"
@@ -157,26 +159,36 @@ def check_repo_id(repo_id: str) -> None:
 
 
 def write_card(
-    source: Path, folder: Path, repo_id: str, languages: Sequence[str] | None = None, license: str | None = None
+    source: Path,
+    folder: Path,
+    repo_id: str,
+    languages: Sequence[str] | None = None,
+    license: str | None = None,
+    space: bool = False,
+    twin: str = "",
 ) -> None:
     """Write the card that [`push`] would send, with the records and pictures that it is made of, into `folder`.
 
-    Where no weights lie in `source`, as in such a folder, the card alone is written anew.
+    Where no weights lie in `source`, as in such a folder, the card alone is written anew. For `space` and `twin` see
+    [`render_card`].
     """
     check_repo_id(repo_id)
+    check_repo_id(twin or repo_id)
     check_languages(languages or ())
     check_license(license or "other")
+    card: dict[str, Any] = {"languages": languages, "license": license, "space": space, "twin": twin}
     with tempfile.TemporaryDirectory() as temporary:
         records = Path(temporary) if any(source.glob("*.safetensors")) else source
         if records != source:
-            stage(source, records, repo_id, languages=languages, license=license)
-        card = render_card(records, repo_id, languages, license)
+            stage(source, records, repo_id, **card)
+        rendered = render_card(records, repo_id, **card)
         folder.mkdir(parents=True, exist_ok=True)
         # A run's own records stay as they are: those of a card tell less.
-        for name in (ATTENTION, ATTENTION_DARK) if folder.resolve() == source.resolve() else RECORDS:
+        made = (*PICTURES, NOTEBOOK, WIDGET)
+        for name in made if folder.resolve() == source.resolve() else RECORDS:
             if (records / name).is_file() and (records / name).resolve() != (folder / name).resolve():
                 shutil.copyfile(records / name, folder / name)
-        card.save(folder / CARD)
+        rendered.save(folder / CARD)
 
 
 @dataclass

@@ -1,8 +1,10 @@
 """The folder that a push sends, and the check that it stands alone."""
 
 import contextlib
+import csv
 import json
 import logging
+import math
 import os
 import re
 import shlex
@@ -23,12 +25,15 @@ from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 import hf_vanilla
 from hf_vanilla.attention.figures import plot_heads, save_figure
 from hf_vanilla.attention.reader import attention_maps
+from hf_vanilla.conversion.checkpoints import copy_companions
 from hf_vanilla.conversion.html_page import examples_of, export_to_html
 from hf_vanilla.data.pairs import reads_sequences
 from hf_vanilla.hub import model_card
 from hf_vanilla.hub.model_card import oneline, public, read_json
+from hf_vanilla.hub.notebook import write_notebook
 from hf_vanilla.models.generation_vanilla import beam_search
-from hf_vanilla.models.texts_vanilla import read_special_tokens
+from hf_vanilla.models.texts_vanilla import encode_texts, read_special_tokens
+from hf_vanilla.training.run_log import plot_curves, read_records
 from hf_vanilla.training.yaml_files import write_yaml
 
 logger = logging.getLogger(__name__)
@@ -135,6 +140,10 @@ def stage(
     model, tokenizer = load_model_and_tokenizer(source)
     model.save_pretrained(folder, max_shard_size=max_shard_size)
     tokenizer.save_pretrained(folder)
+    is_sentence_model = (source / model_card.MODULES).is_file()
+    if is_sentence_model:
+        check_modules(source / model_card.MODULES)
+        copy_companions(source, folder)
     for name in (model_card.CURVES, model_card.SAMPLES):
         if (source / name).is_file():
             shutil.copyfile(source / name, folder / name)
@@ -151,15 +160,78 @@ def stage(
             # Of an absolute path its last part alone is for others.
             outside = r"(^|=)(?:[~/]|\.\.?[/\\]|file:|[A-Za-z]:[/\\]).*[/\\]"
             summary["command"] = shlex.join(re.sub(outside, r"\1", word) for word in shlex.split(command))
+        if emissions := read_emissions(source):
+            summary["emissions"] = emissions
         model_card.write_record(folder / model_card.SUMMARY, summary)
         if "configuration" in summary:
             text = write_yaml(summary["configuration"])
             (folder / model_card.CONFIG).write_text(text, encoding="utf-8")
     with contextlib.suppress(ValueError):  # a text that cannot be drawn is no reason not to push
         draw_attention(model, tokenizer, source, folder / model_card.ATTENTION)
-    write_requirements(folder)
+    if (source / "log.jsonl").is_file():
+        plot_curves(read_records(source / "log.jsonl"), folder / model_card.CURVES_DARK, theme="dark")
+    write_requirements(folder, *(["sentence-transformers"] if is_sentence_model else []))
+    write_widget(model, tokenizer, folder)
+    if not is_sentence_model:
+        write_notebook(folder, repo_id)
     model_card.render_card(folder, repo_id, **card).save(folder / model_card.CARD)
     return model, tokenizer
+
+
+def check_modules(path: Path) -> None:
+    """Raise `ValueError` unless a `modules.json` has the model in its own folder, and no code but that of
+    sentence-transformers after it."""
+    modules: list[dict[str, Any]] = read_json(path) or []
+    for number, module in enumerate(modules):
+        if not str(module.get("type")).startswith("sentence_transformers."):
+            raise ValueError(f"{path}: type is {module.get('type')!r}; expected a module of sentence_transformers")
+        if bool(module.get("path")) == (number == 0):
+            raise ValueError(f"{path}: path is {module.get('path')!r}; only the first module is the folder's own")
+    if not modules:
+        raise ValueError(f"{path} names no modules; save the model by sentence-transformers again")
+
+
+def read_emissions(run: Path) -> dict[str, Any] | None:
+    """Return what CodeCarbon measured of a run, in grams of CO2 equivalents: from the `emissions.csv` that it, or its
+    callback of transformers, left in the run's folder; None without one."""
+    path = run / "emissions.csv"
+    if not path.is_file():
+        return None
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = {row["run_id"]: row for row in csv.DictReader(file)}  # the last of each, which has its total
+        grams = 1000 * sum(float(row["emissions"]) for row in rows.values())
+        countries = sorted({row["country_name"] for row in rows.values()})
+        if not (rows and math.isfinite(grams) and grams > 0):
+            raise ValueError("it has no emissions above 0")
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} is not as CodeCarbon writes it: {oneline(error)}; mend it or remove it") from None
+    return {"grams": round(grams, 3), "location": ", ".join(map(oneline, countries))}
+
+
+def write_widget(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Record what a language model makes of a few texts, for the examples of its page's widget: the likeliest words
+    for a mask, or how it goes on with a text, greedily. The texts are from the samples in `folder`."""
+    task = model_card.PIPELINES[model_card.auto_class_of(model.config)]
+    if task not in ("fill-mask", "text-generation"):
+        return
+    examples: list[dict[str, Any]] = []
+    for sample in model_card.read_samples(folder)[:3]:
+        text = model_card.example_of(sample["text"], task).replace("<mask>", tokenizer.mask_token or "<mask>")
+        batch = encode_texts(tokenizer, [text], masks=True, return_tensors="pt")
+        with torch.no_grad():
+            if task == "text-generation":
+                generate: Any = model.generate
+                tokens = generate(**batch, max_new_tokens=20, do_sample=False, num_beams=1, num_return_sequences=1)
+                output: Any = {"text": oneline(tokenizer.decode(tokens[0], skip_special_tokens=True))}
+            else:
+                place = (batch["input_ids"][0] == tokenizer.mask_token_id).nonzero()[0, 0]
+                likeliest = model(**batch).logits[0, place].softmax(-1).topk(5)
+                pairs = zip(likeliest.indices.tolist(), likeliest.values.tolist(), strict=True)
+                output = [{"label": oneline(tokenizer.decode([i])), "score": round(score, 4)} for i, score in pairs]
+        examples.append({"text": text, "output": output})
+    if examples:
+        model_card.write_record(folder / model_card.WIDGET, examples)
 
 
 def write_requirements(folder: Path, *others: str) -> None:

@@ -22,7 +22,16 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from hf_vanilla.conversion.convert import plan_from_ours
 from hf_vanilla.conversion.transformers_js import GRAPHS, export_to_transformers_js
-from hf_vanilla.hub.model_card import CARD, auto_class_of, example_of, literal, oneline, read_json, read_samples
+from hf_vanilla.hub.model_card import (
+    CARD,
+    MODULES,
+    auto_class_of,
+    example_of,
+    literal,
+    oneline,
+    read_json,
+    read_samples,
+)
 from hf_vanilla.models.generation_vanilla import beam_search
 from hf_vanilla.models.texts_vanilla import encode_texts
 
@@ -76,6 +85,8 @@ def name_twin(source: Path, repo_id: str) -> str:
     Raises:
         FileNotFoundError, ValueError: there is no such model, or it has no twin; the error names the field.
     """
+    if (source / MODULES).is_file():
+        raise ValueError(f"{source} has no twin: `{MODULES}` makes it a model of sentence-transformers")
     plan = plan_from_ours(source, None)
     if plan.order is not None and not plan.skeleton.can_generate():
         raise ValueError(

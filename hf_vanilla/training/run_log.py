@@ -33,6 +33,9 @@ SHOWN = {
 }
 """What the bar shows of a record, in this order, and how."""
 
+DARK = dict.fromkeys(("figure.facecolor", "axes.facecolor", "savefig.facecolor", "legend.facecolor"), "#14171c")
+"""The paper of curves for dark pages, which is that of the figures of attention."""
+
 
 class RunLog:
     """A progress bar with ETA on the main process, `log.jsonl` in `folder`, and the trackers of the accelerator.
@@ -105,9 +108,11 @@ def read_records(path: Path, last_step: int | None = None) -> list[Record]:
     return [record for record in records if last_step is None or record["step"] <= last_step]
 
 
-def plot_curves(records: Sequence[Record], path: Path) -> None:
-    """Draw losses, scores and learning rate of a log over its updates, if matplotlib is installed."""
+def plot_curves(records: Sequence[Record], path: Path, theme: str = "light") -> None:
+    """Draw losses, scores and learning rate of a log over its updates, if matplotlib is installed; `theme` "dark" is
+    for dark pages."""
     try:
+        from matplotlib import style
         from matplotlib.figure import Figure
     except ImportError:
         logger.warning("no %s: pip install matplotlib", path.name)
@@ -120,19 +125,20 @@ def plot_curves(records: Sequence[Record], path: Path) -> None:
     }
     curves = {name: [(r["step"], r[name]) for r in records if name in r] for name in (*titles, "validation_loss")}
     panels = [name for name in titles if curves[name] or name == "loss"]
-    figure = Figure(figsize=(7, 3 + 1.5 * (len(panels) - 1)), layout="constrained")
-    ratios = [2.5] + [1.0] * (len(panels) - 1)
-    all_axes = figure.subplots(len(panels), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
-    for axes, name in zip(all_axes, panels, strict=True):
-        if curves[name]:
-            marker = "o" if name not in ("loss", "learning_rate") or len(curves[name]) == 1 else None
-            axes.plot(*zip(*curves[name], strict=True), label="training", marker=marker, markersize=4)
-        axes.set_ylabel(titles[name])
-        axes.grid(alpha=0.3)
-    if points := curves["validation_loss"]:
-        label = "validation, labels not smoothed"
-        all_axes[0].plot(*zip(*points, strict=True), label=label, marker="o", markersize=4)
-    all_axes[0].legend()
-    all_axes[-1].set_xlabel("update")
-    figure.align_ylabels()
-    figure.savefig(path, dpi=150)
+    with style.context(["dark_background", DARK] if theme == "dark" else []):
+        figure = Figure(figsize=(7, 3 + 1.5 * (len(panels) - 1)), layout="constrained")
+        ratios = [2.5] + [1.0] * (len(panels) - 1)
+        all_axes = figure.subplots(len(panels), 1, sharex=True, height_ratios=ratios, squeeze=False)[:, 0]
+        for axes, name in zip(all_axes, panels, strict=True):
+            if curves[name]:
+                marker = "o" if name not in ("loss", "learning_rate") or len(curves[name]) == 1 else None
+                axes.plot(*zip(*curves[name], strict=True), label="training", marker=marker, markersize=4)
+            axes.set_ylabel(titles[name])
+            axes.grid(alpha=0.3)
+        if points := curves["validation_loss"]:
+            label = "validation, labels not smoothed"
+            all_axes[0].plot(*zip(*points, strict=True), label=label, marker="o", markersize=4)
+        all_axes[0].legend()
+        all_axes[-1].set_xlabel("update")
+        figure.align_ylabels()
+        figure.savefig(path, dpi=150)

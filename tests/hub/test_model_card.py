@@ -13,14 +13,15 @@ import torch
 from families import MODELS, small_model
 from huggingface_hub import ModelCard
 from test_hub import ROOT, blocks_of, runs  # noqa: F401  a fixture: a run of each family
+from transformers import pipeline
 
 from hf_vanilla import RecurrentForConditionalGeneration, RecurrentModel, VanillaForConditionalGeneration, cli
 from hf_vanilla.data.hub_names import hub_id
 from hf_vanilla.data.tokenization import train_tokenizer
 from hf_vanilla.hub.metadata import check_languages
-from hf_vanilla.hub.model_card import EXAMPLE, RECORDS, render_card
+from hf_vanilla.hub.model_card import EXAMPLE, MODULE_FILES, RECORDS, WIDGET, render_card
 from hf_vanilla.hub.push import push, write_card
-from hf_vanilla.hub.staging import stage
+from hf_vanilla.hub.staging import load_model_and_tokenizer, stage
 from hf_vanilla.training.config import TrainingConfig
 
 
@@ -36,8 +37,12 @@ def test_a_card_tells_what_was_recorded(runs, tmp_path):  # noqa: F811
     assert results["bleu"].metric_args["signature"] == scores["bleu_signature"]
     assert results["perplexity"].metric_value == round(summary["final"]["validation_perplexity"], 4)
     assert f"{summary['updates']:,} updates" in card.text and "± " in card.text and summary["hardware"] in card.text
-    assert (tmp_path / "staged" / "attention_dark.png").is_file() and 'srcset="attention_dark.png"' in card.text
-    assert 'src="attention.png"' in card.text and "(curves.png)" in card.text
+    # By these classes, the Hub shows one picture in its light theme and the other in its dark one.
+    for name in ("attention", "curves"):
+        light, dark = (tmp_path / "staged" / f"{name}{ending}.png" for ending in ("", "_dark"))
+        assert light.is_file() and dark.is_file() and light.read_bytes() != dark.read_bytes()
+        assert f'<img class="dark:hidden" src="{name}.png"' in card.text
+        assert f'<img class="hidden dark:block" src="{name}_dark.png"' in card.text
     # Scores of other weights are not told.
     model = VanillaForConditionalGeneration.from_pretrained(runs / "translation")
     other = shutil.copytree(runs / "translation", tmp_path / "other")
@@ -101,12 +106,40 @@ def test_a_text_that_cannot_be_drawn_costs_a_card_its_picture_alone(runs, tmp_pa
 def test_languages_and_licences_come_from_the_command_line(runs, tmp_path, capsys):  # noqa: F811
     options = ["--languages", "en", "de", "--license", "cc0-1.0"]
     cli.main(["card", str(runs / "translation"), "user/name", str(tmp_path / "card"), *options])
-    assert {path.name for path in (tmp_path / "card").iterdir()} == {"README.md", *RECORDS}
+    assert {path.name for path in (tmp_path / "card").iterdir()} | {WIDGET, *MODULE_FILES} == {"README.md", *RECORDS}
     written = (tmp_path / "card" / "README.md").read_text()
     assert ModelCard(written).data.license == "cc0-1.0"
     # From the records alone it is the same.
     cli.main(["card", str(tmp_path / "card"), "user/name", str(tmp_path / "again"), *options])
     assert (tmp_path / "again" / "README.md").read_text() == written
+
+
+def test_a_card_that_is_written_anew_links_what_a_push_made(runs, tmp_path):  # noqa: F811
+    links = ["https://huggingface.co/spaces/user/name", "https://huggingface.co/user/name-marian"]
+    for source in (runs / "translation", tmp_path / "card"):
+        for folder, options in (("plain", []), ("card", ["--space", "--twin", "user/name-marian"])):
+            cli.main(["card", str(source), "user/name", str(tmp_path / folder), *options])
+            written = (tmp_path / folder / "README.md").read_text()
+            assert [link in written for link in links] == [bool(options)] * 2
+
+
+@pytest.mark.parametrize("task", ["masked_lm", "causal_lm"])
+def test_a_language_model_s_widget_shows_what_the_model_gives(task, runs, tmp_path):  # noqa: F811
+    stage(runs / task, tmp_path / "staged", "user/name")
+    model, tokenizer = load_model_and_tokenizer(tmp_path / "staged")
+    examples = ModelCard.load(tmp_path / "staged" / "README.md").data.widget
+    assert len(examples) == 3
+    for example in examples:
+        if task == "masked_lm":
+            answers = pipeline("fill-mask", model=model, tokenizer=tokenizer)(example["text"])
+            assert [label["label"] for label in example["output"]] == [each["token_str"].strip() for each in answers]
+            scores = [label["score"] for label in example["output"]]
+            assert scores == pytest.approx([each["score"] for each in answers], abs=1e-3)
+        else:
+            batch = tokenizer([example["text"]], return_tensors="pt")
+            tokens = model.generate(**batch, max_new_tokens=20, do_sample=False)
+            expected = " ".join(tokenizer.decode(tokens[0], skip_special_tokens=True).split())
+            assert example["output"]["text"] == expected and len(expected) > len(example["text"])
 
 
 def test_weights_that_come_from_elsewhere_get_no_licence_of_ours(runs, tmp_path):  # noqa: F811
