@@ -134,6 +134,16 @@ def test_each_system_has_the_best_of_the_rates_and_as_many_updates(compare, tmp_
     assert (tmp_path / "copy-rates.md").read_text().startswith("| rate | 1e-09 | 0.01 |")
 
 
+@pytest.mark.parametrize("kept", sorted((SCRIPTS / "results" / "compare_recurrent").rglob("none-1")))
+def test_the_card_shows_what_was_kept(kept, tmp_path, capsys):
+    script = runpy.run_path(str(SCRIPTS / "compare_recurrent.py"))
+    task, done = kept.parent.name, runs.results_by_name(kept.parent, script["SYSTEMS"], "-")
+    script["report"](task, tmp_path, done, "so many updates")
+    rows = (tmp_path / f"{task}.md").read_text(encoding="utf-8").split("\n\n", 1)[1].strip().splitlines()
+    card = (SCRIPTS.parent / "model_cards" / "recurrent.md").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 2 + len(script["SYSTEMS"]) and set(rows) <= set(card)
+
+
 def test_all_systems_start_by_one_rule():
     """Embeddings and square matrices, of which a gate is one, have a variance of 1 / d_model."""
     script = runpy.run_path(str(SCRIPTS / "compare_recurrent.py"))
