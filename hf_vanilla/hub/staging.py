@@ -82,8 +82,6 @@ for name in config["auto_map"]:
 
 def load_model_and_tokenizer(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a folder's model and tokenizer, or raise `FileNotFoundError` or `ValueError` if they are not whole."""
-    if (source / "adapter_config.json").is_file():
-        raise ValueError(f"{source} holds an adapter: push that by PEFT, `model.push_to_hub(...)`")
     config = model_card.load_config(source)
     model_card.auto_class_of(config)
     check_weight_files(source)
