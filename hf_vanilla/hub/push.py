@@ -74,7 +74,8 @@ def push(
         message: of the commit (default: what changed).
         languages, license: see [`render_card`].
         space: also make a Space of the same name, which shows attention: `"gradio"` (or True) for one that translates
-            on a server, `"static"` for one page that runs any model of [`export_to_html`] in the reader's browser.
+            on a server, with a twin by transformers alone; `"static"` for one page that runs any model of
+            [`export_to_html`] in the reader's browser.
         twin: also publish the weights as the class of transformers that computes the same, without code of ours and
             for transformers.js, as `user/name-marian` or whatever its type is; see [`stage_twin`].
         max_shard_size: weights beyond this are split.
@@ -123,7 +124,7 @@ def push(
             if twin:
                 show(double, twin_id)
             if sdk == "gradio":
-                write_space(app, folder, repo_id, "0" * 40, license)
+                write_space(app, folder, repo_id, "0" * 40, license, twin_id)
             if sdk:
                 show(app, f"spaces/{repo_id}")
             return f"{api.endpoint}/{repo_id}"
@@ -138,14 +139,15 @@ def push(
         if sdk:
             with explained(f"the Space {repo_id}"):
                 open_repository(api, repo_id, sdk, private, "main")
+        commits = {}
         for upload in uploads:
             with explained(upload.repo_id):
-                commit = upload.send(message or "")
+                commits[upload.repo_id] = upload.send(message or "")
         if sdk == "gradio":
-            write_space(app, folder, repo_id, commit, license)
+            write_space(app, folder, repo_id, commits[twin_id or repo_id], license, twin_id)
         if sdk:
             with explained(f"the Space {repo_id}"):
-                prepare(api, repo_id, sdk, app, private, "main", "").send(f"Show {repo_id} at {commit[:8]}")
+                prepare(api, repo_id, sdk, app, private, "main", "").send(f"Show {repo_id} at {commits[repo_id][:8]}")
     return f"{api.endpoint}/{repo_id}"
 
 
