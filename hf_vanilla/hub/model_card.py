@@ -179,7 +179,7 @@ def render_card(
         twin=twin,
         summary=describe_model(records),
         notebook=(folder / NOTEBOOK).exists(),
-        usage=usage_of(records, repo_id),
+        usage=usage_of_records(records, repo_id),
         length_penalty=(read_json(folder / "generation_config.json") or {}).get("length_penalty_form", "paper"),
         example=first_example(records),
         precision=records.run.get("mixed_precision", "no").replace("no", "float32"),
@@ -205,24 +205,28 @@ def render_template(template: str, **facts: Any) -> str:
     return jinja2.Template(read_template(template)).render(plain=plain, **facts)
 
 
-def usage_of(records: Records, repo_id: str) -> str:
+def usage_of(auto_class: str, **facts: Any) -> str:
     """Return code that loads a model from its page and uses it."""
-    return render_template(
-        "usage.jinja",
-        repo_id=repo_id,
-        config=records.config,
-        auto_class=records.auto_class,
-        pipeline_tag=records.pipeline_tag,
-        library=records.library,
-        has_pipeline=records.auto_class.endswith(("MaskedLM", "SequenceClassification", "TokenClassification")),
-        example=first_example(records),
+    has_pipeline = auto_class.endswith(("MaskedLM", "SequenceClassification", "TokenClassification"))
+    return render_template("usage.jinja", auto_class=auto_class, has_pipeline=has_pipeline, **facts)
+
+
+def usage_of_records(records: Records, repo_id: str) -> str:
+    """Return [`usage_of`] the model that has these records."""
+    names = ("auto_class", "config", "pipeline_tag", "library")
+    return usage_of(
+        repo_id=repo_id, example=first_example(records), **{name: getattr(records, name) for name in names}
     )
 
 
 def first_example(records: Records) -> str:
     """Return a string of Python with a short text to use a model on: from its first sample, if it has any."""
-    texts = (sample[side] for sample in records.samples for side in ("source", "text") if side in sample)
-    return literal(example_of(next(texts, EXAMPLE), records.pipeline_tag))
+    return literal(example_of(first_text(records.samples), records.pipeline_tag))
+
+
+def first_text(samples: Sequence[dict[str, str]]) -> str:
+    """Return the first text, or source, of samples, or one that is always there."""
+    return next((sample[side] for sample in samples for side in ("source", "text") if side in sample), EXAMPLE)
 
 
 def metadata_of(records: Records, repo_id: str, languages: Sequence[str] | None, license: str | None) -> ModelCardData:

@@ -13,7 +13,7 @@ from hf_vanilla.hub.model_card import (
     first_example,
     literal,
     render_template,
-    usage_of,
+    usage_of_records,
 )
 from hf_vanilla.translation.loading import positions_of
 
@@ -34,7 +34,7 @@ def write_notebook(folder: Path, repo_id: str) -> None:
         config=records.config,
         auto_class=records.auto_class,
         summary=describe_model(records),
-        usage=usage_of(records, repo_id),
+        usage=usage_of_records(records, repo_id),
         shows_attention=attends and records.auto_class != "AutoModelForMultipleChoice",
         example=first_example(records),
         mask='.replace("<mask>", tokenizer.mask_token)' if records.pipeline_tag == "fill-mask" else "",

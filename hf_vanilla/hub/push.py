@@ -15,6 +15,7 @@ from huggingface_hub.hf_api import RepoFile
 from huggingface_hub.utils import validate_repo_id
 from huggingface_hub.utils.sha import git_hash
 
+from hf_vanilla.hub.adapter import ADAPTER, is_adapter, stage_adapter
 from hf_vanilla.hub.metadata import check_languages, check_license
 from hf_vanilla.hub.model_card import (
     CARD,
@@ -65,14 +66,16 @@ def push(
     arrived are not sent again.
 
     Args:
-        source: folder of a run of `hf-vanilla train`, or of any model of this package with its tokenizer.
+        source: folder of a run of `hf-vanilla train`, of any model of this package with its tokenizer, of a model of
+            sentence-transformers that begins with one, or of an adapter of PEFT, see [`stage_adapter`].
         repo_id, revision: `user/name`, and branch; each is made if it is not there.
         private: whether a repository that is made is private (default: as your account has it).
         tag: a name for this state, such as `"v1.0"`.
         message: of the commit (default: what changed).
         languages, license: see [`render_card`].
         space: also make a Space of the same name, which shows attention: `"gradio"` (or True) for one that translates
-            on a server, `"static"` for one page that runs any model of [`export_to_html`] in the reader's browser.
+            on a server, with a twin by transformers alone; `"static"` for one page that runs any model of
+            [`export_to_html`] in the reader's browser.
         twin: also publish the weights as the class of transformers that computes the same, without code of ours and
             for transformers.js, as `user/name-marian` or whatever its type is; see [`stage_twin`].
         max_shard_size: weights beyond this are split.
@@ -90,6 +93,18 @@ def push(
     check_repo_id(repo_id)
     check_languages(languages or ())
     check_license(license or "other")
+    if is_adapter(source):
+        if twin or sdk:
+            raise ValueError(f"{source} holds an adapter, which has no twin and no Space; those of its base have")
+        with tempfile.TemporaryDirectory() as temporary:
+            with explained("the adapter's base"):
+                stage_adapter(source, Path(temporary), repo_id, api, languages, license)
+            if dry_run:
+                show(Path(temporary), repo_id)
+            else:
+                with explained(repo_id):
+                    prepare(api, repo_id, None, Path(temporary), private, revision, tag or "").send(message or "")
+        return f"{api.endpoint}/{repo_id}"
     with tempfile.TemporaryDirectory() as temporary:
         folder, app, double = (Path(temporary, name) for name in ("model", "space", "twin"))
         twin_id = name_twin(source, repo_id) if twin else ""
@@ -109,7 +124,7 @@ def push(
             if twin:
                 show(double, twin_id)
             if sdk == "gradio":
-                write_space(app, folder, repo_id, "0" * 40, license)
+                write_space(app, folder, repo_id, "0" * 40, license, twin_id)
             if sdk:
                 show(app, f"spaces/{repo_id}")
             return f"{api.endpoint}/{repo_id}"
@@ -124,14 +139,15 @@ def push(
         if sdk:
             with explained(f"the Space {repo_id}"):
                 open_repository(api, repo_id, sdk, private, "main")
+        commits = {}
         for upload in uploads:
             with explained(upload.repo_id):
-                commit = upload.send(message or "")
+                commits[upload.repo_id] = upload.send(message or "")
         if sdk == "gradio":
-            write_space(app, folder, repo_id, commit, license)
+            write_space(app, folder, repo_id, commits[twin_id or repo_id], license, twin_id)
         if sdk:
             with explained(f"the Space {repo_id}"):
-                prepare(api, repo_id, sdk, app, private, "main", "").send(f"Show {repo_id} at {commit[:8]}")
+                prepare(api, repo_id, sdk, app, private, "main", "").send(f"Show {repo_id} at {commits[repo_id][:8]}")
     return f"{api.endpoint}/{repo_id}"
 
 
@@ -219,7 +235,7 @@ class Upload:
         if self.changed or self.removed:
             details = [f"{'change' if name in self.present else 'add'} {name}" for name in self.changed]
             additions = [CommitOperationAdd(name, self.staged[name]) for name in self.changed]
-            first = "config.json" not in self.present
+            first = not {"config.json", ADAPTER} & self.present
             self.head = self.api.create_commit(
                 self.repo_id,
                 [*additions, *map(CommitOperationDelete, self.removed)],
@@ -266,13 +282,12 @@ def prepare(
     head = str(api.repo_info(repo_id, repo_type=kind, revision=revision).sha)
     tree = api.list_repo_tree(repo_id, repo_type=kind, revision=head, recursive=True)
     there = {file.path: file for file in tree if isinstance(file, RepoFile)}
-    if kind == "model" and "config.json" in there:
+    if kind == "model" and {"config.json", ADAPTER} & set(there):
         with tempfile.TemporaryDirectory() as temporary:
-            names = [name for name in ("config.json", CARD) if name in there]
-            for name in names:
+            for name in {"config.json", ADAPTER, CARD} & set(there):
                 api.hf_hub_download(repo_id, name, revision=head, local_dir=temporary)
-            config, card = Path(temporary, "config.json"), Path(temporary, CARD)
-            other, own = ((read_json(path) or {}).get("model_type") for path in (config, staged["config.json"]))
+            card = Path(temporary, CARD)
+            other, own = type_in(Path(temporary)), type_in(folder)
             base = ModelCard.load(card).data.base_model if made_of and card.exists() else None
         if other != own:
             raise ValueError(f"{repo_id} is taken by a model of type {other!r}, this is {own!r}: choose another name")
@@ -287,6 +302,13 @@ def prepare(
         raise ValueError(f"{repo_id} has a tag {tag} already; tags stay what they are: choose another")
     new_tag = "" if tag in tags else tag
     return Upload(api, repo_id, kind, revision, head, staged, set(there), changed, removed, new_tag)
+
+
+def type_in(folder: Path) -> str | None:
+    """Return the type of the model, or the kind of the adapter, in a folder."""
+    if is_adapter(folder):
+        return f"adapter, {(read_json(folder / ADAPTER) or {}).get('peft_type')}"
+    return (read_json(folder / "config.json") or {}).get("model_type")
 
 
 def is_same(path: Path, there: RepoFile) -> bool:

@@ -27,7 +27,6 @@ from hf_vanilla.attention.figures import plot_heads, save_figure
 from hf_vanilla.attention.reader import attention_maps
 from hf_vanilla.conversion.checkpoints import copy_companions
 from hf_vanilla.conversion.html_page import examples_of, export_to_html
-from hf_vanilla.data.pairs import reads_sequences
 from hf_vanilla.hub import model_card
 from hf_vanilla.hub.model_card import oneline, public, read_json
 from hf_vanilla.hub.notebook import write_notebook
@@ -82,8 +81,6 @@ for name in config["auto_map"]:
 
 def load_model_and_tokenizer(source: Path) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Return a folder's model and tokenizer, or raise `FileNotFoundError` or `ValueError` if they are not whole."""
-    if (source / "adapter_config.json").is_file():
-        raise ValueError(f"{source} holds an adapter: push that by PEFT, `model.push_to_hub(...)`")
     config = model_card.load_config(source)
     model_card.auto_class_of(config)
     check_weight_files(source)
@@ -285,19 +282,27 @@ def check_stands_alone(folder: Path, model: PreTrainedModel, tokenizer: PreTrain
         raise ValueError(f"nothing was sent: loaded without hf_vanilla, it fails: {oneline(lines[-1])}")
 
 
-def write_space(app: Path, model: Path, repo_id: str, commit: str, license: str | None) -> None:
+def write_space(app: Path, model: Path, repo_id: str, commit: str, license: str | None, twin: str = "") -> None:
     """Write a Space that shows the staged `model` at one commit into a new folder `app`.
 
-    The package is part of the Space, so that it needs to trust no code but its own.
+    The package is part of the Space, so that it needs to trust no code but its own; with the repository of a `twin`,
+    of which `commit` then is, the Space takes transformers alone.
     """
     package = Path(str(files("hf_vanilla")))
-    shutil.copytree(package, app / "hf_vanilla", ignore=shutil.ignore_patterns("templates", "__pycache__"))
-    shutil.copyfile(package / "templates" / "space" / "app.py", app / "app.py")
+    app.mkdir(parents=True)
+    backend = "with_transformers.py" if twin else "with_package.py"
+    for name, template in (("app.py", "app.py"), ("backend.py", backend)):
+        shutil.copyfile(package / "templates" / "space" / template, app / name)
+    if not twin:
+        ignored = shutil.ignore_patterns("templates", "__pycache__")
+        shutil.copytree(package, app / "hf_vanilla", ignore=ignored)
     examples = sorted((row["source"] for row in model_card.read_samples(model)), key=len)[:3]
-    model_card.write_record(app / "model.json", {"model": repo_id, "revision": commit, "examples": examples})
+    is_language = model_card.Records(model).pipeline_tag == "translation"
+    shown = {"model": twin or repo_id, "revision": commit, "examples": examples, "is_language": is_language}
+    model_card.write_record(app / "model.json", shown)
     write_requirements(app, "matplotlib")
-    does = "Runs" if reads_sequences(model) else "Translates with"
-    write_space_card(app, repo_id, license, does, sdk="gradio", sdk_version=GRADIO, app_file="app.py")
+    does = "Translates with" if is_language else "Runs"
+    write_space_card(app, repo_id, license, does, sdk="gradio", sdk_version=GRADIO, app_file="app.py", twin=twin)
 
 
 def write_static_space(
@@ -316,8 +321,9 @@ def write_static_space(
     write_space_card(app, repo_id, license, "Runs in your browser:", sdk="static", app_file="index.html")
 
 
-def write_space_card(app: Path, repo_id: str, license: str | None, does: str, **how: Any) -> None:
+def write_space_card(app: Path, repo_id: str, license: str | None, does: str, twin: str = "", **how: Any) -> None:
     """Write the page of a Space, which says what it `does` with which model."""
-    data = SpaceCardData(title=repo_id.split("/")[-1], license=license or "apache-2.0", models=[repo_id], **how)
+    models = [repo_id, twin] if twin else [repo_id]
+    data = SpaceCardData(title=repo_id.split("/")[-1], license=license or "apache-2.0", models=models, **how)
     text = f"---\n{data}\n---\n{does} [{repo_id}](https://huggingface.co/{repo_id}).\n"
     SpaceCard(text).save(app / model_card.CARD)

@@ -330,7 +330,6 @@ BROKEN = {
         ),
         "a chat template named '../../x'",
     ),
-    "an adapter": (lambda folder: (folder / "adapter_config.json").write_text("{}"), "holds an adapter: push that by"),
 }
 
 

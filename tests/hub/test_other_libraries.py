@@ -8,9 +8,11 @@ from families import small_model
 from hub_snippets import snippets
 from huggingface_hub import ModelCard
 from test_hub import TOKEN, api_of, hub, online, python, server, unchecked  # noqa: F401  fixtures
+from test_twin import make_model
 
-from hf_vanilla import VanillaEncoderForSequenceClassification, VanillaEncoderModel
+from hf_vanilla import VanillaDecoderForCausalLM, VanillaEncoderForSequenceClassification, VanillaEncoderModel
 from hf_vanilla.data.tokenization import train_tokenizer
+from hf_vanilla.hub.model_card import PIPELINES
 from hf_vanilla.hub.push import push
 
 STRANGER = """
@@ -73,6 +75,82 @@ def test_a_folder_of_sentence_transformers_has_a_page(sentence_model, task, hub,
     alone = run_blocks([hub_s, ours], hub, tmp_path)
     assert alone == run_blocks([hub_s, ours], hub, tmp_path, "with the package")
     assert ("[3, 3]" in alone[0]) == (task == "sentence-similarity") and "[" in alone[1]
+
+
+# Puts an adapter on a model of a page, changes it, saves it, and pushes it by the command.
+ADAPT = """
+import sys
+import torch, transformers
+from peft import LoraConfig, get_peft_model
+from hf_vanilla import cli
+
+repo, base, auto_class, task, labels = sys.argv[1:]
+fields = {"num_labels": int(labels)} if labels else {}
+model = getattr(transformers, auto_class).from_pretrained(base, **fields)
+saved = ["classifier"] if labels else None
+config = LoraConfig(task_type=task or None, r=2, init_lora_weights=False, modules_to_save=saved)
+get_peft_model(model, config).save_pretrained("adapter", save_embedding_layers=False)
+cli.main(["push", "adapter", repo, "--license", "mit"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("family", "auto_class", "task", "labels"),
+    [
+        ("seq2seq", "AutoModelForSeq2SeqLM", "SEQ_2_SEQ_LM", ""),
+        ("decoder", "AutoModelForCausalLM", "CAUSAL_LM", ""),
+        ("encoder", "AutoModelForMaskedLM", "", ""),
+        ("encoder", "AutoModelForSequenceClassification", "SEQ_CLS", "3"),
+    ],
+)
+def test_an_adapter_has_a_page(family, auto_class, task, labels, hub, online, unchecked, tmp_path):  # noqa: F811
+    pytest.importorskip("peft")
+    base, repo = f"user/base_{family}", f"user/adapter_{auto_class}"
+    push(make_model(tmp_path / "model", family), base, api=api_of(hub))
+    python(ADAPT, hub, tmp_path, repo, base, auto_class, task, labels, token=TOKEN)
+    files = hub.files(repo)
+    card = ModelCard(files["README.md"].decode(), ignore_metadata_errors=False)
+    assert {"adapter_config.json", "adapter_model.safetensors", "README.md"} < set(
+        files
+    ) and "config.json" not in files
+    data = card.data
+    assert (data.base_model, data.base_model_relation, data.library_name) == (base, "adapter", "peft")
+    assert data.pipeline_tag == PIPELINES[auto_class] and data.license == "mit" and "lora" in data.tags
+    (ours,) = blocks_of(card)
+    assert ("num_labels=3" in ours) == (labels == "3")
+    (alone,) = run_blocks([ours], hub, tmp_path)
+    # The Hub's own has the number of labels of the base, which no adapter for others fits.
+    hub_s = snippets(data, repo, "peft", peft=json.loads(files["adapter_config.json"]))
+    codes = [ours, *(hub_s if not labels else [])]
+    assert len(hub_s) == bool(task)
+    again = run_blocks(codes, hub, tmp_path, "with the package")
+    assert alone.strip() and (again[0] == alone or auto_class == "AutoModelForCausalLM")  # which samples
+    with pytest.raises(ValueError, match=f"{repo} is taken by a model of type 'adapter, LORA', this is"):
+        push(tmp_path / "model", repo, api=api_of(hub))
+
+
+def test_an_adapter_that_fits_no_base_is_refused(hub, online, unchecked, tmp_path):  # noqa: F811
+    peft = pytest.importorskip("peft")
+    push(make_model(tmp_path / "model", "decoder"), "user/fit", api=api_of(hub))
+    push(make_model(tmp_path / "other", "decoder", hidden_size=32), "user/wide", api=api_of(hub))
+    model = VanillaDecoderForCausalLM.from_pretrained(tmp_path / "model")
+    peft.get_peft_model(model, peft.LoraConfig(task_type="CAUSAL_LM")).save_pretrained(tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    config = json.loads(path.read_text())
+
+    def refuse(expected, **options):
+        with pytest.raises((ValueError, FileNotFoundError), match=expected) as raised:
+            push(tmp_path / "adapter", "user/none", api=api_of(hub), **options)
+        assert "\n" not in str(raised.value) and not api_of(hub).repo_exists("user/none")
+
+    refuse("base_model_name_or_path is .*; push the base first, and put its id, user/name, there")
+    for base, expected in (("user/wide", "does not fit its base user/wide"), ("user/missing", "is not there")):
+        path.write_text(json.dumps(config | {"base_model_name_or_path": base}))
+        refuse(expected)
+    path.write_text(json.dumps(config | {"base_model_name_or_path": "user/fit"}))
+    refuse("has no twin and no Space", twin=True)
+    (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
+    refuse("has no adapter_model.safetensors")
 
 
 @pytest.mark.parametrize("sentence_model", ["similarity"], indirect=True)

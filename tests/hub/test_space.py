@@ -12,14 +12,17 @@ from pathlib import Path
 
 import pytest
 from families import small_model
+from fresh import run_python
 from hub_server import HubServer, environment
 from huggingface_hub import HfApi, SpaceCard
 from test_hub import TOKEN, online, unchecked  # noqa: F401  fixtures
+from test_twin import make_model
 
 from hf_vanilla import VanillaForConditionalGeneration, cli
 from hf_vanilla.data.tokenization import train_tokenizer
 from hf_vanilla.hub.push import push
 from hf_vanilla.hub.staging import GRADIO
+from hf_vanilla.hub.twin import OURS
 
 ROOT = Path(__file__).parents[2]
 SAMPLE = {"source": "<b>six</b> two", "target": "sechs zwei", "translation": "zwei"}
@@ -50,19 +53,59 @@ def test_a_space_has_all_that_it_needs_and_shows_one_commit(folder, hub, online,
         "model": "user/files",
         "revision": commit,
         "examples": [SAMPLE["source"]],
+        "is_language": True,
     }
     assert {"app.py", "requirements.txt", "hf_vanilla/__init__.py", "hf_vanilla/translation/translator.py"} <= set(
         files
     )
     assert not any("templates" in name or "__pycache__" in name for name in files)
     # The package that goes with it knows the model: nobody's code is trusted.
-    assert b"trust_remote_code" not in files["app.py"]
+    assert not any(b"trust_remote_code" in files[name] for name in ("app.py", "backend.py"))
     data = SpaceCard(files["README.md"].decode()).data
     assert (data.sdk, data.app_file, data.models, data.license) == ("gradio", "app.py", ["user/files"], "apache-2.0")
     assert f"gradio=={GRADIO}" in (ROOT / "constraints.txt").read_text().splitlines()
     # The same again changes nothing.
     push(folder, "user/files", space=True, api=api)
     assert len(api.list_repo_commits("user/files", repo_type="space")) == 2
+
+
+STRANGER = """
+import json, sys
+sys.modules["hf_vanilla"] = None  # importing it raises ImportError
+sys.path.insert(0, ".")
+from backend import Backend
+known = json.load(open("model.json"))
+backend = Backend(known["model"], known["revision"], known["is_language"])
+found = backend.search(known["examples"][0], 3)
+pictures = [backend.look(known["examples"][0], tokens) for *_, tokens in found]
+assert all(picture.size[0] > 100 for picture in pictures if picture) and any(pictures)
+print(json.dumps([[text, score] for text, score, _ in found]))
+"""
+
+
+def test_with_a_twin_a_space_needs_no_package(hub, online, unchecked, monkeypatch, tmp_path):  # noqa: F811
+    monkeypatch.setattr("hf_vanilla.hub.twin.GRAPHS", ("no class",))
+    monkeypatch.setattr("hf_vanilla.hub.twin.check_twin", lambda *arguments: None)
+    folder, api = make_model(tmp_path / "model", "seq2seq"), HfApi(endpoint=hub.url, token=TOKEN)
+    push(folder, "user/stock", space=True, twin=True, api=api)
+    files = hub.files("user/stock", kind="spaces")
+    assert set(files) - {".gitattributes"} == {"README.md", "app.py", "backend.py", "model.json", "requirements.txt"}
+    assert not any(b"hf_vanilla import" in content or b"trust_remote_code" in content for content in files.values())
+    assert SpaceCard(files["README.md"].decode()).data.models == ["user/stock", "user/stock-marian"]
+    known = json.loads(files["model.json"])
+    newest = api.list_repo_commits("user/stock-marian")[0].commit_id
+    assert (known["model"], known["revision"]) == ("user/stock-marian", newest)
+    space = api.snapshot_download("user/stock", repo_type="space", local_dir=tmp_path / "space")
+    done = run_python(STRANGER, env=environment(hub, tmp_path) | {"PYTHONPATH": ""}, cwd=space)
+    assert done.returncode == 0, done.stderr[-2000:]
+    # By transformers' rules, ours gives the same.
+    from hf_vanilla import Translator
+
+    translator = Translator.from_pretrained(str(folder))
+    batch = translator.tokenizer(known["examples"], return_tensors="pt")
+    tokens = translator.model.generate(**batch, num_beams=4, num_return_sequences=3, **OURS)
+    expected = translator.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    assert [text for text, _ in json.loads(done.stdout.splitlines()[-1])] == expected
 
 
 @pytest.mark.parametrize("family", ["seq2seq", "encoder"])
@@ -151,13 +194,15 @@ def started(space, variables, log):
 
 
 @pytest.mark.slow
-def test_a_space_translates_in_a_browser(folder, hub, online, unchecked, browser, tmp_path):  # noqa: F811
+@pytest.mark.parametrize("twin", [False, True])
+def test_a_space_translates_in_a_browser(twin, folder, hub, online, unchecked, browser, tmp_path):  # noqa: F811
     pytest.importorskip("gradio")
     pytest.importorskip("matplotlib")
     from selenium.webdriver.support.ui import WebDriverWait
 
     api = HfApi(endpoint=hub.url, token=TOKEN)
-    push(folder, "user/shown", space=True, api=api)
+    push(folder, "user/shown", space=True, twin=twin, api=api)
+    assert (b"Translator" in hub.files("user/shown", kind="spaces")["backend.py"]) != twin
     space = Path(api.snapshot_download("user/shown", repo_type="space", local_dir=tmp_path / "space"))
     variables = {"GRADIO_ANALYTICS_ENABLED": "False", "PYTHONUNBUFFERED": "1", "PYTHONPATH": ""}
     with started(space, environment(hub, tmp_path) | variables, tmp_path / "log") as address:
@@ -183,4 +228,6 @@ def test_a_space_translates_in_a_browser(folder, hub, online, unchecked, browser
         # What was typed is text, not markup.
         assert not find("b") and SAMPLE["source"] in [example.text for example in find("table td, button, span")]
         if screenshots := os.environ.get("SCREENSHOTS"):
-            browser.save_screenshot(f"{screenshots}/space.png")
+            browser.save_screenshot(f"{screenshots}/space_{twin}.png")
+            browser.execute_script("document.body.classList.add('dark')")
+            browser.save_screenshot(f"{screenshots}/space_{twin}_dark.png")

@@ -6,49 +6,32 @@ python app.py runs/mine     # a folder of your own
 
 import json
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import gradio
+from backend import Backend  # with hf_vanilla or, for a twin, with transformers alone
 from PIL import Image
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
-
-# The package lies beside this file, so that the model's code is this one, and none is loaded from the model's page.
-from hf_vanilla import Hypothesis, Translator, attention_maps
-from hf_vanilla.attention.figures import plot_heads, save_figure
 
 MOST_CHARACTERS, MOST_SHOWN = 500, 8
 
 
-def build(translator: Translator, name: str, examples: list[str]) -> gradio.Blocks:
+def build(backend: Backend, name: str, examples: list[str]) -> gradio.Blocks:
     """Return the page, with `examples` of texts to click."""
-
-    def look(text: str, hypothesis: Hypothesis) -> Image.Image | None:
-        if not hypothesis.text:
-            return None
-        with tempfile.TemporaryDirectory() as folder:
-            picture = Path(folder, "attention.png")
-            try:
-                maps = attention_maps(translator.model, translator.tokenizer, text, hypothesis.text)
-            except ValueError:  # a model without attention, or a text that it does not know
-                return None
-            save_figure(plot_heads(maps.cross), picture)
-            return Image.open(picture).copy()
 
     def translate(text: str, n_best: int) -> tuple[Any, ...]:
         text = " ".join(text[:MOST_CHARACTERS].split())
         if not text:
             raise gradio.Error("Write a text first.")
-        (hypotheses,) = translator([text], num_beams=max(4, n_best), n_best=n_best)
-        rows = [[hypothesis.text, round(hypothesis.score, 3)] for hypothesis in hypotheses]
-        return rows, look(text, hypotheses[0]), (text, hypotheses)
+        found = backend.search(text, n_best)
+        rows = [[output, round(score, 3)] for output, score, _ in found]
+        return rows, backend.look(text, found[0][2]), (text, [tokens for *_, tokens in found])
 
-    def look_at_row(shown: tuple[str, list[Hypothesis]], event: gradio.SelectData) -> Image.Image | None:
-        return look(shown[0], shown[1][event.index[0]])
+    def look_at_row(shown: tuple[str, list[Any]], event: gradio.SelectData) -> Image.Image | None:
+        return backend.look(shown[0], shown[1][event.index[0]])
 
     with gradio.Blocks(title=name) as page:
-        one, done = ("translation", "Translate") if translator.is_language else ("output", "Run")
+        one, done = ("translation", "Translate") if backend.is_language else ("output", "Run")
         gradio.Markdown(f"# {done}, and see where the model looks")
         with gradio.Row():
             with gradio.Column():
@@ -79,7 +62,6 @@ if __name__ == "__main__":
     known = json.loads(beside.read_text(encoding="utf-8")) if beside.exists() and len(sys.argv) == 1 else {}
     if not known and len(sys.argv) != 2:
         sys.exit(__doc__)
-    name, pinned = known.get("model") or sys.argv[1], {"revision": known.get("revision", "main")}
-    tokenizer = AutoTokenizer.from_pretrained(name, **pinned)
-    model = AutoModelForSeq2SeqLM.from_pretrained(name, **pinned)
-    build(Translator(model, tokenizer), name, known.get("examples", [])).launch(show_error=True)
+    name = known.get("model") or sys.argv[1]
+    backend = Backend(name, known.get("revision", "main"), known.get("is_language", True))
+    build(backend, name, known.get("examples", [])).launch(show_error=True)
