@@ -50,7 +50,8 @@ def load_rows(
             - `"brown_tags"`: `tokens` and `tags`, the 92 parts of speech of the Brown corpus without their markers of
               titles, headlines, foreign and merged words; `"brown_genres"`: `text`, passages of about 100 words, and
               `label`, 15 genres. Both are split by sample;
-            - `"brown"`, `"bible"`: `text`, see [`load_texts`]; `"verses"`: `source`, `target`, see [`load_corpus`];
+            - `"brown"`, `"bible"`: `text`, see [`load_texts`]; `"verses"`, `"verses_ko"`: `source`, `target`,
+              see [`load_corpus`];
             - the id of a data set on the Hub, of which `configuration` may name one.
         files: in place of `name`, a file for each split that [`load_file`] reads.
         columns: the names of the columns of `.csv` or `.tsv` files without a header.
