@@ -1,6 +1,7 @@
 """To the Hub: a folder that loads without this package, checked before any of it is sent, and sent in one commit."""
 
 import contextlib
+import logging
 import re
 import shutil
 import tempfile
@@ -31,6 +32,8 @@ from hf_vanilla.hub.model_card import (
 from hf_vanilla.hub.staging import check_stands_alone, stage, write_space, write_static_space
 from hf_vanilla.hub.twin import name_twin, stage_twin
 from hf_vanilla.training.checkpointing import digest
+
+logger = logging.getLogger(__name__)
 
 CODE = "checks|configuration|fused_loss|generation|losses|masks|modeling|padding|pipeline|pretrained"
 CODE += "|static_generation|texts|tokenization|unpadding"
@@ -139,6 +142,9 @@ def push(
         if sdk:
             with explained(f"the Space {repo_id}"):
                 open_repository(api, repo_id, sdk, private, "main")
+        if not twin:
+            with explained(repo_id):
+                warn_of_older_twin(api, source, uploads[0])
         commits = {}
         for upload in uploads:
             with explained(upload.repo_id):
@@ -302,6 +308,15 @@ def prepare(
         raise ValueError(f"{repo_id} has a tag {tag} already; tags stay what they are: choose another")
     new_tag = "" if tag in tags else tag
     return Upload(api, repo_id, kind, revision, head, staged, set(there), changed, removed, new_tag)
+
+
+def warn_of_older_twin(api: HfApi, source: Path, upload: Upload) -> None:
+    """Warn if a push changes the weights of a model and leaves its twin, which it does not write, as it is."""
+    if "config.json" in upload.present and any(name.endswith(".safetensors") for name in upload.changed):
+        with contextlib.suppress(ValueError):  # it has none
+            twin_id = name_twin(source, upload.repo_id)
+            if api.repo_exists(twin_id):
+                logger.warning("%s is of earlier weights now; a push with --twin writes it anew", twin_id)
 
 
 def type_in(folder: Path) -> str | None:

@@ -76,6 +76,22 @@ print(json.dumps(results))
 """
 
 
+WITH_PACKAGE = """
+import contextlib, io, json, re, sys
+import hf_vanilla
+from pathlib import Path
+from huggingface_hub import hf_hub_download
+
+card = Path(hf_hub_download(sys.argv[1], "README.md")).read_text()
+printed = []
+for code in re.findall("^```python\\n(.*?)^```", card, re.DOTALL | re.MULTILINE):
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        exec(code, {})
+    printed.append(output.getvalue())
+print(json.dumps(printed))
+"""
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_twin_s_page_gives_a_stranger_what_ours_gives(family, tmp_path, hub, online):  # noqa: F811
     repo, kind = f"user/page_{family}", FAMILIES[family][1]
@@ -115,6 +131,12 @@ def test_a_twin_s_page_gives_a_stranger_what_ours_gives(family, tmp_path, hub, o
         )
         assert [ours] == list(paper.values()) and len(printed[twin]) == 2
     assert all(out.strip() for rows in printed.values() for _, out in rows)
+    ours, *others = json.loads(python(WITH_PACKAGE, hub, tmp_path, repo).splitlines()[-1])
+    if family == "seq2seq":  # `Translator` gives what `generate` does
+        assert ours == printed[repo][0][1] and [text.strip() for text in others] == ast.literal_eval(ours)
+    elif family == "encoder":
+        ours, alone = (ast.literal_eval(each)[0] for each in (ours, printed[repo][0][1]))
+        assert ours["token_str"] == alone["token_str"] and ours["score"] == pytest.approx(alone["score"], abs=1e-4)
 
     graphs = {name.removeprefix("onnx/") for name in files if name.startswith("onnx/")}
     names = ["encoder_model", "decoder_model_merged"] if family == "seq2seq" else ["model"]
@@ -310,6 +332,19 @@ def test_a_push_that_breaks_off_at_either_is_completed_by_the_same_command(
     cli.main(["push", str(plain), "user/off", "--twin"])
     assert has_model(hub, "user/off") and has_model(hub, "user/off-marian")
     assert TOKEN not in "".join(capsys.readouterr())
+
+
+def test_a_push_that_leaves_a_twin_of_earlier_weights_says_so(plain, hub, online, caplog):  # noqa: F811
+    push(plain, "user/older", twin=True, api=api_of(hub))
+    push(plain, "user/older", api=api_of(hub))
+    assert "earlier weights" not in caplog.text  # they are the same
+    model = hf_vanilla.VanillaForConditionalGeneration.from_pretrained(plain)
+    with torch.no_grad():
+        next(model.parameters()).mul_(2)
+    model.save_pretrained(plain)
+    push(plain, "user/older", api=api_of(hub))
+    assert "user/older-marian is of earlier weights now; a push with --twin writes it anew" in caplog.text
+    assert "user/older-marian" not in hub.files("user/older")["README.md"].decode()
 
 
 def test_a_dry_run_shows_both(plain, hub, capsys):  # noqa: F811

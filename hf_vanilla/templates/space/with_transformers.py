@@ -40,7 +40,7 @@ class Backend:
         with torch.no_grad():
             seen = self.model(**batch, decoder_input_ids=inputs, output_attentions=True).cross_attentions[-1][0]
         sides = [[self.tokenizer.decode([token]) for token in row] for row in (batch["input_ids"][0], tokens[1:])]
-        across = min(4, len(seen))
+        across = min(2, len(seen))
         down = math.ceil(len(seen) / across)
         width, height = (max(1.6, 0.22 * len(side) + 0.5) for side in sides)
         figure = Figure(figsize=(across * width + 1, down * height + 1), layout="constrained")
