@@ -17,7 +17,7 @@ from itertools import chain
 from transformers import AutoModelForSeq2SeqLM, Seq2SeqTrainer, Seq2SeqTrainingArguments
 
 from hf_vanilla.cli.streams import run_program
-from hf_vanilla.data.pairs import LANGUAGES, SIDES, is_reversed, target_language
+from hf_vanilla.data.pairs import columns_of, target_language
 from hf_vanilla.finetuning.answers import TranslationCollator, decode
 from hf_vanilla.finetuning.arguments import FineTuningArguments, option, parse
 from hf_vanilla.finetuning.labels import check_texts, labelled_splits
@@ -41,11 +41,9 @@ class Arguments(FineTuningArguments):
 def main(args: list[str] | None = None) -> None:
     """Fine-tune as the arguments say, by default those of the command line."""
     arguments, training = parse(Arguments, Seq2SeqTrainingArguments, args, predict_with_generate=True)
-    source, target = arguments.source_column_name, arguments.target_column_name
-    if arguments.dataset_name in LANGUAGES:
-        source, target = SIDES[::-1] if is_reversed(arguments.dataset_name, source, target) else SIDES
-    told = {"corpus": arguments.dataset_name, "source_column": source, "target_column": target, **vars(arguments)}
-    metrics = arguments.metrics or QUICK_SCORES
+    metrics, corpus = arguments.metrics or QUICK_SCORES, arguments.dataset_name
+    source, target = columns_of(corpus, arguments.source_column_name, arguments.target_column_name)
+    told = {"corpus": corpus, "source_column": source, "target_column": target, **vars(arguments)}
     quality = TranslationQuality(metrics=metrics, language=target_language(told))
     splits = arguments.load_splits().flatten()
     check_texts(splits, source, "source_column_name")
@@ -65,8 +63,7 @@ def main(args: list[str] | None = None) -> None:
     check_lengths(encoded, source, limit)
     check_lengths(encoded, target, limit, "labels")
 
-    def translations_of(ids, split):
-        # Of several processes, Seq2SeqTrainer returns what fills the last batch up as well.
+    def translations_of(ids, split):  # of several processes, Seq2SeqTrainer returns what fills the last batch up, too
         return decode(ids, tokenizer)[: len(splits[split])]
 
     def compute_metrics(prediction, split):

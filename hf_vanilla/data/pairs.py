@@ -34,6 +34,13 @@ def is_reversed(corpus: str, source_column: str = "source", target_column: str =
     raise ValueError(f"{given}; expected {either} for {corpus}")
 
 
+def columns_of(corpus: str | None, source_column: str, target_column: str) -> tuple[str, str]:
+    """Return where a data set has the two sides: a built-in one as [`is_reversed`] says, another one as it is told."""
+    if corpus not in LANGUAGES:
+        return source_column, target_column
+    return SIDES[::-1] if is_reversed(corpus, source_column, target_column) else SIDES
+
+
 def built_in_languages(run: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return the codes of the languages from which and to which a run translates, if its built-in corpus says so."""
     if (corpus := run.get("corpus")) not in LANGUAGES:

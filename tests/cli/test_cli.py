@@ -542,8 +542,8 @@ def test_attend_says_what_it_cannot_do(folder, options, message, tmp_path, monke
 
 def test_unknown_options_and_splits_are_refused(folder, capsys):
     with pytest.raises(SystemExit):
-        cli.main(["translate", "model", "--bems", "4"])
-    assert "unrecognized arguments: --bems 4; did you mean --num_beams?" in capsys.readouterr().err
+        cli.main(["translate", "model", "--beams", "4"])
+    assert "unrecognized arguments: --beams 4; did you mean --num_beams?" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="split is 'dev'; expected one of train, validation, test"):
         corpus = [str(folder / "pairs.tsv"), "--source_column", "en", "--target_column", "de"]
         cli.main(["evaluate", str(folder / "model"), "--split", "dev", "--corpus", *corpus])
