@@ -179,9 +179,11 @@ def test_the_cards_of_this_project_are_what_templates_and_records_give(folder):
     assert card.data.eval_results and card.data.pipeline_tag and card.data.language
     summary = json.loads((folder / "training_summary.json").read_text())
     assert card.data.license or summary["configuration"]["initial_model"]
-    assert summary["command"] in card.text
-    path, *overrides = shlex.split(summary["command"])[2:]
-    typed, recorded = dataclasses.asdict(TrainingConfig.load(ROOT / path, overrides)), summary["configuration"]
+    command = summary["command"] or "hf-vanilla train training_config.yaml"  # a script's run: the file beside the card
+    assert command in card.text
+    path, *overrides = shlex.split(command)[2:]
+    path = (ROOT if summary["command"] else folder) / path
+    typed, recorded = dataclasses.asdict(TrainingConfig.load(path, overrides)), summary["configuration"]
     recorded |= {"loader_workers": recorded["loader_workers"] or None}  # 0 was the default of before
     unknown = dataclasses.asdict(TrainingConfig(max_steps=1))  # fields that came later
     typed["initial_model"] = typed["initial_model"] and Path(typed["initial_model"]).name  # no path is published
