@@ -6,6 +6,7 @@ Shapes: batch is the number of sentences that are not done, beams that of each o
 """
 
 import copy
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -249,7 +250,10 @@ class PackedLinear(nn.Module):
             self.weight = ops.quantized.linear_prepack_fp16(self.weight, self.bias)
         elif self.kind == "int8":
             scales = (self.weight.abs().amax(1).double() / 127).clamp(min=1e-12)
-            rounded = torch.quantize_per_channel(self.weight, scales, torch.zeros_like(scales).long(), 0, torch.qint8)
+            with warnings.catch_warnings():  # of a release of torch to come
+                warnings.simplefilter("ignore", UserWarning)
+                zeros = torch.zeros_like(scales).long()
+                rounded = torch.quantize_per_channel(self.weight, scales, zeros, 0, torch.qint8)
             self.weight = self.weight_for_many_rows = ops.quantized.linear_prepack(rounded, self.bias)
             quantized: Any = torch.backends.quantized
             if torch.cpu.get_capabilities().get("amx_int8") and "onednn" in quantized.supported_engines:

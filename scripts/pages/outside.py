@@ -11,6 +11,7 @@ from mkdocs.structure.files import File, InclusionLevel
 
 ROOT = Path(__file__).parents[2]
 PATTERNS = ("model_cards/*.md", "scripts/figures/*.png")
+NOTEBOOK = re.compile(r"(\]\((?:[^)\s:]*/)?\d\d_\w+)\.py(?=[)#])")
 FOLDERS = "|".join(pattern.rpartition("/")[0] for pattern in PATTERNS)
 
 
@@ -31,8 +32,10 @@ def on_page_markdown(markdown: str, page: Any, config: Any, files: Any) -> str:
 def place_links(markdown: str, name: str) -> str:
     """Return the text of the page `name`, as the site calls it, with links that hold in the site.
 
-    A page of docs/ is one folder nearer to the files outside than it is in the repository, and these are to it.
+    A page of docs/ is one folder nearer to the files outside than it is in the repository, and these are to it. A
+    notebook, which is a program in the repository, is a page in the site.
     """
+    markdown = NOTEBOOK.sub(r"\1.md", markdown)
     if re.match(FOLDERS, name):
         return markdown.replace("](../docs/", "](../")
     up = "../" * name.count("/")

@@ -118,6 +118,8 @@ def test_issue_forms_have_what_github_wants():
         ("benchmarks.md", "../model_cards/paper.md#x", "model_cards/paper.md#x"),
         ("guides/train.md", "../../scripts/figures/layers.png", "../scripts/figures/layers.png"),
         ("guides/train.md", "../benchmarks.md", "../benchmarks.md"),
+        ("architecture.md", "paper/05_several_heads.py", "paper/05_several_heads.md"),
+        ("paper/index.md", "05_several_heads.py#x", "05_several_heads.md#x"),
         ("model_cards/paper.md", "../docs/history.md", "../history.md"),
         ("model_cards/paper.md", "../scripts/figures/layers.png", "../scripts/figures/layers.png"),
     ],
@@ -134,3 +136,10 @@ def test_the_english_site_shows_the_pages_of_model_cards_and_the_pictures(tmp_pa
     names = {file.src_uri: Path(file.abs_src_path) for file in files}
     assert {"model_cards/paper.md", "scripts/figures/layers.png"} <= names.keys() if language == "en" else not names
     assert all(path == ROOT / name and path.is_file() for name, path in names.items())
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").rglob("*.md")), ids=lambda page: page.stem)
+def test_links_of_the_documentation_hold_in_the_repository(page):
+    links = re.findall(r"\]\(([^)\s:#]+)", page.read_text(encoding="utf-8"))
+    missing = [link for link in links if not (page.parent / link).exists() and not link.endswith("translator.html")]
+    assert not missing

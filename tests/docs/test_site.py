@@ -47,7 +47,7 @@ def test_both_navigations_name_every_page():
 def test_the_overview_names_every_notebook(language):
     folder = notebooks.find_notebooks(language)[0].parent
     text = (folder / "index.md").read_text(encoding="utf-8")
-    assert all(f"({path.stem}.md)" in text for path in notebooks.find_notebooks(language))
+    assert all(f"({path.name})" in text for path in notebooks.find_notebooks(language))
 
 
 @pytest.mark.parametrize("page", sorted(notebooks.DOCS.rglob("*.md")), ids=lambda page: page.stem)
