@@ -104,10 +104,10 @@ def eager_attention_forward(
 
     Worked example, one head, d_k = d_v = 4, "I love play game", where each word's vectors are those of the word before
     it plus 0.1: Q_I = [.1 .2 .3 .4], K_I = [.5 .6 .7 .8], V_I = [.9 1. 1.1 1.2]. The first score is
-    Q_I . K_I = .1*.5 + .2*.6 + .3*.7 + .4*.8 = .70, and each next key adds .1 * (.1 + .2 + .3 + .4) = .1:
+    Q_I . K_I = .1 × .5 + .2 × .6 + .3 × .7 + .4 × .8 = .70, and each next key adds .1 × (.1 + .2 + .3 + .4) = .1:
     .70, .80, .90, 1.00. Divided by sqrt(4): .35, .40, .45, .50. Their softmax, how much "I" looks at each word:
     .2316, .2434, .2559, .2691, which add up to 1.
-    The output for "I" is V_I plus .1 * (0*.2316 + 1*.2434 + 2*.2559 + 3*.2691) = .1562:
+    The output for "I" is V_I plus .1 × (0 × .2316 + 1 × .2434 + 2 × .2559 + 3 × .2691) = .1562:
     [1.0562 1.1562 1.2562 1.3562].
 
     Args:
