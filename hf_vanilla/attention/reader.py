@@ -61,6 +61,15 @@ def attention_maps(
         TypeError: a text is not a `str`, or the model is none of transformers.
         ValueError: a text is empty, longer than the model allows, or in a script that the tokenizer does not know; the
             model returns no attentions.
+
+    Examples:
+        >>> from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration, attention_maps, train_tokenizer
+        >>> tokenizer = train_tokenizer(["the dog runs", "der Hund rennt"], vocab_size=300)
+        >>> config = VanillaConfig(vocab_size=len(tokenizer), d_model=16, h=2, d_ff=32, N=1)
+        >>> model = VanillaForConditionalGeneration(config)
+        >>> maps = attention_maps(model, tokenizer, "the dog", "der Hund", words=True)
+        >>> maps.cross.weights.shape  # (layers, heads, target, source)
+        torch.Size([1, 2, 3, 3])
     """
     options: dict[str, Any] = {"words": words, "max_new_tokens": max_new_tokens}
     if isinstance(source, str):

@@ -48,6 +48,13 @@ def from_hf(source: Source, **fields: Any) -> PreTrainedModel:
     Raises:
         FileNotFoundError, ValueError: there is no such model; our blocks cannot express it (the error names the
             field); its weights are missing, too many or of other shapes (it names them), or not in safetensors.
+
+    Examples:
+        >>> from transformers import GPT2Config, GPT2LMHeadModel
+        >>> from hf_vanilla import from_hf
+        >>> model = from_hf(GPT2LMHeadModel(GPT2Config(vocab_size=50, n_embd=16, n_layer=1, n_head=2)))
+        >>> type(model).__name__
+        'VanillaDecoderForCausalLM'
     """
     return plan_from_theirs(source, fields).model()
 
@@ -189,6 +196,12 @@ def to_hf(source: str | Path | PreTrainedModel, to: str | None = None) -> PreTra
 
     Raises:
         FileNotFoundError, ValueError: there is no such model, or theirs cannot express it; the error names the field.
+
+    Examples:
+        >>> from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration, to_hf
+        >>> model = VanillaForConditionalGeneration(VanillaConfig(vocab_size=50, d_model=16, h=2, d_ff=32, N=1))
+        >>> type(to_hf(model)).__name__
+        'MarianMTModel'
     """
     return plan_from_ours(source, to).model()
 

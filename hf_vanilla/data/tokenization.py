@@ -101,6 +101,14 @@ def train_tokenizer(
     Raises:
         ValueError: `texts` is empty, `vocab_size` has no room for the bytes, there is no such `family` or
             `tokenizer_type`, `min_frequency` is below 1, or a language tag is blank, has blanks or occurs twice.
+
+    Examples:
+        >>> from hf_vanilla import train_tokenizer
+        >>> tokenizer = train_tokenizer(["the cat", "the dog"], vocab_size=300)
+        >>> tokenizer.tokenize("the cat")
+        ['the', 'Ġcat']
+        >>> tokenizer.decode(tokenizer("the cat").input_ids)
+        'the cat</s>'
     """
     if vocab_size < (smallest := len(SPECIAL_TOKENS) + len(language_tags) + len(BYTES)):
         raise ValueError(f"vocab_size is {vocab_size}; expected at least {smallest}: 256 bytes and the special tokens")

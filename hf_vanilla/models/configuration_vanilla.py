@@ -403,6 +403,12 @@ class VanillaConfig(VanillaBaseConfig):
             Whether the output projection adds a bias: Marian's and BART's `final_logits_bias`.
         use_cache (`bool`, defaults to `True`):
             Whether the decoder returns its keys and values for the next step.
+
+    Examples:
+        >>> from hf_vanilla import VanillaConfig
+        >>> config = VanillaConfig(d_model=256, h=4, N=3)
+        >>> config.hidden_size, config.num_attention_heads, config.decoder_layers
+        (256, 4, 3)
     """
 
     model_type = "vanilla"

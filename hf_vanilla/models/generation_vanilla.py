@@ -849,6 +849,14 @@ def beam_search(
     Raises:
         NotServed: a `ValueError`, for other modes of generation and whatever else it does not do.
         NotPlain: a `ValueError`, where others have changed the model since `incremental_decoder` was made.
+
+    Examples:
+        >>> import torch
+        >>> from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration, beam_search
+        >>> model = VanillaForConditionalGeneration(VanillaConfig(vocab_size=50, d_model=16, h=2, d_ff=32, N=1))
+        >>> options = {"num_beams": 4, "num_return_sequences": 2, "max_length": 8}
+        >>> len(model.generate(torch.tensor([[5, 6, 2]]), custom_generate=beam_search, **options))
+        2
     """
     config, beams = generation_config, generation_config.num_beams
     form = length_penalty_form or getattr(config, "length_penalty_form", None) or "paper"

@@ -40,6 +40,15 @@ def cross_entropy(
 
     Raises:
         ValueError: for labels of another shape or that are no class (checked on CPU), or smoothing outside of [0, 1].
+
+    Examples:
+        >>> import torch
+        >>> from hf_vanilla.models.losses_vanilla import cross_entropy
+        >>> logits = torch.tensor([[2.0, 0.0], [0.0, 2.0]])
+        >>> cross_entropy(logits, torch.tensor([0, -100]))  # the second one is padding
+        tensor(0.1269)
+        >>> cross_entropy(logits, torch.tensor([0, -100]), label_smoothing=0.1)
+        tensor(0.2269)
     """
     check_smoothing(label_smoothing)
     if labels.shape != logits.shape[:-1]:

@@ -636,7 +636,15 @@ class RecurrentModel(RecurrentPreTrainedModel, EncoderDecoderModel):
 
 class RecurrentForConditionalGeneration(RecurrentPreTrainedModel, EncoderDecoderForConditionalGeneration):
     """The encoder-decoder and the projection of its output to the vocabulary. Arguments are those of
-    [`EncoderDecoderForConditionalGeneration.forward`], but for positions."""
+    [`EncoderDecoderForConditionalGeneration.forward`], but for positions.
+
+    Examples:
+        >>> import torch
+        >>> from hf_vanilla import RecurrentConfig, RecurrentForConditionalGeneration
+        >>> model = RecurrentForConditionalGeneration(RecurrentConfig(vocab_size=50, hidden_size=16))
+        >>> model(input_ids=torch.tensor([[5, 6, 7, 2]]), labels=torch.tensor([[8, 9, 2]])).logits.shape
+        torch.Size([1, 3, 50])
+    """
 
     incremental_decoder_class = RecurrentIncrementalDecoder
     # Candidates of assisted generation are taken back; a recurrent state cannot be.

@@ -52,6 +52,14 @@ class SinusoidalPositionalEmbedding(nn.Module):
     """PE(pos, 2i) = sin(pos / 10000^(2i / d_model)) and PE(pos, 2i + 1) = cos(the same) (section 3.5).
 
     Computed for the positions asked for, not looked up: there is no upper length and no buffer to restore.
+
+    Examples:
+        >>> import torch
+        >>> from hf_vanilla import VanillaConfig
+        >>> from hf_vanilla.models.modeling_vanilla import SinusoidalPositionalEmbedding
+        >>> SinusoidalPositionalEmbedding(VanillaConfig(d_model=4, h=1))(torch.tensor([[0, 1]]))
+        tensor([[[0.0000, 1.0000, 0.0000, 1.0000],
+                 [0.8415, 0.5403, 0.0100, 0.9999]]])
     """
 
     def __init__(self, config: PreTrainedConfig):
@@ -96,10 +104,10 @@ def eager_attention_forward(
 
     Worked example, one head, d_k = d_v = 4, "I love play game", where each word's vectors are those of the word before
     it plus 0.1: Q_I = [.1 .2 .3 .4], K_I = [.5 .6 .7 .8], V_I = [.9 1. 1.1 1.2]. The first score is
-    Q_I . K_I = .1*.5 + .2*.6 + .3*.7 + .4*.8 = .70, and each next key adds .1 * (.1 + .2 + .3 + .4) = .1:
+    Q_I . K_I = .1 × .5 + .2 × .6 + .3 × .7 + .4 × .8 = .70, and each next key adds .1 × (.1 + .2 + .3 + .4) = .1:
     .70, .80, .90, 1.00. Divided by sqrt(4): .35, .40, .45, .50. Their softmax, how much "I" looks at each word:
     .2316, .2434, .2559, .2691, which add up to 1.
-    The output for "I" is V_I plus .1 * (0*.2316 + 1*.2434 + 2*.2559 + 3*.2691) = .1562:
+    The output for "I" is V_I plus .1 × (0 × .2316 + 1 × .2434 + 2 × .2559 + 3 × .2691) = .1562:
     [1.0562 1.1562 1.2562 1.3562].
 
     Args:
@@ -131,6 +139,15 @@ class MultiHeadAttention(nn.Module):
 
     Its three uses (3.2.3): the encoder looks at itself; the decoder looks at itself up to the present position
     (`is_causal`); the decoder looks at the encoder (`encoder_hidden_states` are given).
+
+    Examples:
+        >>> import torch
+        >>> from hf_vanilla import VanillaConfig
+        >>> from hf_vanilla.models.modeling_vanilla import MultiHeadAttention
+        >>> attention = MultiHeadAttention(VanillaConfig(d_model=16, h=2), layer_idx=0)
+        >>> output, weights = attention(torch.zeros(1, 5, 16), output_attentions=True)
+        >>> output.shape, weights.shape  # weights: (batch, heads, length, key length)
+        (torch.Size([1, 5, 16]), torch.Size([1, 2, 5, 5]))
     """
 
     def __init__(self, config: PreTrainedConfig, layer_idx: int, is_causal: bool = False):
@@ -734,7 +751,15 @@ class EncoderDecoderForConditionalGeneration(EncoderDecoderPreTrainedModel, Gene
 
 def shift_right(ids: Tensor, config: FamilyConfig) -> Tensor:
     """Return `ids` (batch, target) with the start token put first and the last dropped ("shifted right" in figure 1),
-    padding for -100; raise `ValueError` for ids of another shape, and where the configuration lacks either token."""
+    padding for -100; raise `ValueError` for ids of another shape, and where the configuration lacks either token.
+
+    Examples:
+        >>> import torch
+        >>> from hf_vanilla import VanillaConfig
+        >>> from hf_vanilla.models.modeling_vanilla import shift_right
+        >>> shift_right(torch.tensor([[8, 9, 2]]), VanillaConfig())  # the start token is 1
+        tensor([[1, 8, 9]])
+    """
     if ids.ndim != 2:
         raise ValueError(f"`labels` must be (batch, target), got {tuple(ids.shape)}.")
     start, padding = config.decoder_start_token_id, config.pad_token_id
@@ -759,7 +784,16 @@ class VanillaModel(VanillaPreTrainedModel, EncoderDecoderModel):
 
 
 class VanillaForConditionalGeneration(VanillaPreTrainedModel, EncoderDecoderForConditionalGeneration):
-    """The paper's model: the encoder-decoder and the linear projection to the vocabulary (section 3.4)."""
+    """The paper's model: the encoder-decoder and the linear projection to the vocabulary (section 3.4).
+
+    Examples:
+        >>> import torch
+        >>> from hf_vanilla import VanillaConfig, VanillaForConditionalGeneration
+        >>> model = VanillaForConditionalGeneration(VanillaConfig(vocab_size=50, d_model=16, h=2, d_ff=32, N=1))
+        >>> output = model(input_ids=torch.tensor([[5, 6, 7, 2]]), labels=torch.tensor([[8, 9, 2]]))
+        >>> output.logits.shape  # (batch, target, vocabulary)
+        torch.Size([1, 3, 50])
+    """
 
     def __init__(self, config: VanillaConfig):
         # CODEPATH: Marian and BART add a bias to the logits; the paper does not.

@@ -41,7 +41,15 @@ class VanillaDecoderModel(VanillaDecoderPreTrainedModel, VanillaDecoder):
 
 
 class VanillaDecoderForCausalLM(VanillaDecoderPreTrainedModel, GenerationMixin):
-    """Predicts the next token (Radford et al., 2018)."""
+    """Predicts the next token (Radford et al., 2018).
+
+    Examples:
+        >>> import torch
+        >>> from hf_vanilla import VanillaDecoderConfig, VanillaDecoderForCausalLM
+        >>> model = VanillaDecoderForCausalLM(VanillaDecoderConfig(vocab_size=50, d_model=16, h=2, d_ff=32, N=1))
+        >>> model.generate(torch.tensor([[5, 6, 7]]), min_new_tokens=4, max_new_tokens=4).shape
+        torch.Size([1, 7])
+    """
 
     _tied_weights_keys = {"lm_head.weight": "decoder.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}

@@ -73,7 +73,15 @@ class MaskedLMTransform(nn.Module):
 
 
 class VanillaEncoderForMaskedLM(VanillaEncoderPreTrainedModel):
-    """Predicts masked tokens (Devlin et al., 2019, section 3.1)."""
+    """Predicts masked tokens (Devlin et al., 2019, section 3.1).
+
+    Examples:
+        >>> import torch
+        >>> from hf_vanilla import VanillaEncoderConfig, VanillaEncoderForMaskedLM
+        >>> model = VanillaEncoderForMaskedLM(VanillaEncoderConfig(vocab_size=50, d_model=16, h=2, d_ff=32, N=1))
+        >>> model(input_ids=torch.tensor([[1, 5, 4, 2]])).logits.shape  # (batch, length, vocabulary)
+        torch.Size([1, 4, 50])
+    """
 
     _tied_weights_keys = {"lm_head.weight": "encoder.embed_tokens.weight"}
     _tp_plan = {"lm_head": "colwise_gather_output"}

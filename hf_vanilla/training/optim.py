@@ -144,6 +144,17 @@ def noam_schedule(optimizer: Optimizer, hidden_size: int, warmup_steps: int = 40
     """Return equation 3: hidden_size^-0.5 * min(step^-0.5, step * warmup_steps^-1.5), times the optimiser's own rate.
 
     Steps count from 1, and the first update uses the rate of step 1. Call `step()` once after each update.
+
+    Examples:
+        >>> import torch
+        >>> from hf_vanilla.training.optim import noam_schedule
+        >>> optimizer = torch.optim.Adam([torch.zeros(1, requires_grad=True)], lr=1.0)
+        >>> schedule = noam_schedule(optimizer, hidden_size=512)
+        >>> for _ in range(3999):
+        ...     optimizer.step()
+        ...     schedule.step()
+        >>> f"{schedule.get_last_lr()[0]:.1e}"  # the highest rate, at the end of the warm-up
+        '7.0e-04'
     """
 
     def rate(updates: int) -> float:

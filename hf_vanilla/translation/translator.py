@@ -91,6 +91,14 @@ class Translator:
 
     Raises:
         ValueError: the model cannot be run in this precision, or a number is too small.
+
+    Examples:
+        >>> from hf_vanilla import Translator, VanillaConfig, VanillaForConditionalGeneration, train_tokenizer
+        >>> tokenizer = train_tokenizer(["the dog runs", "der Hund rennt"], vocab_size=300)
+        >>> config = VanillaConfig(vocab_size=len(tokenizer), d_model=16, h=2, d_ff=32, N=1)
+        >>> translator = Translator(VanillaForConditionalGeneration(config), tokenizer)
+        >>> len(translator(["the dog runs", "the dog"]))  # a list gives a list, in its order
+        2
     """
 
     def __init__(
