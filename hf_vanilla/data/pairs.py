@@ -43,7 +43,7 @@ def columns_of(corpus: str | None, source_column: str, target_column: str) -> tu
 
 def built_in_languages(run: Mapping[str, Any]) -> tuple[str, str] | None:
     """Return the codes of the languages from which and to which a run translates, if its built-in corpus says so."""
-    if (corpus := run.get("corpus")) not in LANGUAGES:
+    if (corpus := run.get("corpus")) not in LANGUAGES or run.get("target_path"):
         return None
     first, second = LANGUAGES[corpus]
     columns = (run.get(f"{side}_column", side) for side in SIDES)

@@ -60,7 +60,9 @@ def stage_adapter(
         from peft import PeftModel
     except ImportError:
         raise ImportError("an adapter needs the package peft: pip install peft") from None
-    config: dict[str, Any] = read_json(source / ADAPTER) or {}
+    config: Any = read_json(source / ADAPTER) or {}
+    if not (isinstance(config, dict) and isinstance(config.get("auto_mapping") or {}, dict)):
+        raise ValueError(f"{source / ADAPTER} is not as PEFT writes it; save the adapter again")
     base_id = hub_id(config.get("base_model_name_or_path"))
     if base_id is None or "/" not in base_id:
         found = f"base_model_name_or_path is {config.get('base_model_name_or_path')!r}"

@@ -272,13 +272,13 @@ def emissions_of(records: Records) -> dict[str, Any] | None:
     """Return the Hub's entry for the CO2 of a training run, if CodeCarbon measured it."""
     if not (emissions := records.run.get("emissions")):
         return None
-    return {
+    found = {
         "emissions": emissions["grams"],
         "source": "CodeCarbon",
         "training_type": "fine-tuning" if records.base_model else "pre-training",
-        "geographical_location": emissions["location"],
         "hardware_used": oneline(records.run.get("hardware", "unknown")),
     }
+    return found | ({"geographical_location": emissions["location"]} if "location" in emissions else {})
 
 
 def best_median_worst(samples: Sequence[dict[str, str]]) -> list[dict[str, Any]]:

@@ -178,7 +178,9 @@ def stage(
 def check_modules(path: Path) -> None:
     """Raise `ValueError` unless a `modules.json` has the model in its own folder, and no code but that of
     sentence-transformers after it."""
-    modules: list[dict[str, Any]] = read_json(path) or []
+    modules: Any = read_json(path) or []
+    if not (isinstance(modules, list) and all(isinstance(module, dict) for module in modules)):
+        raise ValueError(f"{path} is no list of modules; save the model by sentence-transformers again")
     for number, module in enumerate(modules):
         if not str(module.get("type")).startswith("sentence_transformers."):
             raise ValueError(f"{path}: type is {module.get('type')!r}; expected a module of sentence_transformers")
@@ -195,15 +197,17 @@ def read_emissions(run: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             rows = {row["run_id"]: row for row in csv.DictReader(file)}  # the last of each, which has its total
-        grams = 1000 * sum(float(row["emissions"]) for row in rows.values())
-        countries = sorted({row["country_name"] for row in rows.values()})
+        if not all(run_id and row["country_name"] is not None for run_id, row in rows.items()):
+            raise ValueError("a row has no run_id, or ends before its country")
+        grams = round(1000 * sum(float(row["emissions"]) for row in rows.values()), 3)
+        countries = sorted({row["country_name"] for row in rows.values()} - {""})
         if not (rows and math.isfinite(grams) and grams > 0):
-            raise ValueError("it has no emissions above 0")
+            raise ValueError("it has no emissions of a milligram or more")
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} is not as CodeCarbon writes it: {oneline(error)}; mend it or remove it") from None
-    return {"grams": round(grams, 3), "location": ", ".join(map(oneline, countries))}
+    return {"grams": grams} | ({"location": ", ".join(map(oneline, countries))} if countries else {})
 
 
 def write_widget(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

@@ -147,6 +147,9 @@ def test_an_adapter_that_fits_no_base_is_refused(hub, online, unchecked, tmp_pat
     for base, expected in (("user/wide", "does not fit its base user/wide"), ("user/missing", "is not there")):
         path.write_text(json.dumps(config | {"base_model_name_or_path": base}))
         refuse(expected)
+    for broken in ([config], "text", config | {"auto_mapping": "text"}):
+        path.write_text(json.dumps(broken))
+        refuse("adapter_config.json is not as PEFT writes it")
     path.write_text(json.dumps(config | {"base_model_name_or_path": "user/fit"}))
     refuse("has no twin and no Space", twin=True)
     (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
@@ -164,6 +167,10 @@ def test_modules_of_others_and_paths_that_lead_out_are_refused(sentence_model, h
     ):
         (sentence_model / "modules.json").write_text(json.dumps([modules[0], modules[1] | change]))
         with pytest.raises(ValueError, match=expected):
+            push(sentence_model, "user/refused", api=api_of(hub))
+    for broken in ({"type": "x"}, [1], "text"):
+        (sentence_model / "modules.json").write_text(json.dumps(broken))
+        with pytest.raises(ValueError, match="modules.json is no list of modules"):
             push(sentence_model, "user/refused", api=api_of(hub))
     (sentence_model / "modules.json").write_text(json.dumps(modules))
     with pytest.raises(ValueError, match="has no twin: `modules.json` makes it a model of sentence-transformers"):

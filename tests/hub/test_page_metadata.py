@@ -66,7 +66,17 @@ def test_emissions_are_those_that_codecarbon_measured(runs, tmp_path):  # noqa: 
     assert found["emissions"] == 2.0 and found["source"] == "CodeCarbon" and found["training_type"] == "pre-training"
     assert found["geographical_location"] == "Republic of Korea" and "It emitted 2 g of CO2 equivalents" in card.text
     assert not (tmp_path / "staged" / "emissions.csv").exists()
-    for text in (HEADER, "a,b\n1,2\n", HEADER + "a,x,1,60,many,Republic of Korea,KOR\n"):
+    (run / "emissions.csv").write_text(HEADER + "a,x,1,60,0.001,,\n", encoding="utf-8-sig")
+    stage(run, tmp_path / "nowhere", "user/name")
+    assert "geographical_location" not in ModelCard.load(tmp_path / "nowhere" / "README.md").data["co2_eq_emissions"]
+    whole = "a,x,1,60,0.001,Republic of Korea,KOR\n"
+    wrong = [
+        whole.replace("0.001", "many"),
+        whole.replace("0.001", "1e-7"),
+        whole.replace(",1,", ",,"),
+        "a,x,1,60,0.001\n",
+    ]
+    for text in (HEADER, "a,b\n1,2\n", *(HEADER + row for row in wrong)):
         (run / "emissions.csv").write_text(text)
         with pytest.raises(ValueError, match="emissions.csv is not as CodeCarbon writes it"):
             stage(run, tmp_path / "again", "user/name")
