@@ -128,6 +128,7 @@ def stage_adapter(
         usage=usage_of(
             repo_id=repo_id,
             base_id=base_id,
+            base_revision=literal(config["revision"]) if config.get("revision") else "",
             tokenizer_id=repo_id if has_tokenizer else base_id,
             labels=labels,
             config=base_config,

@@ -99,14 +99,7 @@ def push(
     if is_adapter(source):
         if twin or sdk:
             raise ValueError(f"{source} holds an adapter, which has no twin and no Space; those of its base have")
-        with tempfile.TemporaryDirectory() as temporary:
-            with explained("the adapter's base"):
-                stage_adapter(source, Path(temporary), repo_id, api, languages, license)
-            if dry_run:
-                show(Path(temporary), repo_id)
-            else:
-                with explained(repo_id):
-                    prepare(api, repo_id, None, Path(temporary), private, revision, tag or "").send(message or "")
+        push_adapter(source, repo_id, api, languages, license, private, revision, tag or "", message or "", dry_run)
         return f"{api.endpoint}/{repo_id}"
     with tempfile.TemporaryDirectory() as temporary:
         folder, app, double = (Path(temporary, name) for name in ("model", "space", "twin"))
@@ -123,17 +116,14 @@ def push(
         if twin:
             stage_twin(folder, double, model, tokenizer, repo_id, twin_id)
         if dry_run:
-            show(folder, repo_id)
-            if twin:
-                show(double, twin_id)
             if sdk == "gradio":
                 write_space(app, folder, repo_id, "0" * 40, license, twin_id)
-            if sdk:
-                show(app, f"spaces/{repo_id}")
+            for staged, name in ((folder, repo_id), (double, twin_id), (app, f"spaces/{repo_id}")):
+                if staged.is_dir():
+                    show(staged, name)
             return f"{api.endpoint}/{repo_id}"
         # The twin goes first: its repository, the second, is the one that the Hub may refuse.
-        models = {twin_id: double} if twin else {}
-        models |= {repo_id: folder}
+        models = ({twin_id: double} if twin else {}) | {repo_id: folder}
         uploads = []
         for name, staged in models.items():
             with explained(name):
@@ -155,6 +145,28 @@ def push(
             with explained(f"the Space {repo_id}"):
                 prepare(api, repo_id, sdk, app, private, "main", "").send(f"Show {repo_id} at {commits[repo_id][:8]}")
     return f"{api.endpoint}/{repo_id}"
+
+
+def push_adapter(
+    source: Path,
+    repo_id: str,
+    api: HfApi,
+    languages: Sequence[str] | None,
+    license: str | None,
+    private: bool | None,
+    revision: str,
+    tag: str,
+    message: str,
+    dry_run: bool,
+) -> None:
+    """Send an adapter of PEFT alone, after it was put on its base; arguments and errors are those of [`push`]."""
+    with tempfile.TemporaryDirectory() as temporary:
+        with explained("the adapter's base"):
+            stage_adapter(source, Path(temporary), repo_id, api, languages, license)
+        if dry_run:
+            return show(Path(temporary), repo_id)
+        with explained(repo_id):
+            prepare(api, repo_id, None, Path(temporary), private, revision, tag).send(message)
 
 
 def files_in(folder: Path) -> dict[str, Path]:

@@ -72,11 +72,11 @@ def translate_file(
 def line_of(translated: str | list[Hypothesis]) -> str:
     """Return a translation as it is, or hypotheses as one line of JSON: a list of objects with `text` and `score`.
 
-    A score that the model does not give is null.
+    A score that is no number is null, for JSON has neither NaN nor infinity.
     """
     if isinstance(translated, str):
         return translated
-    scores = (None if math.isnan(hypothesis.score) else hypothesis.score for hypothesis in translated)
+    scores = (hypothesis.score if math.isfinite(hypothesis.score) else None for hypothesis in translated)
     rows = [{"text": own.text, "score": score} for own, score in zip(translated, scores, strict=True)]
     return json.dumps(rows, ensure_ascii=False)
 

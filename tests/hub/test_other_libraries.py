@@ -12,6 +12,7 @@ from test_twin import make_model
 
 from hf_vanilla import VanillaDecoderForCausalLM, VanillaEncoderForSequenceClassification, VanillaEncoderModel
 from hf_vanilla.data.tokenization import train_tokenizer
+from hf_vanilla.hub.adapter import stage_adapter
 from hf_vanilla.hub.model_card import PIPELINES
 from hf_vanilla.hub.push import push
 
@@ -152,6 +153,9 @@ def test_an_adapter_that_fits_no_base_is_refused(hub, online, unchecked, tmp_pat
         refuse("adapter_config.json is not as PEFT writes it")
     path.write_text(json.dumps(config | {"base_model_name_or_path": "user/fit"}))
     refuse("has no twin and no Space", twin=True)
+    path.write_text(json.dumps(config | {"base_model_name_or_path": "user/fit", "revision": "main"}))
+    stage_adapter(tmp_path / "adapter", tmp_path / "staged", "user/none", api_of(hub))
+    assert 'trust_remote_code=True, revision="main")' in (tmp_path / "staged" / "README.md").read_text()
     (tmp_path / "adapter" / "adapter_model.safetensors").unlink()
     refuse("has no adapter_model.safetensors")
 

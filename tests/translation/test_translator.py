@@ -339,3 +339,8 @@ main()
     run(folder, source, target)
     expected = Translator.from_pretrained(folder, device="cpu")(TEXTS)
     assert target.read_text(encoding="utf-8").splitlines() == expected * 60
+
+
+def test_scores_that_are_no_numbers_are_null_in_json():
+    rows = [translator_module.Hypothesis("a", score) for score in (-1.5, float("nan"), float("-inf"))]
+    assert [row["score"] for row in json.loads(files.line_of(rows))] == [-1.5, None, None]
